@@ -1,0 +1,120 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/provisiond/provisiond"
+
+// who may import whom. Read downwards: a line names only packages above it, so
+// no cycle can exist. Test files may also import what testOnly names.
+const importRule = `
+amt/reason       :
+amt              :
+amt/wsman        : amt amt/reason
+amt/hello        : amt
+amt/session      : amt amt/reason amt/wsman
+amt/sim          : amt amt/hello
+migrations       :
+certs            : amt amt/reason
+certs/certtest   : amt certs
+store/seal       : amt
+store            : amt amt/reason migrations store/seal
+store/pgtest     :
+server/profile   : amt
+server/queue     : amt store
+server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
+server/provision : amt amt/reason amt/session certs store server/profile server/queue
+server/api       : amt amt/reason amt/hello certs store server/profile server/queue
+server/console   : amt amt/reason server/api
+server/doctor    : amt amt/reason amt/session certs store
+server           : amt amt/reason amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/api server/console server/doctor
+cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
+cmd/provctl      : amt amt/reason amt/hello certs server/api
+cmd/provisiond   : amt amt/reason amt/sim certs certs/certtest server server/api server/doctor store store/seal
+`
+
+var testOnly = []string{"amt/sim", "certs/certtest", "store/pgtest"}
+
+// TestImportRule parses the files themselves: the answer of go list can come
+// from a cache.
+func TestImportRule(t *testing.T) {
+	allowed := map[string]map[string]bool{}
+	var order []string
+	for line := range strings.Lines(importRule) {
+		name, list, ok := strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		name = strings.TrimSpace(name)
+		allowed[name] = map[string]bool{}
+		for _, p := range strings.Fields(list) {
+			if _, above := allowed[p]; !above {
+				t.Errorf("the line of %s names %s, which does not stand above it", name, p)
+			}
+			allowed[name][p] = true
+		}
+		order = append(order, name)
+	}
+
+	root := filepath.Join("..", "..")
+	seen := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && path != root || d.Name() == "deploy" || d.Name() == "testdata") {
+			if path != root {
+				return filepath.SkipDir
+			}
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		rel, _ := filepath.Rel(root, filepath.Dir(path))
+		pkg := filepath.ToSlash(rel)
+		may, known := allowed[pkg]
+		if !known {
+			t.Errorf("%s: package %s has no line in the import rule", path, pkg)
+			return nil
+		}
+		seen++
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, imp := range f.Imports {
+			p, _ := strconv.Unquote(imp.Path.Value)
+			p, ours := strings.CutPrefix(p, module+"/")
+			if !ours || may[p] || p == pkg {
+				continue
+			}
+			if strings.HasSuffix(path, "_test.go") && contains(testOnly, p) {
+				continue
+			}
+			t.Errorf("%s: %s may not import %s", path, pkg, p)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen == 0 || len(order) == 0 {
+		t.Fatal("no file was checked")
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
