@@ -1,0 +1,192 @@
+// Package profile holds what an operator wants of a device: a small document,
+// its validation, the name it gives a device, and the comparison with what the
+// device says of itself. It is pure: no store, no network.
+package profile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// TLSMode is how a device is spoken to after setup.
+type TLSMode string
+
+const (
+	TLSServer TLSMode = "server" // the device shows a certificate of our device CA
+	TLSMutual TLSMode = "mutual" // and asks consoles for one too
+	TLSNone   TLSMode = "none"   // plain 16992; not possible from AMT 16.1
+)
+
+// Profile is one version of what is wanted.
+type Profile struct {
+	Name    string `json:"name" yaml:"name"`
+	Version int    `json:"version" yaml:"version"`
+
+	TLS       TLSMode  `json:"tls" yaml:"tls"`
+	TrustedCN []string `json:"trusted_cn,omitempty" yaml:"trusted_cn"` // mutual only: suffixes of consoles' names
+
+	// AdminUser is the digest account this server manages. WebUI and most
+	// tools assume admin.
+	AdminUser string `json:"admin_user" yaml:"admin_user"`
+	// MEBx is "set" (a password of its own per device) or "leave".
+	MEBx string `json:"mebx" yaml:"mebx"`
+
+	// HostName is a pattern: {uuid8}, {uuid}, {mac}, {serial} and {ip} are
+	// replaced; used when no name is known for the device.
+	HostName string `json:"host_name" yaml:"host_name"`
+	// Domain is the DNS domain of the device's name; empty takes the suffix
+	// the device itself reports, then the certificate's domain.
+	Domain string `json:"domain" yaml:"domain"`
+
+	// ExtendHours resets the setup window at first contact: 1 to 24, 0 leaves
+	// it alone (SDK ExtendProvisioningPeriod).
+	ExtendHours int `json:"extend_hours" yaml:"extend_hours"`
+
+	// CertificateDays is the validity of the device's own TLS certificate.
+	CertificateDays int `json:"certificate_days" yaml:"certificate_days"`
+	// PasswordDays is the age at which the admin password is changed; 0 never.
+	PasswordDays int `json:"password_days" yaml:"password_days"`
+}
+
+// Default is what a device gets when nobody said otherwise.
+func Default() Profile {
+	return Profile{
+		Name: "default", Version: 1,
+		TLS: TLSServer, AdminUser: "admin", MEBx: "set",
+		HostName: "amt-{uuid8}", ExtendHours: 6, CertificateDays: 825,
+	}
+}
+
+// Validate names every problem at once.
+func (p Profile) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if p.Name == "" {
+		bad("name: a profile needs a name")
+	}
+	switch p.TLS {
+	case TLSServer, TLSMutual, TLSNone:
+	default:
+		bad("tls: %q is not one of server, mutual, none", p.TLS)
+	}
+	if err := checkUser(p.AdminUser); err != nil {
+		bad("admin_user: %w", err)
+	}
+	if p.MEBx != "set" && p.MEBx != "leave" {
+		bad("mebx: %q is not one of set, leave", p.MEBx)
+	}
+	if p.ExtendHours < 0 || p.ExtendHours > 24 {
+		bad("extend_hours: firmware takes 1 to 24 hours a call, 0 leaves the window alone")
+	}
+	if p.CertificateDays < 1 || p.CertificateDays > 7300 {
+		bad("certificate_days: want 1 to 7300")
+	}
+	if p.PasswordDays < 0 {
+		bad("password_days: want 0 (never) or more")
+	}
+	if _, err := expand(p.HostName, Facts{UUID: amt.UUID{1}, MAC: "00:11:22:33:44:55", Serial: "S", Address: netip.AddrFrom4([4]byte{192, 0, 2, 1})}); err != nil {
+		bad("host_name: %w", err)
+	}
+	return errors.Join(errs...)
+}
+
+// checkUser is the firmware's rule for a digest user name (protocol.md 8).
+func checkUser(u string) error {
+	if u == "" || len(u) > 16 {
+		return errors.New("want 1 to 16 characters")
+	}
+	for i := range len(u) {
+		if c := u[i]; c < 33 || c > 126 || strings.IndexByte(`:,<>&"`, c) >= 0 {
+			return fmt.Errorf("the character %q is not allowed", c)
+		}
+	}
+	if strings.HasPrefix(u, "$$") || u == "Administrator" || u == "Admin" {
+		return fmt.Errorf("%q is reserved by the firmware", u)
+	}
+	return nil
+}
+
+// Facts is what a name pattern can speak of.
+type Facts struct {
+	UUID    amt.UUID
+	MAC     string
+	Serial  string
+	Address netip.Addr
+	// Suffix is what the device reports: MEBx's PKI DNS suffix, else DHCP's.
+	Suffix string
+	// CertificateDomain is the domain of the provisioning certificate's name.
+	CertificateDomain string
+}
+
+// FQDN is the name a device gets: host from the pattern, domain from the
+// profile, the device's suffix or the certificate, in that order.
+func (p Profile) FQDN(f Facts) (host, domain string, err error) {
+	host, err = expand(p.HostName, f)
+	if err != nil {
+		return "", "", fmt.Errorf("profile %s: host_name: %w", p.Name, err)
+	}
+	for _, d := range []string{p.Domain, f.Suffix, f.CertificateDomain} {
+		if d = strings.Trim(strings.ToLower(d), ". "); d != "" {
+			return host, d, nil
+		}
+	}
+	return host, "", nil
+}
+
+func expand(pattern string, f Facts) (string, error) {
+	id := f.UUID.String()
+	var missing []string
+	out := pattern
+	for _, v := range []struct{ key, value string }{
+		{"{uuid8}", id[:8]}, {"{uuid}", id},
+		{"{mac}", strings.NewReplacer(":", "", "-", "").Replace(strings.ToLower(f.MAC))},
+		{"{serial}", strings.ToLower(f.Serial)},
+		{"{ip}", strings.NewReplacer(".", "-", ":", "-").Replace(addr(f.Address))},
+	} {
+		if strings.Contains(out, v.key) {
+			if v.value == "" {
+				missing = append(missing, v.key)
+			}
+			out = strings.ReplaceAll(out, v.key, v.value)
+		}
+	}
+	if len(missing) > 0 {
+		return "", fmt.Errorf("%s is not known for this device", strings.Join(missing, ", "))
+	}
+	if err := CheckLabel(out); err != nil {
+		return "", err
+	}
+	return out, nil
+}
+
+func addr(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// CheckLabel reports why s cannot be a host name: RFC 1123, one label.
+func CheckLabel(s string) error {
+	if s == "" || len(s) > 63 {
+		return fmt.Errorf("host name %q: want 1 to 63 characters", s)
+	}
+	for i := range len(s) {
+		c := s[i]
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' && i > 0 && i < len(s)-1
+		if !ok {
+			return fmt.Errorf("host name %q: letters, digits and inner hyphens only", s)
+		}
+	}
+	return nil
+}
+
+// CertificateValidity is CertificateDays as a duration.
+func (p Profile) CertificateValidity() time.Duration {
+	return time.Duration(p.CertificateDays) * 24 * time.Hour
+}

@@ -1,0 +1,68 @@
+package profile
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	t.Parallel()
+	if err := Default().Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestValidateNamesEveryProblem(t *testing.T) {
+	t.Parallel()
+	p := Profile{TLS: "maybe", AdminUser: "$$x", MEBx: "?", ExtendHours: 25, HostName: "bad_name"}
+	err := p.Validate()
+	if err == nil {
+		t.Fatal("an impossible profile is valid")
+	}
+	for _, key := range []string{"name:", "tls:", "admin_user:", "mebx:", "extend_hours:", "certificate_days:", "host_name:"} {
+		if !strings.Contains(err.Error(), key) {
+			t.Errorf("%s is not named in %q", key, err)
+		}
+	}
+}
+
+func TestFQDN(t *testing.T) {
+	t.Parallel()
+	u, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
+	facts := Facts{UUID: u, MAC: "01-02-3f-b0-99-99", Address: netip.MustParseAddr("10.1.2.3"), Suffix: "Corp.Example.com.", CertificateDomain: "example.com"}
+	for _, c := range []struct {
+		name, pattern, domain string
+		change                func(*Facts)
+		want                  string
+	}{
+		{"the uuid's head and the device's own suffix", "amt-{uuid8}", "", nil, "amt-11223344.corp.example.com"},
+		{"the profile's domain wins", "amt-{uuid8}", "lab.test", nil, "amt-11223344.lab.test"},
+		{"without a suffix the certificate's domain", "pc-{mac}", "", func(f *Facts) { f.Suffix = "" }, "pc-01023fb09999.example.com"},
+		{"an address", "h{ip}", "", nil, "h10-1-2-3.corp.example.com"},
+		{"a part that is not known", "pc-{serial}", "", nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := facts
+			if c.change != nil {
+				c.change(&f)
+			}
+			p := Default()
+			p.HostName, p.Domain = c.pattern, c.domain
+			host, domain, err := p.FQDN(f)
+			got := host + "." + domain
+			if c.want == "" {
+				if err == nil {
+					t.Fatalf("got %s, want an error", got)
+				}
+				return
+			}
+			if err != nil || got != c.want {
+				t.Fatalf("got %s, %v; want %s", got, err, c.want)
+			}
+		})
+	}
+}
