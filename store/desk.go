@@ -1,0 +1,124 @@
+package store
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// Certificate is a provisioning certificate known to the store.
+type Certificate struct {
+	ID        string // hex SHA-256 of the leaf's DER, first 16 digits
+	Name      string
+	Names     []string
+	State     string     // active, standby, retired
+	Source    string     // file, desk
+	Chain     []byte     // PEM, leaf first
+	Key       amt.Secret // PEM; zero for one that lives in a file
+	NotBefore time.Time
+	NotAfter  time.Time
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// CertificateRequest is a CSR whose key waits here, sealed.
+type CertificateRequest struct {
+	ID          int64
+	Subject     string
+	Names       []string
+	CSR         []byte     // PEM
+	Key         amt.Secret // PEM
+	State       string     // open, issued, cancelled
+	Certificate string     // id, once issued
+	CreatedBy   string
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+}
+
+// CertificateBackup is an export somebody took: the fact, not the key.
+type CertificateBackup struct {
+	ID          int64
+	Certificate string
+	Digest      []byte // SHA-256 of the exported file
+	Actor       string
+	At          time.Time
+}
+
+// Profile is one version of what an operator wants of a device.
+type Profile struct {
+	Name      string
+	Version   int // 0 on write: the next
+	Document  json.RawMessage
+	CreatedBy string
+	CreatedAt time.Time
+}
+
+// AssignmentRule maps a device to a profile; the lowest position that matches wins.
+type AssignmentRule struct {
+	ID        int64
+	Position  int
+	Name      string
+	Match     json.RawMessage
+	Assign    json.RawMessage
+	Enabled   bool
+	UpdatedAt time.Time
+}
+
+// AuthorisedDevice lets devices in by UUID, serial, MAC or network.
+type AuthorisedDevice struct {
+	ID        int64
+	Kind      string // uuid, serial, mac, network
+	Value     string // in its canonical form, lower case
+	Profile   string
+	FQDN      string
+	Note      string
+	CreatedBy string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	UsedAt    time.Time
+}
+
+// Name is the FQDN somebody assigned to a UUID.
+type Name struct {
+	UUID      amt.UUID
+	FQDN      string
+	Source    string // csv, api, agent
+	UpdatedAt time.Time
+}
+
+// Job is a bulk operation over a filter.
+type Job struct {
+	ID         int64
+	Kind       string
+	Filter     json.RawMessage
+	Options    json.RawMessage
+	State      string // draft, waiting, running, done, aborted
+	PerMinute  int    // 0: no cap
+	NotBefore  time.Time
+	CreatedBy  string
+	ApprovedBy string
+	CreatedAt  time.Time
+	FinishedAt time.Time
+}
+
+// JobItem is one device's part of a job.
+type JobItem struct {
+	JobID     int64
+	UUID      amt.UUID
+	State     string // waiting, running, done, failed, skipped
+	RunID     int64
+	Detail    string
+	UpdatedAt time.Time
+}
+
+// OTP is a one-time password issued to a host agent.
+type OTP struct {
+	ID        int64
+	UUID      amt.UUID
+	Password  amt.Secret
+	IssuedTo  string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	UsedAt    time.Time
+}

@@ -1,0 +1,332 @@
+package store
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// Lifecycle is our own word for where a device stands. What the firmware says
+// is Device.DeviceMode, how it does is Device.Health.
+type Lifecycle string
+
+const (
+	Discovered         Lifecycle = "discovered"          // hello or import seen, nothing checked
+	PendingApproval    Lifecycle = "pending_approval"    // waits for authorisation
+	PendingIdentity    Lifecycle = "pending_identity"    // name or profile missing
+	PendingCertificate Lifecycle = "pending_certificate" // no usable chain for it
+	Queued             Lifecycle = "queued"              // ready, in the work queue
+	Provisioning       Lifecycle = "provisioning"        // attempt under way
+	Verifying          Lifecycle = "verifying"           // committed, reading back
+	Provisioned        Lifecycle = "provisioned"         // managed, matches its profile
+	Drifted            Lifecycle = "drifted"             // managed, differs from its profile
+	Maintaining        Lifecycle = "maintaining"         // a job is running on it
+	Failed             Lifecycle = "failed"              // attempt over; retry scheduled or needs a fix
+	Dormant            Lifecycle = "dormant"             // window expired or silent
+	Quarantined        Lifecycle = "quarantined"         // duplicate UUID, failed attestation, policy
+	External           Lifecycle = "external"            // provisioned by somebody else
+	CredentialsUnknown Lifecycle = "credentials_unknown" // no secret of ours works
+	Unprovisioning     Lifecycle = "unprovisioning"      // going back to factory
+	Unprovisioned      Lifecycle = "unprovisioned"       // factory again, record kept
+	Retired            Lifecycle = "retired"             // kept for audit only
+)
+
+// Lifecycles lists all of them in the order a device usually meets them.
+func Lifecycles() []Lifecycle {
+	return []Lifecycle{Discovered, PendingApproval, PendingIdentity, PendingCertificate, Queued, Provisioning, Verifying,
+		Provisioned, Drifted, Maintaining, Failed, Dormant, Quarantined, External, CredentialsUnknown,
+		Unprovisioning, Unprovisioned, Retired}
+}
+
+// Device is one platform, named by its UUID. Zero times are unknown.
+type Device struct {
+	UUID       amt.UUID
+	Lifecycle  Lifecycle
+	Reason     reason.Code // "" when all is as wanted
+	Detail     string      // a sentence for an operator, no secret in it
+	DeviceMode string      // what the firmware says: factory, setup, operational; "" unknown
+	Health     string      // ok, warn, unreachable; "" unknown
+
+	Version    amt.Version
+	SKU        string
+	Realm      string // digest realm, part of the admin password's hash
+	HostName   string // as set in the firmware
+	Domain     string
+	FQDN       string // the name we want it to have
+	Suffix     string // DNS suffix the device trusts or got by DHCP
+	MAC        string
+	Serial     string
+	SMBIOSUUID string // when it differs from UUID
+	SecureDNS  bool   // Suffix is fixed in MEBx rather than from DHCP
+
+	Address         netip.Addr // where the last hello came from; an attribute, never an identity
+	Profile         string
+	ProfileVersion  int
+	TrustTable      int64  // id of the hash list of the last hello, 0 none
+	Certificate     string // id of the provisioning certificate that worked
+	TLSVersion      string
+	PeerFingerprint []byte // SHA-256 of the device's leaf certificate
+	Tags            []string
+	Approved        bool
+
+	FirstSeen, LastSeen, ProvisionedAt, LastContact, WindowUntil time.Time
+	NextRetry, DeviceCertNotAfter, PasswordChangedAt             time.Time
+
+	Attempts   int
+	HelloCount int
+	HelloRetry uint32 // the retry counter inside the last hello
+	AdminFlag  bool   // the last hello said that admin credentials are set
+
+	Fence      int64 // grows with each claim
+	Owner      string
+	LeaseUntil time.Time // with no owner: a quiet period, not to be claimed before
+	Generation int       // of the active admin credential, 0 none
+	Record     json.RawMessage
+}
+
+// DeviceFacts is what may be learnt about a device; nil leaves a field alone.
+type DeviceFacts struct {
+	DeviceMode, Health                             *string
+	Version                                        *amt.Version
+	SKU, Realm, HostName, Domain, FQDN, Suffix     *string
+	MAC, Serial, SMBIOSUUID                        *string
+	SecureDNS                                      *bool
+	Address                                        *netip.Addr
+	Profile                                        *string
+	ProfileVersion                                 *int
+	Certificate, TLSVersion                        *string
+	PeerFingerprint                                *[]byte
+	Tags                                           *[]string
+	Approved                                       *bool
+	ProvisionedAt, LastContact, WindowUntil        *time.Time
+	NextRetry, DeviceCertNotAfter, PasswordChanged *time.Time
+	Attempts                                       *int
+	Generation                                     *int
+	Record                                         *json.RawMessage
+}
+
+// DeviceFilter selects devices; zero fields select all. Text is matched
+// without regard to case.
+type DeviceFilter struct {
+	Lifecycle []Lifecycle // any of
+	Reason    reason.Code
+	Health    string
+	Version   string // "11" or "11.8" or a whole version
+	Suffix    string // the suffix itself or a parent of it
+	Network   netip.Prefix
+	Profile   string
+	Tag       string
+	Query     string    // part of UUID, FQDN, host, address, MAC or serial
+	Seen      time.Time // last seen at or after
+	Silent    time.Time // last seen before
+	Order     Order
+	After     string // Device.Cursor of the last row of the page before
+	Limit     int    // 0: 100; at most 1000
+}
+
+// Order is how a list of devices is sorted.
+type Order string
+
+const (
+	ByUUID     Order = ""          // ascending
+	ByLastSeen Order = "last_seen" // newest first
+	ByName     Order = "name"      // FQDN ascending
+)
+
+// SeenHello is what a hello says, as the store keeps it.
+type SeenHello struct {
+	UUID        amt.UUID
+	At          time.Time // zero: the database's clock
+	From, Local netip.AddrPort
+	Address     netip.Addr // where to connect back to; zero: From's address
+	Via         string     // plain, relay, agent
+	Peer        string     // subject of the client certificate
+	FQDN        string     // claimed by an authenticated request
+	Version     uint16
+	Retry       uint32
+	AdminSet    bool
+	PID         string
+	Hashes      []amt.TrustHash
+	Trailing    []byte
+	Raw         []byte // kept when given; the rest can be rebuilt from the hash list
+}
+
+// SeenBefore says what was known before this hello.
+type SeenBefore struct {
+	Known             bool
+	Previous          Device
+	TrustTableChanged bool
+	AddressChanged    bool
+}
+
+// HelloRecord is one row of the append-only list of hellos.
+type HelloRecord struct {
+	ID          int64
+	UUID        amt.UUID
+	At          time.Time
+	From, Local string
+	Via, Peer   string
+	Version     int
+	Retry       uint32
+	AdminSet    bool
+	PID         string
+	TrustTable  int64
+	Trailing    []byte
+	Raw         []byte
+}
+
+// Transition moves a device and writes why, in one transaction.
+type Transition struct {
+	UUID      amt.UUID
+	To        Lifecycle // "": stays where it is
+	Reason    reason.Code
+	Detail    string
+	Event     string // the event's name, such as attempt_failed
+	Actor     string // who: "system", "node:…", "token:…"
+	Data      map[string]any
+	NextRetry time.Time // zero clears it
+	RunID     int64
+}
+
+// Event is one row of the append-only timeline.
+type Event struct {
+	ID     int64
+	At     time.Time // zero: the database's clock
+	UUID   amt.UUID  // zero: concerns no device
+	RunID  int64
+	Name   string
+	Reason reason.Code
+	Detail string
+	Actor  string
+	Data   map[string]any
+}
+
+// EventFilter selects events, oldest first unless Newest.
+type EventFilter struct {
+	After  int64 // id greater than
+	Before int64 // id less than, for paging backwards with Newest
+	UUID   amt.UUID
+	RunID  int64
+	Name   string
+	Newest bool
+	// Follow leaves out events that a transaction still open could slip in
+	// front of, so that a reader who remembers the last id misses nothing.
+	Follow bool
+	Limit  int // 0: 100; at most 1000
+}
+
+// Run is one undertaking with one device: several attempts, one outcome.
+type Run struct {
+	ID          int64
+	UUID        amt.UUID
+	Kind        string // provision, maintain, unprovision, rotate
+	Trigger     string // hello, timer, api
+	State       string // queued, running, done, failed, cancelled
+	Attempt     int
+	Node        string
+	Fence       int64
+	Profile     string
+	CreatedAt   time.Time
+	NotBefore   time.Time
+	StartedAt   time.Time
+	FinishedAt  time.Time
+	Reason      reason.Code
+	Detail      string
+	Blame       string
+	Task        string // what a maintain run is to do
+	Certificate string
+}
+
+// States of a run.
+const (
+	RunQueued    = "queued"
+	RunRunning   = "running"
+	RunDone      = "done"
+	RunFailed    = "failed"
+	RunCancelled = "cancelled"
+)
+
+// NewRun is what CreateRun needs.
+type NewRun struct {
+	UUID      amt.UUID
+	Kind      string
+	Trigger   string
+	Profile   string
+	NotBefore time.Time // zero: at once
+	Task      string
+}
+
+// Claim is the right to act on a device until the lease ends. The caller
+// counts the lease from its own monotonic clock, started before it asked.
+type Claim struct {
+	Run    Run
+	Device Device
+	Fence  int64
+}
+
+// StepRecord is one line of a run's journal.
+type StepRecord struct {
+	Seq        int
+	Name       string
+	State      string // started, done, skipped, failed
+	Attempt    int    // which attempt of the run
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Detail     string
+	Reason     reason.Code
+}
+
+// Credential is one generation of one password of a device.
+type Credential struct {
+	ID                                        int64
+	UUID                                      amt.UUID
+	Generation                                int
+	Kind                                      string // admin, mebx
+	State                                     string // candidate, active, retired
+	Password                                  amt.Secret
+	Realm                                     string
+	Peer                                      []byte     // fingerprint of the device it was sent to
+	Address                                   netip.Addr // where it was sent
+	CreatedAt, SentAt, ActivatedAt, RetiredAt time.Time
+	RunID                                     int64
+}
+
+// Kinds and states of a credential.
+const (
+	KindAdmin = "admin"
+	KindMEBx  = "mebx"
+
+	CredentialCandidate = "candidate"
+	CredentialActive    = "active"
+	CredentialRetired   = "retired"
+)
+
+// AuditRecord is one link of the audit chain. Detail holds no secret.
+type AuditRecord struct {
+	Seq     int64
+	At      time.Time
+	Actor   string
+	Action  string
+	Subject string
+	Detail  map[string]any
+	Hash    []byte
+}
+
+// Node is a running daemon. Boot is new at every start.
+type Node struct {
+	ID, Boot, Address, Version string
+	StartedAt, SeenAt          time.Time
+}
+
+// Token is an API token; only its SHA-256 is kept.
+type Token struct {
+	ID                                        int64
+	Name                                      string
+	Role                                      string
+	Hash                                      []byte
+	CreatedBy                                 string
+	CreatedAt, ExpiresAt, LastUsed, RevokedAt time.Time
+}
