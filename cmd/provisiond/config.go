@@ -1,0 +1,324 @@
+package main
+
+import (
+	"net/netip"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/provisiond/provisiond/server/api"
+)
+
+// Config is what the daemon can be told, and the manual of it: each key with
+// its meaning, its default and why that is the default. `provisiond config keys`
+// prints these comments.
+//
+// Values come from, later wins: the defaults, the YAML file, the environment
+// (PROVISIOND_ and the key in capitals, dots as underscores: PROVISIOND_HELLO_LISTEN;
+// for what is secret also with _FILE behind it, naming a file that holds the
+// value), and the flags that were given. Names of files that do not begin with a
+// slash start at the working directory. Durations are written 90s, 5m, 24h or 30d.
+type Config struct {
+	// Where the daemon keeps what must survive: the SQLite database, the master
+	// key and the first admin token. Made with mode 0700 when absent. Default:
+	// systemd's STATE_DIRECTORY, else /var/lib/provisiond for root or where that
+	// folder exists, else ./data, so that a fresh machine needs no configuration.
+	DataDir string `yaml:"data_dir"`
+
+	Database     Database     `yaml:"database"`
+	MasterKey    MasterKey    `yaml:"master_key"`
+	Hello        Hello        `yaml:"hello"`
+	API          API          `yaml:"api"`
+	Log          Log          `yaml:"log"`
+	Metrics      Metrics      `yaml:"metrics"`
+	Provisioning Provisioning `yaml:"provisioning"`
+	Retention    Retention    `yaml:"retention"`
+	Doctor       Doctor       `yaml:"doctor"`
+	Tracing      Tracing      `yaml:"tracing"`
+	Node         Node         `yaml:"node"`
+
+	// The DNS zones whose devices should find this server, such as
+	// corp.example.com. The doctor looks for provisionserver.<zone> in each.
+	// Default: none, since only the operator knows them.
+	Zones []string `yaml:"zones"`
+}
+
+// Database is where the truth is kept.
+type Database struct {
+	// postgres://user:password@host/name, or empty for SQLite in data_dir. Empty
+	// is the default so that nothing has to be installed; several daemons need
+	// Postgres. Keep a password out of this file with PROVISIOND_DATABASE_URL_FILE.
+	URL DSN `yaml:"url" secret:"yes"`
+	// The most connections to Postgres at a time. Default 16: workers wait on
+	// devices, not on the database. SQLite does not use it.
+	MaxConnections int `yaml:"max_connections" min:"2" max:"1000"`
+}
+
+// MasterKey is where the 32-byte key comes from that wraps every other key. Name
+// at most one. Default: data_dir/master.key, made at the first start; move it
+// elsewhere so that a copy of data_dir alone opens nothing.
+type MasterKey struct {
+	// A file with 32 raw bytes, or 64 hexadecimal digits, readable by us alone.
+	File File `yaml:"file"`
+	// The name of an environment variable that holds 64 hexadecimal digits.
+	Env string `yaml:"env"`
+	// The name of a systemd credential (LoadCredentialEncrypted=).
+	Credential string `yaml:"credential"`
+	// A command and its arguments that print the key, so that any key service
+	// with a command line serves. It runs once, at the start.
+	Exec []string `yaml:"exec"`
+}
+
+// Hello is the port that firmware calls.
+type Hello struct {
+	// Address and port for hellos. Firmware knows no other port than 9971.
+	// Default 127.0.0.1:9971, since whoever may reach it can ask for setup; a real
+	// server says 0.0.0.0:9971 or [::]:9971.
+	Listen Listen `yaml:"listen"`
+	// A PEM file with the authorities of client certificates. It switches mutual
+	// TLS on, on the same port: relays send raw hellos in it, host agents POST.
+	// Default: none, plain hellos only.
+	ClientCA File `yaml:"client_ca"`
+	// Whether plain hellos are taken. Firmware cannot send others, so the default
+	// is true; false where every hello comes through a relay.
+	Plain bool `yaml:"plain"`
+	// Networks of the load balancers whose PROXY protocol v2 header is believed.
+	// The header decides whom we connect back to: name balancers only. Default: none.
+	ProxyFrom []netip.Prefix `yaml:"proxy_from"`
+	// How long a connection may take in all. Default 5s: a hello is one packet.
+	ReadTimeout time.Duration `yaml:"read_timeout" min:"100ms" max:"5m"`
+
+	Limits Limits `yaml:"limits"`
+}
+
+// Limits keep a flood of hellos out. 0 switches one off.
+type Limits struct {
+	// Hellos a minute from one address. Default 20: firmware sends one or two; a
+	// NAT in front of many devices needs more.
+	PerSourcePerMinute int `yaml:"per_source_per_minute" min:"0"`
+	// Hellos a minute from one /24 or /64. Default 2000, a subnet that wakes up at once.
+	PerNetworkPerMinute int `yaml:"per_network_per_minute" min:"0"`
+	// Hellos a second from everywhere. Default 0, off: the database is the limit.
+	TotalPerSecond int `yaml:"total_per_second" min:"0"`
+	// Open connections. Default 4096, about 22 MiB.
+	Connections int `yaml:"connections" min:"0"`
+}
+
+// API is the REST interface, the console, /metrics, /healthz and /readyz.
+type API struct {
+	// Address and port. Default 127.0.0.1:8080. Any address that is not loopback
+	// needs api.tls, since tokens and passwords would travel in clear.
+	Listen Listen `yaml:"listen"`
+
+	TLS APITLS `yaml:"tls"`
+
+	// Whether the web console is served. Default true.
+	Console bool `yaml:"console"`
+	// How many passwords one token may read in an hour. Default 30, so that a
+	// stolen token cannot carry a fleet away. 0 forbids reading at all.
+	RevealsPerHour int `yaml:"reveals_per_hour" min:"0" max:"10000"`
+	// How long a login of the console lasts. Default 12h, one working day.
+	SessionLifetime time.Duration `yaml:"session_lifetime" min:"1m" max:"30d"`
+}
+
+// APITLS is the certificate of the API. Default: none, plain HTTP on loopback.
+type APITLS struct {
+	// A PEM file with the certificate and its intermediates, leaf first.
+	Cert File `yaml:"cert"`
+	// A PEM file with the private key of cert.
+	Key File `yaml:"key"`
+}
+
+// Log goes to standard error.
+type Log struct {
+	// debug, info, warn or error. Default info: one line per fact.
+	Level string `yaml:"level" oneof:"debug info warn error"`
+	// json or console. Default json, which machines read; console is for people.
+	Format string `yaml:"format" oneof:"json console"`
+}
+
+// Metrics are at /metrics of the API's address.
+type Metrics struct {
+	// Native histograms beside the classic ones. Default false: with them on, a
+	// Prometheus older than 2.50 drops the classic buckets and panels go blank.
+	NativeHistograms bool `yaml:"native_histograms"`
+}
+
+// Provisioning says which devices are set up, with what, and how hard we try.
+type Provisioning struct {
+	// The provisioning certificates. Default: none; the daemon then keeps every
+	// hello and devices wait in pending_certificate.
+	Certificates []Certificate `yaml:"certificates"`
+	// Where we may connect back to. Default: nowhere, since a hello can name any
+	// address as its own; 0.0.0.0/0 has to be typed. Loopback, link-local and our
+	// own addresses stay refused unless a network here is inside them.
+	Networks []netip.Prefix `yaml:"networks"`
+	// open: every device in networks. approve: a person allows each device once.
+	// allow-list: only devices imported before. Default approve, since setting up
+	// a device hands it secrets.
+	Admission string `yaml:"admission" oneof:"open approve allow-list"`
+	// What happens when a managed device says hello again, that is, lost its setup:
+	// provision: set it up again. approve: ask. deny: record it only. Default
+	// approve: a replayed hello must not make new secrets.
+	Reappeared string `yaml:"reappeared" oneof:"provision approve deny"`
+	// How many devices are worked on at once by this node. Default 64; a device
+	// takes seconds, nearly all of it waiting.
+	Workers int `yaml:"workers" min:"1" max:"10000"`
+	// The longest one attempt may take. Default 10m: old firmware makes a key pair
+	// in minutes.
+	AttemptTimeout time.Duration `yaml:"attempt_timeout" min:"10s" max:"2h"`
+	// The longest one request to a device may take. Default 30s.
+	CallTimeout time.Duration `yaml:"call_timeout" min:"1s" max:"10m"`
+	// The oldest TLS spoken to a device: 1.0, 1.1 or 1.2. Default 1.0: AMT before 6
+	// knows nothing newer, and each connection uses the best the device has.
+	MinTLS string `yaml:"min_tls" oneof:"1.0 1.1 1.2"`
+
+	Profile Profile `yaml:"profile"`
+	Retry   Retry   `yaml:"retry"`
+}
+
+// Certificate is one provisioning certificate with its key and chain.
+type Certificate struct {
+	// The PFX (PKCS#12) file.
+	PFX File `yaml:"pfx"`
+	// A file that holds the PFX password; one line end behind it is ignored.
+	// Default: the empty password. The password itself has no key on purpose.
+	PasswordFile File `yaml:"password_file"`
+	// Use it although it has expired. Default false; old firmware with a reset
+	// clock may still take it.
+	Force bool `yaml:"force"`
+}
+
+// Profile is what a device is made into when no assignment rule says otherwise.
+type Profile struct {
+	// TLS for operation after setup: server (the device shows a certificate of our
+	// own authority), mutual (it asks for ours too) or none. Default server: without
+	// it passwords travel as digests over plain HTTP.
+	TLS string `yaml:"tls" oneof:"server mutual none"`
+	// The user name of the administrator. Firmware has one such account and it is
+	// named admin, which is the default.
+	AdminUser string `yaml:"admin_user"`
+	// The host name given to a device. {uuid}, {short}, {mac} and {host} are
+	// replaced; empty leaves the name the device has. Default empty: the operating
+	// system's name is usually right.
+	HostName string `yaml:"host_name"`
+	// The domain given to a device. Empty, the default, takes the suffix the device
+	// learned by DHCP.
+	Domain string `yaml:"domain"`
+	// For how many hours the setup window is extended while work is under way: 1 to
+	// 24, 0 for not at all. Default 24, the most firmware takes.
+	ExtendHours int `yaml:"extend_hours" min:"0" max:"24"`
+}
+
+// Retry is the pace after a failure that time may mend.
+type Retry struct {
+	// The wait before the second attempt; it doubles each time, with jitter. Default 30s.
+	First time.Duration `yaml:"first" min:"1s" max:"1d"`
+	// The longest wait. Default 1h, so that a device is reached again inside its
+	// setup window.
+	Max time.Duration `yaml:"max" min:"1s" max:"30d"`
+	// How many attempts before a person is asked. Default 0, no end: the setup
+	// window ends by itself.
+	Attempts int `yaml:"attempts" min:"0" max:"1000"`
+}
+
+// Retention bounds what grows. 0 keeps for ever.
+type Retention struct {
+	// How long raw hellos are kept. Default 30d.
+	Hellos time.Duration `yaml:"hellos" min:"0s"`
+	// How long events are kept. Default 400d, a year and its audit.
+	Events time.Duration `yaml:"events" min:"0s"`
+	// How long finished runs and their steps are kept; the newest run of a device
+	// stays. Default 400d.
+	Runs time.Duration `yaml:"runs" min:"0s"`
+}
+
+// Doctor looks at the world around the daemon.
+type Doctor struct {
+	// How often the checks run by themselves; 0 never. Default 15m.
+	Interval time.Duration `yaml:"interval" min:"0s"`
+	// The network interface on which DHCP is asked what it tells devices. Default:
+	// none, since asking needs the right to use port 68.
+	DHCPInterface string `yaml:"dhcp_interface"`
+	// An NTP server to compare the clock with, as host or host:port. Default: none.
+	NTP string `yaml:"ntp"`
+	// A device's address to try the road to, as far as it goes. Default: none.
+	SampleDevice string `yaml:"sample_device"`
+}
+
+// Tracing sends OpenTelemetry spans of runs.
+type Tracing struct {
+	// The OTLP/HTTP endpoint, such as http://127.0.0.1:4318. Default: none, off.
+	OTLPEndpoint string `yaml:"otlp_endpoint"`
+}
+
+// Node is this daemon among several on one database.
+type Node struct {
+	// Its name, different on each node. Default: the host's name.
+	Name string `yaml:"name"`
+	// How long a stop waits for devices that are being worked on. Default 60s;
+	// what is not finished then is taken up by another node or the next start.
+	Drain time.Duration `yaml:"drain" min:"0s" max:"1h"`
+}
+
+// File is the name of a file that must be there, readable and not empty.
+type File string
+
+// Listen is address:port to accept connections on; the address may be empty.
+type Listen string
+
+// DSN is a database URL. It prints without its password.
+type DSN string
+
+// String leaves the password out.
+func (d DSN) String() string {
+	if d == "" {
+		return ""
+	}
+	u, err := url.Parse(string(d))
+	if err != nil || u.Scheme == "" {
+		return "***" // not understood, so perhaps a password stands in it
+	}
+	q := u.Query()
+	for k := range q {
+		if k == "password" || k == "sslpassword" {
+			q.Set(k, "xxxxx")
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.Redacted()
+}
+
+// GoString keeps %#v from printing the password.
+func (d DSN) GoString() string { return d.String() }
+
+// MarshalText keeps every encoder from printing the password.
+func (d DSN) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Defaults is the configuration of an empty file.
+func Defaults() Config {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "provisiond"
+	}
+	const day = 24 * time.Hour
+	return Config{
+		DataDir:  api.DefaultDataDir(),
+		Database: Database{MaxConnections: 16},
+		Hello: Hello{
+			Listen: "127.0.0.1:9971", Plain: true, ReadTimeout: 5 * time.Second,
+			Limits: Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 2000, Connections: 4096},
+		},
+		API:     API{Listen: "127.0.0.1:8080", Console: true, RevealsPerHour: 30, SessionLifetime: 12 * time.Hour},
+		Log:     Log{Level: "info", Format: "json"},
+		Metrics: Metrics{},
+		Provisioning: Provisioning{
+			Admission: "approve", Reappeared: "approve", Workers: 64, AttemptTimeout: 10 * time.Minute, CallTimeout: 30 * time.Second, MinTLS: "1.0",
+			Profile: Profile{TLS: "server", AdminUser: "admin", ExtendHours: 24},
+			Retry:   Retry{First: 30 * time.Second, Max: time.Hour},
+		},
+		Retention: Retention{Hellos: 30 * day, Events: 400 * day, Runs: 400 * day},
+		Doctor:    Doctor{Interval: 15 * time.Minute},
+		Node:      Node{Name: host, Drain: 60 * time.Second},
+	}
+}

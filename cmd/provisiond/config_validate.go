@@ -1,0 +1,259 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+var (
+	dnsName  = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+	nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	braces   = regexp.MustCompile(`\{[^}]*\}`)
+)
+
+// validate checks what a single value cannot show by itself, and what lies
+// outside the file.
+func (l *loader) validate() {
+	c := &l.cfg
+	if c.DataDir == "" {
+		l.wrong("data_dir", "is empty", "something has to survive a restart", "data_dir: /var/lib/provisiond")
+	} else if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
+		l.wrong("data_dir", fmt.Sprintf("%q is a file", c.DataDir), "a directory is wanted here", "data_dir: /var/lib/provisiond")
+	}
+	l.database(c.Database)
+	l.masterKey(c.MasterKey)
+	l.listens(c)
+
+	if p := c.Hello.ClientCA; p != "" {
+		if b := l.mustRead("hello.client_ca", p); b != nil && !hasCertificate(b) {
+			l.wrong("hello.client_ca", fmt.Sprintf("no certificate in %q", p), "the authorities are PEM: -----BEGIN CERTIFICATE-----", "")
+		}
+	} else if !c.Hello.Plain {
+		l.wrong("hello.plain", "false without hello.client_ca", "neither kind of hello could come in", "hello: {plain: false, client_ca: /etc/provisiond/relays.pem}")
+	}
+	l.apiTLS(c.API)
+	l.certificates(c.Provisioning.Certificates)
+	l.profile(c.Provisioning.Profile)
+	if r := c.Provisioning.Retry; r.Max < r.First {
+		l.wrong("provisioning.retry.max", fmt.Sprintf("%s is less than retry.first, %s", r.Max, r.First), "the wait grows from first to max", "retry: {first: 30s, max: 1h}")
+	}
+	if p := c.Provisioning; p.AttemptTimeout < p.CallTimeout {
+		l.wrong("provisioning.attempt_timeout", "less than provisioning.call_timeout", "an attempt is many calls", "attempt_timeout: 10m")
+	}
+	for i, z := range c.Zones {
+		if z = strings.TrimSuffix(z, "."); !dnsName.MatchString(z) {
+			l.wrong(fmt.Sprintf("zones[%d]", i), fmt.Sprintf("%q is not a DNS zone", clip(z)), "letters, digits, hyphens and dots", "zones: [corp.example.com]")
+		}
+	}
+	if e := c.Tracing.OTLPEndpoint; e != "" {
+		if u, err := url.Parse(e); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			l.wrong("tracing.otlp_endpoint", "want an http or https address", "spans go by OTLP over HTTP", "otlp_endpoint: http://127.0.0.1:4318")
+		}
+	}
+	if d := c.Doctor.SampleDevice; d != "" {
+		if _, err := netip.ParseAddr(d); err != nil {
+			l.wrong("doctor.sample_device", fmt.Sprintf("%q is not an address", clip(d)), "", "sample_device: 10.20.3.4")
+		}
+	}
+	if !nodeName.MatchString(c.Node.Name) {
+		l.wrong("node.name", fmt.Sprintf("%q cannot name a node", clip(c.Node.Name)), "up to 63 letters, digits, dots, hyphens and underscores", "name: provisiond-1")
+	}
+}
+
+func (l *loader) database(d Database) {
+	if d.URL == "" {
+		return
+	}
+	const example = "url: postgres://provisiond@db.example.com/provisiond"
+	u, err := url.Parse(string(d.URL))
+	switch {
+	case err != nil: // its text holds the URL, and so perhaps a password
+		l.wrong("database.url", "not a URL", "a password with special characters is percent-encoded", example)
+	case u.Scheme != "postgres" && u.Scheme != "postgresql":
+		l.wrong("database.url", "want postgres:// or nothing at all", "empty means SQLite in data_dir", example)
+	case u.Host == "" && u.Query().Get("host") == "":
+		l.wrong("database.url", "names no host", "", example)
+	}
+}
+
+func (l *loader) masterKey(m MasterKey) {
+	var named []string
+	v := reflect.ValueOf(m)
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if !v.FieldByIndex(f.Index).IsZero() {
+			named = append(named, f.Tag.Get("yaml"))
+		}
+	}
+	if len(named) > 1 {
+		l.wrong("master_key."+named[1], "given together with master_key."+named[0], "the key comes from one place", "master_key: {credential: kek}")
+	}
+	if m.File != "" {
+		if b := l.mustRead("master_key.file", m.File); b != nil && len(b) != 32 && len(strings.TrimSpace(string(b))) != 64 {
+			l.wrong("master_key.file", fmt.Sprintf("%q holds %d bytes", m.File, len(b)), "a key is 32 raw bytes or 64 hexadecimal digits", "head -c 32 /dev/urandom >master.key")
+		}
+	}
+	if m.Env != "" && l.env[m.Env] == "" {
+		l.wrong("master_key.env", fmt.Sprintf("the variable %q is not set", clip(m.Env)), "the daemon could open no secret", "env: PROVISIOND_KEK")
+	}
+	if len(m.Exec) > 0 && m.Exec[0] == "" {
+		l.wrong("master_key.exec", "the command is empty", "", "exec: [/usr/local/bin/print-key]")
+	}
+}
+
+func (l *loader) listens(c *Config) {
+	hello, okHello := l.listen("hello.listen", c.Hello.Listen, "127.0.0.1:9971")
+	rest, okREST := l.listen("api.listen", c.API.Listen, "127.0.0.1:8080")
+	if okHello && okREST && hello == rest && hello.Port() != 0 {
+		l.wrong("api.listen", "the same as hello.listen", "two things cannot listen on one port", `listen: "127.0.0.1:8080"`)
+	}
+}
+
+func (l *loader) listen(key string, value Listen, example string) (netip.AddrPort, bool) {
+	example = fmt.Sprintf("listen: %q", example)
+	host, port, err := net.SplitHostPort(string(value))
+	if err != nil {
+		l.wrong(key, fmt.Sprintf("want address:port, not %q", clip(string(value))), "an IPv6 address stands in brackets", example)
+		return netip.AddrPort{}, false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		l.wrong(key, fmt.Sprintf("%q is not a port", clip(port)), "a port is a number from 0 to 65535; 0 takes any free one", example)
+		return netip.AddrPort{}, false
+	}
+	var addr netip.Addr
+	switch host {
+	case "":
+		addr = netip.IPv6Unspecified()
+	case "localhost":
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	default:
+		if addr, err = netip.ParseAddr(host); err != nil {
+			l.wrong(key, fmt.Sprintf("%q is not an address of this machine", clip(host)), "names are not looked up here; 0.0.0.0 means every address", example)
+			return netip.AddrPort{}, false
+		}
+	}
+	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), true
+}
+
+func (l *loader) apiTLS(a API) {
+	switch {
+	case a.TLS.Cert == "" && a.TLS.Key == "":
+		if ap, ok := quietListen(a.Listen); ok && !ap.Addr().IsLoopback() {
+			l.wrong("api.listen", fmt.Sprintf("%s is not loopback and api.tls is not set", a.Listen), "tokens and passwords would cross the network in clear",
+				"api: {listen: \"0.0.0.0:8443\", tls: {cert: /etc/provisiond/api.pem, key: /etc/provisiond/api.key}}")
+		}
+		return
+	case a.TLS.Key == "":
+		l.wrong("api.tls.key", "missing while api.tls.cert is set", "a certificate works only with its key", "key: /etc/provisiond/api.key")
+		return
+	case a.TLS.Cert == "":
+		l.wrong("api.tls.cert", "missing while api.tls.key is set", "a key works only with its certificate", "cert: /etc/provisiond/api.pem")
+		return
+	}
+	cert, key := l.mustRead("api.tls.cert", a.TLS.Cert), l.mustRead("api.tls.key", a.TLS.Key)
+	if cert == nil || key == nil {
+		return
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		l.wrong("api.tls.cert", "no pair with api.tls.key", strings.TrimPrefix(err.Error(), "tls: "), "")
+	}
+}
+
+func quietListen(v Listen) (netip.AddrPort, bool) { return (&loader{}).listen("", v, "") }
+
+func (l *loader) certificates(list []Certificate) {
+	seen := map[File]int{}
+	for i, c := range list {
+		key := fmt.Sprintf("provisioning.certificates[%d]", i)
+		if c.PFX == "" {
+			l.wrong(key+".pfx", "missing", "a provisioning certificate comes as a PFX file", exampleFor("certificates", nil))
+			continue
+		}
+		if first, twice := seen[c.PFX]; twice {
+			l.wrong(key+".pfx", fmt.Sprintf("%q is also certificates[%d]", c.PFX, first), "one entry is enough", "")
+		}
+		seen[c.PFX] = i
+		l.mustRead(key+".pfx", c.PFX)
+		if c.PasswordFile != "" {
+			l.mustRead(key+".password_file", c.PasswordFile)
+		}
+	}
+}
+
+func (l *loader) profile(p Profile) {
+	if p.AdminUser == "" || len(p.AdminUser) > 16 || strings.ContainsAny(p.AdminUser, `:,"&<>`) {
+		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", clip(p.AdminUser)), "1 to 16 characters without : , \" & < >", "admin_user: admin")
+	}
+	for _, b := range braces.FindAllString(p.HostName, -1) {
+		switch b {
+		case "{uuid}", "{short}", "{mac}", "{host}":
+		default:
+			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+clip(b), "the placeholders are {uuid}, {short}, {mac} and {host}", "host_name: amt-{short}")
+		}
+	}
+	if rest := braces.ReplaceAllString(p.HostName, "x"); rest != "" && (!dnsName.MatchString(rest) || strings.Contains(rest, ".")) {
+		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{short}")
+	}
+	if p.Domain != "" && !dnsName.MatchString(strings.TrimSuffix(p.Domain, ".")) {
+		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", clip(p.Domain)), "letters, digits, hyphens and dots", "domain: corp.example.com")
+	}
+}
+
+// mustRead reads a file that has to be there; nil when it cannot.
+func (l *loader) mustRead(key string, name File) []byte {
+	info, err := os.Stat(string(name))
+	if err == nil && info.IsDir() {
+		l.wrong(key, fmt.Sprintf("%q is a directory", name), "a file is wanted here", exampleFor(key, reflect.TypeFor[File]()))
+		return nil
+	}
+	var b []byte
+	if err == nil {
+		b, err = readSome(string(name))
+	}
+	if err != nil {
+		what, why := unreadable(string(name), err)
+		l.wrong(key, what, why, exampleFor(key, reflect.TypeFor[File]()))
+		return nil
+	}
+	if len(b) == 0 {
+		l.wrong(key, fmt.Sprintf("the file %q is empty", name), "", "")
+		return nil
+	}
+	return b
+}
+
+// readSome reads at most 4 MiB: no file named here is larger.
+func readSome(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 4<<20))
+}
+
+func hasCertificate(text []byte) bool {
+	for len(text) > 0 {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return false
+		}
+		if block.Type == "CERTIFICATE" {
+			if _, err := x509.ParseCertificate(block.Bytes); err == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
