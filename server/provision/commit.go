@@ -1,0 +1,156 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/server/profile"
+)
+
+// commitChanges is sent once. Whatever the answer, also none, the next step
+// asks the device what it is now: the network part restarts at commit, so that
+// a cut connection is as good a sign as a reply (rpc-go issue 1463).
+var commitChanges = Step{
+	Name:  "commit",
+	Setup: true,
+	Apply: func(ctx context.Context, r *Run) error {
+		err := r.Device.Commit(ctx)
+		switch {
+		case isStatus(err, amt.StatusDataMissing) && !r.mebxKnown():
+			// From AMT 19 commit insists on a MEBx password (rpc-go local.go).
+			return &reason.Error{Code: reason.MEBxPasswordRejected, Err: err}
+		case isAnyStatus(err):
+			return named(reason.CommitFailed, err)
+		case err != nil && !sent(err):
+			return err
+		case err != nil:
+			r.log.Info("commit.ambiguous", zap.Error(err))
+		}
+		r.hangUp()
+		return nil
+	},
+}
+
+func (r *Run) mebxKnown() bool { return r.Profile.MEBx != "set" || r.mebxHeld != 0 }
+
+// verifyLogin is the only proof of success: a login with a stored password on a
+// device that says it is operational.
+var verifyLogin = Step{
+	Name: "verify_login",
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		if r.Device != nil && r.committed() && r.ours() {
+			// Found committed: the session at hand is already that login.
+			c, _ := r.credentialOf(r.Device.LoginUsed())
+			r.admin, r.verified = c, true
+			if r.mebxHeld == 0 {
+				r.mebxHeld = r.mebxSentBefore()
+			}
+			return true, nil
+		}
+		return r.verify(ctx)
+	},
+}
+
+// verify dials again until the device is back from its restart.
+func (r *Run) verify(ctx context.Context) (bool, error) {
+	// Patience is measured on the run's own clock, which a test can turn.
+	until := r.e.Clock.Now().Add(r.e.VerifyFor)
+	pause := r.e.VerifyPause
+	var last error
+	for {
+		ok, err := r.verifyOnce(ctx)
+		if ok {
+			return true, nil
+		}
+		last = err
+		if final(err) || r.e.Clock.Now().Add(pause).After(until) {
+			break
+		}
+		if err := r.e.Clock.Sleep(ctx, pause); err != nil {
+			return false, errors.Join(err, last)
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+	if codeOf(last) == reason.AuthFailed {
+		return false, last
+	}
+	if c := codeOf(last); c == reason.CommitFailed || c == reason.LeaseLost || c == reason.UUIDMismatch {
+		return false, last
+	}
+	return false, reason.Because(reason.CommitUnverified, "the device did not come back as ours after commit: %w", last)
+}
+
+// final reports whether asking again cannot change the answer.
+func final(err error) bool {
+	switch codeOf(err) {
+	case reason.AuthFailed, reason.LeaseLost, reason.UUIDMismatch, reason.NetworkNotAllowed:
+		return true
+	}
+	return false
+}
+
+func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
+	d, err := r.e.Dial(ctx, r.afterCommit())
+	if err != nil {
+		return false, err
+	}
+	r.Device = d
+	r.lease.guard(d)
+	state, err := d.State(ctx)
+	if err != nil {
+		r.hangUp()
+		return false, err
+	}
+	if state != amt.StatePost {
+		r.hangUp()
+		// The old listener may answer for a moment; if it stays in setup the
+		// commit did nothing.
+		return false, reason.Because(reason.CommitFailed, "the device accepted the commit and is still in %s mode", state)
+	}
+	if d.LoginUsed() != credentialName(r.admin) {
+		r.hangUp()
+		return false, reason.Because(reason.CommitUnverified, "the device is operational and never asked for the new password")
+	}
+	peer := d.Peer()
+	r.facts.Peer = &peer
+	r.facts.DeviceMode, r.facts.ModeKnown = state, true
+	r.Identity.State = state
+	r.verified = true
+	return true, nil
+}
+
+// afterCommit is how a managed device is spoken to: no setup certificate, the
+// new password only.
+func (r *Run) afterCommit() session.Target {
+	t := session.Target{
+		Addr:   netip.AddrPortFrom(r.Job.Device.Address, r.e.Port),
+		MinTLS: r.e.MinTLS,
+		Logins: []session.Login{{Name: credentialName(r.admin), User: r.Profile.AdminUser, Password: r.admin.Password}},
+	}
+	if r.Profile.TLS == profile.TLSMutual {
+		t.Client, _ = r.e.Trust.Console()
+	}
+	return t
+}
+
+// readRecord keeps the device's own account of its setup, the best evidence
+// afterwards. A release without one is no failure.
+var readRecord = Step{
+	Name: "read_record",
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		rec, err := r.Device.ProvisioningRecord(ctx)
+		if err != nil {
+			r.log.Debug("record.unread", zap.Error(err))
+			return true, nil
+		}
+		r.facts.Record = &rec
+		return true, nil
+	},
+}

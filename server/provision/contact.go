@@ -1,0 +1,178 @@
+package provision
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// maxProbes bounds the passwords tried on a committed device: firmware logs
+// failed logins as an attack, and may lock the account.
+const maxProbes = 3
+
+// contact opens the session the plan runs on: the chains that end in a root the
+// device announced, one after the other until it accepts one.
+func (r *Run) contact(ctx context.Context) error {
+	candidates, err := r.e.Trust.Candidates(r.Hashes, certs.Hints{Suffix: r.Job.Device.Suffix, Version: r.Job.Device.Version})
+	if err != nil {
+		return err
+	}
+	candidates = lastGoodFirst(candidates, r.Job.Device.Certificate)
+	var refused error
+	for _, c := range candidates {
+		d, err := r.dial(ctx, c)
+		if err == nil {
+			return r.opened(ctx, d, c)
+		}
+		if code := codeOf(err); code != reason.TLSClientCertRefused && code != reason.TLSSuffixRejected {
+			return err
+		}
+		r.log.Info("tls.refused", zap.String("certificate", c.Cert.Name), zap.Error(err))
+		if refused == nil {
+			refused = fmt.Errorf("certificate %s: %w", c.Cert.Name, err)
+		}
+	}
+	return refused
+}
+
+func (r *Run) dial(ctx context.Context, c certs.Candidate) (Device, error) {
+	return r.e.Dial(ctx, session.Target{
+		Addr:   netip.AddrPortFrom(r.Job.Device.Address, r.e.Port),
+		Client: c.Cert.TLS(c.Path),
+		MinTLS: r.e.MinTLS,
+	})
+}
+
+// opened decides what the device is by what it asked for: in setup it wants our
+// certificate; committed, it wants a password.
+func (r *Run) opened(ctx context.Context, d Device, c certs.Candidate) error {
+	r.Device = d
+	r.lease.guard(d)
+	peer := d.Peer()
+	r.facts.Peer = &peer
+	r.setup = peer.ClientCertAsked
+	if r.setup {
+		r.cert, r.facts.Certificate = c, c.Cert.ID
+		d.SetLogins(r.setupLogins())
+		return r.freshPasswords(ctx, peer)
+	}
+	d.SetLogins(r.committedLogins())
+	return nil
+}
+
+// setupLogins answers a device that wants a password in spite of our
+// certificate: what it may hold from an earlier attempt, then the factory's.
+func (r *Run) setupLogins() []session.Login {
+	logins := r.storedLogins(maxProbes - 1)
+	return append(logins, session.Login{Name: "factory", User: "admin", Password: amt.NewSecret("admin")})
+}
+
+// committedLogins never tries the factory password: a committed device has one
+// of ours or somebody else's.
+func (r *Run) committedLogins() []session.Login { return r.storedLogins(maxProbes) }
+
+// storedLogins lists active first, then candidates, then retired ones, newest
+// first, bounded.
+func (r *Run) storedLogins(most int) []session.Login {
+	var logins []session.Login
+	for _, state := range []string{"active", "candidate", "retired"} {
+		for _, c := range r.Job.Admin {
+			if c.State == state && len(logins) < most && !known(logins, c.Password) {
+				logins = append(logins, session.Login{Name: credentialName(c), User: r.Profile.AdminUser, Password: c.Password})
+			}
+		}
+	}
+	return logins
+}
+
+func known(logins []session.Login, pw amt.Secret) bool {
+	for _, l := range logins {
+		if l.Password.Equal(pw) {
+			return true
+		}
+	}
+	return false
+}
+
+// credentialName is the word the journal keeps of a login: candidate-3.
+func credentialName(c store.Credential) string { return fmt.Sprintf("%s-%d", c.State, c.Generation) }
+
+// credentialOf finds the stored password behind a login's name.
+func (r *Run) credentialOf(login string) (store.Credential, bool) {
+	for _, c := range r.Job.Admin {
+		if credentialName(c) == login {
+			return c, true
+		}
+	}
+	return store.Credential{}, false
+}
+
+// freshPasswords makes new candidates durable when the newest ones were already
+// shown to a peer that looked different: a device that took its place must not
+// learn a password the other one may hold.
+func (r *Run) freshPasswords(ctx context.Context, peer session.Peer) error {
+	if r.admin.State == "candidate" && !exposed(r.admin, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
+		return nil
+	}
+	return r.stage(ctx)
+}
+
+// exposed reports whether a password was sent to a peer other than this one.
+func exposed(c store.Credential, peer session.Peer, addr netip.Addr) bool {
+	return !c.SentAt.IsZero() && (!bytes.Equal(c.Peer, peer.Fingerprint) || c.Address != addr)
+}
+
+func (r *Run) stage(ctx context.Context) error {
+	admin, err := amt.NewAdminPassword(r.e.Rand)
+	if err != nil {
+		return reason.Because(reason.SecretStoreUnavailable, "%w", err)
+	}
+	mebx, err := amt.NewMEBxPassword(r.e.Rand)
+	if err != nil {
+		return reason.Because(reason.SecretStoreUnavailable, "%w", err)
+	}
+	t0 := r.e.Clock.Now()
+	a, m, err := r.e.Store.Stage(ctx, r.lease.Lease, admin, mebx)
+	if err != nil {
+		return storeError("store the new passwords", err)
+	}
+	r.lease.extend(t0.Add(r.e.Lease))
+	r.admin, r.mebx = a, m
+	r.Job.Admin = append([]store.Credential{a}, r.Job.Admin...)
+	r.Job.MEBx = append([]store.Credential{m}, r.Job.MEBx...)
+	return nil
+}
+
+func lastGoodFirst(list []certs.Candidate, id string) []certs.Candidate {
+	for i, c := range list {
+		if i > 0 && c.Cert.ID == id {
+			out := append([]certs.Candidate{c}, list[:i]...)
+			return append(out, list[i+1:]...)
+		}
+	}
+	return list
+}
+
+// isStatus reports whether a device answered with one of these statuses.
+func isStatus(err error, any ...amt.Status) bool {
+	var st amt.Status
+	if !errors.As(err, &st) {
+		return false
+	}
+	for _, s := range any {
+		if st == s {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,308 @@
+package provision
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// Journal is the Store of the daemon: each method one transaction of *store.DB.
+type Journal struct {
+	DB *store.DB
+	// Node is the owner written on leases: node id and boot nonce.
+	Node string
+	// Enqueue puts a run into the work queue in the caller's transaction.
+	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
+	// Profile finds the document a run was made for.
+	Profile func(ctx context.Context, tx *store.Tx, d store.Device, name string) (profile.Profile, error)
+	// OTPRequired is the policy for devices an agent should have announced.
+	OTPRequired func(d store.Device) bool
+	// Clock is only read for moments written into rows the database does not
+	// stamp itself.
+	Clock Clock
+}
+
+// Claim takes the device for a run, and loads all the attempt needs.
+func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (*Job, error) {
+	var job *Job
+	err := j.DB.Write(ctx, func(tx *store.Tx) error {
+		job = nil
+		c, err := tx.Claim(ctx, runID, j.Node, lease)
+		if err != nil {
+			return err
+		}
+		loaded, err := j.load(ctx, tx, c)
+		if err != nil {
+			return err
+		}
+		if err := tx.Transition(ctx, store.Transition{
+			UUID: c.Device.UUID, To: store.Provisioning, Event: "attempt_started", Actor: "node:" + j.Node, RunID: runID,
+			Data: map[string]any{"attempt": c.Run.Attempt, "address": c.Device.Address.String()},
+		}); err != nil {
+			return err
+		}
+		job = loaded
+		return nil
+	})
+	var held store.ErrHeld
+	switch {
+	case errors.As(err, &held):
+		return nil, &Held{Until: held.Until}
+	case errors.Is(err, store.ErrGone), errors.Is(err, store.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return job, nil
+}
+
+func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, error) {
+	job := &Job{Run: c.Run, Device: c.Device, Fence: c.Fence, FQDN: c.Device.FQDN}
+	var err error
+	if c.Device.TrustTable != 0 {
+		if job.Hashes, err = tx.TrustHashes(ctx, c.Device.TrustTable); err != nil {
+			return nil, fmt.Errorf("load the device's trust hashes: %w", err)
+		}
+	}
+	if job.Profile, err = j.Profile(ctx, tx, c.Device, c.Run.Profile); err != nil {
+		return nil, fmt.Errorf("load profile %q: %w", c.Run.Profile, err)
+	}
+	if job.Admin, err = tx.Credentials(ctx, c.Device.UUID, store.KindAdmin); err != nil {
+		return nil, err
+	}
+	if job.MEBx, err = tx.Credentials(ctx, c.Device.UUID, store.KindMEBx); err != nil {
+		return nil, err
+	}
+	if otp, err := tx.OTPFor(ctx, c.Device.UUID); err == nil {
+		job.OTP = otp.Password
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	job.OTPRequired = j.OTPRequired != nil && j.OTPRequired(c.Device)
+	return job, nil
+}
+
+// Journal writes steps and facts under the fence and renews the lease.
+func (j *Journal) Journal(ctx context.Context, l Lease, steps []store.StepRecord, facts *Facts) error {
+	return j.DB.Write(ctx, func(tx *store.Tx) error { return j.write(ctx, tx, l, steps, facts) })
+}
+
+func (j *Journal) write(ctx context.Context, tx *store.Tx, l Lease, steps []store.StepRecord, facts *Facts) error {
+	if err := tx.Renew(ctx, l.UUID, l.Fence, l.For); err != nil {
+		return err
+	}
+	if err := tx.PutSteps(ctx, l.RunID, steps); err != nil {
+		return err
+	}
+	if n := len(steps); n > 0 && steps[n-1].Name == commitChanges.Name {
+		if err := tx.Transition(ctx, store.Transition{UUID: l.UUID, To: store.Verifying, Event: "commit_sent", Actor: "node:" + j.Node, RunID: l.RunID}); err != nil {
+			return err
+		}
+	}
+	if facts == nil {
+		return nil
+	}
+	return j.update(ctx, tx, l.UUID, *facts)
+}
+
+// Stage makes new candidates durable.
+func (j *Journal) Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error) {
+	err = j.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := tx.Renew(ctx, l.UUID, l.Fence, l.For); err != nil {
+			return err
+		}
+		gen, err := tx.StageCredentials(ctx, l.UUID, l.RunID, admin, mebx)
+		if err != nil {
+			return err
+		}
+		if err := tx.Audit(ctx, store.AuditRecord{Actor: "node:" + j.Node, Action: "secret.staged", Subject: l.UUID.String(),
+			Detail: map[string]any{"generation": gen, "run": l.RunID}}); err != nil {
+			return err
+		}
+		for _, want := range []struct {
+			kind string
+			into *store.Credential
+		}{{store.KindAdmin, &a}, {store.KindMEBx, &m}} {
+			list, err := tx.Credentials(ctx, l.UUID, want.kind)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				return fmt.Errorf("the staged %s password is not there", want.kind)
+			}
+			*want.into = list[0]
+		}
+		return nil
+	})
+	return a, m, err
+}
+
+// Sending records who is about to receive which password: the audit record is
+// durable before the password leaves.
+func (j *Journal) Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) error {
+	return j.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := j.write(ctx, tx, l, steps, nil); err != nil {
+			return err
+		}
+		if err := tx.MarkSent(ctx, ids, realm, peer, addr); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, store.AuditRecord{Actor: "node:" + j.Node, Action: "secret.sent", Subject: l.UUID.String(),
+			Detail: map[string]any{"credentials": ids, "run": l.RunID, "address": addr.String()}})
+	})
+}
+
+// Renew renews many leases in one transaction.
+func (j *Journal) Renew(ctx context.Context, leases []Lease) (lost []Lease, err error) {
+	err = j.DB.Write(ctx, func(tx *store.Tx) error {
+		lost = lost[:0]
+		for _, l := range leases {
+			switch err := tx.Renew(ctx, l.UUID, l.Fence, l.For); {
+			case errors.Is(err, store.ErrFenced):
+				lost = append(lost, l)
+			case err != nil:
+				return err
+			}
+		}
+		return nil
+	})
+	return lost, err
+}
+
+// Settle ends the attempt in one transaction.
+func (j *Journal) Settle(ctx context.Context, l Lease, v Verdict) error {
+	return j.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := tx.CheckFence(ctx, l.UUID, l.Fence); err != nil {
+			return err
+		}
+		if err := tx.PutSteps(ctx, l.RunID, v.Steps); err != nil {
+			return err
+		}
+		if err := j.update(ctx, tx, l.UUID, v.Facts); err != nil {
+			return err
+		}
+		for _, id := range v.Active {
+			if err := tx.Activate(ctx, id); err != nil {
+				return err
+			}
+		}
+		if v.OK {
+			return j.settleOK(ctx, tx, l)
+		}
+		return j.settleFailed(ctx, tx, l, v)
+	})
+}
+
+func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease) error {
+	now := tx.Now()
+	none, healthy := 0, "ok"
+	if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{ProvisionedAt: &now, LastContact: &now, PasswordChanged: &now, Attempts: &none, Health: &healthy}); err != nil {
+		return err
+	}
+	if err := tx.Transition(ctx, store.Transition{UUID: l.UUID, To: store.Provisioned, Event: "verified", Actor: "node:" + j.Node, RunID: l.RunID}); err != nil {
+		return err
+	}
+	if err := tx.FinishRun(ctx, l.RunID, store.RunDone, "", "", string(reason.NoBlame)); err != nil {
+		return err
+	}
+	return tx.Release(ctx, l.UUID, l.Fence, time.Time{})
+}
+
+func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {
+	now := tx.Now()
+	var next time.Time
+	if v.Again > 0 {
+		next = now.Add(v.Again)
+	}
+	if err := tx.Transition(ctx, store.Transition{
+		UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: "attempt_failed", Actor: "node:" + j.Node, NextRetry: next, RunID: l.RunID,
+	}); err != nil {
+		return err
+	}
+	if err := tx.FinishRun(ctx, l.RunID, store.RunFailed, v.Reason, v.Detail, string(v.Blame)); err != nil {
+		return err
+	}
+	var quiet time.Time
+	if v.Quiet > 0 {
+		quiet = now.Add(v.Quiet)
+	}
+	if err := tx.Release(ctx, l.UUID, l.Fence, quiet); err != nil {
+		return err
+	}
+	if next.IsZero() {
+		return nil
+	}
+	old, err := tx.Run(ctx, l.RunID)
+	if err != nil {
+		return err
+	}
+	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: old.Kind, Trigger: "timer", Profile: old.Profile, NotBefore: next, Task: old.Task})
+	if err != nil {
+		return err
+	}
+	return j.Enqueue(ctx, tx, run.ID, next, 2)
+}
+
+// update writes what a run learnt about the device.
+func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Facts) error {
+	var d store.DeviceFacts
+	if id := f.Identity; id != nil {
+		suffix, secure := first(id.TrustedSuffix, id.DHCPSuffix), id.TrustedSuffix != ""
+		d.Version, d.Realm = &id.Version, &id.Realm
+		if suffix != "" {
+			d.Suffix, d.SecureDNS = &suffix, &secure
+		}
+		if id.SKU != "" {
+			d.SKU = &id.SKU
+		}
+		if id.MAC != "" {
+			d.MAC = &id.MAC
+		}
+	}
+	if f.ModeKnown {
+		mode := f.DeviceMode.String()
+		d.DeviceMode = &mode
+	}
+	if p := f.Peer; p != nil {
+		version := tls.VersionName(p.TLSVersion)
+		d.TLSVersion, d.PeerFingerprint = &version, &p.Fingerprint
+	}
+	if f.Certificate != "" {
+		d.Certificate = &f.Certificate
+	}
+	if f.HostName != "" {
+		d.HostName, d.Domain = &f.HostName, &f.Domain
+		name := f.HostName
+		if f.Domain != "" {
+			name += "." + f.Domain
+		}
+		d.FQDN = &name
+	}
+	if !f.WindowUntil.IsZero() {
+		d.WindowUntil = &f.WindowUntil
+	}
+	if !f.CertUntil.IsZero() {
+		d.DeviceCertNotAfter = &f.CertUntil
+	}
+	if f.Record != nil {
+		raw, err := json.Marshal(f.Record)
+		if err == nil {
+			msg := json.RawMessage(raw)
+			d.Record = &msg
+		}
+	}
+	now := tx.Now()
+	if f.Identity != nil {
+		d.LastContact = &now
+	}
+	return tx.UpdateDevice(ctx, uuid, d)
+}

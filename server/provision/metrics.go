@@ -1,0 +1,100 @@
+package provision
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// Metrics counts runs and steps. Every label value exists from the start, so
+// that nothing happening shows as 0 and not as absence.
+type Metrics struct {
+	startedBy  *prometheus.CounterVec
+	active     prometheus.Gauge
+	finishedBy *prometheus.CounterVec
+	steps      *prometheus.CounterVec
+	stepTime   *prometheus.HistogramVec
+	toManaged  prometheus.Histogram
+	probes     *prometheus.CounterVec
+	claims     *prometheus.CounterVec
+	fences     prometheus.Counter
+}
+
+// NewMetrics registers the names of reliability.md 6.2 for runs.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	m := &Metrics{
+		startedBy: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_sessions_started_total", Help: "Attempts begun, by what caused the run."}, []string{"trigger"}),
+		active:    f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_sessions_active", Help: "Attempts under way on this node."}),
+		finishedBy: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_sessions_finished_total",
+			Help: "Attempts ended, by outcome, whose fault it was and the reason."}, []string{"outcome", "blame", "reason"}),
+		steps: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_steps_total", Help: "Steps of the plan, by how they ended."}, []string{"step", "result"}),
+		stepTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_step_duration_seconds", Help: "Time a step took.",
+			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 15, 60, 180}}, []string{"step"}),
+		toManaged: f.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_time_to_provision_seconds",
+			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600}}),
+		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total", Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),
+		claims: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_lease_claims_total", Help: "Attempts to take a device."}, []string{"result"}),
+		fences: f.NewCounter(prometheus.CounterOpts{Name: "provisiond_fence_rejections_total", Help: "Writes refused because another worker took the device."}),
+	}
+	for _, t := range []string{"hello", "timer", "api"} {
+		m.startedBy.WithLabelValues(t)
+	}
+	for _, o := range []string{"failed", "deferred"} {
+		for _, e := range reason.All() {
+			m.finishedBy.WithLabelValues(o, string(e.Blame), string(e.Code))
+		}
+	}
+	m.finishedBy.WithLabelValues("success", string(reason.NoBlame), "")
+	for _, s := range StepNames() {
+		for _, r := range []string{"ok", "failed", "skipped"} {
+			m.steps.WithLabelValues(s, r)
+		}
+		m.stepTime.WithLabelValues(s)
+	}
+	for _, c := range []string{"confirmed", "staged", "superseded"} {
+		m.probes.WithLabelValues(c, "ok")
+		m.probes.WithLabelValues(c, "refused")
+	}
+	for _, r := range []string{"won", "held", "empty", "error"} {
+		m.claims.WithLabelValues(r)
+	}
+	return m
+}
+
+func (m *Metrics) started(trigger string) {
+	m.startedBy.WithLabelValues(trigger).Inc()
+	m.active.Inc()
+}
+
+func (m *Metrics) ended()              { m.active.Dec() }
+func (m *Metrics) claim(result string) { m.claims.WithLabelValues(result).Inc() }
+func (m *Metrics) fenced()             { m.fences.Inc() }
+
+func (m *Metrics) step(name, state string, took time.Duration) {
+	result := state
+	if state == "done" {
+		result = "ok"
+	}
+	m.steps.WithLabelValues(name, result).Inc()
+	if state != "skipped" {
+		m.stepTime.WithLabelValues(name).Observe(took.Seconds())
+	}
+}
+
+func (m *Metrics) finished(v Verdict, j Job) {
+	switch {
+	case v.OK:
+		m.finishedBy.WithLabelValues("success", string(reason.NoBlame), "").Inc()
+		if since := j.Run.CreatedAt; !since.IsZero() {
+			m.toManaged.Observe(time.Since(since).Seconds())
+		}
+	case v.Again > 0:
+		m.finishedBy.WithLabelValues("deferred", string(v.Blame), string(v.Reason)).Inc()
+	default:
+		m.finishedBy.WithLabelValues("failed", string(v.Blame), string(v.Reason)).Inc()
+	}
+}

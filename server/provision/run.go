@@ -1,0 +1,215 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// Run is one attempt at one device.
+type Run struct {
+	Job
+	Device   Device // the open session; nil between sessions
+	Identity session.Identity
+	Profile  profile.Profile
+
+	e     *Engine
+	log   *zap.Logger
+	lease *lease
+
+	admin, mebx store.Credential // the candidates this run hands out
+	mebxHeld    int64            // the MEBx password the device is believed to hold, 0: unknown
+	verified    bool             // a login with r.admin succeeded
+	setup       bool             // the device asked for the setup certificate
+	facts       Facts
+	material    *session.TLSMaterial
+	keyHandle   string
+	certHandle  string
+	host        string
+	domain      string
+
+	cert certs.Candidate // the chain the device accepted
+
+	seq  int
+	book []store.StepRecord // not yet written
+}
+
+// lease is the right to touch the device, kept alive by the engine's beat.
+type lease struct {
+	Lease
+	mu     sync.Mutex
+	end    time.Time
+	margin time.Duration
+	dev    Device
+	cancel context.CancelCauseFunc
+}
+
+// extend moves the end; the start of the renewing call counts, not its answer.
+func (l *lease) extend(end time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if end.After(l.end) {
+		l.end = end
+		if l.dev != nil {
+			l.dev.SetDeadline(end.Add(-l.margin))
+		}
+	}
+}
+
+// guard puts a session under the lease's deadline.
+func (l *lease) guard(d Device) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dev = d
+	if d != nil {
+		d.SetDeadline(l.end.Add(-l.margin))
+	}
+}
+
+func (l *lease) left(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end.Sub(now)
+}
+
+// committed reports whether the device has left setup mode.
+func (r *Run) committed() bool { return r.Identity.State == amt.StatePost }
+
+// walk takes the device through the plan.
+func (r *Run) walk(ctx context.Context, plan []Step) error {
+	for _, s := range plan {
+		r.seq++
+		switch {
+		case s.Needed != nil && !s.Needed(r):
+			r.note(s, "skipped", r.e.Clock.Now(), nil)
+			continue
+		case s.Setup && r.committed():
+			r.note(s, "skipped", r.e.Clock.Now(), nil)
+			continue
+		}
+		if err := r.step(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// step asks, writes down what it is about to do, and does it.
+func (r *Run) step(ctx context.Context, s Step) error {
+	began := r.e.Clock.Now()
+	if s.Done != nil {
+		done, err := s.Done(ctx, r)
+		if err != nil {
+			r.note(s, "failed", began, err)
+			return err
+		}
+		if done || s.Apply == nil {
+			r.note(s, "done", began, nil)
+			return nil
+		}
+	}
+	if err := r.intend(ctx, s, began); err != nil {
+		return err
+	}
+	err := s.Apply(ctx, r)
+	state := "done"
+	if err != nil {
+		state = "failed"
+	}
+	r.note(s, state, began, err)
+	return err
+}
+
+// intend makes the step's start durable, under the fence, and renews the lease.
+// The two steps that hand out a password record which one in the same write.
+func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
+	steps := append(r.book, store.StepRecord{Seq: r.seq, Name: s.Name, State: "started", Attempt: r.Job.Run.Attempt, StartedAt: began})
+	t0 := r.e.Clock.Now()
+	var err error
+	switch s.Name {
+	case setMEBxPassword.Name:
+		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.mebx.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
+	case setAdminPassword.Name:
+		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.admin.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
+	default:
+		err = r.e.Store.Journal(ctx, r.lease.Lease, steps, r.news())
+		if err == nil {
+			r.facts = Facts{}
+		}
+	}
+	if err != nil {
+		return storeError("write down the step before making it", err)
+	}
+	r.book = r.book[:0]
+	r.lease.extend(t0.Add(r.e.Lease))
+	if r.lease.left(r.e.Clock.Now()) <= r.e.Margin {
+		// The write took so long that the lease it renewed is nearly over.
+		return reason.Because(reason.LeaseLost, "the database answered too slowly to act on its answer")
+	}
+	return nil
+}
+
+// news is what was learnt since the last write, nil for nothing.
+func (r *Run) news() *Facts {
+	if r.facts == (Facts{}) {
+		return nil
+	}
+	f := r.facts
+	return &f
+}
+
+// note keeps the step's outcome for the next write, and counts it.
+func (r *Run) note(s Step, state string, began time.Time, err error) {
+	now := r.e.Clock.Now()
+	rec := store.StepRecord{Seq: r.seq, Name: s.Name, State: state, Attempt: r.Job.Run.Attempt, StartedAt: began, FinishedAt: now}
+	if err != nil {
+		rec.Detail = clip(err.Error())
+		rec.Reason = codeOf(err)
+	}
+	r.book = append(r.book, rec)
+	r.e.metrics.step(s.Name, state, now.Sub(began))
+}
+
+// storeError turns a store's failure into a reason: nothing was sent.
+func storeError(doing string, err error) error {
+	if errors.Is(err, store.ErrFenced) {
+		return &reason.Error{Code: reason.LeaseLost, Err: fmt.Errorf("%s: %w", doing, err)}
+	}
+	return &reason.Error{Code: reason.DBUnavailable, Err: fmt.Errorf("%s: %w", doing, err)}
+}
+
+// codeOf finds the reason an error carries; internal_error when it has none.
+func codeOf(err error) reason.Code {
+	var re *reason.Error
+	if errors.As(err, &re) {
+		return re.Code
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return reason.WorkerCrashed
+	}
+	return reason.InternalError
+}
+
+// sent reports whether a change was on its way as the error happened.
+func sent(err error) bool {
+	var re *reason.Error
+	return errors.As(err, &re) && re.Sent
+}
+
+func clip(s string) string {
+	if len(s) > 500 {
+		return s[:500] + "…"
+	}
+	return s
+}

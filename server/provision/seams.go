@@ -1,0 +1,197 @@
+package provision
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/tls"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// The seams: everything outside that a run touches. The daemon fills them with
+// the store, amt/session, the wall clock and crypto/rand; the simulation with
+// models of these whose every boundary can fail.
+
+// Device is what the plan says to a device: *session.Session is one.
+type Device interface {
+	Peer() session.Peer
+	LoginUsed() string
+	SetLogins([]session.Login)
+	SetDeadline(time.Time)
+	Close() error
+
+	Identify(context.Context) (session.Identity, error)
+	State(context.Context) (amt.ProvisioningState, error)
+	ExtendSetup(ctx context.Context, hours int) error
+	SetClock(context.Context) (before time.Time, err error)
+	SetMEBxPassword(context.Context, amt.Secret) error
+	SetAdminPassword(ctx context.Context, user, realm string, pw amt.Secret) error
+	SetHostName(ctx context.Context, host, domain string) error
+	TLSMaterial(context.Context) (session.TLSMaterial, error)
+	GenerateKey(ctx context.Context, bits int) (handle string, err error)
+	AddKey(context.Context, *rsa.PrivateKey) (handle string, err error)
+	AddCertificate(ctx context.Context, der []byte) (handle string, err error)
+	AddTrustedRoot(ctx context.Context, der []byte) (handle string, err error)
+	UseCertificate(ctx context.Context, handle string) error
+	EnableTLS(ctx context.Context, mutual bool, trustedCN []string) error
+	Commit(context.Context) error
+	ProvisioningRecord(context.Context) (session.Record, error)
+}
+
+// Dial opens one conversation with one device.
+type Dial func(context.Context, session.Target) (Device, error)
+
+// Clock is the time as a run sees it; Now must be monotonic.
+type Clock interface {
+	Now() time.Time
+	// Sleep returns early with the context's error.
+	Sleep(context.Context, time.Duration) error
+}
+
+// Trust answers questions about certificates.
+type Trust interface {
+	// Candidates lists the chains to try on a device that announced these
+	// hashes, best first. The error is a *reason.Error.
+	Candidates(announced []amt.TrustHash, hints certs.Hints) ([]certs.Candidate, error)
+	// IssueDevice signs a device's own TLS certificate with our device CA.
+	IssueDevice(pub *rsa.PublicKey, fqdn, host string, validity time.Duration) (der []byte, err error)
+	// IssuedByUs reports whether a device's certificate is from our device CA.
+	IssuedByUs(der []byte) bool
+	// Console is the client certificate for mutual TLS after setup, and the
+	// root a device must hold to accept it; nil when the profile has no use
+	// for it.
+	Console() (client *tls.Certificate, rootDER []byte)
+}
+
+// A Job is a claimed run with all it needs.
+type Job struct {
+	Run     store.Run
+	Device  store.Device
+	Fence   int64
+	Hashes  []amt.TrustHash
+	Profile profile.Profile
+	Admin   []store.Credential // newest first
+	MEBx    []store.Credential // newest first
+	// OTP is the one-time password an agent announced for this device.
+	OTP         amt.Secret
+	OTPRequired bool
+	// FQDN is the name an operator or a name source gave, "" for none.
+	FQDN string
+}
+
+// Facts is what a run learnt about a device; zero fields are left alone.
+type Facts struct {
+	Identity    *session.Identity
+	Peer        *session.Peer
+	Certificate string // of ours that the device accepted
+	HostName    string
+	Domain      string
+	WindowUntil time.Time
+	CertUntil   time.Time
+	Record      *session.Record
+	DeviceMode  amt.ProvisioningState
+	ModeKnown   bool
+}
+
+// Lease says who may touch the device. Every write of a run carries it and is
+// refused with store.ErrFenced when another worker took over.
+type Lease struct {
+	UUID  amt.UUID
+	RunID int64
+	Fence int64
+	// For is how long the write renews the lease, by the database's clock.
+	For time.Duration
+}
+
+// Verdict is how an attempt ended.
+type Verdict struct {
+	OK      bool
+	Again   time.Duration // wait before the next attempt; 0 with !OK: nobody retries by itself
+	Reason  reason.Code
+	Detail  string
+	Steps   []store.StepRecord
+	Facts   Facts
+	Active  []int64 // credentials the device now answers with
+	Quiet   time.Duration
+	Ended   store.Lifecycle
+	Blame   reason.Blame
+	Secrets string // who holds what, in words, for the journal; never a secret
+}
+
+// Store is the part of the truth a run reads and writes. Each method is one
+// transaction; an unknown outcome counts as not committed.
+type Store interface {
+	// Claim takes the device of a run: *Held when another worker has it, nil
+	// Job when the run is over.
+	Claim(ctx context.Context, runID int64, lease time.Duration) (*Job, error)
+	// Journal writes steps and facts and renews the lease.
+	Journal(ctx context.Context, l Lease, steps []store.StepRecord, facts *Facts) error
+	// Stage makes new candidate passwords durable and returns them.
+	Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error)
+	// Sending records that these passwords are about to leave, with what the
+	// device showed of itself, and renews the lease.
+	Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) error
+	// Renew renews leases; the answer lists the fences that are lost.
+	Renew(ctx context.Context, leases []Lease) (lost []Lease, err error)
+	// Settle ends the attempt: state, event, credentials, next attempt and
+	// lease in one transaction.
+	Settle(ctx context.Context, l Lease, v Verdict) error
+}
+
+// Held is Claim's answer when another worker has the device.
+type Held struct{ Until time.Time }
+
+func (h *Held) Error() string {
+	return "another worker has this device until " + h.Until.Format(time.RFC3339)
+}
+
+// Config is what an Engine is made of.
+type Config struct {
+	Store Store
+	Dial  Dial
+	Trust Trust
+	Clock Clock
+	Rand  io.Reader
+
+	Lease       time.Duration // how long a claim holds without renewal
+	Margin      time.Duration // the socket's deadline ends this long before the lease
+	Quiet       time.Duration // pause after a change whose answer was lost
+	Retry       []time.Duration
+	VerifyFor   time.Duration // patience for a device that restarts after commit
+	VerifyPause time.Duration // first pause between tries; doubles up to 5 s
+	KeyPause    time.Duration // first pause while a device is busy making keys
+	AttemptFor  time.Duration // one attempt's bound
+	Port        uint16
+	MinTLS      uint16
+}
+
+// Defaults fills what was left zero.
+func (c Config) withDefaults() Config {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&c.Lease, 30*time.Second)
+	set(&c.Margin, 5*time.Second)
+	set(&c.Quiet, 15*time.Second)
+	set(&c.VerifyFor, 3*time.Minute)
+	set(&c.VerifyPause, 100*time.Millisecond)
+	set(&c.KeyPause, time.Second)
+	set(&c.AttemptFor, 14*time.Minute)
+	if len(c.Retry) == 0 {
+		c.Retry = []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
+	}
+	if c.Port == 0 {
+		c.Port = 16993
+	}
+	return c
+}

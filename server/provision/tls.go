@@ -1,0 +1,254 @@
+package provision
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/server/profile"
+)
+
+// The four TLS steps follow protocol.md 6.8. What an earlier attempt left in
+// the device is found by reading it back and used again, so that a device's
+// small certificate store does not fill up.
+
+func wantsTLS(r *Run) bool { return r.Profile.TLS != profile.TLSNone }
+
+// makeDeviceKey has the device make its own key pair; before AMT 7.0 the key is
+// made here and put in.
+var makeDeviceKey = Step{
+	Name:   "device_key",
+	Setup:  true,
+	Needed: wantsTLS,
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		if err := r.readMaterial(ctx); err != nil {
+			return false, err
+		}
+		if cert, key, ok := r.ownCertificate(); ok {
+			r.certHandle, r.keyHandle = cert.Handle, key.Handle
+			return true, nil
+		}
+		if key, ok := r.spareKey(); ok {
+			r.keyHandle = key.Handle
+			return true, nil
+		}
+		return false, nil
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		if v := r.Identity.Version; !v.IsZero() && !v.AtLeast(7, 0) {
+			key, err := rsa.GenerateKey(rand.Reader, 2048)
+			if err != nil {
+				return reason.Because(reason.InternalError, "make a key for the device: %w", err)
+			}
+			handle, err := r.Device.AddKey(ctx, key)
+			if err != nil && !isStatus(err, amt.StatusDuplicate) {
+				return named(reason.DeviceCertInstallFailed, err)
+			}
+			r.keyHandle = handle
+			if r.keyHandle != "" {
+				r.material.Keys = append(r.material.Keys, session.KeyInstance{Handle: handle, Public: &key.PublicKey})
+				return nil
+			}
+		} else if err := r.generateKey(ctx); err != nil {
+			return err
+		}
+		return r.findNewKey(ctx)
+	},
+}
+
+// generateKey waits for a device that is busy making keys: MeshCentral asks
+// every 10 seconds, up to 20 times; the pauses here grow to that.
+func (r *Run) generateKey(ctx context.Context) error {
+	pause := r.e.KeyPause
+	for range 20 {
+		handle, err := r.Device.GenerateKey(ctx, 2048)
+		if err == nil {
+			r.keyHandle = handle
+			return nil
+		}
+		var st amt.Status
+		busy := asStatus(err, &st) && (st.Class() == amt.ClassWait || st == amt.StatusInternalError || st == amt.StatusKeysMissing)
+		if !busy {
+			return named(reason.KeypairGenerationFailed, err)
+		}
+		if err := r.e.Clock.Sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, 10*time.Second)
+	}
+	return reason.Because(reason.KeypairGenerationFailed, "the device stayed busy making keys")
+}
+
+// findNewKey reads the key pair's public half back.
+func (r *Run) findNewKey(ctx context.Context) error {
+	r.material = nil
+	if err := r.readMaterial(ctx); err != nil {
+		return err
+	}
+	for _, k := range r.material.Keys {
+		if k.Handle == r.keyHandle && k.Public != nil {
+			return nil
+		}
+	}
+	if k, ok := r.spareKey(); ok {
+		r.keyHandle = k.Handle
+		return nil
+	}
+	return reason.Because(reason.KeypairGenerationFailed, "the device says it made a key pair and does not list it")
+}
+
+// installCertificate signs the device's public key with our device CA.
+var installCertificate = Step{
+	Name:   "device_certificate",
+	Setup:  true,
+	Needed: wantsTLS,
+	Done:   func(_ context.Context, r *Run) (bool, error) { return r.certHandle != "", nil },
+	Apply: func(ctx context.Context, r *Run) error {
+		var pub *rsa.PublicKey
+		for _, k := range r.material.Keys {
+			if k.Handle == r.keyHandle {
+				pub = k.Public
+			}
+		}
+		if pub == nil {
+			return reason.Because(reason.KeypairGenerationFailed, "the device's key pair %q has no public key to sign", r.keyHandle)
+		}
+		der, err := r.e.Trust.IssueDevice(pub, r.fqdn(), r.host, r.Profile.CertificateValidity())
+		if err != nil {
+			return reason.Because(reason.CAUnavailable, "sign the device's certificate: %w", err)
+		}
+		handle, err := r.Device.AddCertificate(ctx, der)
+		if err != nil && !isStatus(err, amt.StatusDuplicate) {
+			return named(reason.DeviceCertInstallFailed, err)
+		}
+		r.facts.CertUntil = r.e.Clock.Now().Add(r.Profile.CertificateValidity())
+		if handle == "" {
+			r.material = nil
+			if err := r.readMaterial(ctx); err != nil {
+				return err
+			}
+			cert, _, ok := r.ownCertificate()
+			if !ok {
+				return reason.Because(reason.DeviceCertInstallFailed, "the device took the certificate and does not list it")
+			}
+			handle = cert.Handle
+		}
+		r.certHandle = handle
+		return nil
+	},
+}
+
+// useCertificate makes the certificate the one the device's TLS server shows.
+var useCertificate = Step{
+	Name:   "use_certificate",
+	Setup:  true,
+	Needed: wantsTLS,
+	Done: func(_ context.Context, r *Run) (bool, error) {
+		return r.material != nil && r.material.Context != "" && r.material.Context == r.certHandle, nil
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		return named(reason.TLSEnableFailed, r.Device.UseCertificate(ctx, r.certHandle))
+	},
+}
+
+// enableTLS switches TLS on for the network interface only: with the local one
+// changed too, CommitChanges says success and does nothing (protocol.md 6.8).
+var enableTLS = Step{
+	Name:   "enable_tls",
+	Setup:  true,
+	Needed: wantsTLS,
+	Done: func(_ context.Context, r *Run) (bool, error) {
+		for _, s := range r.material.Settings {
+			if network(s) {
+				return s.Enabled && s.Mutual == (r.Profile.TLS == profile.TLSMutual), nil
+			}
+		}
+		return false, nil
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		mutual := r.Profile.TLS == profile.TLSMutual
+		if mutual {
+			_, root := r.e.Trust.Console()
+			if _, err := r.Device.AddTrustedRoot(ctx, root); err != nil && !isStatus(err, amt.StatusDuplicate) {
+				return named(reason.TLSEnableFailed, err)
+			}
+		}
+		return named(reason.TLSEnableFailed, r.Device.EnableTLS(ctx, mutual, r.Profile.TrustedCN))
+	},
+}
+
+func (r *Run) readMaterial(ctx context.Context) error {
+	if r.material != nil {
+		return nil
+	}
+	m, err := r.Device.TLSMaterial(ctx)
+	if err != nil {
+		return err
+	}
+	r.material = &m
+	return nil
+}
+
+// ownCertificate finds a certificate of our device CA whose key the device
+// holds and whose name is the one wanted.
+func (r *Run) ownCertificate() (session.CertInstance, session.KeyInstance, bool) {
+	for _, c := range r.material.Certificates {
+		if c.Trusted || !r.e.Trust.IssuedByUs(c.DER) {
+			continue
+		}
+		name, pub, until := deviceCertificate(c.DER)
+		if name != r.fqdn() || until.Before(r.e.Clock.Now().Add(30*24*time.Hour)) {
+			continue
+		}
+		for _, k := range r.material.Keys {
+			if k.Public != nil && k.Public.Equal(pub) {
+				return c, k, true
+			}
+		}
+	}
+	return session.CertInstance{}, session.KeyInstance{}, false
+}
+
+// spareKey finds a key pair no certificate in the device belongs to: one that
+// an earlier attempt made.
+func (r *Run) spareKey() (session.KeyInstance, bool) {
+	for _, k := range r.material.Keys {
+		if k.Public == nil {
+			continue
+		}
+		used := false
+		for _, c := range r.material.Certificates {
+			if _, pub, _ := deviceCertificate(c.DER); pub != nil && k.Public.Equal(pub) {
+				used = true
+			}
+		}
+		if !used {
+			return k, true
+		}
+	}
+	return session.KeyInstance{}, false
+}
+
+// deviceCertificate reads what matters of a certificate in a device's store; a
+// firmware's own default one may be unreadable, and is then nobody's.
+func deviceCertificate(der []byte) (name string, pub *rsa.PublicKey, until time.Time) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", nil, time.Time{}
+	}
+	pub, _ = c.PublicKey.(*rsa.PublicKey)
+	return c.Subject.CommonName, pub, c.NotAfter
+}
+
+// network reports whether a TLS setting is the network interface's, by name:
+// the order of the instances says nothing.
+func network(s session.TLSSetting) bool { return strings.Contains(s.InstanceID, "802.3") }
+
+func asStatus(err error, st *amt.Status) bool { return errors.As(err, st) }

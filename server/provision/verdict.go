@@ -1,0 +1,84 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"math/big"
+	"time"
+
+	"crypto/rand"
+	"io"
+
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/store"
+)
+
+// verdict turns the end of an attempt into what is written down.
+func (r *Run) verdict(err error) Verdict {
+	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame}
+	if r.verified {
+		// The login succeeded: whatever came after it, the device is ours.
+		v.OK, v.Ended = true, store.Provisioned
+		v.Active = append(v.Active, r.admin.ID)
+		if r.mebxHeld != 0 {
+			v.Active = append(v.Active, r.mebxHeld)
+		}
+		return v
+	}
+	code := codeOf(err)
+	entry := reason.Of(code)
+	v.Reason, v.Detail, v.Blame = code, clip(errText(err)), entry.Blame
+	v.Ended = store.Failed
+	if sent(err) {
+		v.Quiet = r.e.Quiet
+	}
+	switch entry.Retry {
+	case reason.Repeat:
+		v.Again = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet)
+	case reason.ForCertificate:
+		v.Ended = store.PendingCertificate
+		if code == reason.TLSClientCertRefused || code == reason.TLSSuffixRejected {
+			v.Ended = store.Failed
+		}
+	}
+	switch code {
+	case reason.CredentialsUnknown:
+		v.Ended = store.CredentialsUnknown
+	case reason.UUIDMismatch, reason.IdentityConflict, reason.OTPMismatch:
+		v.Ended = store.Quarantined
+	case reason.Cancelled:
+		v.Again = 0
+	}
+	return v
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	if errors.Is(err, context.DeadlineExceeded) && codeOf(err) == reason.WorkerCrashed {
+		return "the attempt took too long and was stopped"
+	}
+	return err.Error()
+}
+
+// backoff is the pause after the n-th attempt in a row, jittered by a fifth so
+// that a rack that came up together does not come back together.
+func (e *Engine) backoff(n int) time.Duration {
+	if n < 1 {
+		n = 1
+	}
+	d := e.Retry[min(n, len(e.Retry))-1]
+	return d - d/5 + jitter(e.Rand, d*2/5)
+}
+
+func jitter(r io.Reader, most time.Duration) time.Duration {
+	if most <= 0 {
+		return 0
+	}
+	n, err := rand.Int(r, big.NewInt(int64(most)))
+	if err != nil {
+		return most / 2
+	}
+	return time.Duration(n.Int64())
+}
