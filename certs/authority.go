@@ -1,0 +1,175 @@
+package certs
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// An Authority is the CA that issues the certificates devices show once they
+// are managed. Safe for concurrent use.
+type Authority struct {
+	cert *x509.Certificate
+	key  *rsa.PrivateKey
+}
+
+// caYears is how long the authority lives: longer than the machines.
+const caYears = 20
+
+// backdate makes a certificate valid for devices whose clock is behind.
+const backdate = 24 * time.Hour
+
+// NewAuthority makes an RSA-2048, SHA-256 root of this common name, valid for
+// 20 years. Firmware of every age takes such a one.
+func NewAuthority(name string, now time.Time) (*Authority, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, fmt.Errorf("make the key of the device CA: %w", err)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.AddDate(caYears, 0, 0),
+		SignatureAlgorithm:    x509.SHA256WithRSA,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+		SubjectKeyId:          keyID(&key.PublicKey),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	if err != nil {
+		return nil, fmt.Errorf("make the device CA: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("make the device CA: %w", err)
+	}
+	return &Authority{cert, key}, nil
+}
+
+// LoadAuthority reads what Marshal wrote.
+func LoadAuthority(certDER, keyDER []byte) (*Authority, error) {
+	cert, err := x509.ParseCertificate(certDER)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "the device CA's certificate cannot be read: %w", err)
+	}
+	k, err := x509.ParsePKCS8PrivateKey(keyDER)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "the device CA's key cannot be read: %w", err)
+	}
+	key, ok := k.(*rsa.PrivateKey)
+	switch {
+	case !ok:
+		return nil, reason.Because(reason.CAUnavailable, "the device CA's key is not RSA")
+	case !cert.IsCA:
+		return nil, reason.Because(reason.CAUnavailable, "%s is not a CA certificate", nameOf(cert))
+	case !samePublicKey(cert.PublicKey, &key.PublicKey):
+		return nil, reason.Because(reason.CAUnavailable, "the device CA's key belongs to another certificate")
+	}
+	return &Authority{cert, key}, nil
+}
+
+// Marshal gives the certificate and the key (PKCS#8), both DER. The key is for
+// sealing at once.
+func (a *Authority) Marshal() (certDER, keyDER []byte, err error) {
+	keyDER, err = x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("write the device CA's key: %w", err)
+	}
+	return a.cert.Raw, keyDER, nil
+}
+
+// Certificate is the authority's own certificate.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// IssueDevice issues a device's TLS certificate: common name fqdn, dNSName fqdn
+// and host, usable as server and client, valid from a day ago, random 64-bit
+// serial. It ends with the authority at the latest. An error is a *reason.Error
+// with ca_unavailable.
+func (a *Authority) IssueDevice(pub crypto.PublicKey, fqdn, host string, now time.Time, validity time.Duration) ([]byte, error) {
+	key, ok := pub.(*rsa.PublicKey)
+	switch {
+	case !ok:
+		return nil, reason.Because(reason.CAUnavailable, "a device certificate needs an RSA key, not %T", pub)
+	case fqdn == "":
+		return nil, reason.Because(reason.CAUnavailable, "a device certificate needs a name")
+	case validity <= 0:
+		return nil, reason.Because(reason.CAUnavailable, "a device certificate needs a time to live")
+	case !now.Before(a.cert.NotAfter):
+		return nil, reason.Because(reason.CAUnavailable, "the device CA expired on %s", day(a.cert.NotAfter))
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, &reason.Error{Code: reason.CAUnavailable, Err: err}
+	}
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: commonName(fqdn, host)},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(validity),
+		SignatureAlgorithm:    x509.SHA256WithRSA,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID(key),
+		DNSNames:              []string{fqdn},
+	}
+	if host != "" && !strings.EqualFold(host, fqdn) {
+		t.DNSNames = append(t.DNSNames, host)
+	}
+	if t.NotAfter.After(a.cert.NotAfter) {
+		t.NotAfter = a.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key, a.key)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "issue a certificate for %s: %w", fqdn, err)
+	}
+	return der, nil
+}
+
+// commonName keeps to the 64 characters X.520 allows; the whole name stays in
+// the dNSName.
+func commonName(fqdn, host string) string {
+	switch {
+	case len(fqdn) <= 64:
+		return fqdn
+	case host != "" && len(host) <= 64:
+		return host
+	}
+	return fqdn[:64]
+}
+
+// newSerial is 64 random bits with the top one clear and not zero: positive,
+// and eight bytes in DER, which the oldest firmware takes.
+func newSerial() (*big.Int, error) {
+	limit := new(big.Int).Lsh(big.NewInt(1), 63)
+	for {
+		n, err := rand.Int(rand.Reader, limit)
+		if err != nil {
+			return nil, fmt.Errorf("make a serial number: %w", err)
+		}
+		if n.BitLen() > 32 {
+			return n, nil
+		}
+	}
+}
+
+func keyID(pub *rsa.PublicKey) []byte {
+	sum := sha1.Sum(x509.MarshalPKCS1PublicKey(pub)) // RFC 5280 4.2.1.2 (1)
+	return sum[:]
+}
