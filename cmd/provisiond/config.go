@@ -158,14 +158,14 @@ type Provisioning struct {
 	// a device hands it secrets.
 	Admission string `yaml:"admission" oneof:"open approve allow-list"`
 	// What happens when a managed device says hello again, that is, lost its setup:
-	// provision: set it up again. approve: ask. deny: record it only. Default
-	// approve: a replayed hello must not make new secrets.
-	Reappeared string `yaml:"reappeared" oneof:"provision approve deny"`
-	// How many devices are worked on at once by this node. Default 64; a device
+	// auto: set it up again. approve: ask. deny: record it only. Default approve:
+	// a replayed hello must not make new secrets.
+	Reprovision string `yaml:"reprovision" oneof:"auto approve deny"`
+	// How many devices are worked on at once by this node. Default 256; a device
 	// takes seconds, nearly all of it waiting.
-	Workers int `yaml:"workers" min:"1" max:"10000"`
-	// The longest one attempt may take. Default 10m: old firmware makes a key pair
-	// in minutes.
+	Workers int `yaml:"workers" min:"1" max:"4096"`
+	// The longest one attempt may take. Default 5m: old firmware needs up to 200
+	// seconds for a key pair.
 	AttemptTimeout time.Duration `yaml:"attempt_timeout" min:"10s" max:"2h"`
 	// The longest one request to a device may take. Default 30s.
 	CallTimeout time.Duration `yaml:"call_timeout" min:"1s" max:"10m"`
@@ -193,21 +193,31 @@ type Certificate struct {
 type Profile struct {
 	// TLS for operation after setup: server (the device shows a certificate of our
 	// own authority), mutual (it asks for ours too) or none. Default server: without
-	// it passwords travel as digests over plain HTTP.
+	// it passwords travel as digests over plain HTTP, and AMT 16.1 has nothing else.
 	TLS string `yaml:"tls" oneof:"server mutual none"`
-	// The user name of the administrator. Firmware has one such account and it is
-	// named admin, which is the default.
+	// With mutual: the suffixes of client names that a device lets in. Default: none,
+	// any client of our own authority.
+	TrustedCN []string `yaml:"trusted_cn"`
+	// The user name of the administrator. Default admin, which the firmware's own
+	// pages and most tools assume.
 	AdminUser string `yaml:"admin_user"`
-	// The host name given to a device. {uuid}, {short}, {mac} and {host} are
-	// replaced; empty leaves the name the device has. Default empty: the operating
-	// system's name is usually right.
+	// set gives each device a MEBx password of its own, leave does not touch it.
+	// Default set: the factory's password is admin.
+	MEBx string `yaml:"mebx" oneof:"set leave"`
+	// The host name given to a device without a known one. {uuid8}, {uuid}, {mac},
+	// {serial} and {ip} are replaced. Default amt-{uuid8}, which says what answers.
 	HostName string `yaml:"host_name"`
 	// The domain given to a device. Empty, the default, takes the suffix the device
-	// learned by DHCP.
+	// reports, then the certificate's domain.
 	Domain string `yaml:"domain"`
-	// For how many hours the setup window is extended while work is under way: 1 to
-	// 24, 0 for not at all. Default 24, the most firmware takes.
+	// To how many hours the setup window is set at the first contact: 1 to 24, 0
+	// leaves it alone. Default 6, what firmware gives an agent.
 	ExtendHours int `yaml:"extend_hours" min:"0" max:"24"`
+	// How many days the device's own TLS certificate is valid. Default 825.
+	CertificateDays int `yaml:"certificate_days" min:"1" max:"7300"`
+	// At what age in days the admin password is changed. Default 0, never: each is
+	// random, 32 characters, and of one device only.
+	PasswordDays int `yaml:"password_days" min:"0"`
 }
 
 // Retry is the pace after a failure that time may mend.
@@ -313,8 +323,8 @@ func Defaults() Config {
 		Log:     Log{Level: "info", Format: "json"},
 		Metrics: Metrics{},
 		Provisioning: Provisioning{
-			Admission: "approve", Reappeared: "approve", Workers: 64, AttemptTimeout: 10 * time.Minute, CallTimeout: 30 * time.Second, MinTLS: "1.0",
-			Profile: Profile{TLS: "server", AdminUser: "admin", ExtendHours: 24},
+			Admission: "approve", Reprovision: "approve", Workers: 256, AttemptTimeout: 5 * time.Minute, CallTimeout: 30 * time.Second, MinTLS: "1.0",
+			Profile: Profile{TLS: "server", AdminUser: "admin", MEBx: "set", HostName: "amt-{uuid8}", ExtendHours: 6, CertificateDays: 825},
 			Retry:   Retry{First: 30 * time.Second, Max: time.Hour},
 		},
 		Retention: Retention{Hellos: 30 * day, Events: 400 * day, Runs: 400 * day},

@@ -235,7 +235,7 @@ func typeName(t reflect.Type, f reflect.StructField) string {
 // examples by key, where the type alone says too little.
 var examples = map[string]string{
 	"admission": "admission: approve", "level": "level: info", "format": "format: json", "tls": "tls: server", "min_tls": `min_tls: "1.0"`,
-	"reappeared": "reappeared: approve", "url": "url: postgres://provisiond@db.example.com/provisiond", "data_dir": "data_dir: /var/lib/provisiond",
+	"reprovision": "reprovision: approve", "mebx": "mebx: set", "url": "url: postgres://provisiond@db.example.com/provisiond", "data_dir": "data_dir: /var/lib/provisiond",
 	"certificates": "certificates: [{pfx: /etc/provisiond/amt.pfx, password_file: /etc/provisiond/amt.pass}]", "zones": "zones: [corp.example.com]",
 	"networks": "networks: [10.20.0.0/16]", "proxy_from": "proxy_from: [10.0.0.4/32]", "exec": "exec: [/usr/local/bin/print-key, --name, provisiond]",
 }

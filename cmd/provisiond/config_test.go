@@ -150,10 +150,10 @@ func TestProblems(t *testing.T) {
 		{"two documents", "log: {level: info}\n---\nlog: {level: warn}\n", nil, []string{"{file}:2: a second document"}},
 		{"not a mapping", "- a\n", nil, []string{"{file}:1: want keys with values, not a list"}},
 		{"two master keys", "master_key: {env: KEK, credential: kek}\n", []string{"KEK=00"}, []string{"{file}:1: master_key.credential: given together with master_key.env"}},
-		{"names", "zones: [\"a b\"]\nnode: {name: \"a/b\"}\nprovisioning: {profile: {host_name: \"amt-{serial}\", domain: \"-\"}}\n", nil, []string{
+		{"names", "zones: [\"a b\"]\nnode: {name: \"a/b\"}\nprovisioning: {profile: {host_name: \"amt-{owner}\", domain: \"-\"}}\n", nil, []string{
 			"{file}:1: zones[0]: \"a b\" is not a DNS zone",
 			"{file}:2: node.name: \"a/b\" cannot name a node",
-			"{file}:3: provisioning.profile.host_name: nothing is known to put for {serial}",
+			"{file}:3: provisioning.profile.host_name: nothing is known to put for {owner}",
 			"{file}:3: provisioning.profile.domain: \"-\" is not a DNS domain"}},
 		{"the environment", "", []string{"PROVISIOND_HELLO_LISTEM=x", "PROVISIOND_PROVISIONING_WORKERS=no", "PROVISIOND_DATABASE_URL_FILE=/nowhere", "PROVISIOND_PROVISIONING_CERTIFICATES=x"}, []string{
 			"PROVISIOND_PROVISIONING_WORKERS: provisioning.workers: want a whole number, not \"no\"",

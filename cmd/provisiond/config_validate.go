@@ -192,18 +192,18 @@ func (l *loader) certificates(list []Certificate) {
 }
 
 func (l *loader) profile(p Profile) {
-	if p.AdminUser == "" || len(p.AdminUser) > 16 || strings.ContainsAny(p.AdminUser, `:,"&<>`) {
-		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", clip(p.AdminUser)), "1 to 16 characters without : , \" & < >", "admin_user: admin")
+	if p.AdminUser == "" || len(p.AdminUser) > 16 || strings.ContainsAny(p.AdminUser, ` :,"&<>`) || strings.HasPrefix(p.AdminUser, "$$") || p.AdminUser == "Admin" || p.AdminUser == "Administrator" {
+		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", clip(p.AdminUser)), "1 to 16 characters without space : , \" & < >; Admin and Administrator are the firmware's", "admin_user: admin")
 	}
 	for _, b := range braces.FindAllString(p.HostName, -1) {
 		switch b {
-		case "{uuid}", "{short}", "{mac}", "{host}":
+		case "{uuid8}", "{uuid}", "{mac}", "{serial}", "{ip}":
 		default:
-			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+clip(b), "the placeholders are {uuid}, {short}, {mac} and {host}", "host_name: amt-{short}")
+			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+clip(b), "the placeholders are {uuid8}, {uuid}, {mac}, {serial} and {ip}", "host_name: amt-{uuid8}")
 		}
 	}
-	if rest := braces.ReplaceAllString(p.HostName, "x"); rest != "" && (!dnsName.MatchString(rest) || strings.Contains(rest, ".")) {
-		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{short}")
+	if rest := braces.ReplaceAllString(p.HostName, "x"); (!dnsName.MatchString(rest) || strings.Contains(rest, ".")) {
+		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
 	}
 	if p.Domain != "" && !dnsName.MatchString(strings.TrimSuffix(p.Domain, ".")) {
 		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", clip(p.Domain)), "letters, digits, hyphens and dots", "domain: corp.example.com")
