@@ -202,7 +202,7 @@ func (l *loader) profile(p Profile) {
 			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+clip(b), "the placeholders are {uuid8}, {uuid}, {mac}, {serial} and {ip}", "host_name: amt-{uuid8}")
 		}
 	}
-	if rest := braces.ReplaceAllString(p.HostName, "x"); (!dnsName.MatchString(rest) || strings.Contains(rest, ".")) {
+	if rest := braces.ReplaceAllString(p.HostName, "x"); !dnsName.MatchString(rest) || strings.Contains(rest, ".") {
 		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
 	}
 	if p.Domain != "" && !dnsName.MatchString(strings.TrimSuffix(p.Domain, ".")) {
