@@ -1,0 +1,175 @@
+package main
+
+// firstMoves is what the person who was woken does first, for each alert.
+var firstMoves = map[string][]string{
+	"ProvisiondDown": {
+		"`systemctl status provisiond` and `journalctl -u provisiond -n 100`, or `kubectl describe pod`.",
+		"Does the node answer on `/healthz` from its own machine? Then the network between Prometheus and the node is at fault.",
+		"Are other nodes up? Then devices notice nothing: any node takes any hello.",
+	},
+	"ProvisiondHelloBudgetFastBurn": {
+		"`provisiond_store_up` is 0: mend the database first, the nodes need nothing.",
+		"`result=\"overload\"` rises: find the top sources in the log (`hello.rejected`) and block them, or narrow who reaches 9971.",
+		"Neither: is the disk full, the database read-only or a standby? `provisiond doctor` says so.",
+		"Devices repeat hellos for hours: being back within 6 hours loses none.",
+	},
+	"ProvisiondHelloBudgetSlowBurn": {
+		"Look at the store's p99 on the service dashboard over a week.",
+		"Add a node, or move the database to faster disks.",
+	},
+	"ProvisiondSessionServerFailures": {
+		"Top reason with blame `server` on the failure dashboard, then its section below.",
+		"Did the certificate expire? Did the master key or the database move? Was a version rolled out in the last hours?",
+		"If a roll-out did it: roll back. The schema stays readable for the version before.",
+	},
+	"ProvisiondTimeToProvisionSlow": {
+		"Is the queue long? Then add workers or a node.",
+		"Is one step slow (step time on the engine dashboard)? Key generation in old firmware takes minutes and is no fault of ours.",
+		"Is one network slow? Look at the failure dashboard by suffix.",
+	},
+	"ProvisiondApiErrors": {
+		"Which route? API panels on the service dashboard.",
+		"`journalctl -u provisiond -p warning`: each server error is one line with its cause.",
+	},
+	"ProvisiondQueueStuck": {
+		"Are runs active on every node? If none is: look for `lease_claims_total{result=\"error\"}` and the database.",
+		"All workers busy: long steps or devices that hang; see the oldest run in the console.",
+		"Restart one node; its runs are taken over and resumed.",
+	},
+	"ProvisiondBacklogGrowing": {
+		"Is it a roll-out of new machines? Then wait or add a node.",
+		"Is it the same devices again and again? The failure dashboard names the reason.",
+	},
+	"ProvisiondStoreUnavailable": {
+		"Database first: is it up, is it the primary, are connections left, is the disk full?",
+		"Nodes send no secret while it lasts and go on by themselves when it is back.",
+		"After a fail-over to an asynchronous standby read the fail-over section of deploy/README.md.",
+	},
+	"ProvisiondStoreGrowth": {
+		"Which table grows? `provisiond doctor` prints the sizes.",
+		"Shorten retention of hellos and events, or find the device that says hello without end.",
+	},
+	"ProvisiondLeaseContention": {
+		"CPU throttling of a container, a paused virtual machine, a slow database: node panels of the service dashboard.",
+		"A clock that steps: the clock offset panel.",
+	},
+	"ProvisiondClockSkew": {
+		"`timedatectl`, `chronyc tracking`: mend time on that node.",
+		"Devices that were set meanwhile get their clock again with `provctl job start clock`.",
+	},
+	"ProvisiondSelfTestFailing": {
+		"Drain the node: stop it, others take over.",
+		"`provisiond doctor` on it says where the road is broken.",
+	},
+	"ProvisiondVersionSkew": {
+		"Finish the roll-out. Two neighbouring versions may run side by side, three may not.",
+	},
+	"ProvisiondHelloSilence": {
+		"From a client network: `nslookup ProvisionServer`, then a TCP connection to port 9971.",
+		"Did the address behind ProvisionServer move? Did a firewall rule go?",
+		"`provisiond doctor` checks every zone and DHCP option 15.",
+		"Perhaps nothing is wrong: a fleet that is fully managed says nothing.",
+	},
+	"ProvisiondHelloFlood": {
+		"Sources: log lines `hello.rejected`, one a minute for each source.",
+		"Block them upstream, or close 9971 to all but device networks.",
+		"Is the source a NAT in front of real devices? Then raise `hello.limits.per_source_per_minute`.",
+	},
+	"ProvisiondEgressDenied": {
+		"The log names the address and the rule that refused it.",
+		"All hellos from one address: a balancer or NAT hides the devices. In Kubernetes the service needs `externalTrafficPolicy: Local`.",
+		"A new device network: add it to `provisioning.networks`.",
+	},
+	"ProvisiondDnsProbeFailed": {
+		"`provisiond doctor` prints the record to add, for BIND, dnsmasq and Windows.",
+		"Compare with the zone's own servers: split views answer differently inside and outside.",
+	},
+	"ProvisiondOption15Wrong": {
+		"`provisiond doctor` prints what the DHCP server offers and what the certificate serves.",
+		"Set option 15 on the scope. Option 119 does not replace it.",
+	},
+	"ProvisiondDoctorFailing": {
+		"`provisiond doctor`: each failed check comes with a hint and the text to paste.",
+	},
+	"ProvisiondDeviceCredentialUnknown": {
+		"Do not retry: the firmware counts wrong passwords.",
+		"`provctl device show UUID`: was it set up elsewhere, reset, or given another board?",
+		"Was an older database restored? Then look for the newer backup: the password is in it.",
+		"`provctl device adopt UUID` tries passwords you know, slowly. The last way is to unprovision it in MEBx, on site.",
+	},
+	"ProvisiondCredentialsUnknownSurge": {
+		"Stop provisiond on all nodes, so that nothing more is written to devices.",
+		"Was a database or master key restored in the last hours? Is another tool rotating passwords?",
+		"Restore the newest backup beside the running database and compare: deploy/README.md, disaster recovery.",
+	},
+	"ProvisiondFailureSurge": {
+		"The reason in the alert has its own section below.",
+		"One network or suffix only? The failure dashboard shows it.",
+	},
+	"ProvisiondStuckProvisioning": {
+		"The console's device page shows the step that hangs.",
+		"`provctl device retry UUID` starts another attempt; it asks the device first and resumes.",
+	},
+	"ProvisiondSetupWindowClosing": {
+		"`provctl device list` sorted by window: what do these devices wait for?",
+		"Approve them, name them, or import the certificate they need.",
+		"A window that has passed opens again after ten seconds without power.",
+	},
+	"ProvisiondDuplicateUuid": {
+		"`provctl device show UUID` shows addresses, hash lists and MACs of both.",
+		"A cloned board: give one a UUID of its own with the maker's tool. A repaired board: retire the old record.",
+	},
+	"ProvisiondRetiredDeviceHello": {
+		"Find the switch port of the address in the event.",
+		"Yours after all: `provctl device restore UUID`. Not yours any more: tell whoever is responsible for hardware.",
+	},
+	"ProvisiondDeviceCertsExpiring": {
+		"`provctl device list` for the health of these devices: most are switched off or moved.",
+		"`provctl job start cert` tries them again now.",
+	},
+	"ProvisiondMaintenanceFailing": {
+		"`provctl job list`, then `provctl job show ID`: a result for each device.",
+		"Unreachable devices are no fault of the job; wrong passwords are an alarm of their own.",
+	},
+	"ProvisiondProvisioningCertExpiring": {
+		"Order the renewal under the same names, with the AMT usage (OID 2.16.840.1.113741.1.2.3) and a root the devices know: `provctl cert advise`.",
+		"`provctl cert request` makes the new request; the old certificate stays active beside it.",
+	},
+	"ProvisiondProvisioningCertExpiringSoon": {
+		"Ask the vendor where the order stands.",
+		"`provctl cert import FILE`, then `provctl cert check ID --amt 11.8 --suffix DOMAIN`.",
+	},
+	"ProvisiondProvisioningCertExpired": {
+		"Import the renewal: `provctl cert import FILE`. Waiting devices go on by themselves.",
+		"None at hand: devices keep saying hello for hours and stay recorded; managed devices are not touched.",
+	},
+	"ProvisiondProvisioningCertUnusable": {
+		"`provctl cert show ID` lists the findings; each has a section below.",
+		"The file's backup: `provctl cert backup restore`.",
+	},
+	"ProvisiondNoCertificateForDevices": {
+		"`provctl device why UUID` for one of them: suffix, roots and certificates side by side.",
+		"Suffix: mend DHCP option 15 or get a certificate for that domain. Root: `provctl cert advise`.",
+	},
+	"ProvisiondPeerVerificationFailures": {
+		"Was CMOS cleared or a board changed? Then `provctl device approve UUID`.",
+		"If not: look at the switch port and the path. Nothing secret was sent.",
+	},
+	"ProvisiondOdcaFailure": {
+		"Treat the machine as an impostor: find its switch port.",
+		"Pre-production hardware also does this; it never belongs in a production network.",
+	},
+	"ProvisiondSecretStoreDown": {
+		"Is the master key file there and readable, the systemd credential loaded, the secret mounted?",
+		"Was the key changed? Only the key that sealed the database opens it; take it from the escrow.",
+	},
+	"ProvisiondAuditChainBroken": {
+		"Keep the database as it is: take a copy before anything else.",
+		"Compare with the exported checkpoints to find the first record that differs.",
+		"Treat it as an incident: somebody with write access to the database changed history, or a restore lost its tail.",
+	},
+	"ProvisiondBackupStale": {
+		"`provisiond backup create`, then `provisiond backup verify FILE`.",
+		"Why did the timer not run? `systemctl list-timers`, or the CronJob's last pod.",
+	},
+}
