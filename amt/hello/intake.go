@@ -1,0 +1,232 @@
+package hello
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// handle serves one connection, in this order:
+//
+//  1. from a configured balancer, its PROXY header says who the device is;
+//  2. the first byte tells a hello (0 or 1) from TLS (0x16) from noise;
+//  3. the message is read, given to the handler, and the connection closed.
+func (s *Server) handle(c *conn, proxied bool) {
+	c.buf = buffers.Get().(*[]byte)
+	if proxied && !s.readProxy(c) {
+		s.finish(c)
+		return
+	}
+	b, err := c.ahead(1)
+	switch {
+	case err != nil:
+		s.silent(c, err)
+	case b[0] == 0x16 && s.tls != nil:
+		s.serveTLS(c) // releases c itself, maybe later
+		return
+	case b[0] > 1:
+		s.noise(c, b)
+	default:
+		s.plain(c)
+	}
+	s.finish(c)
+}
+
+func (s *Server) finish(c *conn) {
+	_ = s.release(c) // nothing is to be done about a close that failed
+	buffers.Put(c.buf)
+}
+
+// plain takes the hello of firmware.
+func (s *Server) plain(c *conn) {
+	n := copy(*c.buf, (*c.buf)[c.r:c.w])
+	c.r, c.w = 0, 0
+	m, err := read(tcpSource{c}, c.buf, n, MaxSize)
+	switch {
+	case err != nil:
+		s.unread(c, m, err)
+	case s.cfg.PlainOff:
+		s.refuse(DeniedDevice, c.from, "hellos without TLS are switched off", zap.Stringer("uuid", m.UUID))
+	default:
+		_, _ = s.deliver(c, Hello{Message: m, Via: ViaPlain}) // both counted and logged there; firmware gets no answer
+	}
+}
+
+// tcpSource reads the socket itself, past what conn.Read would buffer.
+type tcpSource struct{ c *conn }
+
+func (t tcpSource) Read(p []byte) (int, error)    { return t.c.Conn.Read(p) }
+func (t tcpSource) readNow(p []byte) (int, error) { return t.c.readNow(p) }
+
+// deliver hands a complete hello over and counts what became of it.
+func (s *Server) deliver(c *conn, h Hello) (Result, error) {
+	c.busy.Store(true)
+	h.From, h.Local, h.At = c.from, c.local, time.Now()
+	if len(h.Trailing) > 0 {
+		s.sampled(zap.InfoLevel, c.from, "hello with bytes behind its declared length", zap.Stringer("uuid", h.UUID),
+			zap.Int("bytes", len(h.Trailing)), hexField("trailing", h.Trailing))
+	}
+	r, err := s.call(h)
+	took := time.Since(h.At)
+	s.metrics.persist.Observe(took.Seconds())
+	s.metrics.received[r].Inc()
+	switch r {
+	case Accepted, Duplicate:
+		s.metrics.last.Set(float64(h.At.UnixMilli()) / 1000)
+		if e := s.log.Check(zap.DebugLevel, "hello"); e != nil {
+			e.Write(zap.Stringer("uuid", h.UUID), zap.Stringer("from", h.From), zap.String("via", string(h.Via)),
+				zap.String("result", string(r)), zap.Duration("took", took))
+		}
+	case StoreError:
+		s.sampled(zap.ErrorLevel, c.from, "hello lost: it could not be stored", zap.Stringer("uuid", h.UUID), zap.Error(err))
+	default:
+		s.sampled(zap.WarnLevel, c.from, "hello refused by policy", zap.Stringer("uuid", h.UUID), zap.String("result", string(r)))
+	}
+	return r, err
+}
+
+// call runs the handler. A panic in it must not end a daemon that strangers
+// can talk to.
+func (s *Server) call(h Hello) (r Result, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, HandlerTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("the hello handler panicked", zap.Any("panic", p), zap.Stringer("uuid", h.UUID), zap.Stack("stack"))
+			r, err = StoreError, errors.New("the hello handler panicked")
+		}
+	}()
+	r, err = s.handler.HandleHello(ctx, h)
+	if err != nil {
+		return StoreError, err
+	}
+	switch r {
+	case Accepted, Duplicate, DeniedNetwork, DeniedDevice:
+		return r, nil
+	}
+	return StoreError, fmt.Errorf("the hello handler answered %q, which is no result of its", r)
+}
+
+// unread counts and explains a hello that could not be read.
+func (s *Server) unread(c *conn, m Message, err error) {
+	var e *ParseError
+	if !errors.As(err, &e) {
+		s.silent(c, err)
+		return
+	}
+	if s.isClosing() && errors.Is(err, net.ErrClosed) {
+		return
+	}
+	why := "it cannot be read"
+	switch {
+	case e.Kind == KindVersion:
+		why = "its interface version is unknown (hello_version_unsupported)"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		why = "it was not complete in time"
+	case e.Kind == KindTruncated:
+		why = "it broke off"
+	}
+	fields := []zap.Field{zap.Error(err), hexField("received", m.Raw)}
+	if e.Kind == KindVersion {
+		fields = append(fields, zap.Uint16("version", m.Version), zap.Stringer("uuid", m.UUID))
+	}
+	s.refuse(Malformed, c.from, why, fields...)
+}
+
+// silent deals with a connection on which nothing came. One that closes is a
+// health check or a port scan: there was no hello to count.
+func (s *Server) silent(c *conn, err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.refuse(Malformed, c.from, "nothing came in time")
+		return
+	}
+	if !s.isClosing() && !errors.Is(err, io.EOF) {
+		s.log.Debug("hello connection broke before its first byte", zap.Stringer("from", c.from), zap.Error(err))
+	}
+}
+
+// noise counts a connection that is no hello from its first byte on, and says
+// what it looks like, since that is the fault to look for.
+func (s *Server) noise(c *conn, b []byte) {
+	why := "not a hello of Intel AMT"
+	switch {
+	case b[0] == 0x16:
+		why = "this is TLS, and no client CA is configured (hello.client_ca)"
+	case b[0] == proxySignature[0]:
+		why = "this looks like a PROXY protocol header, and the peer is not a configured balancer"
+	case hasPrefix(b, "PROXY "):
+		why = "this is a PROXY protocol header of version 1; send version 2, from a configured balancer"
+	case hasPrefix(b, "SSH-"):
+		why = "this is an SSH client"
+	case looksLikeHTTP(b):
+		why = "this is an HTTP request without TLS"
+	}
+	s.refuse(Malformed, c.from, why, hexField("received", b))
+}
+
+func hasPrefix(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
+}
+
+func looksLikeHTTP(b []byte) bool {
+	for _, method := range []string{"GET ", "POST ", "HEAD ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "CONNECT ", "TRACE ", "PRI "} {
+		if hasPrefix(b, method) {
+			return true
+		}
+	}
+	return false
+}
+
+// hexField logs at most the first 64 bytes.
+func hexField(key string, b []byte) zapcore.Field {
+	more := ""
+	if len(b) > 64 {
+		b, more = b[:64], "…"
+	}
+	return zap.String(key, hex.EncodeToString(b)+more)
+}
+
+// readProxy learns the device's address from the balancer's header. Only now
+// can the device's own limits be applied.
+func (s *Server) readProxy(c *conn) bool {
+	b, err := c.ahead(1)
+	for need := 1; err == nil; b, err = c.ahead(need) {
+		n, perr := proxyLen(b)
+		if perr != nil {
+			s.refuse(Malformed, c.from, "no PROXY protocol header", zap.Error(perr), hexField("received", b))
+			return false
+		}
+		if n > len(b) {
+			need = n
+			continue
+		}
+		p, perr := parseProxy(b[:n])
+		if perr != nil {
+			s.refuse(Malformed, c.from, "the PROXY protocol header is wrong", zap.Error(perr), hexField("received", b))
+			return false
+		}
+		c.r += n
+		if p.from.IsValid() {
+			c.from, c.local = p.from, p.local
+		}
+		if r, why := s.limits.take(c.from.Addr(), s.now()); r != "" {
+			s.refuse(r, c.from, why)
+			return false
+		}
+		return true
+	}
+	if len(b) == 0 {
+		s.silent(c, err)
+	} else if !s.isClosing() {
+		s.refuse(Malformed, c.from, "the PROXY protocol header broke off", zap.Error(err), hexField("received", b))
+	}
+	return false
+}

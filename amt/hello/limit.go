@@ -1,0 +1,134 @@
+package hello
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// maxRemembered bounds each generation of each table of buckets: some 5 MiB a
+// table when an attacker fills it.
+const maxRemembered = 1 << 16
+
+// buckets is a token bucket for each key, which holds a minute's worth and fills
+// evenly. A bucket is one number: the time at which it is full again (the
+// "generic cell rate algorithm"), so one that is not there is a full one.
+//
+// Memory is bounded by two generations: what was not touched for a minute is
+// full and may be forgotten; when a generation is full before the minute is
+// over, the keys least lately seen are forgotten early, in their favour.
+type buckets struct {
+	cost     time.Duration // of one token; 0: no limit
+	burst    time.Duration
+	max      int
+	cur, old map[netip.Addr]time.Duration
+	turned   time.Duration
+}
+
+// newBuckets allows n in each period; 0 switches the limit off.
+func newBuckets(n int, period time.Duration, max int) *buckets {
+	if n <= 0 {
+		return &buckets{}
+	}
+	return &buckets{
+		cost: max1(period / time.Duration(n)), burst: period, max: max,
+		cur: make(map[netip.Addr]time.Duration), old: make(map[netip.Addr]time.Duration),
+	}
+}
+
+// take takes a token of key's bucket at now, which is the time since the server
+// was made, and reports whether there was one.
+func (b *buckets) take(key netip.Addr, now time.Duration) bool {
+	if b.cost == 0 {
+		return true
+	}
+	if len(b.cur) >= b.max || now-b.turned > b.burst {
+		b.cur, b.old, b.turned = b.old, b.cur, now
+		clear(b.cur)
+	}
+	full, ok := b.cur[key]
+	if !ok {
+		full = b.old[key]
+	}
+	full = max(full, now)
+	allowed := full+b.cost-now <= b.burst
+	if allowed {
+		full += b.cost
+	}
+	b.cur[key] = full
+	return allowed
+}
+
+// giveBack returns a token.
+func (b *buckets) giveBack(key netip.Addr) {
+	if full, ok := b.cur[key]; ok {
+		b.cur[key] = full - b.cost
+	}
+}
+
+func max1(d time.Duration) time.Duration { return max(d, 1) }
+
+// limiter holds the rate limits of a server.
+type limiter struct {
+	mu      sync.Mutex
+	source  *buckets
+	network *buckets
+	total   *buckets
+}
+
+func newLimiter(l Limits) *limiter {
+	return &limiter{
+		source:  newBuckets(l.PerSourcePerMinute, time.Minute, maxRemembered),
+		network: newBuckets(l.PerNetworkPerMinute, time.Minute, maxRemembered),
+		total:   newBuckets(l.TotalPerSecond, time.Second, 1),
+	}
+}
+
+// take asks whether source may say one more. A source over its own limit costs
+// its neighbours nothing.
+func (l *limiter) take(source netip.Addr, now time.Duration) (refused Result, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.source.take(source, now) {
+		return RateLimited, "this source says too much"
+	}
+	return l.takeShared(source, now)
+}
+
+// takeRelayed is take for an authenticated peer that does not name the device:
+// one relay speaks for many, so its own address has no limit of its own.
+func (l *limiter) takeRelayed(peer netip.Addr, now time.Duration) (refused Result, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.takeShared(peer, now)
+}
+
+func (l *limiter) takeShared(source netip.Addr, now time.Duration) (refused Result, why string) {
+	if !l.network.take(networkOf(source), now) {
+		return RateLimited, "this network says too much"
+	}
+	if !l.total.take(netip.Addr{}, now) {
+		return Overload, "more than the total rate"
+	}
+	return "", ""
+}
+
+// giveBack undoes a take: the connection turned out to be an authenticated
+// peer's, whose hellos are counted one by one instead.
+func (l *limiter) giveBack(source netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.source.giveBack(source)
+	l.network.giveBack(networkOf(source))
+	l.total.giveBack(netip.Addr{})
+}
+
+// networkOf is the first address of a's /24, or /64 for IPv6.
+func networkOf(a netip.Addr) netip.Addr {
+	bits := 64
+	if a.Is4() {
+		bits = 24
+	}
+	p, _ := a.WithZone("").Prefix(bits) // fails for the zero Addr only, which is its own network
+	return p.Addr()
+}

@@ -1,0 +1,45 @@
+package hello
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are what the listener counts. Labels are from closed sets only: a
+// UUID or an address never is one.
+type Metrics struct {
+	received    map[Result]prometheus.Counter // read only after NewMetrics
+	persist     prometheus.Histogram
+	connections prometheus.Gauge
+	last        prometheus.Gauge
+}
+
+// NewMetrics makes them and, unless reg is nil, registers them.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	received := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "provisiond_hello_received_total",
+		Help: "Hellos received, by what became of them.",
+	}, []string{"result"})
+	m := &Metrics{
+		received: make(map[Result]prometheus.Counter),
+		persist: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "provisiond_hello_persist_duration_seconds",
+			Help:    "Time from a complete hello to its being durable or refused.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
+		connections: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "provisiond_hello_connections",
+			Help: "Connections open on the hello port.",
+		}),
+		last: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "provisiond_hello_last_timestamp_seconds",
+			Help: "Unix time of the last hello that was accepted or repeated a known one; 0 before the first.",
+		}),
+	}
+	for _, r := range []Result{Accepted, Duplicate, Malformed, DeniedNetwork, DeniedDevice, RateLimited, Overload, StoreError} {
+		m.received[r] = received.WithLabelValues(string(r))
+	}
+	if reg != nil {
+		reg.MustRegister(received, m.persist, m.connections, m.last)
+	}
+	return m
+}

@@ -1,0 +1,117 @@
+package hello
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// bufSize holds every hello seen so far (841 bytes and less) in one read.
+const bufSize = 2 << 10
+
+// buffers hold a message while it arrives; Parse copies out of them.
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
+
+// Read reads one hello from r: exactly the declared length, however it is
+// split, without waiting for the sender to close. Bytes behind it become
+// Trailing when they came along in the same reads or, for a net.Conn of the
+// operating system, have arrived already; Read never waits for them. max bounds
+// it all, in bytes; 0 means MaxSize.
+//
+// An error is io.EOF when nothing came at all, the reader's own when it failed
+// before the first byte, else a *ParseError; what Parse says of the message
+// beside an error holds here too.
+func Read(r io.Reader, max int) (Message, error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	return read(plainSource{r}, buf, 0, max)
+}
+
+// A source is a reader that can also give what has arrived without waiting;
+// readNow gives 0 bytes when nothing has.
+type source interface {
+	io.Reader
+	readNow([]byte) (int, error)
+}
+
+type plainSource struct{ io.Reader }
+
+func (s plainSource) readNow(p []byte) (int, error) {
+	// An os.File has a SyscallConn too, but may block.
+	if c, ok := s.Reader.(net.Conn); ok {
+		if sc, ok := c.(syscall.Conn); ok {
+			return readNow(sc, p)
+		}
+	}
+	return 0, nil
+}
+
+// read works in *buf, whose first n bytes have been read already, and may put a
+// larger buffer in its place.
+func read(r source, buf *[]byte, n, max int) (Message, error) {
+	if max <= 0 {
+		max = MaxSize
+	}
+	b := *buf
+	need, perr := declared(b[:n])
+	for need > n || perr != nil {
+		if perr != nil {
+			// Of an unknown version we want the UUID, if it comes.
+			if perr.Kind != KindVersion || n >= headLen {
+				return Parse(b[:n])
+			}
+			need = headLen
+		}
+		if need > max {
+			return Message{}, malformed(max, "message", fmt.Sprintf("longer than %d bytes", max))
+		}
+		b = grow(b, n, min(max, need))
+		k, err := io.ReadAtLeast(r, b[n:min(len(b), max)], need-n)
+		n += k
+		if err != nil {
+			if n == 0 {
+				return Message{}, err
+			}
+			return cut(b[:n], err)
+		}
+		need, perr = declared(b[:n])
+	}
+	for n < max {
+		b = grow(b, n, min(max, n+1))
+		k, err := r.readNow(b[n:min(len(b), max)])
+		n += k
+		if k == 0 || err != nil {
+			break
+		}
+	}
+	if len(b) > len(*buf) && len(b) <= 8*bufSize {
+		*buf = b
+	}
+	return Parse(b[:n])
+}
+
+// cut explains a message that broke off for err. The bytes that came may be
+// wrong already, which says more.
+func cut(b []byte, err error) (Message, error) {
+	m, perr := Parse(b)
+	if e := (*ParseError)(nil); errors.As(perr, &e) && e.Kind == KindTruncated {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		e.Err = err
+	}
+	return m, perr
+}
+
+// grow returns b with room for at least size bytes, the first n kept.
+func grow(b []byte, n, size int) []byte {
+	if size <= len(b) {
+		return b
+	}
+	g := make([]byte, max(size, 2*len(b)))
+	copy(g, b[:n])
+	return g
+}

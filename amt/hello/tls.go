@@ -1,0 +1,121 @@
+package hello
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// errWouldWait stops a TLS read that would have to wait. It is a timeout, which
+// crypto/tls does not hold against the connection.
+var errWouldWait = os.ErrDeadlineExceeded
+
+const alpnHTTP = "http/1.1"
+
+func (s *Server) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, // relays and agents are not firmware
+		ClientAuth: tls.RequireAndVerifyClientCert,
+		ClientCAs:  s.cfg.ClientCAs,
+		NextProtos: []string{alpnHTTP},
+		// A resumed session would outlive a client certificate taken back.
+		SessionTicketsDisabled: true,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if c, ok := hello.Conn.(*conn); ok {
+				c.greeted = true
+			}
+			if s.cfg.Certificate == nil {
+				return nil, errors.New("no certificate is configured for the hello port")
+			}
+			return s.cfg.Certificate()
+		},
+	}
+}
+
+// serveTLS lets an authenticated peer in: HTTP when it says so by ALPN or
+// begins with a letter, else a raw hello.
+func (s *Server) serveTLS(c *conn) {
+	_ = c.SetWriteDeadline(time.Now().Add(s.cfg.ReadTimeout))
+	t := tls.Server(c, s.tls)
+	if err := t.HandshakeContext(s.ctx); err != nil {
+		s.refuseTLS(c, err)
+		_ = s.release(c)
+		return
+	}
+	state := t.ConnectionState()
+	peer := state.PeerCertificates[0].Subject.CommonName
+	s.limits.giveBack(c.from.Addr())
+	a := &agentConn{Conn: t, s: s, c: c, peer: peer}
+	if state.NegotiatedProtocol == alpnHTTP {
+		s.handOver(a)
+		return
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	n, err := io.ReadAtLeast(t, *buf, 1)
+	switch b := (*buf)[:n]; {
+	case err != nil:
+		s.silent(c, err)
+	case b[0] >= 'A' && b[0] <= 'Z':
+		a.prefix = append(a.prefix, b...)
+		s.handOver(a)
+		return
+	case b[0] > 1:
+		s.noise(c, b)
+	default:
+		s.relay(c, tlsSource{t, c}, buf, n, peer)
+	}
+	_ = a.Close() // ends TLS in order; a peer that has gone does not mind
+}
+
+func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string) {
+	m, err := read(r, buf, n, MaxSize)
+	if err != nil {
+		s.unread(c, m, err)
+		return
+	}
+	if r, why := s.limits.takeRelayed(c.from.Addr(), s.now()); r != "" {
+		s.refuse(r, c.from, why, zap.Stringer("uuid", m.UUID))
+		return
+	}
+	_, _ = s.deliver(c, Hello{Message: m, Via: ViaRelay, Peer: peer}) // both counted and logged there; a raw hello gets no answer
+}
+
+// tlsSource reads decrypted bytes; without waiting, those whose record has
+// arrived.
+type tlsSource struct {
+	*tls.Conn
+	c *conn
+}
+
+func (t tlsSource) readNow(p []byte) (int, error) {
+	t.c.noWait = true
+	defer func() { t.c.noWait = false }()
+	n, err := t.Conn.Read(p)
+	if n > 0 || errors.Is(err, errWouldWait) || errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+// refuseTLS counts a handshake that failed. Once the other end has spoken TLS,
+// what it failed at is to prove who it is.
+func (s *Server) refuseTLS(c *conn, err error) {
+	if s.isClosing() && (errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil) {
+		return
+	}
+	r, why := Malformed, "the TLS handshake failed"
+	var wrong *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &wrong):
+		r, why = DeniedDevice, "its client certificate does not verify"
+	case c.greeted:
+		r, why = DeniedDevice, "the TLS handshake failed before a client certificate was shown"
+	}
+	s.refuse(r, c.from, why, zap.Error(err))
+}
