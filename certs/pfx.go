@@ -143,7 +143,7 @@ func explainPFX(err error, sketch outline, password amt.Secret) *reason.Error {
 	case errors.Is(err, pkcs12.ErrIncorrectPassword) && password.IsZero():
 		return reason.Because(reason.PFXPasswordWrong, "the PFX needs a password")
 	case errors.Is(err, pkcs12.ErrIncorrectPassword):
-		return reason.Because(reason.PFXPasswordWrong, "the password does not open the PFX")
+		return reason.Because(reason.PFXPasswordWrong, "the password does not open the PFX (or the file was damaged on its way: the check cannot tell)")
 	case errors.Is(err, pkcs12.ErrDecryption):
 		return reason.Because(reason.PFXCorrupt, "the PFX cannot be decrypted although its password is right")
 	case errors.As(err, &not):

@@ -273,7 +273,7 @@ var knownRoots = []Root{
 		SHA384: "84b1a75a4f4c3de50c470313bfb922ab76bbe1c9a1ebd8591541e687f15b7df9b8d8fcc5c7525400c8028fd4e0b3ae29",
 	},
 	{
-		Name:   "GlobalSign ECC Root CA - R4",
+		Name:   "GlobalSign ECC Root CA - R4 (2012)",
 		SHA1:   "6969562e4080f424a1e7199f14baf3ee58ab6abb",
 		SHA256: "bec94911c2955676db6c0a550986d76e3ba005667c442c9762b4fbb773de228c",
 		SHA384: "35da5b5eee49a207f7ea6d945bf025c19f033a090d28aa052e62c7433ed9786a8ebea79914301f645c98f15f9e28bdbe",

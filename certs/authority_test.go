@@ -1,0 +1,106 @@
+package certs
+
+import (
+	"crypto/x509"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+func TestAuthority(t *testing.T) {
+	t.Parallel()
+	made, err := NewAuthority("provisiond device CA", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certDER, keyDER, err := made.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := LoadAuthority(certDER, keyDER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := a.Certificate()
+	if ca.Subject.CommonName != "provisiond device CA" || !ca.IsCA || ca.SignatureAlgorithm != x509.SHA256WithRSA || rsaBits(ca) != 2048 || ca.NotAfter.Before(now.AddDate(20, 0, -1)) {
+		t.Errorf("the authority is not as promised: %+v", ca.Subject)
+	}
+	device := lab().RSAKey("device", 2048)
+	const year = 365 * 24 * time.Hour
+	serials := map[string]bool{}
+	for range 50 {
+		der, err := a.IssueDevice(&device.PublicKey, "pc1.corp.example.com", "pc1", now, year)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.SerialNumber.Sign() <= 0 || c.SerialNumber.BitLen() > 64 || serials[c.SerialNumber.String()] {
+			t.Fatalf("serial %v", c.SerialNumber)
+		}
+		serials[c.SerialNumber.String()] = true
+		if c.Subject.CommonName != "pc1.corp.example.com" || !slices.Equal(c.DNSNames, []string{"pc1.corp.example.com", "pc1"}) {
+			t.Errorf("names: %v %v", c.Subject, c.DNSNames)
+		}
+		if c.NotBefore.After(now.Add(-24*time.Hour)) || !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
+			t.Errorf("valid from %v, usage %v", c.NotBefore, c.ExtKeyUsage)
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(ca)
+		for _, at := range []time.Time{now.Add(-23 * time.Hour), now.Add(year - time.Hour)} {
+			if _, err := c.Verify(x509.VerifyOptions{Roots: roots, DNSName: "pc1", CurrentTime: at}); err != nil {
+				t.Errorf("at %v: %v", at, err)
+			}
+		}
+	}
+	der, err := a.IssueDevice(&device.PublicKey, strings.Repeat("a", 60)+".corp.example.com", "pc1", now, 100*year)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil || len(c.Subject.CommonName) > 64 || c.NotAfter.After(ca.NotAfter) {
+		t.Errorf("a long name and a long life are cut: %v, %v", c, err)
+	}
+}
+
+func TestAuthorityRefuses(t *testing.T) {
+	t.Parallel()
+	a, err := NewAuthority("device CA", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certDER, keyDER, err := a.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	strange, err := x509.MarshalPKCS8PrivateKey(lab().RSAKey("device", 2048))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, pair := range map[string][2][]byte{
+		"another key": {certDER, strange}, "no key": {certDER, nil}, "no certificate": {nil, keyDER},
+	} {
+		if _, err := LoadAuthority(pair[0], pair[1]); codeOf(err) != reason.CAUnavailable {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	key := &lab().RSAKey("device", 2048).PublicKey
+	curve := &lab().ECKey("device").PublicKey
+	for name, try := range map[string]func() ([]byte, error){
+		"curve":   func() ([]byte, error) { return a.IssueDevice(curve, "pc1.example.com", "", now, time.Hour) },
+		"no name": func() ([]byte, error) { return a.IssueDevice(key, "", "", now, time.Hour) },
+		"no life": func() ([]byte, error) { return a.IssueDevice(key, "pc1.example.com", "", now, 0) },
+		"ended": func() ([]byte, error) {
+			return a.IssueDevice(key, "pc1.example.com", "", now.AddDate(21, 0, 0), time.Hour)
+		},
+	} {
+		if _, err := try(); codeOf(err) != reason.CAUnavailable {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
