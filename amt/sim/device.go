@@ -1,0 +1,373 @@
+package sim
+
+import (
+	"crypto/md5"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"crypto/tls"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// DefaultPort is where AMT listens with TLS; without TLS it is one below.
+const DefaultPort = 16993
+
+// Config is what makes one device.
+type Config struct {
+	UUID        amt.UUID
+	Personality string     // a name of Personalities; empty: "11"
+	Addr        netip.Addr // its own address, such as 127.20.0.1
+	Port        uint16     // of its TLS listener; 0: DefaultPort
+
+	Suffix     string          // what DHCP option 15 gave it
+	MEBxSuffix string          // typed in MEBx; goes before DHCP's
+	Roots      []amt.TrustHash // added to the hash table as custom hashes, as far as the generation knows the algorithm
+	RootsOEM   bool            // Roots count as OEM hashes, so that a full unprovision leaves them
+	HostName   string          // known already, as with a shared FQDN; usually empty
+	OTP        string          // one-time password an agent left in the device
+
+	Latency        time.Duration // before every answer
+	Restart        time.Duration // how long the network is gone after a commit; 0: 200 ms
+	Factory        bool          // starts in factory mode, silent, instead of setup mode
+	MaxConnections int           // more than these are reset; 0: any number
+	LenientDigest  bool          // SetAdminAclEntryEx takes 32 hexadecimal digits too; real firmware does not
+	SplitHello     bool          // the hello goes out one byte a segment
+
+	Faults Faults
+	Log    *zap.Logger      // nil: silent
+	Clock  func() time.Time // nil: time.Now; the device's own clock starts in 2004 whatever it says
+}
+
+// A Device is one simulated machine. Its methods may be called at any time and
+// from any goroutine; Close waits for everything the device started.
+type Device struct {
+	cfg     Config
+	p       Personality
+	log     *zap.Logger
+	realm   string
+	started time.Time
+	closing chan struct{}
+	wg      sync.WaitGroup
+
+	ownCert func() (*tls.Certificate, error)
+
+	mu        sync.Mutex
+	closed    bool
+	state     amt.ProvisioningState
+	changed   chan struct{} // closed and replaced whenever state changes
+	now       settings      // as reads see them
+	saved     settings      // what a power cycle that loses settings goes back to
+	setup     *setupPeer    // whoever opened the last setup session
+	record    *setupPeer    // whoever committed
+	recordIP  string
+	listeners []net.Listener
+	conns     map[net.Conn]struct{}
+	handling  int
+	epoch     int // counts network restarts
+	windowEnd time.Time
+	retries   uint32
+	digest    digestState
+	enums     map[string]*enumeration
+	enumCount uint32
+	busyKeys  int
+	keysMade  uint32
+	lmsPut    bool // the LMS instance was changed in this setup session
+	messages  uint32
+	faults    faultState
+	seen      seen
+}
+
+// settings is what a device keeps in flash.
+type settings struct {
+	adminUser    string
+	adminHA1     string // hex MD5(user:realm:password)
+	adminDefault bool
+	mebx         string
+	mebxDefault  bool
+
+	hostName, domainName            string
+	sharedFQDN, ping, rmcpPing      bool
+	ddns, ddnsByDHCP                bool
+	ddnsInterval, ddnsTTL, idleWake uint32
+
+	clockOffset time.Duration
+	clockSet    bool
+
+	tls     [2]tlsSetting // network, LMS
+	context int           // handle of the TLS certificate in use, -1: none
+	certs   []certEntry
+	keys    []keyEntry
+	nextID  [2]int // certificate, key
+
+	users    []userEntry
+	nextUser uint32
+
+	hashes []hashEntry
+
+	redirection uint32
+	listener    bool
+	kvm, webUI  uint32
+	optIn       uint32
+	detection   []string
+	algorithm   uint32
+	dhcp        bool
+	address     [5]string // IPAddress, SubnetMask, DefaultGateway, PrimaryDNS, SecondaryDNS
+}
+
+type tlsSetting struct {
+	enabled, mutual, nonSecure bool
+	trustedCN                  []string
+}
+
+type hashEntry struct {
+	hash      amt.TrustHash
+	isDefault bool
+	enabled   bool
+}
+
+func (s *settings) clone() settings {
+	c := *s
+	c.certs = append([]certEntry(nil), s.certs...)
+	c.keys = append([]keyEntry(nil), s.keys...)
+	c.users = append([]userEntry(nil), s.users...)
+	c.hashes = append([]hashEntry(nil), s.hashes...)
+	return c
+}
+
+// New builds a device; nothing runs before Start.
+func New(cfg Config) (*Device, error) {
+	if cfg.Personality == "" {
+		cfg.Personality = "11"
+	}
+	p, err := LookupPersonality(cfg.Personality)
+	if err != nil {
+		return nil, err
+	}
+	if !cfg.Addr.IsValid() {
+		return nil, errors.New("a simulated device needs an address")
+	}
+	if cfg.Port == 0 {
+		cfg.Port = DefaultPort
+	}
+	if cfg.Restart == 0 {
+		cfg.Restart = 200 * time.Millisecond
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	id := binary.BigEndian.Uint64(cfg.UUID[:8]) ^ binary.BigEndian.Uint64(cfg.UUID[8:])
+	d := &Device{
+		cfg: cfg, p: p, started: cfg.Clock(),
+		log:     cfg.Log.With(zap.Stringer("uuid", cfg.UUID), zap.String("personality", p.Name)),
+		realm:   realmOf(cfg.UUID),
+		closing: make(chan struct{}),
+		changed: make(chan struct{}),
+		conns:   map[net.Conn]struct{}{},
+		enums:   map[string]*enumeration{},
+		state:   amt.StateIn,
+	}
+	if cfg.Factory {
+		d.state = amt.StatePre
+	}
+	d.faults = newFaultState(cfg.Faults, id)
+	d.digest.rng = rand.New(rand.NewPCG(id, uint64(d.started.UnixNano())))
+	d.now = d.factorySettings()
+	d.saved = d.now.clone()
+	d.busyKeys = p.BusyKeys
+	d.ownCert = sync.OnceValues(func() (*tls.Certificate, error) {
+		return selfSigned(premade(p.KeyBits, uint32(id)), int64(id>>1), p.WeakSelfSign)
+	})
+	return d, nil
+}
+
+func realmOf(u amt.UUID) string {
+	sum := md5.Sum(append([]byte("realm"), u[:]...))
+	return "Digest:" + strings.ToUpper(hex.EncodeToString(sum[:]))
+}
+
+func ha1(user, realm, password string) string {
+	sum := md5.Sum([]byte(user + ":" + realm + ":" + password))
+	return hex.EncodeToString(sum[:])
+}
+
+func (d *Device) factorySettings() settings {
+	s := settings{
+		adminUser: "admin", adminHA1: ha1("admin", d.realm, "admin"), adminDefault: true,
+		mebx: "admin", mebxDefault: true,
+		hostName: d.cfg.HostName, sharedFQDN: true, ping: true, rmcpPing: true,
+		ddnsByDHCP: true, ddnsInterval: 1440, ddnsTTL: 900, idleWake: 65535,
+		context: -1, dhcp: true, optIn: 0xFFFFFFFF, nextUser: 1,
+		redirection: 32768, kvm: 3, webUI: 3,
+	}
+	// The chip's clock runs from 1 January 2004 until somebody sets it.
+	s.clockOffset = time.Date(2004, 1, 1, 0, 0, 0, 0, time.UTC).Sub(d.started)
+	for _, h := range d.p.Hashes {
+		s.hashes = append(s.hashes, hashEntry{h, true, true})
+	}
+	for _, h := range d.cfg.Roots {
+		for _, a := range d.p.Knows {
+			if a == h.Algorithm {
+				s.hashes = append(s.hashes, hashEntry{h, d.cfg.RootsOEM, true})
+			}
+		}
+	}
+	if d.p.has(16, 1) { // a default certificate is there and in use from the start
+		s.certs = append(s.certs, certEntry{id: 0, own: true})
+		s.context, s.nextID[0] = 0, 1
+	}
+	return s
+}
+
+// Start listens, and returns once a server could connect.
+func (d *Device) Start() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return net.ErrClosed
+	}
+	return d.listen()
+}
+
+// UUID is the device's name.
+func (d *Device) UUID() amt.UUID { return d.cfg.UUID }
+
+// Addr is where the device listens while it speaks TLS.
+func (d *Device) Addr() netip.AddrPort { return netip.AddrPortFrom(d.cfg.Addr, d.cfg.Port) }
+
+// Realm is the digest realm, fixed for the life of a device.
+func (d *Device) Realm() string { return d.realm }
+
+// Personality is the device's generation.
+func (d *Device) Personality() Personality { return d.p }
+
+// State is what ProvisioningState says, and a channel closed when it changes.
+func (d *Device) State() (amt.ProvisioningState, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state, d.changed
+}
+
+// setState is called with mu held.
+func (d *Device) setState(s amt.ProvisioningState) {
+	if d.state == s {
+		return
+	}
+	d.log.Info("state", zap.Stringer("from", d.state), zap.Stringer("to", s))
+	d.state = s
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// time is the device's own clock, in whole seconds. mu is held.
+func (d *Device) time() time.Time { return d.cfg.Clock().Add(d.now.clockOffset) }
+
+// admin is the account digest answers are held against. mu is held.
+func (d *Device) admin() (user, ha1 string) {
+	if d.state == amt.StateIn && d.p.PasswordAtCommit {
+		return d.saved.adminUser, d.saved.adminHA1
+	}
+	return d.now.adminUser, d.now.adminHA1
+}
+
+// PowerCycle cuts the power for the time of a network restart. A device in the
+// middle of setup keeps what it was told, or forgets all of it; one that was
+// committed keeps everything. A device in factory mode wakes up in setup mode,
+// as bare metal does.
+func (d *Device) PowerCycle(keepSettings bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.powerCycle(keepSettings)
+}
+
+func (d *Device) powerCycle(keep bool) {
+	d.note("PowerCycle", fmt.Sprintf("keep=%t", keep), 0)
+	d.seen.powerCycles++
+	if d.state == amt.StateIn && !keep {
+		d.now = d.saved.clone()
+	}
+	if d.state == amt.StatePre {
+		d.setState(amt.StateIn)
+	}
+	d.retries = 0
+	d.restart(d.cfg.Restart)
+}
+
+// commit saves pending settings and makes the device operational. mu is held.
+func (d *Device) commit(from netip.Addr) {
+	d.saved = d.now.clone()
+	d.seen.commits++
+	if d.state == amt.StateIn {
+		d.record, d.recordIP = d.setup, from.String()
+	}
+	d.setState(amt.StatePost)
+}
+
+// unprovision forgets; mu is held. A partial one keeps the admin account and
+// the names and goes back to setup mode; a full one goes to the factory's
+// state, where only a power cycle makes a bare machine speak again.
+func (d *Device) unprovision(full bool) {
+	old := d.now
+	d.now = d.factorySettings()
+	d.now.clockOffset, d.now.clockSet = old.clockOffset, old.clockSet
+	d.now.mebx, d.now.mebxDefault = old.mebx, old.mebxDefault // never restored over the network
+	d.record, d.recordIP, d.setup = nil, "", nil
+	d.lmsPut, d.busyKeys, d.retries = false, d.p.BusyKeys, 0
+	if full {
+		d.now.hashes = nil
+		for _, h := range d.factorySettings().hashes {
+			if h.isDefault {
+				d.now.hashes = append(d.now.hashes, h)
+			}
+		}
+		d.saved = d.now.clone()
+		d.setState(amt.StatePre)
+		return
+	}
+	d.now.adminUser, d.now.adminHA1, d.now.adminDefault = old.adminUser, old.adminHA1, old.adminDefault
+	d.now.hostName, d.now.domainName = old.hostName, old.domainName
+	d.now.hashes = old.hashes
+	d.saved = d.now.clone()
+	d.setState(amt.StateIn)
+}
+
+// Close ends every connection and waits for all the device started.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	if !d.closed {
+		d.closed = true
+		close(d.closing)
+		d.cutNetwork()
+	}
+	d.mu.Unlock()
+	d.wg.Wait()
+	return nil
+}
+
+// wait sleeps, unless the device is closed first.
+func (d *Device) wait(t time.Duration) bool {
+	if t <= 0 {
+		return true
+	}
+	timer := time.NewTimer(t)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-d.closing:
+		return false
+	}
+}

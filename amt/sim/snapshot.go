@@ -1,0 +1,195 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// seen is what a device remembers of its life; Device.mu guards it.
+type seen struct {
+	connections, handshakes, badHandshakes int
+	maxConcurrent, maxInFlight, tooMany    int
+	requests, challenges, commits          int
+	powerCycles, hellos                    int
+	mebx, admin                            []string // every one ever received; admin as hex HA1
+	refusals                               []string
+	logins                                 []Login
+	changes                                []Change
+}
+
+// Login is one answer to a digest challenge. The password cannot be known.
+type Login struct {
+	At   time.Time
+	User string
+	OK   bool
+}
+
+// Change is one call that changed the device, or tried to.
+type Change struct {
+	At     time.Time
+	Call   string // CommitChanges, Put:AMT_TLSSettingData
+	Detail string
+	Status amt.Status
+}
+
+// Snapshot is a device at one moment and everything it remembers.
+type Snapshot struct {
+	UUID                 amt.UUID
+	Personality          string
+	Version              amt.Version
+	State                amt.ProvisioningState
+	Realm                string
+	AdminUser            string
+	AdminHA1             string // hex MD5(user:realm:password), the one that counts now
+	AdminDefault         bool   // still admin/admin
+	MEBx                 amt.Secret
+	MEBxDefault          bool
+	HostName, Domain     string
+	ClockSet             bool
+	Clock                time.Time // what the device believes
+	TLSEnabled           bool      // committed, on the network
+	TLSMutual            bool
+	TrustedCN            []string
+	LMSTouched           bool
+	Certificate          []byte // DER of the TLS certificate committed, nil for the device's own
+	Certificates         int
+	Keys                 int
+	Users                int
+	OptIn                uint32
+	Redirection          uint32
+	PeerName             string // CN of the certificate that committed
+	PeerTimeValid        bool
+	WindowEnd            time.Time // as ExtendProvisioningPeriod left it
+	Commits              int
+	Connections          int
+	Handshakes           int
+	BadHandshakes        int
+	MaxConcurrent        int // connections open at the same moment
+	MaxInFlight          int // requests at the same moment
+	TooMany              int
+	Requests             int
+	Challenges           int // 401 answers
+	PowerCycles          int
+	Hellos               int
+	LoginsOK             int
+	LoginsFailed         int
+	Logins               []Login
+	Refusals             []string // why a chain was refused, in the device's words
+	Changes              []Change
+	SecretsSeen          []amt.Secret // every MEBx password ever received
+	AdminHA1Seen         []string     // every admin hash ever received
+	FaultsFired          []string
+	adminUser, realmUsed string
+}
+
+// Snapshot copies the device's state.
+func (d *Device) Snapshot() Snapshot {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	user, h := d.admin()
+	s := Snapshot{
+		UUID: d.cfg.UUID, Personality: d.p.Name, Version: d.p.Version, State: d.state, Realm: d.realm,
+		AdminUser: user, AdminHA1: h, AdminDefault: d.now.adminDefault,
+		MEBx: amt.NewSecret(d.now.mebx), MEBxDefault: d.now.mebxDefault,
+		HostName: d.now.hostName, Domain: d.now.domainName,
+		ClockSet: d.now.clockSet, Clock: d.time(),
+		TLSEnabled: d.state == amt.StatePost && d.saved.tls[0].enabled, TLSMutual: d.saved.tls[0].mutual,
+		TrustedCN: slices.Clone(d.saved.tls[0].trustedCN), LMSTouched: d.lmsPut,
+		Certificates: len(d.now.certs), Keys: len(d.now.keys), Users: len(d.now.users),
+		OptIn: d.now.optIn, Redirection: d.now.redirection, WindowEnd: d.windowEnd,
+		Commits: d.seen.commits, Connections: d.seen.connections, Handshakes: d.seen.handshakes, BadHandshakes: d.seen.badHandshakes,
+		MaxConcurrent: d.seen.maxConcurrent, MaxInFlight: d.seen.maxInFlight, TooMany: d.seen.tooMany,
+		Requests: d.seen.requests, Challenges: d.seen.challenges, PowerCycles: d.seen.powerCycles, Hellos: d.seen.hellos,
+		Logins: slices.Clone(d.seen.logins), Refusals: slices.Clone(d.seen.refusals), Changes: slices.Clone(d.seen.changes),
+		AdminHA1Seen: slices.Clone(d.seen.admin), FaultsFired: slices.Clone(d.faults.fired),
+		adminUser: user, realmUsed: d.realm,
+	}
+	if e, ok := d.saved.cert(d.saved.context); ok && !e.own {
+		s.Certificate = e.der
+	}
+	if d.record != nil {
+		s.PeerName, s.PeerTimeValid = d.record.name, d.record.timeValid
+	}
+	for _, m := range d.seen.mebx {
+		s.SecretsSeen = append(s.SecretsSeen, amt.NewSecret(m))
+	}
+	for _, l := range s.Logins {
+		if l.OK {
+			s.LoginsOK++
+		} else {
+			s.LoginsFailed++
+		}
+	}
+	return s
+}
+
+// HasPassword reports whether the device was ever told this password, as
+// MEBx's or as the admin account's.
+func (s Snapshot) HasPassword(password string) bool {
+	want := amt.NewSecret(password)
+	for _, m := range s.SecretsSeen {
+		if m.Equal(want) {
+			return true
+		}
+	}
+	return slices.Contains(s.AdminHA1Seen, ha1(s.adminUser, s.realmUsed, password))
+}
+
+// Called counts the calls of this name that the device carried out.
+func (s Snapshot) Called(name string) int {
+	n := 0
+	for _, c := range s.Changes {
+		if c.Call == name && c.Status == amt.StatusSuccess {
+			n++
+		}
+	}
+	return n
+}
+
+// AcceptsAdmin reports whether this login would be let in now.
+func (d *Device) AcceptsAdmin(user, password string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	u, h := d.admin()
+	return u == user && h == ha1(user, d.realm, password)
+}
+
+// AcceptsMEBx reports whether a person could get into MEBx with this password.
+func (d *Device) AcceptsMEBx(password string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now.mebx == password
+}
+
+// Secrets is what a device holds and has been told, in clear, for a file that
+// a test compares with a server's store.
+type Secrets struct {
+	UUID      amt.UUID `json:"uuid"`
+	Realm     string   `json:"realm"`
+	AdminUser string   `json:"admin_user"`
+	AdminHA1  string   `json:"admin_ha1"` // hex MD5(user:realm:password)
+	MEBx      string   `json:"mebx"`
+	AdminSeen []string `json:"admin_ha1_seen"`
+	MEBxSeen  []string `json:"mebx_seen"`
+}
+
+// Secrets gives the device's secrets up: they were never worth hiding from the
+// one who runs the simulation.
+func (d *Device) Secrets() Secrets {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	user, h := d.admin()
+	return Secrets{d.cfg.UUID, d.realm, user, h, d.now.mebx, slices.Clone(d.seen.admin), slices.Clone(d.seen.mebx)}
+}
+
+func (d *Device) login(user string, ok bool) {
+	d.seen.logins = append(d.seen.logins, Login{time.Now(), user, ok})
+}
+
+func (d *Device) remember(list *[]string, secret string) {
+	if !slices.Contains(*list, secret) {
+		*list = append(*list, secret)
+	}
+}
