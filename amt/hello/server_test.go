@@ -1,0 +1,544 @@
+package hello_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/provisiond/provisiond/amt/hello"
+)
+
+// patience bounds what a test waits for; nothing takes that long.
+const patience = 20 * time.Second
+
+// desk is a handler that keeps what it was told.
+type desk struct {
+	heard  chan hello.Hello
+	answer func(context.Context, hello.Hello) (hello.Result, error)
+}
+
+func (d *desk) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
+	d.heard <- h
+	if d.answer != nil {
+		return d.answer(ctx, h)
+	}
+	return hello.Accepted, nil
+}
+
+// intake is a running server with its handler, log and metrics.
+type intake struct {
+	*testing.T
+	*desk
+	server *hello.Server
+	addr   netip.AddrPort
+	reg    *prometheus.Registry
+	logs   *observer.ObservedLogs
+	once   sync.Once
+	stop   func()
+}
+
+func listen(t *testing.T, cfg hello.Config, address string, answer func(context.Context, hello.Hello) (hello.Result, error)) *intake {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serve(t, cfg, l, answer)
+}
+
+func serve(t *testing.T, cfg hello.Config, l net.Listener, answer func(context.Context, hello.Hello) (hello.Result, error)) *intake {
+	t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	in := &intake{T: t, desk: &desk{make(chan hello.Hello, 10_000), answer}, reg: prometheus.NewRegistry(), logs: logs}
+	in.addr = l.Addr().(*net.TCPAddr).AddrPort()
+	in.server = hello.NewServer(cfg, in.desk, zap.New(core), hello.NewMetrics(in.reg))
+	ended := make(chan error, 1)
+	go func() { ended <- in.server.Serve(l) }()
+	in.stop = func() {
+		in.once.Do(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := in.server.Shutdown(ctx); err != nil {
+				t.Errorf("shutdown: %v", err)
+			}
+			if err := <-ended; !errors.Is(err, hello.ErrServerClosed) {
+				t.Errorf("Serve returned %v", err)
+			}
+			if n := in.metric("provisiond_hello_connections"); n != 0 {
+				t.Errorf("%v connections are open after the end", n)
+			}
+		})
+	}
+	t.Cleanup(in.stop)
+	return in
+}
+
+// metric is a gauge's value, or a counter's with the result named.
+func (in *intake) metric(name string, result ...hello.Result) float64 {
+	in.Helper()
+	families, err := in.reg.Gather()
+	if err != nil {
+		in.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() != name || len(result) > 0 && m.GetLabel()[0].GetValue() != string(result[0]) {
+				continue
+			}
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	in.Fatalf("there is no %s %v", name, result)
+	return 0
+}
+
+func (in *intake) received(r hello.Result) float64 {
+	in.Helper()
+	return in.metric("provisiond_hello_received_total", r)
+}
+
+func (in *intake) dial() net.Conn {
+	in.Helper()
+	c, err := net.Dial("tcp", in.addr.String())
+	if err != nil {
+		in.Fatal(err)
+	}
+	in.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		in.Fatal(err)
+	}
+	return c
+}
+
+// say sends one segment after the other and returns what came back until the
+// server closed: it must be nothing on a raw connection.
+func (in *intake) say(segments ...[]byte) {
+	in.Helper()
+	c := in.dial()
+	for _, s := range segments {
+		if _, err := c.Write(s); err != nil {
+			in.Fatal(err)
+		}
+	}
+	in.closes(c)
+}
+
+// closes waits until the server has closed c and checks that it sent nothing.
+func (in *intake) closes(c net.Conn) {
+	in.Helper()
+	b := make([]byte, 100)
+	n, err := c.Read(b)
+	if n > 0 {
+		in.Errorf("the server answered %q", b[:n])
+	}
+	var timeout net.Error
+	if err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		in.Errorf("the server did not close: %v", err)
+	}
+}
+
+func (in *intake) next() hello.Hello {
+	in.Helper()
+	select {
+	case h := <-in.heard:
+		return h
+	case <-time.After(patience):
+		in.Fatal("no hello reached the handler")
+		return hello.Hello{}
+	}
+}
+
+// logged is every message and string field of the log, a line each.
+func (in *intake) logged() string {
+	var b strings.Builder
+	for _, e := range in.logs.All() {
+		fmt.Fprintln(&b, e.Level, e.Message, e.ContextMap())
+	}
+	return b.String()
+}
+
+func TestFirmwareHello(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
+		in := listen(t, hello.Config{}, address, nil)
+		if address == "[::]:0" { // an IPv4 device on a dual-stack socket is IPv4
+			in.addr = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), in.addr.Port())
+		}
+		b := capture(t, "2")
+		in.say(b)
+		h := in.next()
+		if !bytes.Equal(h.Raw, b) || h.Via != hello.ViaPlain || h.Peer != "" || len(h.Hashes) != 24 || h.Address.IsValid() {
+			t.Errorf("%s: got %+v", address, h)
+		}
+		if h.From.Addr() != in.addr.Addr() || h.Local != in.addr || time.Since(h.At) > patience {
+			t.Errorf("%s: from %v to %v at %v", address, h.From, h.Local, h.At)
+		}
+		in.stop()
+		if in.received(hello.Accepted) != 1 || in.metric("provisiond_hello_persist_duration_seconds") != 1 || in.metric("provisiond_hello_last_timestamp_seconds") == 0 {
+			t.Errorf("%s: the metrics do not show it", address)
+		}
+	}
+}
+
+func TestSplitHello(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	b := capture(t, "3")
+	single := make([][]byte, len(b))
+	for i := range b {
+		single[i] = b[i : i+1]
+	}
+	for _, segments := range [][][]byte{{b[:1], b[1:]}, {b[:24], b[24:]}, {b[:500], b[500:]}, {b[:840], b[840:]}, single} {
+		in.say(segments...)
+		if h := in.next(); !bytes.Equal(h.Raw, b) {
+			t.Errorf("%d segments: got %d bytes", len(segments), len(h.Raw))
+		}
+	}
+}
+
+func TestTrailingBytesAreKeptAndLogged(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All has arrived before the server looks, in several segments, and more
+	// than one read holds.
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	tail := bytes.Repeat([]byte{0xee}, 3000)
+	for _, b := range [][]byte{capture(t, "1"), tail[:1], tail[1:2000], tail[2000:]} {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := serve(t, hello.Config{}, l, nil)
+	if h := in.next(); !bytes.Equal(h.Trailing, tail) || len(h.Hashes) != 23 {
+		t.Errorf("got %d trailing bytes, want %d", len(h.Trailing), len(tail))
+	}
+	in.stop()
+	if log := in.logged(); !strings.Contains(log, "eeeeee") {
+		t.Errorf("the log does not show them:\n%s", log)
+	}
+}
+
+func TestNoiseIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, in, log string }{
+		{"HTTP", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP request"},
+		{"HTTP post", "POST /v1/hello HTTP/1.1\r\n\r\n", "HTTP request"},
+		{"SSH", "SSH-2.0-OpenSSH_9.9\r\n", "SSH client"},
+		{"TLS without a client CA", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "no client CA"},
+		{"PROXY from a stranger", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c", "not a configured balancer"},
+		{"PROXY version 1", "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", "version 1"},
+		{"random", "\xa7\x00\x91\x04\x55", "not a hello"},
+		{"an escape for the terminal", "\x1b[2J\nfake log line", "not a hello"},
+		{"broken hash length", string(pki(1, 2, 20)), "hash 1 length"},
+		{"unknown version", "\x01\x00\x09\x00" + strings.Repeat("\x07", 20), "hello_version_unsupported"},
+	} {
+		in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+		in.say([]byte(c.in))
+		in.stop()
+		if got := in.received(hello.Malformed); got != 1 {
+			t.Errorf("%s: %v counted as malformed", c.name, got)
+		}
+		if log := in.logged(); !strings.Contains(log, c.log) || strings.Contains(log, "fake log") {
+			t.Errorf("%s: the log does not say %q:\n%s", c.name, c.log, log)
+		}
+	}
+}
+
+func TestConnectionThatOnlyOpensIsNoHello(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	c := in.dial().(*net.TCPConn)
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	in.closes(c)
+	in.stop()
+	if n := in.received(hello.Malformed); n != 0 {
+		t.Errorf("%v counted as malformed", n)
+	}
+}
+
+func TestTruncatedHelloIsCounted(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	c := in.dial().(*net.TCPConn)
+	_, _ = c.Write(capture(t, "1")[:100])
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	in.closes(c)
+	in.stop()
+	if in.received(hello.Malformed) != 1 || !strings.Contains(in.logged(), "byte 100, hash 3 of 23") {
+		t.Errorf("log:\n%s", in.logged())
+	}
+}
+
+func TestReadDeadlineIsAbsolute(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{ReadTimeout: 200 * time.Millisecond}, "127.0.0.1:0", nil)
+	began := time.Now()
+	silent, drip := in.dial(), in.dial()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	b := capture(t, "1")
+	for i := 0; ; i++ { // each byte well within the timeout
+		if _, err := drip.Write(b[i : i+1]); err != nil {
+			break
+		}
+		<-tick.C
+		if i == len(b)-1 {
+			t.Fatal("a byte every 20 ms was read to the end")
+		}
+	}
+	in.closes(silent)
+	if d := time.Since(began); d < 200*time.Millisecond || d > patience/2 {
+		t.Errorf("cut after %v", d)
+	}
+	in.stop()
+	if n := in.received(hello.Malformed); n != 2 {
+		t.Errorf("%v counted as malformed, want 2", n)
+	}
+}
+
+func TestSourceLimit(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 3}}, "127.0.0.1:0", nil)
+	for range 3 {
+		in.say(psk())
+	}
+	for range 4 {
+		in.closes(in.dial())
+	}
+	in.stop()
+	if in.received(hello.Accepted) != 3 || in.received(hello.RateLimited) != 4 {
+		t.Errorf("%v accepted, %v limited", in.received(hello.Accepted), in.received(hello.RateLimited))
+	}
+	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 1 {
+		t.Errorf("%d lines about one source", n)
+	}
+}
+
+func TestSlowConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	const most = 64
+	in := listen(t, hello.Config{Limits: hello.Limits{Connections: most}}, "127.0.0.1:0", nil)
+	open := make([]net.Conn, most)
+	b := capture(t, "1")
+	for i := range open {
+		open[i] = in.dial()
+		if _, err := open[i].Write(b[:30]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Connections are accepted in order, so these find the server full.
+	for range 10 {
+		in.closes(in.dial())
+	}
+	if n := in.metric("provisiond_hello_connections"); n != most {
+		t.Errorf("%v open, want %d", n, most)
+	}
+	if n := in.received(hello.Overload); n != 10 {
+		t.Errorf("%v counted as overload, want 10", n)
+	}
+	for _, c := range open { // and nobody who was in is lost
+		if _, err := c.Write(b[30:]); err != nil {
+			t.Fatal(err)
+		}
+		in.closes(c)
+	}
+	in.say(b)
+	in.stop()
+	if n := in.received(hello.Accepted); n != most+1 {
+		t.Errorf("%v accepted, want %d", n, most+1)
+	}
+}
+
+func TestHandlerDecidesTheResult(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		do   func() (hello.Result, error)
+		want hello.Result
+		log  string
+	}{
+		{"duplicate", func() (hello.Result, error) { return hello.Duplicate, nil }, hello.Duplicate, ""},
+		{"network", func() (hello.Result, error) { return hello.DeniedNetwork, nil }, hello.DeniedNetwork, "refused by policy"},
+		{"device", func() (hello.Result, error) { return hello.DeniedDevice, nil }, hello.DeniedDevice, "refused by policy"},
+		{"store down", func() (hello.Result, error) { return "", errors.New("disk full") }, hello.StoreError, "disk full"},
+		{"an error beside a result", func() (hello.Result, error) { return hello.Accepted, errors.New("disk full") }, hello.StoreError, "disk full"},
+		{"nonsense", func() (hello.Result, error) { return "fine", nil }, hello.StoreError, "no result"},
+		{"a panic", func() (hello.Result, error) { panic("oops") }, hello.StoreError, "panicked"},
+	} {
+		in := listen(t, hello.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) { return c.do() })
+		in.say(psk())
+		in.stop()
+		if in.received(c.want) != 1 || !strings.Contains(in.logged(), c.log) {
+			t.Errorf("%s: not counted as %s, or not logged:\n%s", c.name, c.want, in.logged())
+		}
+	}
+}
+
+func TestSocketStaysOpenUntilTheHandlerIsDone(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	in := listen(t, hello.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) {
+		<-release
+		return hello.Accepted, nil
+	})
+	c := in.dial()
+	_, _ = c.Write(psk())
+	in.next()
+	if n := in.metric("provisiond_hello_connections"); n != 1 {
+		t.Errorf("%v connections while the handler works", n)
+	}
+	close(release)
+	in.closes(c)
+}
+
+func TestPlainHellosCanBeSwitchedOff(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{PlainOff: true}, "127.0.0.1:0", nil)
+	in.say(capture(t, "1"))
+	in.stop()
+	if in.received(hello.DeniedDevice) != 1 || len(in.heard) != 0 || !strings.Contains(in.logged(), "939b524b-13d4-1d18-e487-1c697a6b7a2b") {
+		t.Errorf("log:\n%s", in.logged())
+	}
+}
+
+func TestBalancer(t *testing.T) {
+	t.Parallel()
+	sig := "\r\n\r\n\x00\r\nQUIT\n"
+	header := sig + "\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x30\x39\x26\xf3"
+	cfg := hello.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Limits: hello.Limits{PerSourcePerMinute: 2}}
+
+	in := listen(t, cfg, "127.0.0.1:0", nil)
+	b := capture(t, "1")
+	in.say([]byte(header), b)
+	h := in.next()
+	if h.From.String() != "192.0.2.7:12345" || h.Local.String() != "198.51.100.1:9971" || !bytes.Equal(h.Raw, b) {
+		t.Errorf("from %v to %v, %d bytes", h.From, h.Local, len(h.Raw))
+	}
+	all := append([]byte(header), b...) // byte by byte
+	c := in.dial()
+	for i := range all {
+		if _, err := c.Write(all[i : i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in.closes(c)
+	if h := in.next(); h.From.String() != "192.0.2.7:12345" {
+		t.Errorf("byte by byte: from %v", h.From)
+	}
+	in.say(all) // the device's own limit
+	in.say(append([]byte(sig+"\x20\x00\x00\x00"), b...))
+	if h := in.next(); h.From.Addr().String() != "127.0.0.1" {
+		t.Errorf("LOCAL: from %v", h.From)
+	}
+	in.say(b) // no header
+	in.say([]byte(sig + "\x21\x12\x00\x0c" + strings.Repeat("\x01", 12)))
+	in.stop()
+	for r, want := range map[hello.Result]float64{hello.Accepted: 3, hello.RateLimited: 1, hello.Malformed: 2} {
+		if got := in.received(r); got != want {
+			t.Errorf("%s: %v, want %v", r, got, want)
+		}
+	}
+}
+
+func TestShutdownIsPromptAndWaitsForHandlers(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	in := listen(t, hello.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) {
+		<-release
+		return hello.Accepted, nil
+	})
+	idle, half, whole := in.dial(), in.dial(), in.dial()
+	_, _ = half.Write(psk()[:20])
+	_, _ = whole.Write(psk())
+	in.next()
+
+	short, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- in.server.Shutdown(short) }()
+	in.closes(idle)
+	in.closes(half)
+	select {
+	case err := <-done:
+		t.Errorf("shut down while a handler was at work: %v", err)
+	default:
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	in.stop()
+	if in.received(hello.Accepted) != 1 || in.received(hello.Malformed) != 0 {
+		t.Errorf("%v accepted, %v malformed", in.received(hello.Accepted), in.received(hello.Malformed))
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.server.Serve(l); !errors.Is(err, hello.ErrServerClosed) {
+		t.Errorf("Serve after the end: %v", err)
+	}
+}
+
+func TestShutdownLosesPatience(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{}, "127.0.0.1:0", func(ctx context.Context, _ hello.Hello) (hello.Result, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	})
+	c := in.dial()
+	_, _ = c.Write(psk())
+	in.next()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := in.server.Shutdown(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	in.closes(c)
+	in.stop() // now without a handler in the way
+	if n := in.received(hello.StoreError); n != 1 {
+		t.Errorf("%v counted as store_error", n)
+	}
+}
+
+func TestServeReturnsWhenTheListenerFails(t *testing.T) {
+	t.Parallel()
+	s := hello.NewServer(hello.Config{}, &desk{}, nil, nil)
+	l := brokenListener{}
+	if err := s.Serve(l); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+type brokenListener struct{}
+
+func (brokenListener) Accept() (net.Conn, error) { return nil, io.ErrClosedPipe }
+func (brokenListener) Close() error              { return nil }
+func (brokenListener) Addr() net.Addr            { return &net.TCPAddr{} }
