@@ -22,6 +22,8 @@ var (
 	ErrUnknownOutcome = errors.New("the outcome of the commit is not known")
 	// ErrClosed means that the store was closed before the closure began.
 	ErrClosed = errors.New("the store is closed")
+	// ErrUnavailable means that the database did not answer; trying again may help.
+	ErrUnavailable = errors.New("the database does not answer")
 )
 
 // ErrHeld says that another run owns the device, or that a quiet period after

@@ -1,0 +1,137 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+)
+
+// AuditError says where the audit chain is broken.
+type AuditError struct {
+	Seq     int64
+	Problem string
+}
+
+func (e *AuditError) Error() string {
+	return fmt.Sprintf("audit record %d: %s", e.Seq, e.Problem)
+}
+
+// Audit appends to the chain, in the transaction of the change it is about.
+// Each record's hash covers the one before; the head's row is locked, so there
+// is one chain, whatever the number of nodes.
+func (tx *Tx) Audit(ctx context.Context, r AuditRecord) error {
+	err := tx.audit(ctx, r)
+	if err != nil {
+		tx.db.metrics.audit.WithLabelValues("error").Inc()
+		return fmt.Errorf("audit %s: %w", r.Action, err)
+	}
+	tx.after = append(tx.after, tx.db.metrics.audit.WithLabelValues("ok").Inc)
+	return nil
+}
+
+func (tx *Tx) audit(ctx context.Context, r AuditRecord) error {
+	if r.Detail == nil {
+		r.Detail = map[string]any{}
+	}
+	detail, err := json.Marshal(r.Detail) // keys sorted
+	if err != nil {
+		return err
+	}
+	var prev []byte
+	if err := tx.one(ctx, "SELECT seq, hash FROM audit_head WHERE id = 1 {lock}", nil, &r.Seq, &prev); err != nil {
+		return err
+	}
+	if prev == nil {
+		prev = []byte{}
+	}
+	r.Seq++
+	if r.At.IsZero() {
+		r.At = tx.Now()
+	}
+	r.At = millis(r.At)
+	hash := auditHash(r, detail, prev)
+	return tx.pipeline(ctx,
+		statement{q: "INSERT INTO audit (seq, at, actor, action, subject, detail, prev_hash, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+			args: []any{r.Seq, r.At, r.Actor, r.Action, r.Subject, string(detail), prev, hash}},
+		statement{q: "UPDATE audit_head SET seq = $1, hash = $2 WHERE id = 1", args: []any{r.Seq, hash}},
+	)
+}
+
+// auditHash is SHA-256 over the row, each part with its length, and the hash before.
+func auditHash(r AuditRecord, detail, prev []byte) []byte {
+	var b []byte
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Seq))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.At.UnixMilli()))
+	for _, part := range [][]byte{[]byte(r.Actor), []byte(r.Action), []byte(r.Subject), detail, prev} {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
+		b = append(b, part...)
+	}
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
+
+type auditRow struct {
+	AuditRecord
+	detail, prev []byte
+}
+
+func scanAudit(s scanner) (auditRow, error) {
+	var r auditRow
+	var detail string
+	err := s.Scan(&r.Seq, timeOf{&r.At}, &r.Actor, &r.Action, &r.Subject, &detail, &r.prev, &r.Hash)
+	if err == nil {
+		r.detail = []byte(detail)
+		// A detail that is not JSON any more is VerifyAudit's to report.
+		_ = json.Unmarshal(r.detail, &r.Detail)
+	}
+	return r, err
+}
+
+const auditColumns = "seq, at, actor, action, subject, detail, prev_hash, hash"
+
+// VerifyAudit walks the whole chain and counts its records; *AuditError says
+// where it is broken.
+func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
+	var n int64
+	prev := []byte{}
+	err := tx.each(ctx, func(s scanner) error {
+		r, err := scanAudit(s)
+		switch {
+		case err != nil:
+			return err
+		case r.Seq != n+1:
+			return &AuditError{n + 1, "is missing"}
+		case !bytes.Equal(r.prev, prev):
+			return &AuditError{r.Seq, "does not follow the one before it"}
+		case !bytes.Equal(r.Hash, auditHash(r.AuditRecord, r.detail, r.prev)):
+			return &AuditError{r.Seq, "was changed"}
+		}
+		n, prev = r.Seq, r.Hash
+		return nil
+	}, "SELECT "+auditColumns+" FROM audit ORDER BY seq")
+	if err != nil {
+		return n, err
+	}
+	var seq int64
+	var head []byte
+	if err := tx.one(ctx, "SELECT seq, hash FROM audit_head WHERE id = 1", nil, &seq, &head); err != nil {
+		return n, err
+	}
+	if seq != n || !bytes.Equal(head, prev) {
+		return n, &AuditError{n + 1, "is missing: the chain ends before its head"}
+	}
+	return n, nil
+}
+
+// AuditRecords lists a page of the chain, oldest first.
+func (tx *Tx) AuditRecords(ctx context.Context, after int64, limit int) ([]AuditRecord, error) {
+	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2", after, page(limit))
+	out := make([]AuditRecord, len(rows))
+	for i, r := range rows {
+		out[i] = r.AuditRecord
+	}
+	return out, err
+}

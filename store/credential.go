@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+func credentialPlace(uuid amt.UUID, generation int, kind string) seal.Place {
+	return seal.At("credentials", "sealed", uuid, generation, kind)
+}
+
+// StageCredentials seals both passwords of a new generation as candidates. A
+// device may hear them only after the transaction is known to have committed.
+func (tx *Tx) StageCredentials(ctx context.Context, uuid amt.UUID, runID int64, admin, mebx amt.Secret) (int, error) {
+	// The device's row is locked, so that two stagers take two generations.
+	var id string
+	if err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid = $1 {lock}", []any{uuid}, &id); err != nil {
+		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
+	}
+	var gen int
+	if err := tx.one(ctx, "SELECT coalesce(max(generation), 0) + 1 FROM credentials WHERE uuid = $1", []any{uuid}, &gen); err != nil {
+		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
+	}
+	var all []statement
+	for _, c := range []struct {
+		kind string
+		pw   amt.Secret
+	}{{KindAdmin, admin}, {KindMEBx, mebx}} {
+		if c.pw.IsZero() {
+			continue
+		}
+		sealed, key, err := tx.seal(c.pw, credentialPlace(uuid, gen, c.kind))
+		if err != nil {
+			return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
+		}
+		all = append(all, statement{q: `INSERT INTO credentials (uuid, generation, kind, state, sealed, key_id, created_at, run_id)
+			VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6)`, args: []any{uuid, gen, c.kind, sealed, key, runID}})
+	}
+	if err := tx.pipeline(ctx, all...); err != nil {
+		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
+	}
+	return gen, nil
+}
+
+// Credentials reads a device's passwords, newest generation first; kind "" is
+// both. Every one that may be on the device is among them.
+func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Credential, error) {
+	type row struct {
+		Credential
+		sealed []byte
+	}
+	rows, err := list(ctx, tx, func(s scanner) (row, error) {
+		var c row
+		err := s.Scan(&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.sealed, &c.Realm, &c.Peer, addrOf{&c.Address},
+			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, &c.RunID)
+		return c, err
+	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, run_id
+		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
+	if err != nil {
+		return nil, fmt.Errorf("credentials of %s: %w", uuid, err)
+	}
+	out := make([]Credential, len(rows))
+	for i, r := range rows {
+		// Opened after the rows are read: a key made elsewhere is another query.
+		if r.Password, err = tx.open(ctx, r.sealed, credentialPlace(r.UUID, r.Generation, r.Kind)); err != nil {
+			return nil, fmt.Errorf("credential %d of %s: %w", r.ID, uuid, err)
+		}
+		out[i] = r.Credential
+	}
+	return out, nil
+}
+
+// MarkSent notes, before the bytes leave, to whom passwords are about to be told.
+func (tx *Tx) MarkSent(ctx context.Context, ids []int64, realm string, peer []byte, address netip.Addr) error {
+	for _, id := range ids {
+		n, err := tx.exec(ctx, "UPDATE credentials SET sent_at = coalesce(sent_at, {now}), realm = $2, peer = $3, address = $4 WHERE id = $1", id, realm, peer, address)
+		if err := touched(n, err, ErrNotFound); err != nil {
+			return fmt.Errorf("credential %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Activate notes that the device answers to this password. The active one
+// before becomes retired and is kept.
+func (tx *Tx) Activate(ctx context.Context, id int64) error {
+	var uuid amt.UUID
+	var kind string
+	var gen int
+	if err := tx.one(ctx, "SELECT uuid, kind, generation FROM credentials WHERE id = $1", []any{id}, &uuid, &kind, &gen); err != nil {
+		return fmt.Errorf("activate credential %d: %w", id, err)
+	}
+	_, err := tx.exec(ctx, "UPDATE credentials SET state = 'retired', retired_at = {now} WHERE uuid = $1 AND kind = $2 AND state = 'active' AND id <> $3", uuid, kind, id)
+	if err == nil {
+		_, err = tx.exec(ctx, "UPDATE credentials SET state = 'active', activated_at = coalesce(activated_at, {now}), retired_at = NULL WHERE id = $1", id)
+	}
+	if err == nil && kind == KindAdmin {
+		_, err = tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", uuid, gen)
+	}
+	if err != nil {
+		return fmt.Errorf("activate credential %d: %w", id, err)
+	}
+	return nil
+}
+
+// RetireCredential marks a password as no longer expected to work. It is kept
+// and is still among Credentials.
+func (tx *Tx) RetireCredential(ctx context.Context, id int64) error {
+	n, err := tx.exec(ctx, "UPDATE credentials SET state = 'retired', retired_at = coalesce(retired_at, {now}) WHERE id = $1", id)
+	if err := touched(n, err, ErrNotFound); err != nil {
+		return fmt.Errorf("retire credential %d: %w", id, err)
+	}
+	return nil
+}

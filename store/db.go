@@ -1,0 +1,230 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+// Options say where the truth lives.
+type Options struct {
+	URL       string        // postgres://…; "" is SQLite in Dir
+	Dir       string        // data directory, SQLite only
+	Keys      *seal.Keyring // nil: nothing can be sealed or opened
+	Log       *zap.Logger
+	Metrics   *Metrics
+	NoMigrate bool // refuse a schema older than this program instead of migrating it
+
+	// Clock replaces the process clock on SQLite, where it is the database's
+	// clock as well; for simulations. Postgres always asks the database.
+	Clock func() time.Time
+}
+
+// Engines.
+const (
+	SQLite   = "sqlite"
+	Postgres = "postgres"
+)
+
+// DB is the open store. All methods may be called from any goroutine.
+type DB struct {
+	engine  string
+	log     *zap.Logger
+	metrics *Metrics
+	keys    *seal.Keyring
+	texts   textCache
+	trust   *trustCache
+	schema  int64
+
+	pool *pgxpool.Pool // Postgres
+
+	write, read *sql.DB // SQLite: one write connection, shared with River; many readers
+	writer      *writer
+	lock        *dirLock
+	clock       func() time.Time
+	opened      time.Time // with its monotonic part: what leases are counted from
+	fakeClock   bool
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open connects, brings the schema up to date and says in one sentence what is
+// wrong when it cannot. A database that does not answer is ErrUnavailable.
+func Open(ctx context.Context, o Options) (*DB, error) {
+	db := &DB{log: o.Log, metrics: o.Metrics, keys: o.Keys, trust: newTrustCache(), clock: o.Clock, fakeClock: o.Clock != nil, opened: time.Now()}
+	if db.log == nil {
+		db.log = zap.NewNop()
+	}
+	if db.metrics == nil {
+		db.metrics = NewMetrics(nil)
+	}
+	if db.clock == nil {
+		db.clock = time.Now
+	}
+	open := db.openSQLite
+	if o.URL != "" {
+		open = db.openPostgres
+	}
+	if err := open(ctx, o); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	if err := db.openKeys(ctx); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	db.metrics.up.Set(1)
+	return db, nil
+}
+
+// Engine is "sqlite" or "postgres".
+func (db *DB) Engine() string { return db.engine }
+
+// SchemaVersion is the number of the newest migration applied.
+func (db *DB) SchemaVersion() int64 { return db.schema }
+
+// Pool is the Postgres pool, nil on SQLite; for the queue.
+func (db *DB) Pool() *pgxpool.Pool { return db.pool }
+
+// SQL is SQLite's one write connection, nil on Postgres; for the queue. Never
+// ask it for a connection inside Write: there is only the one you are holding.
+func (db *DB) SQL() *sql.DB { return db.write }
+
+// Close waits for writes under way; later ones get ErrClosed.
+func (db *DB) Close() error {
+	db.closeOnce.Do(func() {
+		var errs []error
+		if db.writer != nil {
+			db.writer.close()
+		}
+		if db.read != nil {
+			errs = append(errs, db.read.Close())
+		}
+		if db.write != nil {
+			errs = append(errs, db.texts.close(), db.write.Close())
+		}
+		if db.pool != nil {
+			db.pool.Close()
+		}
+		if db.lock != nil {
+			errs = append(errs, db.lock.release())
+		}
+		db.metrics.up.Set(0)
+		db.closeErr = errors.Join(errs...)
+	})
+	return db.closeErr
+}
+
+// Ping asks the database for an answer.
+func (db *DB) Ping(ctx context.Context) error {
+	var err error
+	if db.pool != nil {
+		err = db.pool.Ping(ctx)
+	} else {
+		var one int
+		err = db.read.QueryRowContext(ctx, "SELECT 1").Scan(&one)
+	}
+	if err != nil {
+		db.metrics.up.Set(0)
+		return fmt.Errorf("ask the database: %w", err)
+	}
+	db.metrics.up.Set(1)
+	return nil
+}
+
+// Write runs fn in a transaction and answers when it is durable. fn may run
+// more than once; its error is handed back and nothing of it is kept.
+func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
+	start := time.Now()
+	var err error
+	if db.pool != nil {
+		err = db.writePostgres(ctx, fn)
+	} else {
+		err = db.writer.do(ctx, fn)
+	}
+	db.metrics.done("write", start, err)
+	return err
+}
+
+// Read runs fn on one unchanging picture of the database.
+func (db *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
+	start := time.Now()
+	var err error
+	if db.pool != nil {
+		err = db.readPostgres(ctx, fn)
+	} else {
+		err = db.readSQLite(ctx, fn)
+	}
+	db.metrics.done("read", start, err)
+	return err
+}
+
+// resultWord is the metric's result. A refusal by our own rules is an answer,
+// not a failure of the store.
+func resultWord(err error) string {
+	var held ErrHeld
+	switch {
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrConflict), errors.Is(err, ErrFenced), errors.Is(err, ErrGone), errors.As(err, &held):
+		return "ok"
+	case errors.Is(err, ErrUnknownOutcome):
+		return "unknown"
+	}
+	return "error"
+}
+
+// A Tx is one transaction, used by one goroutine until its closure returns.
+type Tx struct {
+	db    *DB
+	pg    pgx.Tx
+	lite  *sql.Tx
+	write bool
+	now   time.Time // SQLite: when the closure began; Postgres: once asked
+	lease time.Time // SQLite: the same on the clock that leases are counted with
+	after []func()  // run after the commit
+}
+
+// Handle is the transaction itself, pgx.Tx or *sql.Tx, for River's InsertTx. On
+// SQLite hand it no context that can end: an interrupted statement takes the
+// whole batch with it.
+func (tx *Tx) Handle() any {
+	if tx.pg != nil {
+		return tx.pg
+	}
+	return tx.lite
+}
+
+// Now is the database's clock in milliseconds, UTC: on Postgres the server's,
+// asked once a transaction, on SQLite this process's.
+func (tx *Tx) Now() time.Time {
+	if tx.now.IsZero() && tx.pg != nil {
+		var t time.Time
+		// The connection's own deadline bounds this; a failure shows at the next statement.
+		if err := tx.pg.QueryRow(context.Background(), "SELECT clock_timestamp()").Scan(&t); err != nil {
+			t = tx.db.clock()
+		}
+		tx.now = millis(t)
+	}
+	return tx.now
+}
+
+func millis(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// clocks gives SQLite's two: the wall clock for what people read, and one that
+// no clock step can move for leases.
+func (db *DB) clocks() (wall, lease time.Time) {
+	wall = millis(db.clock())
+	if db.fakeClock {
+		return wall, wall
+	}
+	return wall, millis(db.opened.Add(time.Since(db.opened)))
+}

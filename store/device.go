@@ -1,0 +1,394 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+const deviceColumns = `uuid, lifecycle, reason, detail, device_mode, health, amt_version, sku, realm, host, domain, fqdn,
+	suffix, mac, serial, smbios_uuid, secure_dns, address, profile, profile_version, trust_table, certificate, tls_version,
+	peer_fingerprint, tags, approved, first_seen, last_seen, provisioned_at, last_contact, window_until, next_retry,
+	device_cert_not_after, password_changed_at, attempts, hello_count, hello_retry, admin_flag, fence, owner, lease_until,
+	generation, record`
+
+func (d *Device) dest() []any {
+	return []any{&d.UUID, &d.Lifecycle, &d.Reason, &d.Detail, &d.DeviceMode, &d.Health, versionOf{&d.Version}, &d.SKU,
+		&d.Realm, &d.HostName, &d.Domain, &d.FQDN, &d.Suffix, &d.MAC, &d.Serial, &d.SMBIOSUUID, &d.SecureDNS,
+		addrOf{&d.Address}, &d.Profile, &d.ProfileVersion, &d.TrustTable, &d.Certificate, &d.TLSVersion, &d.PeerFingerprint,
+		jsonOf{&d.Tags}, &d.Approved, timeOf{&d.FirstSeen}, timeOf{&d.LastSeen}, timeOf{&d.ProvisionedAt},
+		timeOf{&d.LastContact}, timeOf{&d.WindowUntil}, timeOf{&d.NextRetry}, timeOf{&d.DeviceCertNotAfter},
+		timeOf{&d.PasswordChangedAt}, &d.Attempts, &d.HelloCount, &d.HelloRetry, &d.AdminFlag, &d.Fence, &d.Owner,
+		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}}
+}
+
+func scanDevice(s scanner) (Device, error) {
+	var d Device
+	err := s.Scan(d.dest()...)
+	if len(d.Tags) == 0 {
+		d.Tags = nil
+	}
+	return d, err
+}
+
+// Device reads one device.
+func (tx *Tx) Device(ctx context.Context, uuid amt.UUID) (Device, error) {
+	var d Device
+	if err := tx.one(ctx, "SELECT "+deviceColumns+" FROM devices WHERE uuid = $1", []any{uuid}, d.dest()...); err != nil {
+		return d, fmt.Errorf("device %s: %w", uuid, err)
+	}
+	if len(d.Tags) == 0 {
+		d.Tags = nil
+	}
+	return d, nil
+}
+
+// ImportDevice makes the row of a device that nobody has heard yet, with the
+// event imported. A device already there is left as it is: ErrConflict.
+func (tx *Tx) ImportDevice(ctx context.Context, uuid amt.UUID, actor string, f DeviceFacts) error {
+	n, err := tx.exec(ctx, "INSERT INTO devices (uuid, first_seen) VALUES ($1, {now}) ON CONFLICT DO NOTHING", uuid)
+	if err := touched(n, err, ErrConflict); err != nil {
+		return fmt.Errorf("import %s: %w", uuid, err)
+	}
+	if err := tx.UpdateDevice(ctx, uuid, f); err != nil {
+		return err
+	}
+	return tx.Transition(ctx, Transition{UUID: uuid, To: Discovered, Event: "imported", Actor: actor})
+}
+
+// Cursor names this device's place in a list, for DeviceFilter.After.
+func (d Device) Cursor(o Order) string {
+	switch o {
+	case ByLastSeen:
+		return fmt.Sprintf("%d,%s", unixMilli(d.LastSeen), d.UUID)
+	case ByName:
+		return d.FQDN + "," + d.UUID.String()
+	}
+	return d.UUID.String()
+}
+
+func unixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// A clause collects conditions and their numbered parameters.
+type clause struct {
+	and  []string
+	args []any
+}
+
+// add takes a condition in which each ? stands for the next value.
+func (c *clause) add(cond string, args ...any) {
+	for _, a := range args {
+		c.args = append(c.args, a)
+		cond = strings.Replace(cond, "?", fmt.Sprintf("$%d", len(c.args)), 1)
+	}
+	c.and = append(c.and, cond)
+}
+
+func (c *clause) where() string {
+	if len(c.and) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(c.and, " AND ")
+}
+
+// like escapes what LIKE would take as a pattern.
+func like(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(s))
+}
+
+func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
+	c := &clause{}
+	if len(f.Lifecycle) > 0 {
+		marks := make([]string, len(f.Lifecycle))
+		args := make([]any, len(f.Lifecycle))
+		for i, l := range f.Lifecycle {
+			marks[i], args[i] = "?", l
+		}
+		c.add("lifecycle IN ("+strings.Join(marks, ", ")+")", args...)
+	}
+	if f.Reason != "" {
+		c.add("reason = ?", f.Reason)
+	}
+	if f.Health != "" {
+		c.add("health = ?", f.Health)
+	}
+	if f.Version != "" {
+		c.add(`(amt_version = ? OR amt_version LIKE ? ESCAPE '\')`, f.Version, like(f.Version)+".%")
+	}
+	if f.Suffix != "" {
+		s := strings.ToLower(strings.Trim(f.Suffix, "."))
+		c.add(`(lower(suffix) = ? OR lower(suffix) LIKE ? ESCAPE '\')`, s, "%."+like(s))
+	}
+	if f.Network.IsValid() {
+		lo, hi := networkRange(f.Network)
+		c.add("address_key >= ? AND address_key <= ?", lo, hi)
+	}
+	if f.Profile != "" {
+		c.add("profile = ?", f.Profile)
+	}
+	if f.Tag != "" {
+		t, err := jsonText(f.Tag)
+		if err != nil {
+			return nil, err
+		}
+		c.add(`CAST(tags AS text) LIKE ? ESCAPE '\'`, "%"+strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(t)+"%")
+	}
+	if q := strings.TrimSpace(f.Query); q != "" {
+		p := "%" + like(q) + "%"
+		c.add(`(CAST(uuid AS text) LIKE ? ESCAPE '\' OR lower(fqdn) LIKE ? ESCAPE '\' OR lower(host) LIKE ? ESCAPE '\'
+			OR address LIKE ? ESCAPE '\' OR lower(mac) LIKE ? ESCAPE '\' OR lower(serial) LIKE ? ESCAPE '\')`, p, p, p, p, p, p)
+	}
+	if !f.Seen.IsZero() {
+		c.add("last_seen >= ?", f.Seen)
+	}
+	if !f.Silent.IsZero() {
+		c.add("(last_seen IS NULL OR last_seen < ?)", f.Silent)
+	}
+	return c, nil
+}
+
+// Devices lists a page. The page after is asked for with the last row's Cursor,
+// so rows that come and go in between shift nothing.
+func (tx *Tx) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
+	c, err := tx.deviceClause(f)
+	if err != nil {
+		return nil, err
+	}
+	order := " ORDER BY uuid"
+	bad := fmt.Errorf("list devices: %q is not a cursor of this list", f.After)
+	switch f.Order {
+	case ByUUID:
+		if f.After != "" {
+			u, err := amt.ParseUUID(f.After)
+			if err != nil {
+				return nil, bad
+			}
+			c.add("uuid > ?", u)
+		}
+	case ByName:
+		order = " ORDER BY fqdn, uuid"
+		if f.After != "" {
+			i := strings.LastIndexByte(f.After, ',')
+			u, err := amt.ParseUUID(f.After[i+1:])
+			if i < 0 || err != nil {
+				return nil, bad
+			}
+			c.add("(fqdn, uuid) > (?, ?)", f.After[:i], u)
+		}
+	case ByLastSeen:
+		// Never heard of sorts last, as the year 1970.
+		key := "coalesce(last_seen, " + tx.epoch() + ")"
+		order = " ORDER BY " + key + " DESC, uuid DESC"
+		if f.After != "" {
+			ms, id, ok := strings.Cut(f.After, ",")
+			var at int64
+			u, err := amt.ParseUUID(id)
+			if _, scan := fmt.Sscanf(ms, "%d", &at); !ok || err != nil || scan != nil {
+				return nil, bad
+			}
+			c.add("("+key+", uuid) < (?, ?)", time.UnixMilli(at), u)
+		}
+	default:
+		return nil, fmt.Errorf("list devices: unknown order %q", f.Order)
+	}
+	c.args = append(c.args, page(f.Limit))
+	q := "SELECT " + deviceColumns + " FROM devices" + c.where() + order + fmt.Sprintf(" LIMIT $%d", len(c.args))
+	out, err := list(ctx, tx, scanDevice, q, c.args...)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return out, nil
+}
+
+func (tx *Tx) epoch() string {
+	if tx.pg != nil {
+		return "timestamptz 'epoch'"
+	}
+	return "0"
+}
+
+// CountMatching counts the devices a filter selects, for a list's heading.
+func (tx *Tx) CountMatching(ctx context.Context, f DeviceFilter) (int, error) {
+	c, err := tx.deviceClause(f)
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	err = tx.one(ctx, "SELECT count(*) FROM devices"+c.where(), c.args, &n)
+	return n, err
+}
+
+// CountDevices counts by lifecycle. Every lifecycle is there, with 0 if need be.
+func (tx *Tx) CountDevices(ctx context.Context) (map[Lifecycle]int, error) {
+	out := map[Lifecycle]int{}
+	for _, l := range Lifecycles() {
+		out[l] = 0
+	}
+	err := tx.each(ctx, func(s scanner) error {
+		var l Lifecycle
+		var n int
+		err := s.Scan(&l, &n)
+		out[l] = n
+		return err
+	}, "SELECT lifecycle, count(*) FROM devices GROUP BY lifecycle")
+	return out, err
+}
+
+// A Column is what CountBy can group devices by.
+type Column string
+
+const (
+	ColumnLifecycle Column = "lifecycle"
+	ColumnReason    Column = "reason"
+	ColumnHealth    Column = "health"
+	ColumnMajor     Column = "amt_major"
+	ColumnVersion   Column = "amt_version"
+	ColumnSuffix    Column = "suffix"
+	ColumnProfile   Column = "profile"
+	ColumnTLS       Column = "tls_version"
+)
+
+// CountBy counts devices by one column, retired ones left out.
+func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
+	switch col {
+	case ColumnLifecycle, ColumnReason, ColumnHealth, ColumnMajor, ColumnVersion, ColumnSuffix, ColumnProfile, ColumnTLS:
+	default:
+		return nil, fmt.Errorf("count devices: unknown column %q", col)
+	}
+	out := map[string]int{}
+	err := tx.each(ctx, func(s scanner) error {
+		var k string
+		var n int
+		err := s.Scan(&k, &n)
+		out[k] = n
+		return err
+	}, "SELECT CAST("+string(col)+" AS text), count(*) FROM devices WHERE lifecycle <> 'retired' GROUP BY "+string(col))
+	return out, err
+}
+
+// networkRange is the first and last address_key of a network.
+func networkRange(p netip.Prefix) (lo, hi string) {
+	p = p.Masked()
+	b := p.Addr().As16()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	last := b
+	for i := bits; i < 128; i++ {
+		last[i/8] |= 1 << (7 - i%8)
+	}
+	return fmt.Sprintf("%x", b), fmt.Sprintf("%x", last)
+}
+
+func addressKey(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	const hex = "0123456789abcdef"
+	b := a.As16()
+	var out [32]byte
+	for i, x := range b {
+		out[2*i], out[2*i+1] = hex[x>>4], hex[x&15]
+	}
+	return string(out[:])
+}
+
+// UpdateDevice writes down what was learnt; nil fields stay.
+func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) error {
+	c := &clause{}
+	set(c, "device_mode", f.DeviceMode)
+	set(c, "health", f.Health)
+	if f.Version != nil {
+		c.add("amt_version = ?", *f.Version)
+		c.add("amt_major = ?", f.Version.Major)
+	}
+	set(c, "sku", f.SKU)
+	set(c, "realm", f.Realm)
+	set(c, "host", f.HostName)
+	set(c, "domain", f.Domain)
+	set(c, "fqdn", f.FQDN)
+	set(c, "suffix", f.Suffix)
+	set(c, "mac", f.MAC)
+	set(c, "serial", f.Serial)
+	set(c, "smbios_uuid", f.SMBIOSUUID)
+	set(c, "secure_dns", f.SecureDNS)
+	if f.Address != nil {
+		c.add("address = ?", *f.Address)
+		c.add("address_key = ?", addressKey(*f.Address))
+	}
+	set(c, "profile", f.Profile)
+	set(c, "profile_version", f.ProfileVersion)
+	set(c, "certificate", f.Certificate)
+	set(c, "tls_version", f.TLSVersion)
+	set(c, "peer_fingerprint", f.PeerFingerprint)
+	if f.Tags != nil {
+		tags := *f.Tags
+		if tags == nil {
+			tags = []string{}
+		}
+		t, err := jsonText(tags)
+		if err != nil {
+			return err
+		}
+		c.add("tags = ?", t)
+	}
+	set(c, "approved", f.Approved)
+	set(c, "provisioned_at", f.ProvisionedAt)
+	set(c, "last_contact", f.LastContact)
+	set(c, "window_until", f.WindowUntil)
+	set(c, "next_retry", f.NextRetry)
+	set(c, "device_cert_not_after", f.DeviceCertNotAfter)
+	set(c, "password_changed_at", f.PasswordChanged)
+	set(c, "attempts", f.Attempts)
+	set(c, "generation", f.Generation)
+	set(c, "record", f.Record)
+	if len(c.and) == 0 {
+		return nil
+	}
+	c.args = append(c.args, uuid)
+	n, err := tx.exec(ctx, "UPDATE devices SET "+strings.Join(c.and, ", ")+fmt.Sprintf(" WHERE uuid = $%d", len(c.args)), c.args...)
+	if err := touched(n, err, ErrNotFound); err != nil {
+		return fmt.Errorf("update device %s: %w", uuid, err)
+	}
+	return nil
+}
+
+func set[T string | bool | int | time.Time | []byte | json.RawMessage](c *clause, column string, v *T) {
+	if v != nil {
+		c.add(column+" = ?", *v)
+	}
+}
+
+// Transition moves a device and writes the event that says why, both or
+// neither. Data holds no secret.
+func (tx *Tx) Transition(ctx context.Context, t Transition) error {
+	n, err := tx.exec(ctx, `UPDATE devices SET lifecycle = CASE WHEN CAST($2 AS text) = '' THEN lifecycle ELSE CAST($2 AS text) END,
+		reason = $3, detail = $4, next_retry = $5 WHERE uuid = $1`, t.UUID, t.To, t.Reason, t.Detail, t.NextRetry)
+	if err := touched(n, err, ErrNotFound); err != nil {
+		return fmt.Errorf("move device %s to %s: %w", t.UUID, t.To, err)
+	}
+	if t.Event == "" {
+		return fmt.Errorf("move device %s to %s: no event names the reason", t.UUID, t.To)
+	}
+	data := t.Data
+	if t.To != "" {
+		data = make(map[string]any, len(t.Data)+1)
+		for k, v := range t.Data {
+			data[k] = v
+		}
+		data["lifecycle"] = string(t.To)
+	}
+	_, err = tx.AddEvent(ctx, Event{UUID: t.UUID, RunID: t.RunID, Name: t.Event, Reason: t.Reason, Detail: t.Detail, Actor: t.Actor, Data: data})
+	return err
+}

@@ -1,0 +1,139 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"modernc.org/sqlite"
+)
+
+// One SQL text serves both engines; $1 works on both. What differs is written
+// as a word in braces and put in here:
+//
+//	{now}      the wall clock, in the column's own form
+//	{lease}    the clock that leases are compared with
+//	{lease+$3} the same plus $3 milliseconds
+//	{lock}     FOR UPDATE, where rows can be locked
+//	{follow}   only rows that no open transaction can slip in front of
+//
+// On SQLite a clock is one more parameter, so that the text stays the same and
+// its prepared statement can be used again.
+var words = regexp.MustCompile(`\{(now|lease|lock|follow)(\+\$\d+)?\}`)
+
+// A text is a query as one engine wants it.
+type text struct {
+	sql        string
+	now, lease bool      // SQLite: append the clock's value as a parameter, in this order
+	stmt       *sql.Stmt // SQLite's write connection; owned by the writer
+}
+
+func translate(engine, q string, nargs int) *text {
+	t := &text{}
+	if engine == Postgres {
+		const clock = "date_trunc('milliseconds', clock_timestamp())"
+		t.sql = words.ReplaceAllStringFunc(q, func(w string) string {
+			switch {
+			case w == "{lock}":
+				return "FOR UPDATE"
+			case w == "{follow}":
+				return "xact < pg_snapshot_xmin(pg_current_snapshot())"
+			case strings.Contains(w, "+"):
+				n := w[strings.Index(w, "$") : len(w)-1]
+				return "(" + clock + " + CAST(" + n + " AS bigint) * interval '1 millisecond')"
+			}
+			return clock
+		})
+		return t
+	}
+	t.now, t.lease = strings.Contains(q, "{now"), strings.Contains(q, "{lease")
+	now := "$" + strconv.Itoa(nargs+1)
+	lease := now
+	if t.now {
+		lease = "$" + strconv.Itoa(nargs+2)
+	}
+	t.sql = words.ReplaceAllStringFunc(q, func(w string) string {
+		clock := now
+		if strings.HasPrefix(w, "{lease") {
+			clock = lease
+		}
+		switch {
+		case w == "{lock}":
+			return ""
+		case w == "{follow}":
+			return "true"
+		case strings.Contains(w, "+"):
+			return "(" + clock + " + " + w[strings.Index(w, "$"):len(w)-1] + ")"
+		}
+		return clock
+	})
+	return t
+}
+
+// textCache remembers translations, and on SQLite the prepared statements of
+// the write connection. The texts are constants of this package and a few
+// filters, so it stays small.
+type textCache struct {
+	m sync.Map // textKey -> *text
+}
+
+type textKey struct {
+	q     string
+	nargs int
+}
+
+func (c *textCache) get(engine, q string, nargs int) *text {
+	k := textKey{q, nargs}
+	if t, ok := c.m.Load(k); ok {
+		return t.(*text)
+	}
+	t, _ := c.m.LoadOrStore(k, translate(engine, q, nargs))
+	return t.(*text)
+}
+
+func (c *textCache) close() error {
+	var errs []error
+	c.m.Range(func(_, v any) bool {
+		if s := v.(*text).stmt; s != nil {
+			errs = append(errs, s.Close())
+		}
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// SQLite's extended result codes (sqlite.org/rescode.html).
+const (
+	liteUnique     = 2067
+	litePrimaryKey = 1555
+	liteForeignKey = 787
+)
+
+// kind turns an engine's word for a broken rule into ours.
+func kind(err error) error {
+	var p *pgconn.PgError
+	if errors.As(err, &p) {
+		switch p.Code {
+		case "23505":
+			return fmt.Errorf("%w (%s)", ErrConflict, p.ConstraintName)
+		case "23503":
+			return fmt.Errorf("%w (%s)", ErrNotFound, p.ConstraintName)
+		}
+		return err
+	}
+	var l *sqlite.Error
+	if errors.As(err, &l) {
+		switch l.Code() {
+		case liteUnique, litePrimaryKey:
+			return fmt.Errorf("%w (%s)", ErrConflict, l.Error())
+		case liteForeignKey:
+			return fmt.Errorf("%w (a row it refers to)", ErrNotFound)
+		}
+	}
+	return err
+}

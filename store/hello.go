@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// SeeHello writes down that a device said hello: one row in the list of
+// hellos, its hash list once per distinct list, and the device's own row. It
+// decides nothing. A new device is discovered; an old one keeps its lifecycle.
+// On Postgres it is one round trip once the hash list is known.
+func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, error) {
+	table, err := tx.trustTable(ctx, h.Hashes)
+	if err != nil {
+		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
+	}
+	addr := h.Address
+	if !addr.IsValid() {
+		addr = h.From.Addr()
+	}
+	addr = addr.Unmap().WithZone("")
+	at := "{now}"
+	if !h.At.IsZero() {
+		at = "$7"
+	}
+
+	var old Device
+	var fresh bool
+	var count int
+	var seen time.Time
+	upsert := []any{h.UUID, addr, addressKey(addr), table, h.Retry, h.AdminSet}
+	record := []any{h.UUID, h.From, h.Local, h.Via, h.Peer, int64(h.Version), h.Retry, h.AdminSet, h.PID, table, h.Trailing, h.Raw}
+	if !h.At.IsZero() {
+		upsert = append(upsert, h.At)
+		record = append(record, h.At)
+	}
+	err = tx.pipeline(ctx,
+		statement{q: "SELECT " + deviceColumns + " FROM devices WHERE uuid = $1 {lock}", args: []any{h.UUID}, dest: old.dest(), missing: &fresh},
+		statement{q: `INSERT INTO devices (uuid, address, address_key, trust_table, hello_retry, admin_flag, first_seen, last_seen, hello_count)
+			VALUES ($1, $2, $3, $4, $5, $6, ` + at + `, ` + at + `, 1)
+			ON CONFLICT (uuid) DO UPDATE SET address = excluded.address, address_key = excluded.address_key, trust_table = excluded.trust_table,
+				hello_retry = excluded.hello_retry, admin_flag = excluded.admin_flag, last_seen = excluded.last_seen,
+				first_seen = coalesce(devices.first_seen, excluded.first_seen), hello_count = devices.hello_count + 1
+			RETURNING hello_count, last_seen`, args: upsert, dest: []any{&count, timeOf{&seen}}},
+		statement{q: `INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, trailing, raw, at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, ` + map[bool]string{true: "{now}", false: "$13"}[h.At.IsZero()] + `)`, args: record},
+	)
+	if err != nil {
+		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
+	}
+	if len(old.Tags) == 0 {
+		old.Tags = nil
+	}
+	if fresh && count > 1 {
+		// Two first hellos at the same moment: the other's row is there now.
+		d, err := tx.Device(ctx, h.UUID)
+		return d, SeenBefore{Known: true, Previous: d}, err
+	}
+	d := old
+	if fresh {
+		d = Device{UUID: h.UUID, Lifecycle: Discovered}
+	}
+	if d.FirstSeen.IsZero() {
+		d.FirstSeen = seen
+	}
+	d.Address, d.TrustTable, d.HelloRetry, d.AdminFlag = addr, table, h.Retry, h.AdminSet
+	d.LastSeen, d.HelloCount = seen, count
+	if fresh {
+		return d, SeenBefore{}, nil
+	}
+	return d, SeenBefore{Known: true, Previous: old, TrustTableChanged: old.TrustTable != table, AddressChanged: old.Address != addr}, nil
+}
+
+// Hellos lists a device's hellos, newest first.
+func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloRecord, error) {
+	return list(ctx, tx, func(s scanner) (HelloRecord, error) {
+		var h HelloRecord
+		err := s.Scan(&h.ID, &h.UUID, timeOf{&h.At}, &h.From, &h.Local, &h.Via, &h.Peer, &h.Version, &h.Retry, &h.AdminSet, &h.PID, &h.TrustTable, &h.Trailing, &h.Raw)
+		return h, err
+	}, `SELECT id, uuid, at, source, local, via, peer, version, retry, admin_set, pid, trust_table, trailing, raw
+		FROM hellos WHERE uuid = $1 ORDER BY id DESC LIMIT $2`, uuid, page(limit))
+}
+
+// TrustHashes gives a hash list in the order the device sent it.
+func (tx *Tx) TrustHashes(ctx context.Context, table int64) ([]amt.TrustHash, error) {
+	return list(ctx, tx, func(s scanner) (amt.TrustHash, error) {
+		var h amt.TrustHash
+		var alg int
+		err := s.Scan(&alg, &h.Sum)
+		h.Algorithm = amt.HashAlgorithm(alg)
+		return h, err
+	}, "SELECT algorithm, digest FROM trust_hashes WHERE trust_table = $1 ORDER BY position", table)
+}
+
+// trustDigest names a hash list: the same hashes in the same order.
+func trustDigest(hashes []amt.TrustHash) [sha256.Size]byte {
+	n := 0
+	for _, h := range hashes {
+		n += 2 + len(h.Sum)
+	}
+	b := make([]byte, 0, n)
+	for _, h := range hashes {
+		b = append(b, byte(h.Algorithm), byte(len(h.Sum)))
+		b = append(b, h.Sum...)
+	}
+	return sha256.Sum256(b)
+}
+
+// trustTable finds or makes the row of a hash list; 0 for an empty one.
+func (tx *Tx) trustTable(ctx context.Context, hashes []amt.TrustHash) (int64, error) {
+	if len(hashes) == 0 {
+		return 0, nil
+	}
+	digest := trustDigest(hashes)
+	if id, ok := tx.db.trust.get(digest); ok {
+		return id, nil
+	}
+	var id int64
+	err := tx.one(ctx, `INSERT INTO trust_tables (digest, hashes, first_seen, used_at) VALUES ($1, $2, {now}, {now})
+		ON CONFLICT (digest) DO UPDATE SET used_at = excluded.used_at RETURNING id`, []any{digest[:], len(hashes)}, &id)
+	if err != nil {
+		return 0, fmt.Errorf("hash list: %w", err)
+	}
+	all := make([]statement, len(hashes))
+	for i, h := range hashes {
+		all[i] = statement{q: "INSERT INTO trust_hashes (trust_table, position, algorithm, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+			args: []any{id, i, int64(h.Algorithm), h.Sum}}
+	}
+	if err := tx.pipeline(ctx, all...); err != nil {
+		return 0, fmt.Errorf("hash list: %w", err)
+	}
+	// Only after the commit, or a rolled-back id would be handed out.
+	cache := tx.db.trust
+	tx.after = append(tx.after, func() { cache.put(digest, id) })
+	return id, nil
+}
+
+// A trustCache remembers the few hash lists of a fleet. An entry lasts an
+// hour, so that used_at tells what may be pruned; the size is bounded since
+// anybody can send a list of their own.
+type trustCache struct {
+	mu sync.RWMutex
+	m  map[[sha256.Size]byte]trustEntry
+}
+
+type trustEntry struct {
+	id    int64
+	until time.Time
+}
+
+const (
+	trustCacheSize = 4096
+	trustCacheAge  = time.Hour
+)
+
+func newTrustCache() *trustCache {
+	return &trustCache{m: map[[sha256.Size]byte]trustEntry{}}
+}
+
+func (c *trustCache) get(d [sha256.Size]byte) (int64, bool) {
+	c.mu.RLock()
+	e, ok := c.m[d]
+	c.mu.RUnlock()
+	return e.id, ok && time.Now().Before(e.until)
+}
+
+func (c *trustCache) put(d [sha256.Size]byte, id int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.m) >= trustCacheSize {
+		clear(c.m)
+	}
+	c.m[d] = trustEntry{id, time.Now().Add(trustCacheAge)}
+}

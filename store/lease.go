@@ -1,0 +1,163 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// Who may act on a device.
+//
+//  1. Claim takes the device's lease for a run and raises its fence by one, in
+//     one statement. It succeeds only when no lease lasts and the run is live
+//     and due.
+//  2. The caller counts the lease on its own monotonic clock from before it
+//     asked, and never learns its end from a later read: by then another run
+//     may have it.
+//  3. Every write about the device goes through Renew, CheckFence or Release
+//     with the fence in the same transaction. ErrFenced means: stop.
+//  4. Release gives the lease back. A quiet period goes with it after an
+//     ambiguous failure: bytes may still be on their way to the device, which
+//     knows no fence.
+//
+// Expiry is judged by the database's clock: on Postgres the server's, on SQLite
+// a clock of this process that no clock step moves.
+
+// Claim takes the device for a run. ErrHeld says until when somebody else has
+// it (or the run or the device is to be left alone), ErrGone that the run is over.
+func (tx *Tx) Claim(ctx context.Context, runID int64, node string, lease time.Duration) (Claim, error) {
+	c, err := tx.claim(ctx, runID, node, lease)
+	var held ErrHeld
+	switch {
+	case err == nil:
+		m := tx.db.metrics
+		tx.after = append(tx.after, m.claims.WithLabelValues("won").Inc)
+	case errors.As(err, &held), errors.Is(err, ErrGone):
+		tx.db.metrics.claims.WithLabelValues("empty").Inc()
+	default:
+		tx.db.metrics.claims.WithLabelValues("error").Inc()
+	}
+	if err != nil {
+		return Claim{}, fmt.Errorf("claim run %d: %w", runID, err)
+	}
+	return c, nil
+}
+
+func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Duration) (Claim, error) {
+	if node == "" {
+		return Claim{}, errors.New("no node is named")
+	}
+	var d Device
+	err := tx.one(ctx, `UPDATE devices SET fence = fence + 1, owner = $2, lease_until = {lease+$3}
+		WHERE uuid = (SELECT uuid FROM runs WHERE id = $1 AND state IN ('queued', 'running') AND not_before <= {now})
+			AND (lease_until IS NULL OR lease_until <= {lease})
+		RETURNING `+deviceColumns, []any{runID, node, lease.Milliseconds()}, d.dest()...)
+	if errors.Is(err, ErrNotFound) {
+		return Claim{}, tx.whyHeld(ctx, runID)
+	}
+	if err != nil {
+		return Claim{}, err
+	}
+	if len(d.Tags) == 0 {
+		d.Tags = nil
+	}
+	var r Run
+	err = tx.one(ctx, `UPDATE runs SET state = 'running', attempt = attempt + 1, node = $2, fence = $3, started_at = coalesce(started_at, {now})
+		WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)
+	if errors.Is(err, ErrNotFound) { // it ended between the two statements
+		return Claim{}, ErrGone
+	}
+	return Claim{Run: r, Device: d, Fence: d.Fence}, err
+}
+
+// whyHeld explains a claim that met no row. What it reads is for the caller's
+// patience only and decides nothing.
+func (tx *Tx) whyHeld(ctx context.Context, runID int64) error {
+	r, err := tx.Run(ctx, runID)
+	if errors.Is(err, ErrNotFound) || err == nil && !r.Live() {
+		return ErrGone
+	}
+	if err != nil {
+		return err
+	}
+	d, err := tx.Device(ctx, r.UUID)
+	if err != nil {
+		return err
+	}
+	until := tx.Now()
+	if r.NotBefore.After(until) {
+		until = r.NotBefore
+	}
+	if l := d.LeaseUntil.Add(-tx.leaseShift()); !d.LeaseUntil.IsZero() && l.After(until) {
+		until = l
+	}
+	return ErrHeld{Until: until}
+}
+
+// leaseShift is by how much the leases' clock is ahead of the wall clock.
+func (tx *Tx) leaseShift() time.Duration {
+	if tx.pg != nil {
+		return 0
+	}
+	return tx.lease.Sub(tx.now)
+}
+
+// Renew extends the lease from now; ErrFenced when it is over or taken.
+func (tx *Tx) Renew(ctx context.Context, uuid amt.UUID, fence int64, lease time.Duration) error {
+	n, err := tx.exec(ctx, `UPDATE devices SET lease_until = {lease+$3}
+		WHERE uuid = $1 AND fence = $2 AND owner <> '' AND lease_until > {lease}`, uuid, fence, lease.Milliseconds())
+	return tx.fenced("renew the lease on "+uuid.String(), n, err)
+}
+
+// CheckFence keeps the lease as it is until this transaction ends, or says
+// ErrFenced: writes beside it cannot be those of a stale run.
+func (tx *Tx) CheckFence(ctx context.Context, uuid amt.UUID, fence int64) error {
+	var one int
+	err := tx.one(ctx, `SELECT 1 FROM devices WHERE uuid = $1 AND fence = $2 AND owner <> '' AND lease_until > {lease} {lock}`,
+		[]any{uuid, fence}, &one)
+	n := int64(1)
+	if errors.Is(err, ErrNotFound) {
+		n, err = 0, nil
+	}
+	return tx.fenced("device "+uuid.String(), n, err)
+}
+
+// Release gives the lease back and puts a run that is still running back in
+// the queue. With a quietUntil nobody can claim the device before; it is for
+// the seconds after an ambiguous failure. A back-off of minutes belongs in
+// PostponeRun, or a hello could not shorten it.
+func (tx *Tx) Release(ctx context.Context, uuid amt.UUID, fence int64, quietUntil time.Time) error {
+	if !quietUntil.IsZero() {
+		quietUntil = quietUntil.Add(tx.leaseShift())
+	}
+	n, err := tx.exec(ctx, `UPDATE devices SET owner = '', lease_until = $3 WHERE uuid = $1 AND fence = $2 AND owner <> ''`, uuid, fence, quietUntil)
+	if err := tx.fenced("release "+uuid.String(), n, err); err != nil {
+		return err
+	}
+	_, err = tx.exec(ctx, "UPDATE runs SET state = 'queued' WHERE uuid = $1 AND fence = $2 AND state = 'running'", uuid, fence)
+	return err
+}
+
+func (tx *Tx) fenced(what string, n int64, err error) error {
+	if err == nil && n == 0 {
+		tx.db.metrics.fenced.Inc()
+		err = ErrFenced
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// prefixed puts a table's alias in front of each column.
+func prefixed(alias, columns string) string {
+	parts := strings.Split(columns, ",")
+	for i, p := range parts {
+		parts[i] = alias + "." + strings.TrimSpace(p)
+	}
+	return strings.Join(parts, ", ")
+}

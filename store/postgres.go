@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	defaultConns  = 32
+	commitTimeout = 30 * time.Second
+	writeTries    = 6
+)
+
+func (db *DB) openPostgres(ctx context.Context, o Options) error {
+	db.engine = Postgres
+	cfg, err := pgxpool.ParseConfig(o.URL)
+	if err != nil {
+		// pgx's error quotes the URL with the password taken out.
+		return fmt.Errorf("database url: %w", err)
+	}
+	if !poolSizeGiven(cfg) {
+		cfg.MaxConns = defaultConns
+	}
+	p := cfg.ConnConfig.RuntimeParams
+	if p["application_name"] == "" {
+		p["application_name"] = "provisiond"
+	}
+	p["timezone"] = "UTC"
+	if db.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
+		return fmt.Errorf("database url: %w", err)
+	}
+	if err := db.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return db.migratePostgres(ctx, o.NoMigrate)
+}
+
+// poolSizeGiven reports whether the URL has pool_max_conns: pgx's own default
+// is the larger of 4 and the number of processors.
+func poolSizeGiven(cfg *pgxpool.Config) bool {
+	plain, err := pgxpool.ParseConfig("")
+	return err == nil && cfg.MaxConns != plain.MaxConns
+}
+
+// writePostgres runs fn in one transaction. A deadlock or a serialization
+// failure is nobody's fault: the whole closure runs again.
+func (db *DB) writePostgres(ctx context.Context, fn func(tx *Tx) error) error {
+	for try := 1; ; try++ {
+		err := db.writeOnce(ctx, fn)
+		if err == nil || try == writeTries || !again(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(rand.N(time.Duration(try) * 10 * time.Millisecond)):
+		}
+	}
+}
+
+func again(err error) bool {
+	var p *pgconn.PgError
+	return errors.As(err, &p) && (p.Code == "40001" || p.Code == "40P01")
+}
+
+func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
+	p, err := db.pool.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin a write: %w", err)
+	}
+	// A context of its own: the caller's end must not leave the outcome open.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	tx := &Tx{db: db, pg: p, write: true}
+	if err := contain(tx, fn); err != nil {
+		_ = p.Rollback(end)
+		return err
+	}
+	start := time.Now()
+	err = commitOutcome(p.Commit(end))
+	db.metrics.done("commit", start, err)
+	if err != nil {
+		return err
+	}
+	for _, f := range tx.after {
+		f()
+	}
+	return nil
+}
+
+// commitOutcome sorts a failed commit: the server said no, or nobody knows.
+func commitOutcome(err error) error {
+	if err == nil {
+		return nil
+	}
+	var p *pgconn.PgError
+	if errors.Is(err, pgx.ErrTxCommitRollback) || errors.As(err, &p) && (p.Code[:2] == "40" || p.Code[:2] == "23") {
+		return fmt.Errorf("commit: %w", kind(err))
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+}
+
+func (db *DB) readPostgres(ctx context.Context, fn func(tx *Tx) error) error {
+	p, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+		defer cancel()
+		_ = p.Rollback(end)
+	}()
+	return fn(&Tx{db: db, pg: p})
+}

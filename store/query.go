@@ -1,0 +1,354 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// scanner is a row.
+type scanner interface{ Scan(dest ...any) error }
+
+// bind puts arguments into the form a column has: a time as milliseconds or
+// timestamptz (zero is NULL), words and addresses as text.
+func (tx *Tx) bind(t *text, args []any) []any {
+	out := make([]any, len(args), len(args)+2)
+	for i, a := range args {
+		switch v := a.(type) {
+		case time.Time:
+			out[i] = tx.stamp(v)
+		case amt.UUID:
+			out[i] = v.String()
+		case amt.Version:
+			out[i] = v.String()
+		case Lifecycle:
+			out[i] = string(v)
+		case reason.Code:
+			out[i] = string(v)
+		case netip.Addr:
+			out[i] = addrString(v)
+		case netip.AddrPort:
+			out[i] = ""
+			if v.IsValid() {
+				out[i] = v.String()
+			}
+		case uint32:
+			out[i] = int64(v)
+		case int:
+			out[i] = int64(v)
+		case json.RawMessage:
+			out[i] = nil
+			if len(v) > 0 {
+				out[i] = string(v)
+			}
+		case []byte:
+			out[i] = nil
+			if v != nil {
+				out[i] = v
+			}
+		default:
+			out[i] = a
+		}
+	}
+	if t.now {
+		out = append(out, tx.now.UnixMilli())
+	}
+	if t.lease {
+		out = append(out, tx.lease.UnixMilli())
+	}
+	return out
+}
+
+func (tx *Tx) stamp(t time.Time) any {
+	switch {
+	case t.IsZero():
+		return nil
+	case tx.pg != nil:
+		return millis(t)
+	}
+	return t.UnixMilli()
+}
+
+func addrString(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// live is the context of one statement. On SQLite's write connection a
+// statement is never interrupted: that would roll back every closure of the
+// batch. The caller's context is looked at before each instead.
+func (tx *Tx) live(ctx context.Context) (context.Context, error) {
+	if tx.pg != nil || !tx.write {
+		return ctx, nil
+	}
+	return context.Background(), ctx.Err()
+}
+
+// exec runs a statement and says how many rows it touched.
+func (tx *Tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
+	t := tx.db.texts.get(tx.db.engine, q, len(args))
+	args = tx.bind(t, args)
+	if tx.pg != nil {
+		tag, err := tx.pg.Exec(ctx, t.sql, args...)
+		return tag.RowsAffected(), kind(err)
+	}
+	ctx, err := tx.live(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var res sql.Result
+	if s := tx.prepared(t); s != nil {
+		res, err = s.ExecContext(ctx, args...)
+	} else {
+		res, err = tx.lite.ExecContext(ctx, t.sql, args...)
+	}
+	if err != nil {
+		return 0, kind(err)
+	}
+	return res.RowsAffected()
+}
+
+// one runs a statement that gives at most one row; none is ErrNotFound.
+func (tx *Tx) one(ctx context.Context, q string, args []any, dest ...any) error {
+	t := tx.db.texts.get(tx.db.engine, q, len(args))
+	args = tx.bind(t, args)
+	if tx.pg != nil {
+		return noRows(tx.pg.QueryRow(ctx, t.sql, args...).Scan(dest...))
+	}
+	ctx, err := tx.live(ctx)
+	if err != nil {
+		return err
+	}
+	if s := tx.prepared(t); s != nil {
+		return noRows(s.QueryRowContext(ctx, args...).Scan(dest...))
+	}
+	return noRows(tx.lite.QueryRowContext(ctx, t.sql, args...).Scan(dest...))
+}
+
+func noRows(err error) error {
+	if errors.Is(err, pgx.ErrNoRows) || errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound
+	}
+	return kind(err)
+}
+
+// list collects rows. scan copies one.
+func list[T any](ctx context.Context, tx *Tx, scan func(scanner) (T, error), q string, args ...any) ([]T, error) {
+	var out []T
+	err := tx.each(ctx, func(s scanner) error {
+		v, err := scan(s)
+		if err == nil {
+			out = append(out, v)
+		}
+		return err
+	}, q, args...)
+	return out, err
+}
+
+func (tx *Tx) each(ctx context.Context, row func(scanner) error, q string, args ...any) error {
+	t := tx.db.texts.get(tx.db.engine, q, len(args))
+	args = tx.bind(t, args)
+	if tx.pg != nil {
+		rows, err := tx.pg.Query(ctx, t.sql, args...)
+		if err != nil {
+			return kind(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := row(rows); err != nil {
+				return err
+			}
+		}
+		return kind(rows.Err())
+	}
+	ctx, err := tx.live(ctx)
+	if err != nil {
+		return err
+	}
+	var rows *sql.Rows
+	if s := tx.prepared(t); s != nil {
+		rows, err = s.QueryContext(ctx, args...)
+	} else {
+		rows, err = tx.lite.QueryContext(ctx, t.sql, args...)
+	}
+	if err != nil {
+		return kind(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := row(rows); err != nil {
+			return err
+		}
+	}
+	return kind(rows.Err())
+}
+
+// A statement of a pipeline; dest nil when it gives no row.
+type statement struct {
+	q    string
+	args []any
+	dest []any
+	// missing takes note that there was no row.
+	missing *bool
+}
+
+// pipeline runs statements one after the other; on Postgres in one round trip.
+func (tx *Tx) pipeline(ctx context.Context, all ...statement) error {
+	if tx.pg == nil {
+		for _, s := range all {
+			var err error
+			if s.dest == nil {
+				_, err = tx.exec(ctx, s.q, s.args...)
+			} else {
+				err = tx.one(ctx, s.q, s.args, s.dest...)
+			}
+			if err = s.settle(err); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	b := &pgx.Batch{}
+	for _, s := range all {
+		t := tx.db.texts.get(tx.db.engine, s.q, len(s.args))
+		b.Queue(t.sql, tx.bind(t, s.args)...)
+	}
+	res := tx.pg.SendBatch(ctx, b)
+	defer res.Close()
+	for _, s := range all {
+		var err error
+		if s.dest == nil {
+			_, err = res.Exec()
+		} else {
+			err = noRows(res.QueryRow().Scan(s.dest...))
+		}
+		if err = s.settle(kind(err)); err != nil {
+			return err
+		}
+	}
+	return res.Close()
+}
+
+func (s statement) settle(err error) error {
+	if s.missing != nil && errors.Is(err, ErrNotFound) {
+		*s.missing = true
+		return nil
+	}
+	return err
+}
+
+// touched makes an error of a statement that met no row.
+func touched(n int64, err, none error) error {
+	if err == nil && n == 0 {
+		return none
+	}
+	return err
+}
+
+// What a column holds, back in our types.
+
+type timeOf struct{ t *time.Time }
+
+func (s timeOf) Scan(src any) error {
+	switch v := src.(type) {
+	case nil:
+		*s.t = time.Time{}
+	case int64:
+		*s.t = time.UnixMilli(v).UTC()
+	case time.Time:
+		*s.t = v.UTC()
+	default:
+		return fmt.Errorf("time: cannot read a %T", src)
+	}
+	return nil
+}
+
+type addrOf struct{ a *netip.Addr }
+
+func (s addrOf) Scan(src any) error {
+	v, _ := src.(string)
+	*s.a = netip.Addr{}
+	if v == "" {
+		return nil
+	}
+	a, err := netip.ParseAddr(v)
+	*s.a = a
+	return err
+}
+
+type versionOf struct{ v *amt.Version }
+
+func (s versionOf) Scan(src any) error {
+	v, _ := src.(string)
+	return s.v.UnmarshalText([]byte(v))
+}
+
+// uuidOf reads a uuid that may be NULL.
+type uuidOf struct{ u *amt.UUID }
+
+func (s uuidOf) Scan(src any) error {
+	if src == nil {
+		*s.u = amt.UUID{}
+		return nil
+	}
+	return s.u.Scan(src)
+}
+
+type jsonOf struct{ v any }
+
+func (s jsonOf) Scan(src any) error {
+	var b []byte
+	switch v := src.(type) {
+	case nil:
+		return nil
+	case string:
+		b = []byte(v)
+	case []byte:
+		b = append(b, v...)
+	default:
+		return fmt.Errorf("json: cannot read a %T", src)
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	if raw, ok := s.v.(*json.RawMessage); ok {
+		*raw = b
+		return nil
+	}
+	return json.Unmarshal(b, s.v)
+}
+
+// jsonText is v as text for a JSON column.
+func jsonText(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+func uuidOrNull(u amt.UUID) any {
+	if u.IsZero() {
+		return nil
+	}
+	return u.String()
+}
+
+// page bounds a limit: 0 is 100, 1000 the most.
+func page(n int) int64 {
+	switch {
+	case n <= 0:
+		return 100
+	case n > 1000:
+		return 1000
+	}
+	return int64(n)
+}

@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+const runColumns = `id, uuid, kind, triggered_by, state, attempt, node, fence, profile, task, certificate, created_at,
+	not_before, started_at, finished_at, reason, detail, blame`
+
+func (r *Run) dest() []any {
+	return []any{&r.ID, &r.UUID, &r.Kind, &r.Trigger, &r.State, &r.Attempt, &r.Node, &r.Fence, &r.Profile, &r.Task,
+		&r.Certificate, timeOf{&r.CreatedAt}, timeOf{&r.NotBefore}, timeOf{&r.StartedAt}, timeOf{&r.FinishedAt},
+		&r.Reason, &r.Detail, &r.Blame}
+}
+
+func scanRun(s scanner) (Run, error) {
+	var r Run
+	err := s.Scan(r.dest()...)
+	return r, err
+}
+
+// Live reports whether the run is still to be worked on.
+func (r Run) Live() bool { return r.State == RunQueued || r.State == RunRunning }
+
+// CreateRun makes the one live run of a device; ErrConflict when there is one
+// already, whoever made it and on whichever node.
+func (tx *Tx) CreateRun(ctx context.Context, n NewRun) (Run, error) {
+	at, args := "{now}", []any{n.UUID, n.Kind, n.Trigger, n.Profile, n.Task}
+	if !n.NotBefore.IsZero() {
+		at, args = "$6", append(args, n.NotBefore)
+	}
+	var r Run
+	err := tx.one(ctx, `INSERT INTO runs (uuid, kind, triggered_by, state, profile, task, created_at, not_before)
+		VALUES ($1, $2, $3, 'queued', $4, $5, {now}, `+at+`) ON CONFLICT DO NOTHING RETURNING `+runColumns, args, r.dest()...)
+	if errors.Is(err, ErrNotFound) {
+		if _, known := tx.Device(ctx, n.UUID); known != nil {
+			return r, fmt.Errorf("start a run: %w", known)
+		}
+		return r, fmt.Errorf("start a run for %s: a live one is %w", n.UUID, ErrConflict)
+	}
+	if err != nil {
+		return r, fmt.Errorf("start a run for %s: %w", n.UUID, err)
+	}
+	return r, nil
+}
+
+// Run reads one run.
+func (tx *Tx) Run(ctx context.Context, id int64) (Run, error) {
+	var r Run
+	if err := tx.one(ctx, "SELECT "+runColumns+" FROM runs WHERE id = $1", []any{id}, r.dest()...); err != nil {
+		return r, fmt.Errorf("run %d: %w", id, err)
+	}
+	return r, nil
+}
+
+// LiveRun reads the device's queued or running run, or ErrNotFound.
+func (tx *Tx) LiveRun(ctx context.Context, uuid amt.UUID) (Run, error) {
+	var r Run
+	if err := tx.one(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND state IN ('queued', 'running')", []any{uuid}, r.dest()...); err != nil {
+		return r, fmt.Errorf("live run of %s: %w", uuid, err)
+	}
+	return r, nil
+}
+
+// Runs lists a device's runs, newest first.
+func (tx *Tx) Runs(ctx context.Context, uuid amt.UUID, limit int) ([]Run, error) {
+	return list(ctx, tx, scanRun, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 ORDER BY id DESC LIMIT $2", uuid, page(limit))
+}
+
+// WaitingRuns lists live runs whose time came before a moment ago and whose
+// device is free: what a sweeper queues again if its job was lost.
+func (tx *Tx) WaitingRuns(ctx context.Context, since time.Duration, limit int) ([]Run, error) {
+	return list(ctx, tx, scanRun, "SELECT "+prefixed("r", runColumns)+` FROM runs r JOIN devices d ON d.uuid = r.uuid
+		WHERE r.state IN ('queued', 'running') AND r.not_before <= {now+$1} AND (d.lease_until IS NULL OR d.lease_until <= {lease+$1})
+		ORDER BY r.not_before LIMIT $2`, -since.Milliseconds(), page(limit))
+}
+
+// OldestWaiting says since when the longest-waiting run could have been worked
+// on; zero when none waits.
+func (tx *Tx) OldestWaiting(ctx context.Context) (time.Time, error) {
+	var t time.Time
+	err := tx.one(ctx, "SELECT min(not_before) FROM runs WHERE state = 'queued' AND not_before <= {now}", nil, timeOf{&t})
+	return t, err
+}
+
+// HastenRun lets a live run be worked on at t if it would have waited longer;
+// zero is now.
+func (tx *Tx) HastenRun(ctx context.Context, id int64, t time.Time) error {
+	return tx.moveRun(ctx, id, t, "CASE WHEN not_before > %[1]s THEN %[1]s ELSE not_before END")
+}
+
+// PostponeRun lets a live run wait until t, whatever it waited for before.
+func (tx *Tx) PostponeRun(ctx context.Context, id int64, t time.Time) error {
+	return tx.moveRun(ctx, id, t, "%[1]s")
+}
+
+func (tx *Tx) moveRun(ctx context.Context, id int64, t time.Time, to string) error {
+	at, args := "{now}", []any{id}
+	if !t.IsZero() {
+		at, args = "$2", append(args, t)
+		if tx.pg != nil {
+			at = "CAST($2 AS timestamptz)"
+		}
+	}
+	n, err := tx.exec(ctx, "UPDATE runs SET not_before = "+fmt.Sprintf(to, at)+" WHERE id = $1 AND state IN ('queued', 'running')", args...)
+	if err := touched(n, err, ErrGone); err != nil {
+		return fmt.Errorf("run %d: %w", id, err)
+	}
+	return nil
+}
+
+// FinishRun ends a live run as done, failed or cancelled; ErrGone when it has
+// ended before. The caller has checked its fence in the same transaction.
+func (tx *Tx) FinishRun(ctx context.Context, id int64, state string, code reason.Code, detail, blame string) error {
+	switch state {
+	case RunDone, RunFailed, RunCancelled:
+	default:
+		return fmt.Errorf("finish run %d: %q is not an end", id, state)
+	}
+	n, err := tx.exec(ctx, `UPDATE runs SET state = $2, reason = $3, detail = $4, blame = $5, finished_at = {now}
+		WHERE id = $1 AND state IN ('queued', 'running')`, id, state, code, detail, blame)
+	if err := touched(n, err, ErrGone); err != nil {
+		return fmt.Errorf("finish run %d: %w", id, err)
+	}
+	return nil
+}
+
+// SetRunCertificate notes the provisioning certificate a run uses.
+func (tx *Tx) SetRunCertificate(ctx context.Context, id int64, certificate string) error {
+	n, err := tx.exec(ctx, "UPDATE runs SET certificate = $2 WHERE id = $1", id, certificate)
+	return touched(n, err, ErrNotFound)
+}
+
+// PutSteps writes lines of a run's journal; a line with the same attempt and
+// number is replaced.
+func (tx *Tx) PutSteps(ctx context.Context, runID int64, steps []StepRecord) error {
+	all := make([]statement, len(steps))
+	for i, s := range steps {
+		all[i] = statement{q: `INSERT INTO run_steps (run_id, attempt, seq, name, state, started_at, finished_at, reason, detail)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+			ON CONFLICT (run_id, attempt, seq) DO UPDATE SET name = excluded.name, state = excluded.state,
+				started_at = coalesce(excluded.started_at, run_steps.started_at), finished_at = excluded.finished_at,
+				reason = excluded.reason, detail = excluded.detail`,
+			args: []any{runID, s.Attempt, s.Seq, s.Name, s.State, s.StartedAt, s.FinishedAt, s.Reason, s.Detail}}
+	}
+	if err := tx.pipeline(ctx, all...); err != nil {
+		return fmt.Errorf("journal of run %d: %w", runID, err)
+	}
+	return nil
+}
+
+// Steps reads a run's journal, attempt by attempt.
+func (tx *Tx) Steps(ctx context.Context, runID int64) ([]StepRecord, error) {
+	return list(ctx, tx, func(s scanner) (StepRecord, error) {
+		var r StepRecord
+		err := s.Scan(&r.Attempt, &r.Seq, &r.Name, &r.State, timeOf{&r.StartedAt}, timeOf{&r.FinishedAt}, &r.Reason, &r.Detail)
+		return r, err
+	}, "SELECT attempt, seq, name, state, started_at, finished_at, reason, detail FROM run_steps WHERE run_id = $1 ORDER BY attempt, seq", runID)
+}

@@ -1,0 +1,55 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+// PutSetting keeps a plain value under a key.
+func (tx *Tx) PutSetting(ctx context.Context, key, value string) error {
+	_, err := tx.exec(ctx, `INSERT INTO settings (key, value, updated_at) VALUES ($1, $2, {now})
+		ON CONFLICT (key) DO UPDATE SET value = excluded.value, sealed = NULL, key_id = 0, updated_at = excluded.updated_at`, key, value)
+	if err != nil {
+		return fmt.Errorf("setting %s: %w", key, err)
+	}
+	return nil
+}
+
+// Setting reads a plain value, or ErrNotFound.
+func (tx *Tx) Setting(ctx context.Context, key string) (string, error) {
+	var v string
+	if err := tx.one(ctx, "SELECT value FROM settings WHERE key = $1", []any{key}, &v); err != nil {
+		return "", fmt.Errorf("setting %s: %w", key, err)
+	}
+	return v, nil
+}
+
+// PutSealedSetting keeps a secret under a key, such as the device CA's key.
+func (tx *Tx) PutSealedSetting(ctx context.Context, key string, value amt.Secret) error {
+	sealed, id, err := tx.seal(value, seal.At("settings", "sealed", key))
+	if err == nil {
+		_, err = tx.exec(ctx, `INSERT INTO settings (key, sealed, key_id, updated_at) VALUES ($1, $2, $3, {now})
+			ON CONFLICT (key) DO UPDATE SET value = '', sealed = excluded.sealed, key_id = excluded.key_id, updated_at = excluded.updated_at`, key, sealed, id)
+	}
+	if err != nil {
+		return fmt.Errorf("setting %s: %w", key, err)
+	}
+	return nil
+}
+
+// SealedSetting reads a secret, or ErrNotFound.
+func (tx *Tx) SealedSetting(ctx context.Context, key string) (amt.Secret, error) {
+	var sealed []byte
+	err := tx.one(ctx, "SELECT sealed FROM settings WHERE key = $1 AND sealed IS NOT NULL", []any{key}, &sealed)
+	if err != nil {
+		return amt.Secret{}, fmt.Errorf("setting %s: %w", key, err)
+	}
+	s, err := tx.open(ctx, sealed, seal.At("settings", "sealed", key))
+	if err != nil {
+		return amt.Secret{}, fmt.Errorf("setting %s: %w", key, err)
+	}
+	return s, nil
+}

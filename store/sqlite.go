@@ -1,0 +1,143 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DatabaseFile is the file inside a data directory.
+const DatabaseFile = "provisiond.db"
+
+// openSQLite opens the file that lies in the data directory.
+//
+// synchronous=FULL since a commit that a power loss can undo would break the
+// rule that a device receives only what is already durable. There is one write
+// connection: a second would wait for the first's lock, up to seconds.
+func (db *DB) openSQLite(ctx context.Context, o Options) error {
+	db.engine = SQLite
+	if o.Dir == "" {
+		return errors.New("open the store: no data directory is given and no database URL")
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	lock, err := lockDir(o.Dir)
+	if err != nil {
+		return err
+	}
+	db.lock = lock
+	file := filepath.Join(o.Dir, DatabaseFile)
+	// Made here so that no other account can read it, whatever the umask.
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	_ = f.Close()
+
+	common := url.Values{"_pragma": {"busy_timeout(10000)", "foreign_keys(1)", "temp_store(2)", "mmap_size(268435456)"}}
+	rw := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"journal_mode(WAL)", "synchronous(FULL)", "cache_size(-65536)", "journal_size_limit(67108864)"}, common["_pragma"]...)}
+	ro := url.Values{"_pragma": append([]string{"query_only(1)", "cache_size(-8192)"}, common["_pragma"]...)}
+	if db.write, err = sql.Open("sqlite", dsn(file, rw)); err != nil {
+		return fmt.Errorf("open %s: %w", file, err)
+	}
+	db.write.SetMaxOpenConns(1)
+	db.write.SetMaxIdleConns(1)
+	var mode string
+	if err := db.write.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+		return fmt.Errorf("open %s: %w", file, err)
+	}
+	if !strings.EqualFold(mode, "wal") {
+		return fmt.Errorf("open %s: this file system cannot hold a write-ahead log (journal mode is %s); use a local disk", file, mode)
+	}
+	if err := db.migrateSQLite(ctx, o.NoMigrate); err != nil {
+		return err
+	}
+	if err := db.endOldLeases(ctx); err != nil {
+		return err
+	}
+	if db.read, err = sql.Open("sqlite", dsn(file, ro)); err != nil {
+		return fmt.Errorf("open %s: %w", file, err)
+	}
+	readers := max(4, 2*runtime.GOMAXPROCS(0))
+	db.read.SetMaxOpenConns(readers)
+	db.read.SetMaxIdleConns(readers)
+	db.writer = newWriter(db)
+	go db.writer.loop()
+	return nil
+}
+
+func dsn(file string, v url.Values) string {
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: v.Encode()}).String()
+}
+
+// endOldLeases shortens what a dead process left behind. Only one process may
+// have this directory, so whoever held a lease is gone and its sockets with
+// it: nothing can still be sending. Two seconds cover bytes that were in
+// flight, the device's own work on them is covered by asking before acting.
+// A quiet period somebody asked for is kept, but a clock that was wrong
+// when it was written shall not hold a device for years.
+func (db *DB) endOldLeases(ctx context.Context) error {
+	_, lease := db.clocks()
+	_, err := db.write.ExecContext(ctx, `UPDATE devices SET lease_until = CASE
+			WHEN owner <> '' THEN min(lease_until, $1) ELSE min(lease_until, $2) END, owner = ''
+		WHERE lease_until IS NOT NULL AND (owner <> '' OR lease_until > $2)`,
+		lease.Add(2*time.Second).UnixMilli(), lease.Add(5*time.Minute).UnixMilli())
+	if err != nil {
+		return fmt.Errorf("end the leases of the process before: %w", err)
+	}
+	return nil
+}
+
+func (db *DB) readSQLite(ctx context.Context, fn func(tx *Tx) error) error {
+	t, err := db.read.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	defer func() { _ = t.Rollback() }()
+	wall, lease := db.clocks()
+	return fn(&Tx{db: db, lite: t, now: wall, lease: lease})
+}
+
+// A dirLock keeps a second daemon out of a data directory. The kernel drops it
+// with the process, however that ends.
+type dirLock struct{ f *os.File }
+
+func lockDir(dir string) (*dirLock, error) {
+	name := filepath.Join(dir, "provisiond.lock")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock the data directory %s: %w", dir, err)
+		}
+		b := make([]byte, 32)
+		n, _ := f.Read(b)
+		if pid := strings.TrimSpace(string(b[:n])); pid != "" {
+			return nil, fmt.Errorf("the data directory %s is in use by process %s; stop it, or give this one a directory of its own", dir, pid)
+		}
+		return nil, fmt.Errorf("the data directory %s is in use by another process", dir)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		if err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock the data directory %s: %w", dir, err)
+		}
+	}
+	return &dirLock{f}, nil
+}
+
+func (l *dirLock) release() error { return l.f.Close() }

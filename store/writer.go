@@ -1,0 +1,282 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"modernc.org/sqlite"
+)
+
+// A batch ends when it holds maxBatch closures or has run for maxBatchTime, so
+// that River, who shares the connection, gets its turn between two batches.
+const (
+	maxBatch     = 128
+	maxBatchTime = 2 * time.Millisecond
+)
+
+// The writer is SQLite's group commit. One goroutine takes whatever closures
+// wait, runs each inside a SAVEPOINT of one transaction, commits once and then
+// answers them all: a commit costs a disk flush, and sixty-four callers pay it
+// together.
+type writer struct {
+	db    *DB
+	queue chan *request
+	stop  chan struct{}
+	done  chan struct{}
+	once  sync.Once
+
+	// Owned by the goroutine.
+	missed map[*text]bool // used without a prepared statement
+}
+
+type request struct {
+	ctx   context.Context
+	fn    func(tx *Tx) error
+	state atomic.Int32 // waiting, taken, abandoned
+	err   error
+	after []func()
+	done  chan struct{}
+}
+
+const (
+	waiting int32 = iota
+	taken
+	abandoned
+)
+
+func newWriter(db *DB) *writer {
+	return &writer{db: db, queue: make(chan *request, 4*maxBatch), stop: make(chan struct{}), done: make(chan struct{}), missed: map[*text]bool{}}
+}
+
+// do hands fn to the writer and waits. Once the closure has begun the answer
+// is waited for, whatever ctx says: only then is the outcome known.
+func (w *writer) do(ctx context.Context, fn func(tx *Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r := &request{ctx: ctx, fn: fn, done: make(chan struct{})}
+	select {
+	case <-w.stop:
+		return ErrClosed
+	default:
+	}
+	select {
+	case w.queue <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.stop:
+		return ErrClosed
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		if r.state.CompareAndSwap(waiting, abandoned) {
+			return ctx.Err()
+		}
+		<-r.done
+	case <-w.done: // the writer ended between our two looks at stop
+		select {
+		case <-r.done:
+		default:
+			return ErrClosed
+		}
+	}
+	for _, f := range r.after {
+		f()
+	}
+	return r.err
+}
+
+func (w *writer) close() {
+	w.once.Do(func() { close(w.stop) })
+	<-w.done
+}
+
+func (w *writer) loop() {
+	defer close(w.done)
+	for {
+		select {
+		case r := <-w.queue:
+			w.batch(r)
+		case <-w.stop:
+			for { // what was accepted before the end is still done
+				select {
+				case r := <-w.queue:
+					w.batch(r)
+				default:
+					return
+				}
+			}
+		}
+		w.prepare()
+	}
+}
+
+// batch runs one transaction beginning with first.
+func (w *writer) batch(first *request) {
+	var members []*request
+	// Answered last of all, also when a closure ends the goroutine.
+	defer func() {
+		for _, r := range members {
+			close(r.done)
+		}
+	}()
+	tx, err := w.db.write.BeginTx(context.Background(), nil)
+	if err != nil {
+		if first.state.CompareAndSwap(waiting, taken) {
+			first.err = fmt.Errorf("begin a write: %w", err)
+			members = append(members, first)
+		}
+		return
+	}
+	start := time.Now()
+	var good []*request
+	broken := false
+	for r := first; r != nil; r = w.next(start, len(members)) {
+		if !r.state.CompareAndSwap(waiting, taken) {
+			continue
+		}
+		members = append(members, r)
+		if r.err = r.ctx.Err(); r.err != nil {
+			continue
+		}
+		if broken = w.one(tx, r); broken {
+			break
+		}
+		if r.err == nil {
+			good = append(good, r)
+		}
+	}
+	if broken {
+		// SQLite itself gave up the transaction (disk full, I/O error): those
+		// who had done their part before do it again, each alone.
+		_ = tx.Rollback()
+		for _, r := range good {
+			w.alone(r)
+		}
+		return
+	}
+	w.db.metrics.batch.Observe(float64(len(good)))
+	if len(good) == 0 {
+		_ = tx.Rollback()
+		return
+	}
+	w.commit(tx, good)
+}
+
+func (w *writer) commit(tx *sql.Tx, good []*request) {
+	start := time.Now()
+	err := tx.Commit()
+	w.db.metrics.done("commit", start, err)
+	if err == nil {
+		return
+	}
+	_ = tx.Rollback()
+	for _, r := range good {
+		r.err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		r.after = nil
+	}
+}
+
+// next is another request without waiting for one, or nil.
+func (w *writer) next(start time.Time, n int) *request {
+	if n >= maxBatch || time.Since(start) > maxBatchTime {
+		return nil
+	}
+	select {
+	case r := <-w.queue:
+		return r
+	default:
+		return nil
+	}
+}
+
+// one runs a closure between SAVEPOINT and RELEASE; broken means that the
+// transaction around it is gone.
+func (w *writer) one(tx *sql.Tx, r *request) (broken bool) {
+	wall, lease := w.db.clocks()
+	t := &Tx{db: w.db, lite: tx, write: true, now: wall, lease: lease}
+	ctx := context.Background()
+	if _, r.err = t.exec(ctx, "SAVEPOINT w"); r.err != nil {
+		return true
+	}
+	r.err = contain(t, r.fn)
+	if r.err == nil {
+		if _, r.err = t.exec(ctx, "RELEASE w"); r.err == nil {
+			r.after = t.after
+			return false
+		}
+	}
+	if _, err := t.exec(ctx, "ROLLBACK TO w"); err != nil {
+		return true
+	}
+	_, err := t.exec(ctx, "RELEASE w")
+	return err != nil || lost(r.err)
+}
+
+// lost reports results after which SQLite may have rolled back by itself
+// (sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
+func lost(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case 7, 9, 10, 13: // NOMEM, INTERRUPT, IOERR, FULL
+		return true
+	}
+	return false
+}
+
+func (w *writer) alone(r *request) {
+	r.after = nil
+	tx, err := w.db.write.BeginTx(context.Background(), nil)
+	if err != nil {
+		r.err = fmt.Errorf("begin a write: %w", err)
+		return
+	}
+	if w.one(tx, r); r.err != nil {
+		_ = tx.Rollback()
+		return
+	}
+	w.commit(tx, []*request{r})
+}
+
+// contain runs fn and makes an error of a panic.
+func contain(tx *Tx, fn func(*Tx) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+	}()
+	return fn(tx)
+}
+
+// prepared gives the statement for t bound to this transaction, or nil when it
+// has not been prepared yet; then it will be after the batch, when the one
+// connection is free.
+func (tx *Tx) prepared(t *text) *sql.Stmt {
+	if !tx.write {
+		return nil
+	}
+	if t.stmt == nil {
+		tx.db.writer.missed[t] = true
+		return nil
+	}
+	return tx.lite.StmtContext(context.Background(), t.stmt)
+}
+
+func (w *writer) prepare() {
+	for t := range w.missed {
+		delete(w.missed, t)
+		if s, err := w.db.write.PrepareContext(context.Background(), t.sql); err == nil {
+			t.stmt = s
+		}
+	}
+}
