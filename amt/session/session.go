@@ -3,19 +3,18 @@
 package session
 
 import (
-	"context"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net/netip"
-	"syscall"
+	"strings"
+	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
+	"unicode"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/wsman"
 )
 
@@ -39,8 +38,10 @@ type Peer struct {
 	Fingerprint     []byte // SHA-256 of the leaf certificate (DER)
 	Chain           []*x509.Certificate
 	ClientCertAsked bool
-	ODCA            bool   // the chain has the shape of an on-die certificate chain
-	Verified        string // "odca", "pin" or "none"
+	ClientCertSent  bool   // ours was asked for and given
+	ODCA            bool   // the chain has the shape of an on-die certificate chain; proves nothing by itself
+	ODCAProblem     string // why such a chain could not be verified; "" also when no root is configured
+	Verified        string // "odca", "pin" or "none": what really was verified
 }
 
 // Identity is what a device says of itself.
@@ -107,66 +108,74 @@ type Record struct {
 	Raw            map[string]string
 }
 
-var errSoon = errors.New("not written yet")
+// A Session is one conversation with one device, over one connection that is
+// opened again only where the device closed it in good order. Every error of
+// its calls is a *reason.Error; Sent means that a change may have happened.
+type Session struct {
+	client *wsman.Client
+	now    func() time.Time
 
-// Config is what all conversations share.
-type Config struct {
-	Control          func(network, address string, c syscall.RawConn) error
-	HandshakeTimeout time.Duration
-	CallTimeout      time.Duration
-	RefusedPatience  time.Duration
-	Now              func() time.Time
+	mu      sync.Mutex // guards what a redial changes
+	peer    Peer
+	version amt.Version // since Identify
 }
 
-// Metrics of this package.
-type Metrics struct{}
-
-// NewMetrics registers them.
-func NewMetrics(reg prometheus.Registerer) *Metrics { return &Metrics{} }
-
-// Dialer opens sessions.
-type Dialer struct{}
-
-// NewDialer builds one.
-func NewDialer(cfg Config, log *zap.Logger, m *Metrics) *Dialer { return &Dialer{} }
-
-// Dial calls a device.
-func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) { return nil, errSoon }
-
-// Session is one conversation.
-type Session struct{}
-
-func (s *Session) Peer() Peer                                               { return Peer{} }
-func (s *Session) LoginUsed() string                                        { return "" }
-func (s *Session) SetLogins(l []Login)                                      {}
-func (s *Session) SetDeadline(t time.Time)                                  {}
-func (s *Session) Close() error                                             { return nil }
-func (s *Session) Identify(ctx context.Context) (Identity, error)           { return Identity{}, errSoon }
-func (s *Session) State(ctx context.Context) (amt.ProvisioningState, error) { return 0, errSoon }
-func (s *Session) ExtendSetup(ctx context.Context, hours int) error         { return errSoon }
-func (s *Session) Clock(ctx context.Context) (time.Time, error)             { return time.Time{}, errSoon }
-func (s *Session) SetClock(ctx context.Context) (before time.Time, err error) {
-	return time.Time{}, errSoon
+// Peer is what the last handshake said of the device.
+func (s *Session) Peer() Peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peer
 }
-func (s *Session) SetMEBxPassword(ctx context.Context, pw amt.Secret) error { return errSoon }
-func (s *Session) SetAdminPassword(ctx context.Context, user, realm string, pw amt.Secret) error {
-	return errSoon
+
+// LoginUsed is the name of the login the device last accepted; "" means that it
+// never asked for one.
+func (s *Session) LoginUsed() string { return s.client.LoginUsed() }
+
+// SetLogins replaces the logins to try and forgets which were refused: call it
+// when something about the passwords changed, not to try again.
+func (s *Session) SetLogins(l []Login) { s.client.SetLogins(l) }
+
+// SetDeadline is when everything must be over, a call under way included: the
+// end of the lease. Zero means none.
+func (s *Session) SetDeadline(t time.Time) { s.client.SetDeadline(t) }
+
+// Close ends the conversation.
+func (s *Session) Close() error { return s.client.Close() }
+
+// recode gives a device's refusal, a Status or a Fault, the name the step has
+// for it. A failure of the line keeps its own.
+func recode(code reason.Code, err error) error {
+	why := new(reason.Error)
+	if !errors.As(err, &why) || why.Sent || why.Code != reason.WSMANFault {
+		return err
+	}
+	return &reason.Error{Code: code, Err: why.Err}
 }
-func (s *Session) SetHostName(ctx context.Context, host, domain string) error { return errSoon }
-func (s *Session) TLSMaterial(ctx context.Context) (TLSMaterial, error) {
-	return TLSMaterial{}, errSoon
+
+// absent reports whether err means that this firmware does not have what was
+// asked for.
+func absent(err error) bool {
+	fault := new(wsman.Fault)
+	return errors.As(err, &fault) && fault.NoSuchClass()
 }
-func (s *Session) GenerateKey(ctx context.Context, bits int) (string, error) { return "", errSoon }
-func (s *Session) AddKey(ctx context.Context, key *rsa.PrivateKey) (string, error) {
-	return "", errSoon
+
+// refused reports whether the device understood the request and said no.
+func refused(err error) bool {
+	var status amt.Status
+	fault := new(wsman.Fault)
+	return errors.As(err, &fault) || errors.As(err, &status)
 }
-func (s *Session) AddCertificate(ctx context.Context, der []byte) (string, error) { return "", errSoon }
-func (s *Session) AddTrustedRoot(ctx context.Context, der []byte) (string, error) { return "", errSoon }
-func (s *Session) Delete(ctx context.Context, handle string) error                { return errSoon }
-func (s *Session) UseCertificate(ctx context.Context, handle string) error        { return errSoon }
-func (s *Session) EnableTLS(ctx context.Context, mutual bool, trustedCN []string) error {
-	return errSoon
+
+// clipText keeps a stranger's words short and printable.
+func clipText(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) > 255 {
+		s = strings.ToValidUTF8(s[:255], "")
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '.'
+	}, s)
 }
-func (s *Session) Commit(ctx context.Context) error                       { return errSoon }
-func (s *Session) ProvisioningRecord(ctx context.Context) (Record, error) { return Record{}, errSoon }
-func (s *Session) Unprovision(ctx context.Context, full bool) error       { return errSoon }

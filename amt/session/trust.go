@@ -1,0 +1,162 @@
+package session
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// intelODCARoot is the SHA-256 of Intel's OnDie CA root certificate, which signs
+// what AMT 15 and later can show of themselves (tsci.intel.com,
+// OnDie_CA_RootCA_Certificate.cer). A root sent by the device is never trusted.
+const intelODCARoot = "beb40bb7507b33967226aa80e084749fbb6593893c642e818d682e9a8d07fc24"
+
+// A trustPolicy decides what a device's certificate is worth. crypto/tls's own
+// verification is off, because before AMT 15 the certificate is made by the
+// firmware itself and proves nothing but that the same key answers again; this
+// is what stands in its place, on every handshake.
+type trustPolicy struct {
+	pin   []byte         // SHA-256 of the leaf; nil: any
+	roots *x509.CertPool // Intel's on-die root, when the configuration supplies it
+	root  [32]byte       // which root of the pool counts
+	now   func() time.Time
+
+	found Peer // filled by verify
+}
+
+func newTrustPolicy(pin []byte, cfg Config) *trustPolicy {
+	p := &trustPolicy{pin: pin, roots: cfg.ODCARoots, now: cfg.Now}
+	if len(cfg.ODCARootSum) == len(p.root) {
+		copy(p.root[:], cfg.ODCARootSum)
+	} else {
+		_, _ = hex.Decode(p.root[:], []byte(intelODCARoot))
+	}
+	return p
+}
+
+// verify is tls.Config.VerifyConnection. It fails only for a pin that does not
+// match: whether an unverified device may be set up is not decided here.
+func (p *trustPolicy) verify(cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) == 0 {
+		return reason.Because(reason.TLSPeerCertInvalid, "the device sent no certificate")
+	}
+	leaf := cs.PeerCertificates[0]
+	sum := sha256.Sum256(leaf.Raw)
+	p.found = Peer{
+		TLSVersion: cs.Version, Cipher: cs.CipherSuite,
+		Fingerprint: sum[:], Chain: cs.PeerCertificates,
+		ODCA: odcaShape(cs.PeerCertificates), Verified: "none",
+	}
+	// Only the leaf's key takes part in the handshake. Any other certificate of
+	// the list can be copied from somewhere and appended.
+	if p.pin != nil {
+		if !bytes.Equal(p.pin, sum[:]) {
+			return reason.Because(reason.TLSPinnedKeyChanged, "the device's certificate is %x…, not %x… as before", sum[:8], head(p.pin, 8))
+		}
+		p.found.Verified = "pin"
+	}
+	if p.found.ODCA && p.roots != nil {
+		if err := p.verifyODCA(cs.PeerCertificates); err != nil {
+			p.found.ODCAProblem = clipText(err.Error())
+		} else {
+			p.found.Verified = "odca"
+		}
+	}
+	return nil
+}
+
+// odcaShape reports whether a chain looks like what Intel's on-die authority
+// issues (rpc-go's lmsTls.go): four or six certificates, the leaf's name, and a
+// ROM certificate in the fourth place. Looks prove nothing.
+func odcaShape(chain []*x509.Certificate) bool {
+	if len(chain) != 4 && len(chain) != 6 {
+		return false
+	}
+	if n := chain[0].Subject.CommonName; n != "iAMT CSME IDevID RCFG" && n != "AMT RCFG" {
+		return false
+	}
+	rom := chain[3]
+	if n := rom.Subject.CommonName; !strings.Contains(n, "ROM CA") && !strings.Contains(n, "ROM DE") {
+		return false
+	}
+	for _, ou := range rom.Issuer.OrganizationalUnit {
+		for _, prefix := range []string{"ODCA 2 CSME", "On Die CSME"} {
+			if strings.HasPrefix(ou, prefix) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// verifyODCA builds the chain up to the configured root. The certificates carry
+// usages of their own, so any is accepted; dates are checked by our clock.
+func (p *trustPolicy) verifyODCA(chain []*x509.Certificate) error {
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	chains, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: p.roots, Intermediates: between, CurrentTime: p.now(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range chains {
+		if sha256.Sum256(c[len(c)-1].Raw) == p.root {
+			return nil
+		}
+	}
+	return reason.Because(reason.ODCAVerificationFailed, "the chain ends in another root than Intel's")
+}
+
+// legacyFeaturesOf lists what a finished handshake needed that modern TLS has
+// left behind, in the words of the metric.
+func legacyFeaturesOf(p Peer) []string {
+	var out []string
+	switch p.TLSVersion {
+	case tls.VersionTLS10:
+		out = append(out, "tls10")
+	case tls.VersionTLS11:
+		out = append(out, "tls11")
+	}
+	switch p.Cipher {
+	case tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_256_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA256,
+		tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384:
+		out = append(out, "rsa_kex")
+	case tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA:
+		out = append(out, "rsa_kex", "3des")
+	case tls.TLS_RSA_WITH_RC4_128_SHA:
+		out = append(out, "rsa_kex", "rc4")
+	}
+	if len(p.Chain) == 0 {
+		return out
+	}
+	leaf := p.Chain[0]
+	switch leaf.SignatureAlgorithm {
+	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.MD5WithRSA, x509.MD2WithRSA:
+		out = append(out, "sha1_signature")
+	}
+	if key, ok := leaf.PublicKey.(*rsa.PublicKey); ok {
+		switch bits := key.N.BitLen(); {
+		case bits < 1024:
+			out = append(out, "rsa_small")
+		case bits < 2040: // a modulus of 2047 bits is a 2048-bit key
+			out = append(out, "rsa_1024")
+		}
+	}
+	if leaf.SerialNumber != nil && leaf.SerialNumber.Sign() < 0 {
+		out = append(out, "negative_serial")
+	}
+	return out
+}
+
+func head(b []byte, n int) []byte { return b[:min(n, len(b))] }

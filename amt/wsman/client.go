@@ -1,0 +1,323 @@
+package wsman
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// Config is how a conversation is held.
+type Config struct {
+	Host string // the Host header: 10.0.0.7:16993
+	// Redial opens the line again after the device closed it in good order. nil:
+	// a closed line is the end.
+	Redial func(ctx context.Context) (net.Conn, error)
+	// Explain may name a failure of the connection that only the dialler
+	// understands, such as a TLS alert; "" leaves it a lost connection.
+	Explain     func(error) reason.Code
+	Logins      []Login
+	CallTimeout time.Duration // of one call, logins and redials included; 0: 90 s
+	Log         *zap.Logger
+	Metrics     *Metrics
+}
+
+// A Client is one conversation with one device over one connection, one request
+// at a time. Its methods may be called from several goroutines and then wait
+// for each other.
+type Client struct {
+	cfg  Config
+	turn sync.Mutex // held for the whole of a call; guards what follows
+
+	br         *bufio.Reader
+	out        []byte // request being built, kept for the next one
+	body       []byte // answer being read, likewise
+	answers    int    // on this connection
+	lastAnswer time.Time
+	closing    bool  // the device closed, or said it would
+	refused    bool  // the last answer was a 401
+	dead       error // why the conversation is over
+	id         uint64
+	auth       auth
+	server     string
+
+	mu      sync.Mutex // guards what a deadline or cancellation touches from outside
+	conn    net.Conn
+	call    time.Time // when the call at hand must be over
+	hard    time.Time // when everything must be over: the lease
+	aborted bool      // the call's context ended
+}
+
+// NewClient starts a conversation on an open connection, which it owns from now
+// on.
+func NewClient(conn net.Conn, cfg Config) *Client {
+	if cfg.CallTimeout <= 0 {
+		cfg.CallTimeout = 90 * time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	c := &Client{cfg: cfg, lastAnswer: time.Now()}
+	c.auth.set(cfg.Logins)
+	c.call = time.Now().Add(cfg.CallTimeout)
+	c.attach(conn)
+	return c
+}
+
+// SetDeadline is the end of the lease under which this conversation is held. It
+// applies to the call under way too, so that renewing a lease keeps a long call
+// alive and losing it ends the call.
+func (c *Client) SetDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hard = t
+	c.setDeadline()
+}
+
+// SetLogins replaces the logins, and with them the memory of which were refused.
+func (c *Client) SetLogins(l []Login) {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	c.auth.set(l)
+}
+
+// Adopt puts a login in front of the others, because the device's password has
+// just been changed to it: the next request is answered with it, if the device
+// asks at all.
+func (c *Client) Adopt(l Login) {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	c.auth.adopt(l)
+}
+
+// LoginUsed is the name of the login the device last accepted, "" when it never
+// asked for one.
+func (c *Client) LoginUsed() string {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	return c.auth.used
+}
+
+// Server is the Server header of the last answer, "" when there was none.
+func (c *Client) Server() string {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	return c.server
+}
+
+// Close ends the conversation. A call under way fails.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	conn := c.conn
+	c.aborted = true
+	c.mu.Unlock()
+	return conn.Close()
+}
+
+// A call is one request of the table in ops.go.
+type call struct {
+	op       string // metric label: the generic operation or the method
+	class    string
+	action   string
+	sel      []Selector
+	changes  bool // it may change the device
+	repeat   bool // asking twice is the same as asking once
+	write    func(*buffer)
+	envelope buffer
+}
+
+// do runs a call and returns what is inside the answer's Body. Errors are
+// *reason.Error; Sent is set for a change whose outcome is not known.
+func (c *Client) do(ctx context.Context, q *call) (Node, error) {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	if c.dead != nil {
+		return Node{}, &reason.Error{Code: codeOf(c.dead), Err: fmt.Errorf("%s: the conversation is over: %w", q.op, c.dead)}
+	}
+	started := time.Now()
+	deadline := started.Add(c.cfg.CallTimeout)
+	if t, ok := ctx.Deadline(); ok && t.Before(deadline) {
+		deadline = t
+	}
+	if ctx.Err() != nil {
+		return Node{}, &reason.Error{Code: contextCode(ctx), Err: fmt.Errorf("%s: %w", q.op, context.Cause(ctx))}
+	}
+	c.mu.Lock()
+	if c.aborted { // Close
+		c.mu.Unlock()
+		return Node{}, reason.Because(reason.ConnectionLost, "%s: %w", q.op, net.ErrClosed)
+	}
+	c.call = deadline
+	c.setDeadline()
+	c.mu.Unlock()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		c.aborted = true
+		c.setDeadline()
+		c.mu.Unlock()
+		close(ended)
+	})
+	n, err := c.ask(ctx, q)
+	if !stop() {
+		<-ended
+	}
+	took := time.Since(started)
+	c.cfg.Metrics.observe(q.op, took)
+	if ce := c.cfg.Log.Check(zap.DebugLevel, "ws-man"); ce != nil {
+		ce.Write(zap.String("operation", q.op), zap.String("class", q.class), zap.Duration("took", took), zap.Error(err))
+	}
+	return n, err
+}
+
+// ask sends the request, logging in as far as the device wants it.
+func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
+	c.id++
+	id := c.id
+	q.envelope = make(buffer, 0, 1280)
+	q.envelope.head(q.action, URI(q.class), id, q.sel)
+	q.write(&q.envelope)
+	q.envelope.raw(envelopeEnd)
+	defer func() { clear(q.envelope) }() // it may hold a password
+
+	c.auth.begin()
+	reopened := false
+	for range 2*len(c.auth.logins) + 6 {
+		r, body, err := c.exchange(ctx, q.envelope, c.auth.current())
+		if failed := (*lineError)(nil); errors.As(err, &failed) {
+			if failed.gone && q.repeat && !reopened {
+				reopened, c.closing = true, true
+				_ = c.conn.Close()
+				continue
+			}
+			c.cfg.Metrics.count(q.op, lineResult(err))
+			return Node{}, c.end(&reason.Error{
+				Code: c.code(ctx, failed.err), Sent: failed.sent && q.changes,
+				Err: fmt.Errorf("%s: %w", q.op, failed.err),
+			})
+		}
+		if r.status != 401 {
+			c.auth.accepted()
+			return c.understand(q, id, r, body)
+		}
+		c.cfg.Metrics.count(q.op, "401")
+		if err := c.auth.challenged(r); err != nil {
+			err.Err = fmt.Errorf("%s: %w", q.op, err.Err)
+			return Node{}, err
+		}
+		if q.changes && !c.closing {
+			c.settleAfterRefusal()
+		}
+	}
+	return Node{}, reason.Because(reason.AuthFailed, "%s: the device does not stop asking for a login", q.op)
+}
+
+// end makes err the end of the conversation.
+func (c *Client) end(err *reason.Error) error {
+	c.dead = err
+	_ = c.conn.Close()
+	return err
+}
+
+// understand reads an answer that is not a 401.
+func (c *Client) understand(q *call, id uint64, r *response, body []byte) (Node, error) {
+	fail := func(result string, code reason.Code, sent bool, err error) (Node, error) {
+		c.cfg.Metrics.count(q.op, result)
+		return Node{}, &reason.Error{Code: code, Sent: sent && q.changes, Err: fmt.Errorf("%s %s: %w", q.op, q.class, err)}
+	}
+	if r.encoding != "" {
+		return fail("parse_error", reason.WSMANInvalid, true, badHTTP("Content-Encoding %q was not asked for", clip(r.encoding)))
+	}
+	if r.status >= 300 && r.status < 400 {
+		return fail("parse_error", reason.WSMANInvalid, true, badHTTP("status %d sends us elsewhere", r.status))
+	}
+	content, related, err := openEnvelope(body)
+	if err == nil && related != "" && !sameID(related, id) {
+		// Another request's answer: nothing on this line can be trusted any more.
+		c.cfg.Metrics.count(q.op, "parse_error")
+		return Node{}, c.end(&reason.Error{Code: reason.WSMANInvalid, Sent: q.changes, Err: fmt.Errorf(
+			"%s %s: the answer belongs to message %q, not %d", q.op, q.class, clip(related), id)})
+	}
+	if fault := content.Child("Fault"); err == nil && fault.OK() {
+		return fail("fault", reason.WSMANFault, false, readFault(fault, r.status))
+	}
+	switch {
+	case r.status >= 500:
+		return fail("5xx", reason.WSMANFault, r.status != 503, &Fault{HTTPStatus: r.status})
+	case r.status >= 400:
+		if r.retry {
+			return fail("4xx", reason.AccountLocked, false, &Fault{HTTPStatus: r.status, Reason: "it asks for a pause"})
+		}
+		return fail("4xx", reason.WSMANFault, false, &Fault{HTTPStatus: r.status})
+	case err != nil && !(len(body) == 0 && q.op == "Delete"):
+		return fail("parse_error", reason.WSMANInvalid, true, err)
+	}
+	c.cfg.Metrics.count(q.op, "ok")
+	return content, nil
+}
+
+// openEnvelope parses an answer and finds its one Body and whom it answers.
+func openEnvelope(body []byte) (content Node, relatesTo string, err error) {
+	if len(body) == 0 {
+		return Node{}, "", badXML("it is empty")
+	}
+	root, err := Parse(body)
+	if err != nil {
+		return Node{}, "", err
+	}
+	if root.Name() != "Envelope" {
+		return Node{}, "", badXML("it is a %s, not an Envelope", clip(root.Name()))
+	}
+	var header Node
+	for n := range root.Children() {
+		switch n.Name() {
+		case "Header":
+			if header.OK() {
+				return Node{}, "", badXML("it has two Headers")
+			}
+			header = n
+		case "Body":
+			if content.OK() {
+				return Node{}, "", badXML("it has two Bodies")
+			}
+			content = n
+		}
+	}
+	if !content.OK() {
+		return Node{}, "", badXML("it has no Body")
+	}
+	return content, header.Child("RelatesTo").Text(), nil
+}
+
+// sameID compares a RelatesTo with the number we sent as MessageID.
+func sameID(related string, id uint64) bool {
+	return strings.TrimSpace(related) == fmt.Sprint(id)
+}
+
+func lineResult(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, errTooLarge):
+		return "too_large"
+	case errors.Is(err, errHTTP):
+		return "parse_error"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "timeout"
+	}
+	return "reset"
+}
+
+func codeOf(err error) reason.Code {
+	if why := new(reason.Error); errors.As(err, &why) {
+		return why.Code
+	}
+	return reason.InternalError
+}

@@ -1,0 +1,264 @@
+package wsman
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+const (
+	readBuffer = 4 << 10
+
+	// reopenWithin is how long after its last answer a line the device closed
+	// may be opened again. Later, a device that answers may be one that
+	// restarted and forgot what it was told.
+	reopenWithin = 30 * time.Second
+
+	// idleRace is how long a line must have been idle before its end, met while
+	// asking, can be the device's idle time-out rather than a break. Firmware's
+	// idle time-outs are several seconds.
+	idleRace = 2 * time.Second
+
+	// afterRefusal is how long a change waits, before it is sent again with a
+	// login, to see whether the device closes after its 401 unannounced.
+	afterRefusal = 50 * time.Millisecond
+)
+
+// errGone says that the device had closed the line in good order before our
+// request was written, or while it was certainly not being worked on.
+var errGone = errors.New("the device closed the connection")
+
+// exchange sends one request and reads its whole answer. What it returns for a
+// failed one is a *lineError.
+func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*response, []byte, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, nil, err
+	}
+	c.out = c.out[:0]
+	b := (*buffer)(&c.out)
+	b.raw("POST /wsman HTTP/1.1\r\nHost: ")
+	b.raw(c.cfg.Host)
+	b.raw("\r\nContent-Type: application/soap+xml;charset=UTF-8\r\nContent-Length: ")
+	c.out = strconv.AppendInt(c.out, int64(len(envelope)), 10)
+	b.raw("\r\n")
+	if login != nil {
+		c.auth.digest.authorize(b, *login, "POST", "/wsman", envelope)
+	}
+	b.raw("\r\n")
+	c.out = append(c.out, envelope...)
+
+	idle := time.Since(c.lastAnswer)
+	n, err := c.conn.Write(c.out)
+	clear(c.out) // it may hold a password
+	if cap(c.out) > 8<<10 {
+		c.out = nil
+	}
+	if err != nil {
+		return nil, nil, &lineError{err: err, sent: n > 0}
+	}
+	if _, err := c.br.Peek(1); err != nil {
+		gone := isClosed(err) && (c.refused || c.answers > 0 && idle >= idleRace)
+		return nil, nil, &lineError{err: err, sent: true, gone: gone}
+	}
+	r, err := readHead(c.br)
+	if err != nil {
+		return nil, nil, &lineError{err: noEOF(err), sent: true}
+	}
+	limit := maxBody
+	if r.status == 401 {
+		limit = 64 << 10 // HTML for people
+	}
+	body, err := readBody(c.br, r, c.body[:0], limit)
+	if err != nil && r.status == 401 {
+		r.close, body, err = true, nil, nil // the head says all; a new line is cheaper than the rest
+	}
+	if err != nil {
+		return nil, nil, &lineError{err: err, sent: true}
+	}
+	c.body = body
+	if cap(c.body) > 16<<10 {
+		c.body = nil
+	}
+	c.answers++
+	c.lastAnswer = time.Now()
+	c.refused = r.status == 401
+	c.closing = r.close
+	if r.server != "" {
+		c.server = r.server
+	}
+	if c.closing {
+		_ = c.conn.Close()
+	}
+	return r, body, nil
+}
+
+// A lineError is a failed exchange: whether the device may have got the request,
+// and whether the line ended in good order.
+type lineError struct {
+	err  error
+	sent bool
+	gone bool
+}
+
+func (e *lineError) Error() string { return e.err.Error() }
+func (e *lineError) Unwrap() error { return e.err }
+
+// ready makes sure that a line is open: the one at hand, or a new one where the
+// device closed it in good order. One attempt, now; a device that does not
+// answer at once may be restarting, and is then not the device we talked to.
+func (c *Client) ready(ctx context.Context) error {
+	if !c.closing && c.answers > 0 {
+		state := peerState(c.conn)
+		if state == peerOpen && c.endWaiting() {
+			state = peerClosed
+		}
+		switch state {
+		case peerClosed:
+			_ = c.conn.Close()
+			c.closing = true
+		case peerReset:
+			return &lineError{err: errors.New("the connection was reset while idle")}
+		}
+	}
+	if !c.closing {
+		return nil
+	}
+	if c.cfg.Redial == nil {
+		return &lineError{err: errGone}
+	}
+	if time.Since(c.lastAnswer) > reopenWithin {
+		return &lineError{err: errors.New("the device closed the connection too long ago to be taken for the same conversation")}
+	}
+	return c.redial(ctx)
+}
+
+// endWaiting reports whether the end of the line has already been read into the
+// TLS layer's own buffer, where the kernel does not see it any more. A deadline
+// in the past lets Read use what is there and nothing else.
+func (c *Client) endWaiting() bool {
+	_, err := c.peekUntil(time.Unix(1, 0))
+	return isClosed(err)
+}
+
+// peekUntil waits for the next byte for at most that long.
+func (c *Client) peekUntil(t time.Time) ([]byte, error) {
+	c.mu.Lock()
+	if !c.aborted {
+		_ = c.conn.SetReadDeadline(t)
+	}
+	c.mu.Unlock()
+	first, err := c.br.Peek(1)
+	c.mu.Lock()
+	c.setDeadline()
+	c.mu.Unlock()
+	return first, err
+}
+
+func (c *Client) redial(ctx context.Context) error {
+	c.mu.Lock()
+	until := c.until()
+	c.mu.Unlock()
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	conn, err := c.cfg.Redial(ctx)
+	if err != nil {
+		return &lineError{err: err}
+	}
+	c.attach(conn)
+	return nil
+}
+
+// attach makes conn the line.
+func (c *Client) attach(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn = conn
+	if c.br == nil {
+		c.br = bufio.NewReaderSize(conn, readBuffer)
+	} else {
+		c.br.Reset(conn)
+	}
+	c.answers, c.closing, c.refused = 0, false, false
+	c.setDeadline()
+}
+
+// until is when the call at hand must be over. mu is held.
+func (c *Client) until() time.Time {
+	if c.hard.IsZero() || c.call.Before(c.hard) {
+		return c.call
+	}
+	return c.hard
+}
+
+// setDeadline tells the connection. mu is held.
+func (c *Client) setDeadline() {
+	if c.conn == nil {
+		return
+	}
+	if c.aborted {
+		_ = c.conn.SetDeadline(time.Unix(1, 0))
+		return
+	}
+	_ = c.conn.SetDeadline(c.until())
+}
+
+// settleAfterRefusal looks whether the device closes after a 401 without having
+// said so. Only a change needs to know before it is sent again.
+func (c *Client) settleAfterRefusal() {
+	if _, err := c.peekUntil(time.Now().Add(afterRefusal)); isClosed(err) {
+		_ = c.conn.Close()
+		c.closing = true
+	}
+}
+
+// code says what a failure of the line is called.
+func (c *Client) code(ctx context.Context, err error) reason.Code {
+	if why := new(reason.Error); errors.As(err, &why) {
+		return why.Code // the redial knows better
+	}
+	if ctx.Err() != nil {
+		return contextCode(ctx)
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.hard.IsZero() && !time.Now().Before(c.hard) {
+			return reason.LeaseLost
+		}
+		return reason.WSMANTimeout
+	case errors.Is(err, errHTTP), errors.Is(err, errTooLarge):
+		return reason.WSMANInvalid
+	}
+	if c.cfg.Explain != nil {
+		if code := c.cfg.Explain(err); code != "" {
+			return code
+		}
+	}
+	return reason.ConnectionLost
+}
+
+// contextCode names the end of a context: what its owner gave as the cause, a
+// deadline, or our own going away.
+func contextCode(ctx context.Context) reason.Code {
+	cause := context.Cause(ctx)
+	if why := new(reason.Error); errors.As(cause, &why) {
+		return why.Code
+	}
+	if errors.Is(cause, context.DeadlineExceeded) {
+		return reason.WSMANTimeout
+	}
+	return reason.WorkerCrashed
+}
+
+// isClosed reports an end of the line by the peer, as opposed to a time-out.
+func isClosed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || isReset(err)
+}
