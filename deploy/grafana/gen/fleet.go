@@ -119,7 +119,7 @@ func fleet() Dashboard {
 }
 
 func device() Dashboard {
-	const is = `(uuid::text = lower('$device') OR lower(fqdn) = lower('$device') OR lower(mac) = lower('$device'))`
+	const is = `(uuid::text = lower(${device:sqlstring}) OR lower(fqdn) = lower(${device:sqlstring}) OR lower(mac) = lower(${device:sqlstring}))`
 	const whose = `uuid IN (SELECT uuid FROM v_device WHERE ` + is + `)`
 	return Dashboard{
 		Name: "device", Title: "Device", From: "now-30d", Device: true,
