@@ -41,6 +41,12 @@ func (c *conn) answer(req *httpRequest) bool {
 		return more && !req.close
 	}
 	call.strange = f.kind == WrongRelate
+	if f.kind == Late {
+		_ = c.raw.Close()
+		if !d.wait(f.pause) {
+			return false
+		}
+	}
 	d.mu.Lock()
 	var reply *httpReply
 	switch {

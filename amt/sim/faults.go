@@ -29,6 +29,7 @@ const (
 	NestedXML   Kind = "nested_xml"  // applied, and elements without end in each other
 	PowerCycle  Kind = "power_cycle" // applied, then the power goes: =lose (default) or =keep
 	Ask401      Kind = "ask_401"     // not applied, an unannounced challenge
+	Late        Kind = "late"        // the line is cut, and the call carried out =DURATION later
 
 	// Of the device as a whole; #n counts connections or calls of their sort.
 	NeverListen   Kind = "never_listen"
@@ -41,7 +42,7 @@ const (
 	WrongUUID     Kind = "wrong_uuid"  // GetUuid names another machine, always
 )
 
-var atCalls = []Kind{CutBefore, DropReply, CutReply, Garble, Refuse, Busy503, Hang, Delay, WrongRelate, HugeBody, NestedXML, PowerCycle, Ask401}
+var atCalls = []Kind{CutBefore, DropReply, CutReply, Garble, Refuse, Busy503, Hang, Delay, WrongRelate, HugeBody, NestedXML, PowerCycle, Ask401, Late}
 var ofDevice = []Kind{NeverListen, RefuseCert, HangHandshake, OneByte, NonceStorm, SlowKeygen, CommitNoop, WrongUUID}
 
 // randomly are the faults a Rate draws from: those a server must come through
@@ -153,7 +154,7 @@ func (f Fault) check() error {
 		if _, err := strconv.ParseUint(f.Arg, 10, 32); err != nil {
 			return fmt.Errorf("fault %q: want a status such as =2058", f)
 		}
-	case f.Kind == Delay:
+	case f.Kind == Delay || f.Kind == Late:
 		if _, err := time.ParseDuration(f.Arg); err != nil {
 			return fmt.Errorf("fault %q: want a duration such as =2s", f)
 		}
