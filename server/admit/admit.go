@@ -128,6 +128,15 @@ func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, de
 	case !errors.Is(err, store.ErrNotFound):
 		return Decision{}, err
 	}
+	if dev.Lifecycle == store.Failed || dev.Lifecycle == store.CredentialsUnknown {
+		runs, err := tx.Runs(ctx, dev.UUID, 1)
+		if err != nil {
+			return Decision{}, err
+		}
+		if len(runs) > 0 {
+			q.Ended = runs[0].FinishedAt
+		}
+	}
 	if q.Policy.Mode != Open && !dev.Approved {
 		auth, err := tx.AuthorisedFor(ctx, dev)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -19,6 +19,7 @@ type Question struct {
 	Live       *store.Run // queued or running
 	Authorised bool       // by UUID, serial, MAC or network
 	FQDN       string     // the name that came with the authorisation
+	Ended      time.Time  // of the last run, zero: there was none
 	Now        time.Time
 	// Match reports why no chain of ours suits the device.
 	Match func() error
@@ -51,7 +52,7 @@ func decide(q Question) Decision {
 	case d.UUID.IsPlaceholder():
 		return q.refuse("denied_device", store.Quarantined, reason.UUIDInvalid,
 			"UUID "+d.UUID.String()+" is a placeholder that many machines carry; it cannot name a device")
-	case q.Hello.Version == 2:
+	case q.Hello.Version == hello.VersionPSK:
 		return q.refuse("denied_device", store.Failed, reason.HelloVersionUnsupported,
 			"PSK hello (version 2) with PID "+q.Hello.PID+"; this server does PKI setup")
 	case d.Lifecycle == store.Quarantined:
@@ -95,6 +96,9 @@ func decide(q Question) Decision {
 	}
 	if q.tooSoon() {
 		return Decision{Result: "duplicate"}
+	}
+	if q.Hello.Version == hello.VersionPKI && len(q.Hello.Hashes) == 0 {
+		return q.refuse(accepted(known), store.PendingCertificate, reason.RootNotTrusted, "the device announced no active root hash, so no certificate can convince it")
 	}
 	if err := q.Match(); err != nil {
 		code := reason.InternalError
@@ -156,7 +160,6 @@ func (q Question) tooSoon() bool {
 	if d.Lifecycle != store.Failed && d.Lifecycle != store.CredentialsUnknown || d.Attempts == 0 {
 		return false
 	}
-	last := d.LastAttempt()
 	pause := q.Policy.HelloPause
 	switch reason.Of(d.Reason).Retry {
 	case reason.ForOperator, reason.Never:
@@ -164,7 +167,7 @@ func (q Question) tooSoon() bool {
 	case reason.ForCertificate:
 		pause = min(time.Duration(d.Attempts)*time.Minute, q.Policy.StopPause)
 	}
-	return q.Now.Before(last.Add(pause))
+	return q.Now.Before(q.Ended.Add(pause))
 }
 
 func approvalText(m Mode) string {

@@ -1,9 +1,12 @@
 package provision
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,16 +41,12 @@ func (e *Engine) Work(ctx context.Context, runID int64) (again time.Time, err er
 	var held *Held
 	switch {
 	case errors.As(err, &held):
-		e.metrics.claim("held")
 		return held.Until, nil
 	case err != nil:
-		e.metrics.claim("error")
 		return time.Time{}, fmt.Errorf("claim run %d: %w", runID, err)
 	case job == nil:
-		e.metrics.claim("empty")
 		return time.Time{}, nil
 	}
-	e.metrics.claim("won")
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -111,15 +110,16 @@ func (e *Engine) end(r *Run) {
 // sockets' deadlines stop this node before anybody else may take over.
 func (e *Engine) Beat(ctx context.Context) error {
 	e.mu.Lock()
-	live := make([]*lease, 0, len(e.live))
-	asked := make([]Lease, 0, len(e.live))
-	for _, l := range e.live {
-		live = append(live, l)
-		asked = append(asked, l.Lease)
-	}
+	live := slices.Collect(maps.Values(e.live))
 	e.mu.Unlock()
 	if len(live) == 0 {
 		return nil
+	}
+	// One order for every node: rows touched in any other could deadlock.
+	slices.SortFunc(live, func(a, b *lease) int { return bytes.Compare(a.UUID[:], b.UUID[:]) })
+	asked := make([]Lease, len(live))
+	for i, l := range live {
+		asked[i] = l.Lease
 	}
 	t0 := e.Clock.Now()
 	lost, err := e.Store.Renew(ctx, asked)
@@ -132,7 +132,6 @@ func (e *Engine) Beat(ctx context.Context) error {
 	}
 	for _, l := range live {
 		if gone[l.RunID] {
-			e.metrics.fenced()
 			l.cancel(reason.Because(reason.LeaseLost, "another worker took over run %d", l.RunID))
 			continue
 		}
@@ -167,7 +166,6 @@ func (r *Run) settle(ctx context.Context, err error) error {
 			}
 			return nil
 		case errors.Is(err, store.ErrFenced):
-			r.e.metrics.fenced()
 			r.log.Warn("lease.lost", append(fields, zap.String("detail", "another worker took over; this outcome is dropped"))...)
 			return nil
 		}

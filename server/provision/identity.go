@@ -24,6 +24,9 @@ var readIdentity = Step{
 		if v := id.Version; !v.IsZero() && !v.AtLeast(3, 2) {
 			return false, reason.Because(reason.FirmwareTooOld, "AMT %s has no WS-MAN setup; 3.2 is the first release that has", v)
 		}
+		if c, ok := r.credentialOf(r.Device.LoginUsed()); ok && !r.setup {
+			r.e.metrics.probe(c.State, "ok")
+		}
 		if r.committed() && !r.ours() {
 			return false, reason.Because(reason.NotInSetup, "the device is in operational mode and let us in without a password of ours")
 		}
@@ -35,6 +38,11 @@ var readIdentity = Step{
 // stored passwords works.
 func (r *Run) refused(err error) error {
 	if codeOf(err) == reason.AuthFailed && !r.setup {
+		for _, l := range r.committedLogins() {
+			if c, ok := r.credentialOf(l.Name); ok {
+				r.e.metrics.probe(c.State, "refused")
+			}
+		}
 		return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses the %d stored passwords tried: %w", len(r.committedLogins()), err)
 	}
 	return err

@@ -44,6 +44,10 @@ func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (
 		if err != nil {
 			return err
 		}
+		loaded.Device.Attempts++
+		if err := tx.UpdateDevice(ctx, c.Device.UUID, store.DeviceFacts{Attempts: &loaded.Device.Attempts}); err != nil {
+			return err
+		}
 		if err := tx.Transition(ctx, store.Transition{
 			UUID: c.Device.UUID, To: store.Provisioning, Event: "attempt_started", Actor: "node:" + j.Node, RunID: runID,
 			Data: map[string]any{"attempt": c.Run.Attempt, "address": c.Device.Address.String()},

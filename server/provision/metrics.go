@@ -19,8 +19,6 @@ type Metrics struct {
 	stepTime   *prometheus.HistogramVec
 	toManaged  prometheus.Histogram
 	probes     *prometheus.CounterVec
-	claims     *prometheus.CounterVec
-	fences     prometheus.Counter
 }
 
 // NewMetrics registers the names of reliability.md 6.2 for runs.
@@ -37,8 +35,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		toManaged: f.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_time_to_provision_seconds",
 			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600}}),
 		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total", Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),
-		claims: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_lease_claims_total", Help: "Attempts to take a device."}, []string{"result"}),
-		fences: f.NewCounter(prometheus.CounterOpts{Name: "provisiond_fence_rejections_total", Help: "Writes refused because another worker took the device."}),
 	}
 	for _, t := range []string{"hello", "timer", "api"} {
 		m.startedBy.WithLabelValues(t)
@@ -59,9 +55,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.probes.WithLabelValues(c, "ok")
 		m.probes.WithLabelValues(c, "refused")
 	}
-	for _, r := range []string{"won", "held", "empty", "error"} {
-		m.claims.WithLabelValues(r)
-	}
 	return m
 }
 
@@ -70,9 +63,13 @@ func (m *Metrics) started(trigger string) {
 	m.active.Inc()
 }
 
-func (m *Metrics) ended()              { m.active.Dec() }
-func (m *Metrics) claim(result string) { m.claims.WithLabelValues(result).Inc() }
-func (m *Metrics) fenced()             { m.fences.Inc() }
+func (m *Metrics) ended() { m.active.Dec() }
+
+// probe counts a login with a stored password on a device found committed.
+func (m *Metrics) probe(state, result string) {
+	word := map[string]string{"active": "confirmed", "candidate": "staged", "retired": "superseded"}[state]
+	m.probes.WithLabelValues(word, result).Inc()
+}
 
 func (m *Metrics) step(name, state string, took time.Duration) {
 	result := state

@@ -2,12 +2,10 @@ package provision
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
-	"math/big"
-	"time"
-
-	"crypto/rand"
 	"io"
+	"time"
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
@@ -34,7 +32,11 @@ func (r *Run) verdict(err error) Verdict {
 	}
 	switch entry.Retry {
 	case reason.Repeat:
-		v.Again = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet)
+		n := r.Job.Device.Attempts
+		if entry.Blame == reason.OurServer {
+			n = min(n, 3) // our fault: the device is not made to wait for it
+		}
+		v.Again = max(r.e.backoff(n), v.Quiet)
 	case reason.ForCertificate:
 		v.Ended = store.PendingCertificate
 		if code == reason.TLSClientCertRefused || code == reason.TLSSuffixRejected {
@@ -76,9 +78,9 @@ func jitter(r io.Reader, most time.Duration) time.Duration {
 	if most <= 0 {
 		return 0
 	}
-	n, err := rand.Int(r, big.NewInt(int64(most)))
-	if err != nil {
+	var b [8]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
 		return most / 2
 	}
-	return time.Duration(n.Int64())
+	return time.Duration(binary.LittleEndian.Uint64(b[:]) % uint64(most))
 }

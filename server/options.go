@@ -1,0 +1,104 @@
+package server
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/admit"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+// Options is the configuration as the server needs it: parsed, loaded, checked.
+type Options struct {
+	Version  string
+	Revision string
+	Node     string // its name among several on one database
+
+	DataDir     string
+	DatabaseURL string // "" is SQLite in DataDir
+	MaxConns    int
+	NoMigrate   bool
+	Keys        *seal.Keyring
+
+	HelloListen   string
+	HelloListener net.Listener // from socket activation; nil: listen on HelloListen
+	ClientCAs     *x509.CertPool
+	PlainOff      bool
+	ProxyFrom     []netip.Prefix
+	ReadTimeout   time.Duration
+	Limits        hello.Limits
+
+	APIListen   string
+	APIListener net.Listener
+	APITLS      *tls.Config // nil: plain HTTP
+	Console     bool
+	RevealsHour int
+	Sessions    time.Duration
+
+	Certificates []*certs.Provisioning
+	Force        map[string]bool // ids used although they have expired
+
+	Networks    []netip.Prefix
+	Admission   admit.Mode
+	Reprovision admit.Reprovision
+	Profile     profile.Profile
+
+	Workers        int
+	AttemptTimeout time.Duration
+	CallTimeout    time.Duration
+	MinTLS         uint16
+	Retry          []time.Duration
+	Lease          time.Duration
+	Quiet          time.Duration
+	Drain          time.Duration
+	Port           uint16 // where devices listen; 16993 but for tests
+
+	KeepHellos, KeepEvents, KeepRuns time.Duration
+
+	Registry *prometheus.Registry
+	Log      *zap.Logger
+	Now      func() time.Time
+}
+
+func (o Options) withDefaults() Options {
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Workers == 0 {
+		o.Workers = 256
+	}
+	if o.Profile.Name == "" {
+		o.Profile = profile.Default()
+	}
+	if o.Reprovision == "" {
+		o.Reprovision = admit.ReprovisionApprove
+	}
+	if o.Admission == "" {
+		o.Admission = admit.Approve
+	}
+	if o.Drain == 0 {
+		o.Drain = time.Minute
+	}
+	if o.AttemptTimeout == 0 {
+		o.AttemptTimeout = 10 * time.Minute
+	}
+	if o.Node == "" {
+		o.Node = "provisiond"
+	}
+	return o
+}

@@ -1,0 +1,266 @@
+package provision
+
+import (
+	"context"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+)
+
+// simSession is one connection to the simulated device.
+type simSession struct {
+	s        *seams
+	setup    bool
+	power    int
+	logins   []session.Login
+	used     string
+	deadline time.Time
+	fence    int64
+	closed   bool
+	keyTries int // key generation starts over with a new connection
+}
+
+// dial connects: in setup the device wants our certificate, afterwards none.
+func (s *seams) dial(_ context.Context, t session.Target) (Device, error) {
+	pause(s.a, s.yield, time.Duration(5+s.w.rng.IntN(100))*time.Millisecond)
+	if s.w.now.Before(s.w.dev.back) || s.w.p(.03) {
+		return nil, &reason.Error{Code: reason.DeviceUnreachable, Err: errors.New("connection refused")}
+	}
+	if s.w.dev.state == amt.StateIn && t.Client == nil && s.w.mutant != "trust the commit call" {
+		return nil, &reason.Error{Code: reason.TLSHandshakeFailed, Err: errors.New("certificate required")}
+	}
+	return &simSession{
+		s: s, setup: s.w.dev.state == amt.StateIn, power: s.w.dev.power, logins: t.Logins,
+		fence: s.w.db.fence,
+	}, nil
+}
+
+// call is one request: it may be lost, be applied and its answer lost, or
+// arrive after the caller gave up.
+func (c *simSession) call(name string, change bool, f func(*simDevice) error) error {
+	w := c.s.w
+	pause(c.s.a, c.s.yield, time.Duration(1+w.rng.IntN(150))*time.Millisecond)
+	if c.closed {
+		return &reason.Error{Code: reason.ConnectionLost, Err: errors.New("use of closed connection")}
+	}
+	if !c.deadline.IsZero() && !w.now.Before(c.deadline) && w.mutant != "no socket deadline" {
+		return &reason.Error{Code: reason.LeaseLost, Err: errors.New("i/o timeout: the lease ends")}
+	}
+	lost := func() error {
+		c.closed = true
+		return &reason.Error{Code: reason.ConnectionLost, Sent: change, Err: fmt.Errorf("%s: connection reset", name)}
+	}
+	if c.power != w.dev.power {
+		if w.mutant != "transparent reconnect" {
+			return lost()
+		}
+		pause(c.s.a, c.s.yield, max(w.dev.back.Sub(w.now), 0))
+		if c.setup != (w.dev.state == amt.StateIn) {
+			return lost()
+		}
+		c.power = w.dev.power
+	}
+	if w.p(.03) {
+		w.hit("request lost: " + name)
+		return lost()
+	}
+	if change && w.p(.03) {
+		w.hit("late: " + name)
+		power := w.dev.power
+		w.late = append(w.late, lateChange{w.now.Add(time.Duration(w.rng.Int64N(int64(inFlight)))), name, func() {
+			if w.dev.power == power {
+				_ = c.apply(name, true, f)
+			}
+		}})
+		return lost()
+	}
+	if err := c.login(); err != nil {
+		return err
+	}
+	err := c.apply(name, change, f)
+	w.check(name)
+	if w.p(.04) {
+		w.hit("reply lost: " + name)
+		return lost()
+	}
+	pause(c.s.a, c.s.yield, time.Duration(1+w.rng.IntN(150))*time.Millisecond)
+	return err
+}
+
+// apply is the moment the device acts. A change by a session whose lease is
+// over is two masters at one device.
+func (c *simSession) apply(name string, change bool, f func(*simDevice) error) error {
+	w := c.s.w
+	if change {
+		w.sends++
+		if c.fence != w.db.fence && w.db.owner != "" {
+			w.broken("I2", "%s sent %s under fence %d while fence %d holds the device", c.s.a.name, name, c.fence, w.db.fence)
+		}
+	}
+	err := f(&w.dev)
+	w.say("%s %s -> %v", c.s.a.name, name, err)
+	return err
+}
+
+// login is the digest: the device asks in operational mode, and in setup if it
+// is of that temperament.
+func (c *simSession) login() error {
+	d := &c.s.w.dev
+	if c.setup && !d.asks {
+		return nil
+	}
+	logins := c.logins
+	if c.s.w.mutant == "no recovery probe" && !c.setup && len(logins) > 1 {
+		logins = nil
+	}
+	if c.s.w.mutant == "no recovery probe" && !c.setup && c.used == "" && c.s.a != nil && c.fresh() {
+		logins = nil
+	}
+	for _, l := range logins {
+		pw := l.Password.Reveal()
+		if pw == d.admin {
+			c.used = l.Name
+			return nil
+		}
+	}
+	return &reason.Error{Code: reason.AuthFailed, Err: errors.New("401")}
+}
+
+// fresh reports whether this session began a run rather than verified one.
+func (c *simSession) fresh() bool { return len(c.logins) > 0 && c.s.w.db.lifecycle != "verifying" }
+
+func (c *simSession) Peer() session.Peer {
+	return session.Peer{ClientCertAsked: c.setup, Fingerprint: []byte{c.s.w.dev.cert}, TLSVersion: 0x0303}
+}
+
+func (c *simSession) LoginUsed() string {
+	if c.s.w.mutant == "trust the commit call" && len(c.logins) == 1 {
+		return c.logins[0].Name
+	}
+	return c.used
+}
+func (c *simSession) SetLogins(l []session.Login) { c.logins = l }
+func (c *simSession) SetDeadline(t time.Time)     { c.deadline = t }
+func (c *simSession) Close() error                { c.closed = true; return nil }
+
+func (c *simSession) Identify(context.Context) (id session.Identity, err error) {
+	err = c.call("identify", false, func(d *simDevice) error {
+		id = session.Identity{UUID: simUUID, Version: amt.Version{Major: 16}, Realm: "Digest:0123", State: d.state, DHCPSuffix: "corp.example.com"}
+		return nil
+	})
+	return id, err
+}
+
+func (c *simSession) State(context.Context) (st amt.ProvisioningState, err error) {
+	if c.s.w.mutant == "trust the commit call" {
+		return amt.StatePost, nil
+	}
+	err = c.call("state", false, func(d *simDevice) error { st = d.state; return nil })
+	return st, err
+}
+
+func (c *simSession) inSetup(name string, f func(*simDevice) error) error {
+	return c.call(name, true, func(d *simDevice) error {
+		if d.state != amt.StateIn {
+			return &reason.Error{Code: reason.WSMANFault, Err: amt.StatusInvalidState}
+		}
+		return f(d)
+	})
+}
+
+func (c *simSession) ExtendSetup(_ context.Context, hours int) error {
+	return c.inSetup("extend", func(d *simDevice) error { d.ext = hours; return nil })
+}
+
+func (c *simSession) SetClock(context.Context) (time.Time, error) {
+	return time.Time{}, c.inSetup("clock", func(d *simDevice) error { d.clock = true; return nil })
+}
+
+func (c *simSession) SetMEBxPassword(_ context.Context, pw amt.Secret) error {
+	return c.inSetup("mebx", func(d *simDevice) error {
+		held := d.mebx
+		if d.pendingMEBx != "" {
+			held = d.pendingMEBx
+		}
+		if d.mebxOnce && held != "admin" {
+			return &reason.Error{Code: reason.WSMANFault, Err: amt.StatusNotPermitted}
+		}
+		if d.atOnce {
+			d.mebx = pw.Reveal()
+		} else {
+			d.pendingMEBx = pw.Reveal()
+		}
+		return nil
+	})
+}
+
+func (c *simSession) SetAdminPassword(_ context.Context, _, _ string, pw amt.Secret) error {
+	return c.inSetup("admin", func(d *simDevice) error {
+		if d.atOnce {
+			d.admin = pw.Reveal()
+		} else {
+			d.pendingAdmin = pw.Reveal()
+		}
+		return nil
+	})
+}
+
+func (c *simSession) SetHostName(context.Context, string, string) error {
+	return c.inSetup("host", func(d *simDevice) error { d.host = true; return nil })
+}
+
+var simKey = &rsa.PublicKey{N: big.NewInt(3233), E: 17}
+
+func (c *simSession) TLSMaterial(context.Context) (m session.TLSMaterial, err error) {
+	err = c.call("material", false, func(d *simDevice) error {
+		if d.keyReady {
+			m.Keys = []session.KeyInstance{{Handle: "key 1", Public: simKey}}
+		}
+		m.Settings = []session.TLSSetting{{InstanceID: "Intel(r) AMT 802.3 TLS Settings"}}
+		return nil
+	})
+	return m, err
+}
+
+// GenerateKey is busy for longer than a lease on a slow device, so that a run
+// lives on its heartbeat alone.
+func (c *simSession) GenerateKey(context.Context, int) (string, error) {
+	err := c.inSetup("key", func(d *simDevice) error {
+		if c.keyTries++; c.keyTries < 9 {
+			return &reason.Error{Code: reason.KeypairGenerationFailed, Err: amt.StatusGeneratingKeys}
+		}
+		d.keyReady = true
+		return nil
+	})
+	return "key 1", err
+}
+
+func (c *simSession) AddKey(context.Context, *rsa.PrivateKey) (string, error) {
+	return "", errors.New("not asked of this generation")
+}
+func (c *simSession) AddCertificate(context.Context, []byte) (string, error) {
+	return "cert 1", c.inSetup("certificate", func(*simDevice) error { return nil })
+}
+func (c *simSession) AddTrustedRoot(context.Context, []byte) (string, error) {
+	return "", c.inSetup("root", func(*simDevice) error { return nil })
+}
+func (c *simSession) UseCertificate(context.Context, string) error {
+	return c.inSetup("context", func(*simDevice) error { return nil })
+}
+func (c *simSession) EnableTLS(context.Context, bool, []string) error {
+	return c.inSetup("tls", func(*simDevice) error { return nil })
+}
+
+func (c *simSession) Commit(context.Context) error {
+	return c.call("commit", true, func(d *simDevice) error { return d.commit(c.s.w) })
+}
+
+func (c *simSession) ProvisioningRecord(context.Context) (session.Record, error) {
+	return session.Record{}, c.call("record", false, func(*simDevice) error { return nil })
+}

@@ -1,0 +1,178 @@
+package server
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// Trust holds the provisioning certificates in use and our device CA. The list
+// is replaced as a whole: a session under way finishes on the chain it has.
+type Trust struct {
+	now  func() time.Time
+	list atomic.Pointer[[]*certs.Provisioning]
+	ca   *certs.Authority
+	mine *x509.CertPool
+	// force lists ids used although they have expired.
+	force atomic.Pointer[map[string]bool]
+}
+
+// NewTrust starts with no certificate at all.
+func NewTrust(ca *certs.Authority, now func() time.Time) *Trust {
+	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool()}
+	t.mine.AddCert(ca.Certificate())
+	t.list.Store(&[]*certs.Provisioning{})
+	t.force.Store(&map[string]bool{})
+	return t
+}
+
+// All lists the certificates in use.
+func (t *Trust) All() []*certs.Provisioning { return *t.list.Load() }
+
+// Replace puts another list into use.
+func (t *Trust) Replace(list []*certs.Provisioning, force map[string]bool) {
+	t.list.Store(&list)
+	t.force.Store(&force)
+}
+
+// Candidates is certs.Match over the list in use. A device that never sent a
+// hello, only an agent for it, announced nothing: then each chain is tried.
+func (t *Trust) Candidates(announced []amt.TrustHash, hints certs.Hints) ([]certs.Candidate, error) {
+	if announced == nil {
+		return t.everything()
+	}
+	return certs.Match(t.All(), announced, hints, t.matchTime())
+}
+
+// matchTime lets forced certificates match although they have expired, when
+// they are all there is.
+func (t *Trust) matchTime() time.Time {
+	now := t.now()
+	force := *t.force.Load()
+	if len(force) == 0 {
+		return now
+	}
+	latest := time.Time{}
+	for _, p := range t.All() {
+		if p.Validity(now) == nil {
+			return now
+		}
+		if force[p.ID] && p.Leaf.NotAfter.After(latest) {
+			latest = p.Leaf.NotAfter
+		}
+	}
+	if latest.IsZero() {
+		return now
+	}
+	return latest
+}
+
+func (t *Trust) everything() ([]certs.Candidate, error) {
+	var out []certs.Candidate
+	for _, p := range t.All() {
+		if !p.Usable() {
+			continue
+		}
+		for _, path := range p.Paths {
+			out = append(out, certs.Candidate{Cert: p, Path: path, Why: "the device announced no hashes"})
+		}
+	}
+	if len(out) == 0 {
+		return nil, reason.Because(reason.NoProvisioningCertificate, "no usable provisioning certificate is loaded")
+	}
+	return out, nil
+}
+
+// IssueDevice signs a device's TLS certificate.
+func (t *Trust) IssueDevice(pub *rsa.PublicKey, fqdn, host string, validity time.Duration) ([]byte, error) {
+	return t.ca.IssueDevice(pub, fqdn, host, t.now(), validity)
+}
+
+// IssuedByUs reports whether a certificate carries our device CA's signature.
+func (t *Trust) IssuedByUs(der []byte) bool {
+	c, err := x509.ParseCertificate(der)
+	return err == nil && c.CheckSignatureFrom(t.ca.Certificate()) == nil
+}
+
+// Console has no client certificate yet for a device that asks for one after
+// setup; the root is ours.
+func (t *Trust) Console() (*tls.Certificate, []byte) { return nil, t.ca.Certificate().Raw }
+
+// helloCertificate is what our side shows to relays and agents: a provisioning
+// certificate, leaf first and root last.
+func (t *Trust) helloCertificate() (*tls.Certificate, error) {
+	for _, p := range t.All() {
+		if p.Usable() && len(p.Paths) > 0 {
+			return p.TLS(p.Paths[0]), nil
+		}
+	}
+	return nil, errors.New("no provisioning certificate is loaded to show to TLS clients of the hello port")
+}
+
+const deviceCAKey = "device_ca"
+
+type caDocument struct {
+	Certificate string `json:"certificate"` // base64 DER
+	Key         string `json:"key"`         // base64 PKCS#8
+}
+
+// deviceCA loads the device CA, or makes it at the very first start. Of several
+// nodes that make one at once, the first to store it wins.
+func deviceCA(ctx context.Context, db *store.DB, now time.Time) (*certs.Authority, error) {
+	var found amt.Secret
+	read := func(tx *store.Tx) (err error) {
+		found, err = tx.SealedSetting(ctx, deviceCAKey)
+		return err
+	}
+	err := db.Read(ctx, read)
+	if errors.Is(err, store.ErrNotFound) {
+		var doc string
+		if doc, err = newDeviceCA(now); err != nil {
+			return nil, err
+		}
+		if err = db.Write(ctx, func(tx *store.Tx) error {
+			return tx.CreateSealedSetting(ctx, deviceCAKey, amt.NewSecret(doc))
+		}); err != nil && !errors.Is(err, store.ErrConflict) {
+			return nil, fmt.Errorf("store the device CA: %w", err)
+		}
+		err = db.Read(ctx, read)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the device CA: %w", err)
+	}
+	var doc caDocument
+	if err := json.Unmarshal([]byte(found.Reveal()), &doc); err != nil {
+		return nil, errors.New("the stored device CA cannot be read")
+	}
+	cert, err1 := base64.StdEncoding.DecodeString(doc.Certificate)
+	key, err2 := base64.StdEncoding.DecodeString(doc.Key)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, errors.New("the stored device CA cannot be read")
+	}
+	return certs.LoadAuthority(cert, key)
+}
+
+func newDeviceCA(now time.Time) (string, error) {
+	ca, err := certs.NewAuthority("provisiond device CA", now)
+	if err != nil {
+		return "", fmt.Errorf("make the device CA: %w", err)
+	}
+	cert, key, err := ca.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("make the device CA: %w", err)
+	}
+	b, err := json.Marshal(caDocument{base64.StdEncoding.EncodeToString(cert), base64.StdEncoding.EncodeToString(key)})
+	return string(b), err
+}
