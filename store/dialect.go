@@ -42,7 +42,9 @@ func translate(engine, q string, nargs int) *text {
 			case w == "{lock}":
 				return "FOR UPDATE"
 			case w == "{follow}":
-				return "xact < pg_snapshot_xmin(pg_current_snapshot())"
+				// A transaction forgotten open somewhere on the server delays by
+				// the second term, not for ever.
+				return "(xact < pg_snapshot_xmin(pg_current_snapshot()) OR at < " + clock + " - interval '15 seconds')"
 			case strings.Contains(w, "+"):
 				n := w[strings.Index(w, "$") : len(w)-1]
 				return "(" + clock + " + CAST(" + n + " AS bigint) * interval '1 millisecond')"

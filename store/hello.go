@@ -47,7 +47,7 @@ func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, er
 				hello_retry = excluded.hello_retry, admin_flag = excluded.admin_flag, last_seen = excluded.last_seen,
 				first_seen = coalesce(devices.first_seen, excluded.first_seen), hello_count = devices.hello_count + 1
 			RETURNING hello_count, last_seen`, args: upsert, dest: []any{&count, timeOf{&seen}}},
-		statement{q: `INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, trailing, raw, at)
+		statement{q: `INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, ` + map[bool]string{true: "{now}", false: "$13"}[h.At.IsZero()] + `)`, args: record},
 	)
 	if err != nil {
@@ -82,7 +82,7 @@ func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloReco
 		var h HelloRecord
 		err := s.Scan(&h.ID, &h.UUID, timeOf{&h.At}, &h.From, &h.Local, &h.Via, &h.Peer, &h.Version, &h.Retry, &h.AdminSet, &h.PID, &h.TrustTable, &h.Trailing, &h.Raw)
 		return h, err
-	}, `SELECT id, uuid, at, source, local, via, peer, version, retry, admin_set, pid, trust_table, trailing, raw
+	}, `SELECT id, uuid, at, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw
 		FROM hellos WHERE uuid = $1 ORDER BY id DESC LIMIT $2`, uuid, page(limit))
 }
 

@@ -99,7 +99,14 @@ func (w *writer) close() {
 }
 
 func (w *writer) loop() {
-	defer close(w.done)
+	ended := false
+	defer func() {
+		if ended {
+			close(w.done)
+			return
+		}
+		go w.loop() // a closure ended the goroutine (runtime.Goexit); nobody else shall notice
+	}()
 	for {
 		select {
 		case r := <-w.queue:
@@ -110,6 +117,7 @@ func (w *writer) loop() {
 				case r := <-w.queue:
 					w.batch(r)
 				default:
+					ended = true
 					return
 				}
 			}
@@ -121,13 +129,21 @@ func (w *writer) loop() {
 // batch runs one transaction beginning with first.
 func (w *writer) batch(first *request) {
 	var members []*request
-	// Answered last of all, also when a closure ends the goroutine.
+	var tx *sql.Tx
+	whole := false
 	defer func() {
+		if !whole && tx != nil { // a closure ended the goroutine
+			_ = tx.Rollback()
+			for _, r := range members {
+				r.err, r.after = errors.New("a closure of the same batch ended the writer's goroutine"), nil
+			}
+		}
 		for _, r := range members {
 			close(r.done)
 		}
 	}()
-	tx, err := w.db.write.BeginTx(context.Background(), nil)
+	var err error
+	tx, err = w.db.write.BeginTx(context.Background(), nil)
 	if err != nil {
 		if first.state.CompareAndSwap(waiting, taken) {
 			first.err = fmt.Errorf("begin a write: %w", err)
@@ -153,6 +169,7 @@ func (w *writer) batch(first *request) {
 			good = append(good, r)
 		}
 	}
+	whole = true
 	if broken {
 		// SQLite itself gave up the transaction (disk full, I/O error): those
 		// who had done their part before do it again, each alone.

@@ -89,7 +89,7 @@ CREATE TABLE hellos (
     admin_set   boolean NOT NULL,
     pid         text NOT NULL DEFAULT '',
     trust_table bigint NOT NULL DEFAULT 0,
-    trailing    bytea,
+    extra       bytea,
     raw         bytea
 );
 CREATE INDEX hellos_uuid ON hellos (uuid, id);
