@@ -72,3 +72,10 @@ func clip(s string) string {
 	}
 	return s
 }
+
+// privateOnly reports that the one thing against a name is that no public CA
+// would issue it.
+func privateOnly(name string) bool {
+	base, tld := strings.TrimPrefix(name, "*."), lastLabel(name)
+	return slices.Contains(privateTLDs, tld) && unfitName(strings.TrimSuffix(base, tld)+"com") == ""
+}

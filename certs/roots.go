@@ -14,6 +14,9 @@ type Root struct {
 	Name     string
 	Since    string // the firmware release that first carried it; "" not known
 	Embedded bool   // some AMT firmware has been seen to carry it
+	Early    bool   // listed for AMT 2.2 to 6, which know roots by SHA-1
+	Weak     bool   // signed itself with SHA-1 or older: AMT 15 desktop and 16 onward refuse it
+	Curve    bool   // elliptic-curve key
 	SHA1     string
 	SHA256   string
 	SHA384   string
