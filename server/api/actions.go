@@ -1,0 +1,256 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/store"
+)
+
+// ActionInput is an operator's command about one device.
+type ActionInput struct {
+	OneDevice
+	Body Action `required:"false"`
+}
+
+// Action is the body of a command; it may be left out.
+type Action struct {
+	Note string `json:"note,omitempty" maxLength:"500" doc:"why, for the timeline and the audit"`
+}
+
+// command is one command on its way through a transaction.
+type command struct {
+	s      *Server
+	ctx    context.Context
+	tx     *store.Tx
+	who    Principal
+	verb   string
+	note   string
+	device store.Device
+	live   *store.Run // queued or running
+
+	runID int64
+	said  string
+}
+
+func (s *Server) actionRoutes(api huma.API) {
+	for _, a := range []struct {
+		verb, summary, description string
+		do                         func(*command) error
+	}{
+		{"approve", "Let a device in", "It is set up at once when it waited for nothing else.", (*command).approve},
+		{"retry", "Try again now", "Brings a waiting run forward or starts a new one.", (*command).retry},
+		{"retire", "Take a device out for good", "Its record and its passwords are kept; a hello of it raises an alarm. The device itself is not touched.", (*command).retire},
+		{"restore", "Take a retired or quarantined device back", "It starts over as discovered and needs approval again.", (*command).restore},
+		{"quarantine", "Keep a device out until somebody has looked", "Hellos are recorded, nothing else happens.", (*command).quarantine},
+	} {
+		add(s, api, huma.Operation{
+			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary, Description: a.description, Tags: []string{"devices"},
+		}, func(ctx context.Context, in *ActionInput) (ActionResult, error) {
+			return s.command(ctx, in, a.verb, a.do)
+		})
+	}
+}
+
+// command runs do in one transaction with its event, its audit record and the
+// nudge to a worker: all of it happens or nothing.
+func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do func(*command) error) (ActionResult, error) {
+	u, err := uuidOf(in.UUID)
+	if err != nil {
+		return ActionResult{}, err
+	}
+	who, _ := PrincipalOf(ctx)
+	var out ActionResult
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		c := &command{s: s, ctx: ctx, tx: tx, who: who, verb: verb, note: clean(in.Body.Note)}
+		var err error
+		if c.device, err = tx.Device(ctx, u); errors.Is(err, store.ErrNotFound) {
+			return unknownDevice(u)
+		} else if err != nil {
+			return err
+		}
+		switch run, err := tx.LiveRun(ctx, u); {
+		case err == nil:
+			c.live = &run
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		}
+		if err := do(c); err != nil {
+			return err
+		}
+		detail := map[string]any{"from": string(c.device.Lifecycle)}
+		if c.note != "" {
+			detail["note"] = c.note
+		}
+		if c.runID != 0 {
+			detail["run"] = c.runID
+		}
+		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "device." + verb, Subject: u.String(), Detail: detail}); err != nil {
+			return err
+		}
+		after, err := tx.Device(ctx, u)
+		if err != nil {
+			return err
+		}
+		out = ActionResult{Device: toDevice(after), RunID: c.runID, Said: c.said}
+		return nil
+	})
+	return out, err
+}
+
+func (c *command) approve() error {
+	d := c.device
+	switch {
+	case d.Lifecycle == store.Retired:
+		return conflict("it is retired; restore it first")
+	case d.Reason == reason.UUIDInvalid:
+		return conflict("its UUID %s is a placeholder that many machines carry, so approving it would let in whoever comes first; give the machine a UUID of its own", d.UUID)
+	}
+	yes := true
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Approved: &yes}); err != nil {
+		return err
+	}
+	switch d.Lifecycle {
+	case store.PendingApproval, store.Quarantined, store.Dormant:
+		if c.live == nil {
+			c.said = "approved; the run is queued"
+			return c.start("approved")
+		}
+	}
+	c.said = "approved"
+	if d.Approved {
+		c.said = "it was approved already"
+	}
+	return c.transition("", d.Reason, d.Detail, "approved", nil)
+}
+
+func (c *command) retry() error {
+	d := c.device
+	switch {
+	case d.Lifecycle == store.Retired:
+		return conflict("it is retired; restore it first")
+	case d.Lifecycle == store.PendingApproval:
+		return conflict("it waits for approval: provctl device approve %s", d.UUID)
+	case d.Lifecycle == store.Quarantined:
+		return conflict("it is kept out; restore it first")
+	case managed(d.Lifecycle):
+		return conflict("it is under management already; there is nothing to try again")
+	case c.live != nil && c.live.State == store.RunRunning:
+		c.said, c.runID = fmt.Sprintf("run %d is working on it right now", c.live.ID), c.live.ID
+		return nil
+	case c.live != nil:
+		c.runID = c.live.ID
+		c.said = fmt.Sprintf("run %d comes at once", c.live.ID)
+		if err := c.tx.HastenRun(c.ctx, c.live.ID, c.tx.Now()); err != nil {
+			return err
+		}
+		if err := c.event("retry_requested", c.live.ID); err != nil {
+			return err
+		}
+		return c.s.Enqueue(c.ctx, c.tx, c.live.ID, c.tx.Now(), priorityUrgent)
+	}
+	c.said = "the run is queued"
+	return c.start("retry_requested")
+}
+
+func (c *command) retire() error {
+	if c.device.Lifecycle == store.Retired {
+		c.said = "it was retired already"
+		return nil
+	}
+	c.said = "retired; its record and passwords are kept"
+	return c.stop(store.Retired, "", "retired")
+}
+
+func (c *command) quarantine() error {
+	switch c.device.Lifecycle {
+	case store.Retired:
+		return conflict("it is retired already")
+	case store.Quarantined:
+		c.said = "it was quarantined already"
+		return nil
+	}
+	c.said = "quarantined; its hellos are recorded and nothing else happens"
+	return c.stop(store.Quarantined, reason.PolicyDenied, "quarantined")
+}
+
+func (c *command) restore() error {
+	switch c.device.Lifecycle {
+	case store.Retired, store.Quarantined:
+	default:
+		return conflict("it is %s; only a retired or quarantined device is restored", c.device.Lifecycle)
+	}
+	no := false
+	if err := c.tx.UpdateDevice(c.ctx, c.device.UUID, store.DeviceFacts{Approved: &no}); err != nil {
+		return err
+	}
+	c.said = "restored; its next hello is looked at as if it were the first"
+	return c.transition(store.Discovered, "", "", "restored", nil)
+}
+
+const priorityUrgent = 1
+
+// start makes a run, its passwords and its job.
+func (c *command) start(event string) error {
+	d := c.device
+	run, err := c.s.StartRun(c.ctx, c.tx, d.UUID, "provision", "api", d.Profile, c.tx.Now())
+	if errors.Is(err, store.ErrConflict) {
+		return conflict("another run of this device began in this moment; look again")
+	}
+	if err != nil {
+		return err
+	}
+	c.runID = run.ID
+	if err := c.transition(store.Queued, "", "", event, &run); err != nil {
+		return err
+	}
+	return c.s.Enqueue(c.ctx, c.tx, run.ID, c.tx.Now(), priorityUrgent)
+}
+
+// stop takes a device out. A run that has not begun is cancelled; one that is
+// under way may be in the middle of a change, so it is left to end.
+func (c *command) stop(to store.Lifecycle, code reason.Code, event string) error {
+	if c.live != nil {
+		if c.live.State == store.RunRunning {
+			return conflict("run %d is working on it right now; ask again when it is over", c.live.ID)
+		}
+		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, event+" by "+c.who.Name, string(reason.ThePolicy)); err != nil {
+			return err
+		}
+		c.runID = c.live.ID
+	}
+	detail := c.note
+	if detail == "" && to == store.Quarantined {
+		detail = "quarantined by " + c.who.Name
+	}
+	return c.transition(to, code, detail, event, nil)
+}
+
+func (c *command) transition(to store.Lifecycle, code reason.Code, detail, event string, run *store.Run) error {
+	t := store.Transition{UUID: c.device.UUID, To: to, Reason: code, Detail: detail, Event: event, Actor: c.who.Actor(), Data: map[string]any{}}
+	if to == "" {
+		t.NextRetry = c.device.NextRetry
+	}
+	if c.note != "" {
+		t.Data["note"] = c.note
+	}
+	if run != nil {
+		t.RunID = run.ID
+	}
+	return c.tx.Transition(c.ctx, t)
+}
+
+// event adds to the timeline without moving the device.
+func (c *command) event(name string, runID int64) error {
+	data := map[string]any{}
+	if c.note != "" {
+		data["note"] = c.note
+	}
+	_, err := c.tx.AddEvent(c.ctx, store.Event{UUID: c.device.UUID, RunID: runID, Name: name, Actor: c.who.Actor(), Data: data})
+	return err
+}

@@ -1,0 +1,325 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/provisiond/provisiond/store"
+)
+
+// tokenPrefix lets scanners for leaked secrets know a token when they see one.
+const tokenPrefix = "pvd_"
+
+// sessionPrefix begins the name of a token that stands behind a console login.
+// No other token can have such a name.
+const sessionPrefix = "session:"
+
+// Principal is who is asking.
+type Principal struct {
+	ID   int64
+	Name string // of the token; of the token that logged in, for a session
+	Role Role
+}
+
+// Actor is how events and the audit name a principal.
+func (p Principal) Actor() string { return "token:" + p.Name }
+
+type principalKey struct{}
+
+// WithPrincipal lets code of this process ask in the name of p.
+func WithPrincipal(ctx context.Context, p Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// PrincipalOf is who is asking; false when nobody has been made out.
+func PrincipalOf(ctx context.Context) (Principal, bool) {
+	p, ok := ctx.Value(principalKey{}).(Principal)
+	return p, ok
+}
+
+// newToken makes the text of a token, 256 random bits, and what is stored of it.
+func newToken() (text string, hash []byte) {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // does not fail: the runtime ends the process instead
+	text = tokenPrefix + base64.RawURLEncoding.EncodeToString(b[:])
+	return text, hashToken(text)
+}
+
+func hashToken(text string) []byte {
+	sum := sha256.Sum256([]byte(text))
+	return sum[:]
+}
+
+// EnsureAdminToken makes a first admin token when the store has none of its
+// name, and writes its text to path with mode 0600. An existing file whose token
+// is still good is left alone; a file that is gone is replaced by a new token,
+// since the text of the old one is nowhere.
+func EnsureAdminToken(ctx context.Context, db *store.DB, path string) error {
+	if text, err := os.ReadFile(path); err == nil {
+		var t store.Token
+		err := db.Read(ctx, func(tx *store.Tx) (err error) {
+			t, err = tx.TokenByHash(ctx, hashToken(strings.TrimSpace(string(text))))
+			return err
+		})
+		if err == nil && live(t, time.Now()) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("look up the first admin token: %w", err)
+		}
+	}
+	text, hash := newToken()
+	// The file comes first: a token that is in the store and in no file would be
+	// one that nobody can use and somebody has to notice.
+	if err := writePrivate(path, text+"\n"); err != nil {
+		return fmt.Errorf("write the first admin token: %w", err)
+	}
+	err := db.Write(ctx, func(tx *store.Tx) error {
+		name := "first-admin-" + tx.Now().UTC().Format("20060102-150405.000")
+		if _, err := tx.CreateToken(ctx, store.Token{Name: name, Role: string(Admin), Hash: hash, CreatedBy: "system"}); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "token.create", Subject: name, Detail: map[string]any{"role": string(Admin)}})
+	})
+	if err != nil {
+		return fmt.Errorf("store the first admin token: %w", err)
+	}
+	return nil
+}
+
+// writePrivate replaces a file at once, readable by us alone.
+func writePrivate(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".token-*") // made with mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+func live(t store.Token, now time.Time) bool {
+	return t.RevokedAt.IsZero() && (t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt))
+}
+
+// authenticate puts the principal into the context or answers 401.
+func (s *Server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := PrincipalOf(r.Context()); ok { // asked from inside this process
+			next.ServeHTTP(w, r)
+			return
+		}
+		scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			text = ""
+		}
+		p, err := s.Authenticate(r.Context(), strings.TrimSpace(text), r.RemoteAddr)
+		if err != nil {
+			var refused *Problem
+			if !errors.As(err, &refused) {
+				errors.As(s.explain(r.Context(), "authenticate", err), &refused)
+			}
+			switch refused.Status {
+			case http.StatusUnauthorized:
+				w.Header().Set("WWW-Authenticate", `Bearer realm="provisiond"`)
+			case http.StatusTooManyRequests:
+				w.Header().Set("Retry-After", "60")
+			}
+			refused.write(w)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(WithPrincipal(r.Context(), p)))
+	})
+}
+
+// Authenticate finds whose token text is. source is the caller's host:port;
+// failures are counted for it, and too many of them shut it out for a while.
+func (s *Server) Authenticate(ctx context.Context, text, source string) (Principal, error) {
+	hash := hashToken(text)
+	if t, ok := s.recent.get(hash, s.now()); ok {
+		return principalOf(t), nil
+	}
+	if s.failures.exhausted(source, s.now()) {
+		s.metrics.authFailed("limited")
+		return Principal{}, problem(http.StatusTooManyRequests, CodeLimited, "too many failed logins from this address; wait a minute")
+	}
+	if text == "" {
+		// Not counted against the source: a browser that shows the login page is no attack.
+		s.metrics.authFailed("missing")
+		return Principal{}, problem(http.StatusUnauthorized, CodeUnknown, "this needs a token: Authorization: Bearer …")
+	}
+	var t store.Token
+	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		t, err = tx.TokenByHash(ctx, hash)
+		return err
+	})
+	why := ""
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		why = "unknown"
+	case err != nil:
+		return Principal{}, fmt.Errorf("look up the token: %w", err)
+	case subtle.ConstantTimeCompare(t.Hash, hash) != 1:
+		why = "unknown"
+	case !t.RevokedAt.IsZero():
+		why = "revoked"
+	case !live(t, s.now()):
+		why = "expired"
+	case !Role(t.Role).Valid():
+		why = "unknown"
+	}
+	if why != "" {
+		s.failures.note(source, s.now())
+		s.metrics.authFailed(why)
+		s.log.Warn("api.auth_failed", zap.String("reason", why), zap.String("peer", source))
+		return Principal{}, problem(http.StatusUnauthorized, CodeUnknown, "the token is unknown, revoked or expired")
+	}
+	s.recent.put(hash, t, s.now())
+	s.touch(ctx, t)
+	return principalOf(t), nil
+}
+
+// touch remembers when a token was last used, once in ten minutes.
+func (s *Server) touch(ctx context.Context, t store.Token) {
+	if s.now().Sub(t.LastUsed) < 10*time.Minute {
+		return
+	}
+	if err := s.db.Write(ctx, func(tx *store.Tx) error { return tx.UsedToken(ctx, t.ID) }); err != nil {
+		s.log.Warn("api.token_touch", zap.Error(err)) // worth a line, not worth refusing a good token
+	}
+}
+
+// principalOf names a session after the token that logged in, so that limits
+// and records follow the person and not the login.
+func principalOf(t store.Token) Principal {
+	p := Principal{ID: t.ID, Name: t.Name, Role: Role(t.Role)}
+	if strings.HasPrefix(t.Name, sessionPrefix) {
+		p.Name = strings.TrimPrefix(t.CreatedBy, "token:")
+	}
+	return p
+}
+
+// A tokenCache spares the database the question for every request of a page. It
+// keeps answers so briefly that a revocation on another node works in seconds.
+type tokenCache struct {
+	mu      sync.Mutex
+	entries map[string]cachedToken
+}
+
+type cachedToken struct {
+	token store.Token
+	until time.Time
+}
+
+const (
+	tokenFresh = 3 * time.Second
+	tokenCap   = 1024
+)
+
+func (c *tokenCache) get(hash []byte, now time.Time) (store.Token, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.entries[string(hash)]
+	return e.token, ok && now.Before(e.until) && live(e.token, now)
+}
+
+func (c *tokenCache) put(hash []byte, t store.Token, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries == nil || len(c.entries) >= tokenCap {
+		c.entries = map[string]cachedToken{}
+	}
+	c.entries[string(hash)] = cachedToken{t, now.Add(tokenFresh)}
+}
+
+func (c *tokenCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries = nil
+}
+
+// failureLimits counts failed logins of each source: ten at once, then one in
+// six seconds.
+type failureLimits struct {
+	mu   sync.Mutex
+	seen map[netip.Prefix]*rate.Limiter
+}
+
+const (
+	failureBurst = 10
+	failureEvery = 6 * time.Second
+	failureCap   = 10000
+)
+
+// sourceNet is the address, or the /64 of it: whoever has one has them all.
+func sourceNet(hostport string) netip.Prefix {
+	ap, err := netip.ParseAddrPort(hostport)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	a := ap.Addr().Unmap().WithZone("")
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits)
+	return p
+}
+
+func (f *failureLimits) exhausted(source string, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, ok := f.seen[sourceNet(source)]
+	return ok && l.TokensAt(now) < 1
+}
+
+func (f *failureLimits) note(source string, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.seen == nil {
+		f.seen = map[netip.Prefix]*rate.Limiter{}
+	}
+	if len(f.seen) >= failureCap {
+		for k, l := range f.seen {
+			if l.TokensAt(now) >= failureBurst {
+				delete(f.seen, k)
+			}
+		}
+		if len(f.seen) >= failureCap {
+			clear(f.seen)
+		}
+	}
+	key := sourceNet(source)
+	l, ok := f.seen[key]
+	if !ok {
+		l = rate.NewLimiter(rate.Every(failureEvery), failureBurst)
+		f.seen[key] = l
+	}
+	l.AllowN(now, 1)
+}

@@ -1,0 +1,302 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/store"
+)
+
+// DeviceQuery selects devices; empty fields select all.
+type DeviceQuery struct {
+	Q         string   `query:"q" maxLength:"200" doc:"part of UUID, name, address, MAC or serial; also state:failed reason:x amt:11.8 net:10.0.0.0/8 suffix:x tag:x profile:x health:x seen:24h silent:7d"`
+	Lifecycle []string `query:"lifecycle" maxItems:"18" doc:"any of, divided by commas"`
+	Reason    string   `query:"reason" maxLength:"64"`
+	Health    string   `query:"health" maxLength:"16"`
+	Version   string   `query:"amt_version" maxLength:"32" doc:"11, 11.8 or a whole version"`
+	Suffix    string   `query:"suffix" maxLength:"255"`
+	Network   string   `query:"network" maxLength:"64" doc:"such as 10.20.0.0/16"`
+	Profile   string   `query:"profile" maxLength:"64"`
+	Tag       string   `query:"tag" maxLength:"64"`
+	Order     string   `query:"order" enum:"uuid,last_seen,name" doc:"uuid when not given"`
+	After     string   `query:"after" maxLength:"512" doc:"next of the page before"`
+	Limit     int      `query:"limit" minimum:"0" maximum:"1000" doc:"0 means 100"`
+}
+
+// OneDevice names a device in a path.
+type OneDevice struct {
+	UUID string `path:"uuid" maxLength:"64" doc:"the platform's UUID"`
+}
+
+func (s *Server) deviceRoutes(api huma.API) {
+	add(s, api, huma.Operation{OperationID: "list-devices", Method: http.MethodGet, Path: "/api/v1/devices", Summary: "List devices", Tags: []string{"devices"}}, s.listDevices)
+	add(s, api, huma.Operation{OperationID: "get-device", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}", Summary: "Everything known of one device", Tags: []string{"devices"}}, s.getDevice)
+	add(s, api, huma.Operation{OperationID: "why-device", Method: http.MethodGet, Path: "/api/v1/devices/{id}/why", Summary: "Why a device is, or is not, under management",
+		Description: "The id is a UUID (in either byte order), an address, a MAC or a name; it may be of a device that was never seen.", Tags: []string{"devices"}}, s.why)
+}
+
+func (s *Server) listDevices(ctx context.Context, in *DeviceQuery) (DevicePage, error) {
+	f, err := in.filter(s.now())
+	if err != nil {
+		return DevicePage{}, err
+	}
+	limit := f.Limit
+	if limit == 0 {
+		limit = 100
+	}
+	f.Limit = min(limit+1, 1000) // one more tells whether there is a next page
+	limit = min(limit, 999)
+	var found []store.Device
+	if err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		found, err = tx.Devices(ctx, f)
+		return err
+	}); err != nil {
+		return DevicePage{}, err
+	}
+	page := DevicePage{Devices: []Device{}}
+	if len(found) > limit {
+		found = found[:limit]
+		page.Next = found[limit-1].Cursor(f.Order)
+	}
+	for _, d := range found {
+		page.Devices = append(page.Devices, toDevice(d))
+	}
+	return page, nil
+}
+
+var term = regexp.MustCompile(`(?:^|\s)(state|reason|amt|net|suffix|tag|profile|health|seen|silent):(\S+)`)
+
+// filter reads the fields and the terms inside of Q.
+func (q *DeviceQuery) filter(now time.Time) (store.DeviceFilter, error) {
+	f := store.DeviceFilter{
+		Reason: reason.Code(q.Reason), Health: q.Health, Version: q.Version, Suffix: q.Suffix, Profile: q.Profile, Tag: q.Tag,
+		Order: orderOf(q.Order), After: q.After, Limit: q.Limit,
+	}
+	states := slices.Clone(q.Lifecycle)
+	network, seen, silent := q.Network, "", ""
+	text := q.Q
+	for _, m := range term.FindAllStringSubmatch(text, -1) {
+		switch m[1] {
+		case "state":
+			states = append(states, strings.Split(m[2], ",")...)
+		case "reason":
+			f.Reason = reason.Code(m[2])
+		case "amt":
+			f.Version = m[2]
+		case "net":
+			network = m[2]
+		case "suffix":
+			f.Suffix = m[2]
+		case "tag":
+			f.Tag = m[2]
+		case "profile":
+			f.Profile = m[2]
+		case "health":
+			f.Health = m[2]
+		case "seen":
+			seen = m[2]
+		case "silent":
+			silent = m[2]
+		}
+	}
+	f.Query = strings.TrimSpace(term.ReplaceAllString(text, " "))
+	var bad []ProblemField
+	if _, err := netip.ParsePrefix(f.Query); err == nil && network == "" {
+		network, f.Query = f.Query, ""
+	} else if u, err := amt.ParseUUID(f.Query); err == nil {
+		f.Query = u.String()
+	} else if mac, ok := macOf(f.Query); ok {
+		f.Query = colons(mac)
+	}
+	if !goodCursor(f.Order, f.After) {
+		bad = append(bad, ProblemField{"query.after", "not the next of a page in this order"})
+	}
+	for _, st := range states {
+		if st == "" {
+			continue
+		}
+		if !slices.Contains(store.Lifecycles(), store.Lifecycle(st)) {
+			bad = append(bad, ProblemField{"query.lifecycle", "no such lifecycle; they are " + lifecycleWords()})
+			continue
+		}
+		f.Lifecycle = append(f.Lifecycle, store.Lifecycle(st))
+	}
+	if f.Reason != "" && !reason.Known(f.Reason) {
+		bad = append(bad, ProblemField{"query.reason", "no such reason; /api/v1/reasons lists them"})
+	}
+	if network != "" {
+		if p, err := netip.ParsePrefix(network); err == nil {
+			f.Network = p.Masked()
+		} else if a, err := netip.ParseAddr(network); err == nil {
+			f.Network = netip.PrefixFrom(a, a.BitLen())
+		} else {
+			bad = append(bad, ProblemField{"query.network", "want a network such as 10.20.0.0/16"})
+		}
+	}
+	for _, age := range []struct {
+		name, text string
+		into       *time.Time
+	}{{"seen", seen, &f.Seen}, {"silent", silent, &f.Silent}} {
+		if age.text == "" {
+			continue
+		}
+		d, err := parseAge(age.text)
+		if err != nil {
+			bad = append(bad, ProblemField{"query.q", age.name + ": want an age such as 24h or 7d"})
+			continue
+		}
+		*age.into = now.Add(-d)
+	}
+	if len(bad) > 0 {
+		p := problem(http.StatusUnprocessableEntity, CodeInvalid, "%s: %s", bad[0].Location, bad[0].Message)
+		p.Errors = bad
+		return f, p
+	}
+	return f, nil
+}
+
+// parseAge reads 24h or 7d.
+func parseAge(s string) (time.Duration, error) {
+	s = strings.TrimLeft(s, "<>")
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		d, err := time.ParseDuration(n + "h")
+		return 24 * d, err
+	}
+	return time.ParseDuration(s)
+}
+
+func lifecycleWords() string {
+	var words []string
+	for _, l := range store.Lifecycles() {
+		words = append(words, string(l))
+	}
+	return strings.Join(words, ", ")
+}
+
+// uuidOf reads a UUID of a path.
+func uuidOf(text string) (amt.UUID, error) {
+	u, err := amt.ParseUUID(text)
+	if err != nil {
+		return u, problem(http.StatusUnprocessableEntity, CodeInvalid, "%s", err)
+	}
+	return u, nil
+}
+
+func unknownDevice(u amt.UUID) *Problem {
+	return notFound("no device %s is known; ask why: /api/v1/devices/%s/why", u, u)
+}
+
+const (
+	recentRuns   = 20
+	recentEvents = 100
+)
+
+func (s *Server) getDevice(ctx context.Context, in *OneDevice) (DeviceDetail, error) {
+	u, err := uuidOf(in.UUID)
+	if err != nil {
+		return DeviceDetail{}, err
+	}
+	var out DeviceDetail
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		d, err := tx.Device(ctx, u)
+		if errors.Is(err, store.ErrNotFound) {
+			return unknownDevice(u)
+		}
+		if err != nil {
+			return err
+		}
+		out = toDetail(d)
+		hashes, err := tx.TrustHashes(ctx, d.TrustTable)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		out.TrustedRoots = Roots(hashes)
+		if out.Credentials, err = s.credentials(ctx, tx, u); err != nil {
+			return err
+		}
+		runs, err := tx.Runs(ctx, u, recentRuns)
+		if err != nil {
+			return err
+		}
+		out.Runs = []Run{}
+		for _, r := range runs {
+			steps, err := tx.Steps(ctx, r.ID)
+			if err != nil {
+				return err
+			}
+			out.Runs = append(out.Runs, toRun(r, steps))
+		}
+		events, err := tx.Events(ctx, store.EventFilter{UUID: u, Newest: true, Limit: recentEvents})
+		if err != nil {
+			return err
+		}
+		out.Events = []Event{}
+		for _, e := range events {
+			out.Events = append(out.Events, toEvent(e))
+		}
+		return nil
+	})
+	return out, err
+}
+
+func toDetail(d store.Device) DeviceDetail {
+	return DeviceDetail{
+		Device: toDevice(d), Realm: clean(d.Realm), Domain: clean(d.Domain), SecureDNS: d.SecureDNS, ProfileVersion: d.ProfileVersion,
+		PeerFingerprint: hex.EncodeToString(d.PeerFingerprint), DeviceCertNotAfter: timeOrNull(d.DeviceCertNotAfter),
+		PasswordChangedAt: timeOrNull(d.PasswordChangedAt), Generation: d.Generation, Record: cleanJSON(d.Record),
+	}
+}
+
+// credentials lists what there is without the passwords.
+func (s *Server) credentials(ctx context.Context, tx *store.Tx, u amt.UUID) ([]Credential, error) {
+	out := []Credential{}
+	for _, kind := range []string{store.KindAdmin, store.KindMEBx} {
+		list, err := tx.Credentials(ctx, u, kind)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		for _, c := range list {
+			out = append(out, toCredential(c))
+		}
+	}
+	return out, nil
+}
+
+func orderOf(s string) store.Order {
+	if s == "uuid" {
+		return store.ByUUID
+	}
+	return store.Order(s)
+}
+
+// goodCursor reports whether after can be the Cursor of a device in this order.
+func goodCursor(o store.Order, after string) bool {
+	if after == "" {
+		return true
+	}
+	id := after
+	if o != store.ByUUID {
+		i := strings.LastIndexByte(after, ',')
+		if i < 0 {
+			return false
+		}
+		id = after[i+1:]
+		if _, err := strconv.ParseInt(after[:i], 10, 64); o == store.ByLastSeen && err != nil {
+			return false
+		}
+	}
+	_, err := amt.ParseUUID(id)
+	return err == nil
+}

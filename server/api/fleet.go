@@ -1,0 +1,223 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// HelloInput carries the bytes of one hello.
+type HelloInput struct {
+	Body HelloBytes
+}
+
+// HelloBytes is a hello in one of two forms.
+type HelloBytes struct {
+	Hex    string `json:"hex,omitempty" maxLength:"65536" doc:"hexadecimal digits; spaces and line ends are ignored"`
+	Base64 string `json:"base64,omitempty" maxLength:"65536"`
+}
+
+// Whoami is the caller as the server sees it.
+type Whoami struct {
+	Name       string   `json:"name"`
+	Role       string   `json:"role"`
+	Operations []string `json:"operations" doc:"what this role may call"`
+	Server     string   `json:"server" doc:"the server's version"`
+}
+
+// ReasonList is the whole catalogue.
+type ReasonList struct {
+	Reasons []Reason `json:"reasons"`
+}
+
+// CertificateList is every provisioning certificate that is loaded.
+type CertificateList struct {
+	Certificates []Certificate `json:"certificates"`
+}
+
+func (s *Server) fleetRoutes(api huma.API) {
+	get := func(id, path, summary, tag string) huma.Operation {
+		return huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{tag}}
+	}
+	add(s, api, get("whoami", "/api/v1/whoami", "Who this token is", "tokens"), s.whoami)
+	add(s, api, get("list-reasons", "/api/v1/reasons", "The closed list of reasons", "devices"), s.listReasons)
+	add(s, api, get("list-certificates", "/api/v1/certificates", "Provisioning certificates", "certificates"), s.listCertificates)
+	add(s, api, get("get-summary", "/api/v1/summary", "The fleet at a glance", "devices"), s.summary)
+	add(s, api, huma.Operation{OperationID: "decode-hello", Method: http.MethodPost, Path: "/api/v1/hellos/decode", Summary: "Read a recorded hello", Tags: []string{"devices"}}, s.decodeHello)
+}
+
+func (s *Server) whoami(ctx context.Context, _ *none) (Whoami, error) {
+	p, _ := PrincipalOf(ctx)
+	w := Whoami{Name: p.Name, Role: string(p.Role), Operations: []string{}, Server: s.Version}
+	for op := range grants {
+		if p.Role.May(op) {
+			w.Operations = append(w.Operations, op)
+		}
+	}
+	slices.Sort(w.Operations)
+	return w, nil
+}
+
+func (s *Server) listReasons(context.Context, *none) (ReasonList, error) {
+	out := ReasonList{Reasons: []Reason{}}
+	for _, e := range reason.All() {
+		out.Reasons = append(out.Reasons, ReasonOf(e))
+	}
+	return out, nil
+}
+
+func (s *Server) listCertificates(context.Context, *none) (CertificateList, error) {
+	out := CertificateList{Certificates: []Certificate{}}
+	if s.Certs == nil {
+		return out, nil
+	}
+	for _, p := range s.Certs() {
+		out.Certificates = append(out.Certificates, toCertificate(p, s.now()))
+	}
+	return out, nil
+}
+
+func toCertificate(p *certs.Provisioning, now time.Time) Certificate {
+	c := Certificate{
+		ID: p.ID, Name: clean(p.Name), Names: list(p.Names), Issuer: clean(p.Leaf.Issuer.CommonName), NotBefore: p.Leaf.NotBefore.UTC(),
+		NotAfter: p.Leaf.NotAfter.UTC(), DaysLeft: int(p.Leaf.NotAfter.Sub(now).Hours() / 24), Usable: p.Usable(), Roots: []string{}, Findings: []Finding{},
+	}
+	for _, path := range p.Paths {
+		name := clean(path.Root().Subject.CommonName)
+		for _, h := range path.RootHashes {
+			if known, ok := certs.RootName(h); ok {
+				name = known
+				break
+			}
+		}
+		if !slices.Contains(c.Roots, name) {
+			c.Roots = append(c.Roots, name)
+		}
+	}
+	for _, f := range p.Findings {
+		c.Findings = append(c.Findings, Finding{Code: string(f.Code), Severity: string(f.Severity), Detail: clean(f.Detail)})
+	}
+	return c
+}
+
+func (s *Server) summary(ctx context.Context, _ *none) (Summary, error) {
+	out := Summary{Devices: map[string]int{}, Reasons: []ReasonCount{}, Version: s.Version, Node: s.Node, Engine: s.db.Engine(), Time: s.now().UTC()}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		counts, err := tx.CountDevices(ctx)
+		if err != nil {
+			return err
+		}
+		for l, n := range counts {
+			out.Devices[string(l)] = n
+			out.Total += n
+		}
+		reasons, err := tx.CountBy(ctx, store.ColumnReason)
+		if err != nil {
+			return err
+		}
+		for code, n := range reasons {
+			if code != "" {
+				out.Reasons = append(out.Reasons, ReasonCount{Reason: code, Title: reason.Of(reason.Code(code)).Title, Count: n})
+			}
+		}
+		last, err := tx.Devices(ctx, store.DeviceFilter{Order: store.ByLastSeen, Limit: 1})
+		if err == nil && len(last) > 0 {
+			out.LastHello = timeOrNull(last[0].LastSeen)
+		}
+		return err
+	})
+	slices.SortFunc(out.Reasons, func(a, b ReasonCount) int {
+		if a.Count != b.Count {
+			return b.Count - a.Count
+		}
+		return strings.Compare(a.Reason, b.Reason)
+	})
+	if s.Certs != nil {
+		for _, p := range s.Certs() {
+			if p.Usable() {
+				out.Certificates++
+			}
+		}
+	}
+	return out, err
+}
+
+func (s *Server) decodeHello(_ context.Context, in *HelloInput) (HelloDecoded, error) {
+	var raw []byte
+	switch {
+	case (in.Body.Hex == "") == (in.Body.Base64 == ""):
+		return HelloDecoded{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "give hex or base64")
+	case in.Body.Hex != "":
+		raw = HelloText([]byte(in.Body.Hex))
+	default:
+		var err error
+		if raw, err = base64.StdEncoding.DecodeString(in.Body.Base64); err != nil {
+			return HelloDecoded{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "body.base64 is not base64")
+		}
+	}
+	d, err := DecodeHello(raw)
+	if err != nil {
+		return HelloDecoded{}, problem(http.StatusUnprocessableEntity, string(helloCode(err)), "%s", err)
+	}
+	return d, nil
+}
+
+func helloCode(err error) reason.Code {
+	var pe *hello.ParseError
+	if errors.As(err, &pe) && pe.Kind == hello.KindVersion {
+		return reason.HelloVersionUnsupported
+	}
+	return reason.HelloMalformed
+}
+
+// DecodeHello reads a hello's bytes; an error is a *hello.ParseError that names
+// the byte.
+func DecodeHello(raw []byte) (HelloDecoded, error) {
+	m, err := hello.Parse(raw)
+	if err != nil {
+		return HelloDecoded{}, err
+	}
+	return HelloDecoded{
+		Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount), AdminCredentialsSet: m.AdminCredentialsSet, Hashes: Roots(m.Hashes),
+	}, nil
+}
+
+// HelloText gives the bytes of a hello that was kept as hexadecimal digits with
+// any white space, or else b itself. A hello begins with byte 0 or 1, which no
+// text does.
+func HelloText(b []byte) []byte {
+	var digits []byte
+	for _, c := range b {
+		switch {
+		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
+			continue
+		case c >= '0' && c <= '9':
+			digits = append(digits, c-'0')
+		case c >= 'a' && c <= 'f':
+			digits = append(digits, c-'a'+10)
+		case c >= 'A' && c <= 'F':
+			digits = append(digits, c-'A'+10)
+		default:
+			return b
+		}
+	}
+	if len(digits) == 0 || len(digits)%2 == 1 {
+		return b
+	}
+	out := make([]byte, len(digits)/2)
+	for i := range out {
+		out[i] = digits[2*i]<<4 | digits[2*i+1]
+	}
+	return out
+}

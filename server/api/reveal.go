@@ -1,0 +1,129 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store"
+)
+
+// RevealInput asks for one password.
+type RevealInput struct {
+	OneDevice
+	Body RevealBody
+}
+
+// RevealBody says which one and why.
+type RevealBody struct {
+	Kind   string `json:"kind" enum:"admin,mebx"`
+	Reason string `json:"reason" minLength:"3" maxLength:"500" doc:"kept in the audit for ever"`
+}
+
+func (s *Server) revealRoute(api huma.API) {
+	add(s, api, huma.Operation{
+		OperationID: "reveal-secret", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/secrets/reveal", Summary: "Read one password",
+		Description: "The password in use, or else the newest one that was sent to the device. The audit record of it is durable before the answer is written.",
+		Tags:        []string{"secrets"},
+	}, s.reveal)
+}
+
+// reveal is the only way a password leaves by the API. The order is the point:
+// count, record, commit, and only then look at the password.
+func (s *Server) reveal(ctx context.Context, in *RevealInput) (Revealed, error) {
+	who, _ := PrincipalOf(ctx)
+	u, err := uuidOf(in.UUID)
+	if err != nil {
+		return Revealed{}, err
+	}
+	why := strings.TrimSpace(clean(in.Body.Reason))
+	if len(why) < 3 {
+		return Revealed{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "say why the password is needed; the audit keeps it")
+	}
+	if wait, ok := s.reveals.take(who.Name, s.RevealsPerHour, s.now()); !ok {
+		s.metrics.secretRead(who.Role, secretLimited)
+		p := problem(http.StatusTooManyRequests, CodeLimited, "%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, ago(wait))
+		return Revealed{}, huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
+	}
+	var chosen store.Credential
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		var err error
+		if chosen, err = pick(ctx, tx, u, in.Body.Kind); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "secret.reveal", Subject: u.String(), Detail: map[string]any{
+			"kind": in.Body.Kind, "generation": chosen.Generation, "state": chosen.State, "reason": why, "role": string(who.Role),
+		}})
+	})
+	if err != nil {
+		result := secretError
+		var p *Problem
+		if errors.As(err, &p) && p.Status == http.StatusNotFound {
+			result = secretNotFound
+		}
+		s.metrics.secretRead(who.Role, result)
+		return Revealed{}, err
+	}
+	s.metrics.secretRead(who.Role, secretOK)
+	return Revealed{Password: chosen.Password.Reveal()}, nil
+}
+
+// pick chooses the password that the device most likely takes.
+func pick(ctx context.Context, tx *store.Tx, u amt.UUID, kind string) (store.Credential, error) {
+	if _, err := tx.Device(ctx, u); errors.Is(err, store.ErrNotFound) {
+		return store.Credential{}, unknownDevice(u)
+	} else if err != nil {
+		return store.Credential{}, err
+	}
+	list, err := tx.Credentials(ctx, u, kind)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return store.Credential{}, err
+	}
+	for _, c := range list {
+		if c.State == store.CredentialActive {
+			return c, nil
+		}
+	}
+	for _, c := range list {
+		if c.State == store.CredentialCandidate && !c.SentAt.IsZero() {
+			return c, nil
+		}
+	}
+	return store.Credential{}, notFound("no %s password of %s has reached the device yet", kind, u)
+}
+
+// revealLimits remembers when each token read passwords in the last hour. Each
+// node counts for itself.
+type revealLimits struct {
+	mu    sync.Mutex
+	taken map[string][]time.Time
+}
+
+// take counts one reading, or says how long to wait.
+func (l *revealLimits) take(who string, most int, now time.Time) (time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.taken == nil {
+		l.taken = map[string][]time.Time{}
+	}
+	recent := l.taken[who]
+	for len(recent) > 0 && now.Sub(recent[0]) >= time.Hour {
+		recent = recent[1:]
+	}
+	if len(recent) >= most {
+		l.taken[who] = recent
+		if len(recent) == 0 {
+			return time.Hour, false
+		}
+		return time.Hour - now.Sub(recent[0]), false
+	}
+	l.taken[who] = append(recent, now)
+	return 0, true
+}

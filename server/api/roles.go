@@ -1,0 +1,64 @@
+package api
+
+import "slices"
+
+// Role is what a token may do. Roles do not contain each other, but for admin,
+// who may do everything.
+type Role string
+
+const (
+	Viewer       Role = "viewer"        // sees everything but passwords and the audit
+	Operator     Role = "operator"      // also approves, retries, retires
+	SecretReader Role = "secret-reader" // also reads one password at a time, with a reason
+	PolicyAdmin  Role = "policy-admin"  // also changes what is wanted; reads no password
+	KeyAdmin     Role = "key-admin"     // also handles provisioning certificates and keys; reads no password
+	Auditor      Role = "auditor"       // reads the audit and nothing else
+	Admin        Role = "admin"
+)
+
+// Roles lists all of them.
+func Roles() []Role {
+	return []Role{Viewer, Operator, SecretReader, PolicyAdmin, KeyAdmin, Auditor, Admin}
+}
+
+// lookers are the roles that see the fleet.
+var lookers = []Role{Viewer, Operator, SecretReader, PolicyAdmin, KeyAdmin}
+
+// grants says for every operation who may call it; Admin always may. A test
+// holds it against the routes: neither may know more than the other.
+var grants = map[string][]Role{
+	"whoami":            {Viewer, Operator, SecretReader, PolicyAdmin, KeyAdmin, Auditor},
+	"list-devices":      lookers,
+	"get-device":        lookers,
+	"why-device":        lookers,
+	"list-events":       lookers,
+	"stream-events":     lookers,
+	"list-reasons":      {Viewer, Operator, SecretReader, PolicyAdmin, KeyAdmin, Auditor},
+	"list-certificates": lookers,
+	"get-summary":       lookers,
+	"decode-hello":      lookers,
+
+	"approve-device":    {Operator},
+	"retry-device":      {Operator},
+	"retire-device":     {Operator},
+	"restore-device":    {Operator},
+	"quarantine-device": {Operator},
+
+	"reveal-secret": {SecretReader},
+
+	"list-audit":   {Auditor},
+	"verify-audit": {Auditor},
+
+	"list-tokens":  {},
+	"create-token": {},
+	"revoke-token": {},
+}
+
+// May reports whether a role may call an operation.
+func (r Role) May(operation string) bool {
+	roles, known := grants[operation]
+	return known && (r == Admin || slices.Contains(roles, r))
+}
+
+// Valid reports whether r is one of the roles.
+func (r Role) Valid() bool { return slices.Contains(Roles(), r) }

@@ -1,0 +1,322 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// Deps is what the API stands on. DB, StartRun, Enqueue, Log and Metrics are
+// needed; the rest may be left out.
+type Deps struct {
+	DB *store.DB
+	// StartRun creates a run and makes sure, in the same transaction, that the
+	// device has candidate passwords (admit.StartRun).
+	StartRun func(ctx context.Context, tx *store.Tx, uuid amt.UUID, kind, trigger, profile string, at time.Time) (store.Run, error)
+	// Enqueue nudges a worker in the caller's transaction (queue.EnqueueTx).
+	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
+	// Certs are the provisioning certificates in use.
+	Certs func() []*certs.Provisioning
+	// Ready is one more part of /readyz beside the database; Parts are further
+	// ones with names of their own.
+	Ready func(ctx context.Context) error
+	Parts []Part
+
+	Log      *zap.Logger
+	Metrics  *Metrics
+	Gatherer prometheus.Gatherer // what /metrics shows
+
+	Version, Node  string
+	RevealsPerHour int // passwords one token may read in an hour; 0 forbids it, see DefaultReveals
+
+	// Networks and Zones let the answer to "why" speak of the configuration.
+	Networks []netip.Prefix
+	Zones    []string
+	HelloAt  string // hello.listen
+
+	Now func() time.Time // nil: time.Now
+}
+
+// DefaultReveals is how many passwords a token may read in an hour unless the
+// configuration says otherwise.
+const DefaultReveals = 30
+
+// Part is one thing the server needs to be ready.
+type Part struct {
+	Name  string
+	Check func(ctx context.Context) error
+}
+
+// Server answers the API. It holds no state that matters: limits and caches only.
+type Server struct {
+	Deps
+	db      *store.DB
+	log     *zap.Logger
+	metrics *Metrics
+	now     func() time.Time
+
+	mux     *chi.Mux
+	openAPI *huma.OpenAPI
+	rest    http.Handler // what is not the API's: the console
+
+	recent   tokenCache
+	failures failureLimits
+	reveals  revealLimits
+	latest   latestEvent
+
+	closing   chan struct{}
+	closeOnce sync.Once
+	streams   chan struct{} // one slot for each open stream
+}
+
+const maxStreams = 64
+
+// New wires the API; nothing starts.
+func New(d Deps) *Server {
+	s := &Server{Deps: d, db: d.DB, log: d.Log, metrics: d.Metrics, now: d.Now, closing: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.mux = chi.NewMux()
+	s.mux.Use(s.observe, s.recoverer, hardened)
+	s.mux.NotFound(s.notFound)
+	s.mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		problem(http.StatusMethodNotAllowed, CodeInvalid, "%s is not possible here", r.Method).write(w)
+	})
+	s.mux.Get("/healthz", s.healthz)
+	s.mux.Get("/readyz", s.readyz)
+	if d.Gatherer != nil {
+		s.mux.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(d.Gatherer, promhttp.HandlerOpts{
+			ErrorLog: zap.NewStdLog(d.Log), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 8, Timeout: 30 * time.Second,
+		}))
+	}
+	s.mux.Group(func(r chi.Router) {
+		r.Use(s.authenticate)
+		api := humachi.New(r, s.humaConfig())
+		api.UseMiddleware(s.authorise(api))
+		s.openAPI = api.OpenAPI()
+		s.routes(api)
+	})
+	for _, pattern := range []string{"/healthz", "/readyz", "/metrics", "console", "none"} {
+		s.metrics.route(pattern, "GET", 200)
+	}
+	return s
+}
+
+// Mount gives everything that is not the API's to h. Call it before serving.
+func (s *Server) Mount(h http.Handler) { s.rest = h }
+
+// Close ends the open streams, so that an http.Server can shut down:
+// register it with RegisterOnShutdown. It may be called twice.
+func (s *Server) Close() { s.closeOnce.Do(func() { close(s.closing) }) }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+func (s *Server) humaConfig() huma.Config {
+	c := huma.DefaultConfig("provisiond", s.Version)
+	c.OpenAPIPath = "/api/v1/openapi"
+	c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", nil // no scripts from elsewhere, no $schema in bodies
+	c.RejectUnknownQueryParameters = true
+	c.Transformers = []huma.Transformer{asProblem}
+	c.Info.Description = "Provisioning of Intel AMT devices. Every operation under /api/ needs a bearer token; errors are RFC 9457 problems with a code."
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
+	c.Security = []map[string][]string{{"token": {}}}
+	return c
+}
+
+// body is an answer with nothing but a body.
+type body[T any] struct {
+	Body T
+}
+
+// none is an input without anything in it.
+type none struct{}
+
+// add registers one operation. Its id has to be in the table of roles.
+func add[I, O any](s *Server, api huma.API, op huma.Operation, fn func(ctx context.Context, in *I) (O, error)) {
+	if _, ok := grants[op.OperationID]; !ok {
+		panic("api: operation " + op.OperationID + " is not in the table of roles")
+	}
+	s.document(api, &op)
+	huma.Register(api, op, func(ctx context.Context, in *I) (*body[O], error) {
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, s.explain(ctx, op.OperationID, err)
+		}
+		return &body[O]{out}, nil
+	})
+	ok := op.DefaultStatus
+	if ok == 0 {
+		ok = http.StatusOK
+	}
+	s.metrics.route(op.Path, op.Method, ok, http.StatusUnauthorized, http.StatusInternalServerError)
+}
+
+// document says what errors look like and who may call.
+func (s *Server) document(api huma.API, op *huma.Operation) {
+	schema := api.OpenAPI().Components.Schemas.Schema(problemType, true, "Problem")
+	if op.Responses == nil {
+		op.Responses = map[string]*huma.Response{}
+	}
+	op.Responses["default"] = &huma.Response{Description: "A problem", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: schema}}}
+	roles := []string{string(Admin)}
+	for _, r := range grants[op.OperationID] {
+		roles = append(roles, string(r))
+	}
+	op.Description = strings.TrimSpace(op.Description + "\n\nRoles: " + strings.Join(roles, ", ") + ".")
+}
+
+// authorise is the one place where roles are asked for.
+func (s *Server) authorise(api huma.API) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		p, ok := PrincipalOf(ctx.Context())
+		op := ctx.Operation().OperationID
+		if !ok || !p.Role.May(op) {
+			s.metrics.authFailed("role")
+			if op == "reveal-secret" {
+				s.metrics.secretRead(p.Role, secretDenied)
+			}
+			s.log.Warn("api.role_missing", zap.String("operation", op), zap.String("actor", p.Actor()), zap.String("role", string(p.Role)))
+			_, w := humachi.Unwrap(ctx)
+			var who []string
+			for _, r := range append([]Role{Admin}, grants[op]...) {
+				who = append(who, string(r))
+			}
+			problem(http.StatusForbidden, CodeForbidden, "this token has the role %s; %s needs one of: %s", p.Role, op, strings.Join(who, ", ")).write(w)
+			return
+		}
+		next(ctx)
+	}
+}
+
+func (s *Server) routes(api huma.API) {
+	s.deviceRoutes(api)
+	s.actionRoutes(api)
+	s.revealRoute(api)
+	s.eventRoutes(api)
+	s.fleetRoutes(api)
+	s.auditRoutes(api)
+	s.tokenRoutes(api)
+}
+
+// OpenAPI is the description of all routes.
+func (s *Server) OpenAPI() *huma.OpenAPI { return s.openAPI }
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	if s.rest != nil && !strings.HasPrefix(r.URL.Path, "/api/") {
+		s.rest.ServeHTTP(w, r)
+		return
+	}
+	notFound("there is nothing at %s; the routes are in /api/v1/openapi.json", clip(r.URL.Path, 80)).write(w)
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, Health{Status: "ok", Parts: []HealthPart{}})
+}
+
+// readyz is red when one part is: a balancer then sends hellos elsewhere.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	parts := []Part{{"database", s.db.Ping}}
+	if s.Ready != nil {
+		parts = append(parts, Part{"server", s.Ready})
+	}
+	parts = append(parts, s.Parts...)
+	h := Health{Status: "ok"}
+	for _, p := range parts {
+		hp := HealthPart{Name: p.Name, Status: "ok"}
+		if err := p.Check(ctx); err != nil {
+			hp.Status, hp.Detail, h.Status = "failing", err.Error(), "failing"
+		}
+		h.Parts = append(h.Parts, hp)
+	}
+	status := http.StatusOK
+	if h.Status != "ok" {
+		status = http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, h)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// observe counts and times every request under the pattern of its route.
+func (s *Server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := s.now()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			pattern := chi.RouteContext(r.Context()).RoutePattern()
+			if pattern == "" {
+				pattern = "console"
+				if strings.HasPrefix(r.URL.Path, "/api/") || s.rest == nil {
+					pattern = "none"
+				}
+			}
+			status := ww.Status()
+			if status == 0 {
+				status = http.StatusOK
+			}
+			stream := strings.HasPrefix(ww.Header().Get("Content-Type"), "text/event-stream")
+			s.metrics.answered(pattern, r.Method, status, s.now().Sub(start), stream)
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+func (s *Server) recoverer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			s.log.Error("api.panic", zap.String("path", clip(r.URL.Path, 80)), zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", debug.Stack()))
+			problem(http.StatusInternalServerError, CodeInternal, "the server failed at this; its log says why").write(w)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// hardened sets what every answer should carry; the console sets its own policy
+// for content.
+func hardened(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		if r.TLS != nil {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		next.ServeHTTP(w, r)
+	})
+}

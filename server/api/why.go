@@ -1,0 +1,293 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/store"
+)
+
+// AnyDevice names a device by whatever is known of it.
+type AnyDevice struct {
+	ID string `path:"id" maxLength:"255" doc:"a UUID, an address, a MAC or a name"`
+}
+
+func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
+	id := strings.TrimSpace(in.ID)
+	w := Why{Query: clean(id), Others: []DeviceSummary{}, Checks: []string{}}
+	if id == "" {
+		return w, problem(422, CodeInvalid, "want a UUID, an address, a MAC or a name")
+	}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		found, err := s.find(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return s.neverSeen(ctx, tx, id, &w)
+		}
+		d := found[0]
+		w.Found = true
+		dev := toDevice(d)
+		w.Device = &dev
+		for _, o := range found[1:] {
+			w.Others = append(w.Others, toSummary(o))
+		}
+		runs, err := tx.Runs(ctx, d.UUID, 1)
+		if err != nil {
+			return err
+		}
+		if len(runs) > 0 {
+			steps, err := tx.Steps(ctx, runs[0].ID)
+			if err != nil {
+				return err
+			}
+			r := toRun(runs[0], steps)
+			w.LastRun = &r
+		}
+		s.answer(&w, d)
+		return nil
+	})
+	return w, err
+}
+
+// find looks a device up by UUID in both byte orders, then by what else the
+// text may be; what fits exactly stands first.
+func (s *Server) find(ctx context.Context, tx *store.Tx, id string) ([]store.Device, error) {
+	if u, err := amt.ParseUUID(id); err == nil {
+		for _, v := range []amt.UUID{u, amt.FromSMBIOS([16]byte(u))} {
+			d, err := tx.Device(ctx, v)
+			if err == nil {
+				return []store.Device{d}, nil
+			}
+			if !errors.Is(err, store.ErrNotFound) {
+				return nil, err
+			}
+		}
+		return nil, nil
+	}
+	const most = 20
+	f := store.DeviceFilter{Query: id, Order: store.ByLastSeen, Limit: most}
+	if a, err := netip.ParseAddr(id); err == nil {
+		f.Query, f.Network = "", netip.PrefixFrom(a.Unmap().WithZone(""), a.Unmap().BitLen())
+	}
+	found, err := tx.Devices(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if mac, ok := macOf(id); ok && len(found) == 0 {
+		for _, form := range []string{colons(mac), mac, strings.ReplaceAll(colons(mac), ":", "-")} {
+			if found, err = tx.Devices(ctx, store.DeviceFilter{Query: form, Limit: most}); err != nil || len(found) > 0 {
+				break
+			}
+		}
+	}
+	for i, d := range found {
+		if strings.EqualFold(d.FQDN, id) || strings.EqualFold(d.HostName, id) || strings.EqualFold(d.Serial, id) {
+			found[0], found[i] = found[i], found[0]
+			break
+		}
+	}
+	return found, err
+}
+
+// macOf reads 12 hexadecimal digits written in any way.
+func macOf(s string) (string, bool) {
+	t := strings.ToLower(strings.NewReplacer(":", "", "-", "", ".", "").Replace(s))
+	if len(t) != 12 || strings.Trim(t, "0123456789abcdef") != "" {
+		return "", false
+	}
+	return t, true
+}
+
+func colons(mac string) string {
+	var parts []string
+	for i := 0; i+2 <= len(mac); i += 2 {
+		parts = append(parts, mac[i:i+2])
+	}
+	return strings.Join(parts, ":")
+}
+
+// neverSeen answers for a device that this server has not heard of: the fault
+// is on the road from the firmware to us.
+func (s *Server) neverSeen(ctx context.Context, tx *store.Tx, id string, w *Why) error {
+	w.Says = fmt.Sprintf("no hello from %s has ever reached this server, so nothing was decided about it", w.Query)
+	w.Next = "nothing, until its firmware says hello"
+	zones := "the device's DNS suffix"
+	if len(s.Zones) > 0 {
+		zones = strings.Join(s.Zones, ", ")
+	}
+	w.Checks = append(w.Checks,
+		"is AMT enabled in the BIOS and in MEBx, and is remote setup (TLS PKI) on there?",
+		"does DHCP give the device a DNS suffix (option 15) on its wired port?",
+		"does provisionserver."+zones+" resolve to this server, from the device's own network?",
+	)
+	if s.HelloAt != "" {
+		w.Checks = append(w.Checks, "may the device reach TCP 9971 here? This server listens on "+s.HelloAt)
+		if ap, err := netip.ParseAddrPort(s.HelloAt); err == nil && ap.Addr().IsLoopback() {
+			w.Checks = append(w.Checks, "hello.listen is loopback: no device can reach it")
+		}
+	} else {
+		w.Checks = append(w.Checks, "may the device reach TCP 9971 here?")
+	}
+	w.Checks = append(w.Checks, "firmware stops saying hello some hours after power came: disconnect the machine's power for a moment, or start its setup from an agent")
+	if a, err := netip.ParseAddr(id); err == nil && s.Networks != nil && !inside(s.Networks, a) {
+		w.Checks = append(w.Checks, a.String()+" is in none of provisioning.networks: its hello would be kept, but nobody would connect back")
+	}
+	last, err := tx.Devices(ctx, store.DeviceFilter{Order: store.ByLastSeen, Limit: 1})
+	if err != nil {
+		return err
+	}
+	if len(last) == 0 {
+		w.Checks = append(w.Checks, "no device at all has said hello so far, so look at DNS and the firewall first")
+	} else {
+		w.Checks = append(w.Checks, fmt.Sprintf("the last hello of any device came %s ago, from %s", ago(s.now().Sub(last[0].LastSeen)), last[0].Address))
+	}
+	return nil
+}
+
+func inside(networks []netip.Prefix, a netip.Addr) bool {
+	for _, p := range networks {
+		if p.Contains(a.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// answer says where a known device stands, why, and what happens next.
+func (s *Server) answer(w *Why, d store.Device) {
+	now := s.now()
+	w.Says = sentence(d, now)
+	if d.Reason != "" {
+		e := reason.Of(d.Reason)
+		r := ReasonOf(e)
+		w.Reason = &r
+		for _, c := range e.Causes {
+			w.Checks = append(w.Checks, "possible cause: "+c)
+		}
+		w.Checks = append(w.Checks, e.Fix...)
+	}
+	w.Next = next(d, w.LastRun, now)
+	if !d.WindowUntil.IsZero() && !managed(d.Lifecycle) && d.Lifecycle != store.Retired {
+		if d.WindowUntil.After(now) {
+			w.Checks = append(w.Checks, fmt.Sprintf("its setup window closes in %s; after that it needs a power cycle", ago(d.WindowUntil.Sub(now))))
+		} else {
+			w.Checks = append(w.Checks, "its setup window has probably closed: disconnect its power for a moment")
+		}
+	}
+	if s.Networks != nil && d.Address.IsValid() && !inside(s.Networks, d.Address) && !managed(d.Lifecycle) {
+		w.Checks = append(w.Checks, d.Address.String()+" is in none of provisioning.networks, so nobody connects back to it")
+	}
+}
+
+func managed(l store.Lifecycle) bool {
+	switch l {
+	case store.Provisioned, store.Drifted, store.Maintaining:
+		return true
+	}
+	return false
+}
+
+// words say what a lifecycle means to somebody who asks why.
+var words = map[store.Lifecycle]string{
+	store.Discovered:         "said hello and has not been looked at yet",
+	store.PendingApproval:    "waits for somebody to approve it",
+	store.PendingIdentity:    "waits for a name or a profile",
+	store.PendingCertificate: "waits for a provisioning certificate that it trusts",
+	store.Queued:             "waits for a free worker",
+	store.Provisioning:       "is being set up right now",
+	store.Verifying:          "has been set up and is being checked",
+	store.Provisioned:        "is under management",
+	store.Drifted:            "is under management but differs from its profile",
+	store.Maintaining:        "is under management and is being worked on",
+	store.Failed:             "is not under management: the last attempt failed",
+	store.Dormant:            "is not under management and has fallen silent",
+	store.Quarantined:        "is kept out",
+	store.External:           "was set up by somebody else",
+	store.CredentialsUnknown: "takes none of the passwords known here",
+	store.Unprovisioning:     "is going back to factory settings",
+	store.Unprovisioned:      "is back at factory settings",
+	store.Retired:            "is retired: it is kept for the records only",
+}
+
+func sentence(d store.Device, now time.Time) string {
+	name := clean(d.FQDN)
+	if name == "" {
+		name = d.UUID.String()
+	}
+	s := name + " " + words[d.Lifecycle]
+	if d.Lifecycle == store.Provisioned && !d.ProvisionedAt.IsZero() {
+		s += ", since " + d.ProvisionedAt.UTC().Format(time.RFC3339)
+	}
+	if d.Reason != "" {
+		s += ": " + reason.Of(d.Reason).Title
+	}
+	if d.Detail != "" {
+		s += " (" + clean(d.Detail) + ")"
+	}
+	if d.Health == "unreachable" {
+		s += "; it does not answer at the moment"
+	}
+	if !d.LastSeen.IsZero() && !managed(d.Lifecycle) {
+		s += "; its last hello came " + ago(now.Sub(d.LastSeen)) + " ago"
+	}
+	return s
+}
+
+func next(d store.Device, last *Run, now time.Time) string {
+	switch d.Lifecycle {
+	case store.Provisioned:
+		return "nothing has to happen"
+	case store.Retired:
+		return "nothing; a hello of it raises an alarm. provctl device restore brings it back"
+	case store.PendingApproval:
+		return "nothing, until it is approved: provctl device approve " + d.UUID.String()
+	case store.Quarantined:
+		return "nothing, until a person decides: provctl device restore or retire"
+	}
+	if last != nil && last.State == store.RunRunning {
+		return fmt.Sprintf("run %d is working on it", last.ID)
+	}
+	if last != nil && last.State == store.RunQueued {
+		if last.NotBefore != nil && last.NotBefore.After(now) {
+			return fmt.Sprintf("run %d tries again in %s", last.ID, ago(last.NotBefore.Sub(now)))
+		}
+		return fmt.Sprintf("run %d starts as soon as a worker is free", last.ID)
+	}
+	if d.NextRetry.After(now) {
+		return "the next attempt begins in " + ago(d.NextRetry.Sub(now))
+	}
+	switch reason.Of(d.Reason).Retry {
+	case reason.ForCertificate:
+		return "it is tried again when a fitting certificate is loaded"
+	case reason.ForHello:
+		return "it is tried again at its next hello"
+	case reason.ForOperator:
+		return "nothing, until a person changes something; then: provctl device retry " + d.UUID.String()
+	case reason.Never:
+		return "nothing: another attempt would end the same way"
+	}
+	return "it is tried again at its next hello, or now: provctl device retry " + d.UUID.String()
+}
+
+// ago writes a duration for people.
+func ago(d time.Duration) string {
+	switch d = d.Abs(); {
+	case d < 2*time.Second:
+		return "a second"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d seconds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
