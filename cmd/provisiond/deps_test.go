@@ -32,6 +32,7 @@ server/queue     : amt store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
 server/api       : amt amt/reason amt/hello certs store server/profile server/queue
+server/api/apitest : amt amt/reason store store/seal store/pgtest server/api
 server/console   : amt amt/reason server/api
 server/doctor    : amt amt/reason amt/session certs store
 server           : amt amt/reason amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/api server/console server/doctor
@@ -40,7 +41,7 @@ cmd/provctl      : amt amt/reason amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/sim certs certs/certtest server server/api server/doctor store store/seal
 `
 
-var testOnly = []string{"amt/sim", "certs/certtest", "store/pgtest"}
+var testOnly = []string{"amt/sim", "certs/certtest", "store/pgtest", "server/api/apitest"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.
