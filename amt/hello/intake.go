@@ -1,6 +1,7 @@
 package hello
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -162,9 +163,9 @@ func (s *Server) noise(c *conn, b []byte) {
 		why = "this is TLS, and no client CA is configured (hello.client_ca)"
 	case b[0] == proxySignature[0]:
 		why = "this looks like a PROXY protocol header, and the peer is not a configured balancer"
-	case hasPrefix(b, "PROXY "):
+	case bytes.HasPrefix(b, []byte("PROXY ")):
 		why = "this is a PROXY protocol header of version 1; send version 2, from a configured balancer"
-	case hasPrefix(b, "SSH-"):
+	case bytes.HasPrefix(b, []byte("SSH-")):
 		why = "this is an SSH client"
 	case looksLikeHTTP(b):
 		why = "this is an HTTP request without TLS"
@@ -172,13 +173,9 @@ func (s *Server) noise(c *conn, b []byte) {
 	s.refuse(Malformed, c.from, why, hexField("received", b))
 }
 
-func hasPrefix(b []byte, prefix string) bool {
-	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
-}
-
 func looksLikeHTTP(b []byte) bool {
 	for _, method := range []string{"GET ", "POST ", "HEAD ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "CONNECT ", "TRACE ", "PRI "} {
-		if hasPrefix(b, method) {
+		if bytes.HasPrefix(b, []byte(method)) {
 			return true
 		}
 	}

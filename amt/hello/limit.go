@@ -20,18 +20,18 @@ const maxRemembered = 1 << 16
 type buckets struct {
 	cost     time.Duration // of one token; 0: no limit
 	burst    time.Duration
-	max      int
+	most     int // keys in a generation
 	cur, old map[netip.Addr]time.Duration
 	turned   time.Duration
 }
 
 // newBuckets allows n in each period; 0 switches the limit off.
-func newBuckets(n int, period time.Duration, max int) *buckets {
+func newBuckets(n int, period time.Duration, most int) *buckets {
 	if n <= 0 {
 		return &buckets{}
 	}
 	return &buckets{
-		cost: max1(period / time.Duration(n)), burst: period, max: max,
+		cost: max(period/time.Duration(n), 1), burst: period, most: most,
 		cur: make(map[netip.Addr]time.Duration), old: make(map[netip.Addr]time.Duration),
 	}
 }
@@ -42,7 +42,7 @@ func (b *buckets) take(key netip.Addr, now time.Duration) bool {
 	if b.cost == 0 {
 		return true
 	}
-	if len(b.cur) >= b.max || now-b.turned > b.burst {
+	if len(b.cur) >= b.most || now-b.turned > b.burst {
 		b.cur, b.old, b.turned = b.old, b.cur, now
 		clear(b.cur)
 	}
@@ -65,8 +65,6 @@ func (b *buckets) giveBack(key netip.Addr) {
 		b.cur[key] = full - b.cost
 	}
 }
-
-func max1(d time.Duration) time.Duration { return max(d, 1) }
 
 // limiter holds the rate limits of a server.
 type limiter struct {

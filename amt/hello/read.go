@@ -51,9 +51,9 @@ func (s plainSource) readNow(p []byte) (int, error) {
 
 // read works in *buf, whose first n bytes have been read already, and may put a
 // larger buffer in its place.
-func read(r source, buf *[]byte, n, max int) (Message, error) {
-	if max <= 0 {
-		max = MaxSize
+func read(r source, buf *[]byte, n, limit int) (Message, error) {
+	if limit <= 0 {
+		limit = MaxSize
 	}
 	b := *buf
 	need, perr := declared(b[:n])
@@ -65,11 +65,11 @@ func read(r source, buf *[]byte, n, max int) (Message, error) {
 			}
 			need = headLen
 		}
-		if need > max {
-			return Message{}, malformed(max, "message", fmt.Sprintf("longer than %d bytes", max))
+		if need > limit {
+			return Message{}, malformed(limit, "message", fmt.Sprintf("longer than %d bytes", limit))
 		}
-		b = grow(b, n, min(max, need))
-		k, err := io.ReadAtLeast(r, b[n:min(len(b), max)], need-n)
+		b = grow(b, n, min(limit, need))
+		k, err := io.ReadAtLeast(r, b[n:min(len(b), limit)], need-n)
 		n += k
 		if err != nil {
 			if n == 0 {
@@ -79,9 +79,9 @@ func read(r source, buf *[]byte, n, max int) (Message, error) {
 		}
 		need, perr = declared(b[:n])
 	}
-	for n < max {
-		b = grow(b, n, min(max, n+1))
-		k, err := r.readNow(b[n:min(len(b), max)])
+	for n < limit {
+		b = grow(b, n, min(limit, n+1))
+		k, err := r.readNow(b[n:min(len(b), limit)])
 		n += k
 		if k == 0 || err != nil {
 			break

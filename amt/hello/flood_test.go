@@ -1,0 +1,140 @@
+package hello_test
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/provisiond/provisiond/amt/hello"
+)
+
+func TestReadDeadlineIsAbsolute(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{ReadTimeout: 200 * time.Millisecond}, "127.0.0.1:0", nil)
+	began := time.Now()
+	silent, drip := in.dial(), in.dial()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	b := capture(t, "1")
+	for i := 0; ; i++ { // each byte well within the timeout
+		if _, err := drip.Write(b[i : i+1]); err != nil {
+			break
+		}
+		<-tick.C
+		if i == len(b)-1 {
+			t.Fatal("a byte every 20 ms was read to the end")
+		}
+	}
+	in.closes(silent)
+	if d := time.Since(began); d < 200*time.Millisecond || d > patience/2 {
+		t.Errorf("cut after %v", d)
+	}
+	in.stop()
+	if n := in.received(hello.Malformed); n != 2 {
+		t.Errorf("%v counted as malformed, want 2", n)
+	}
+}
+
+func TestSourceLimit(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 3}}, "127.0.0.1:0", nil)
+	for range 3 {
+		in.say(psk())
+	}
+	for range 4 {
+		in.closes(in.dial())
+	}
+	in.stop()
+	if in.received(hello.Accepted) != 3 || in.received(hello.RateLimited) != 4 {
+		t.Errorf("%v accepted, %v limited", in.received(hello.Accepted), in.received(hello.RateLimited))
+	}
+	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 1 {
+		t.Errorf("%d lines about one source", n)
+	}
+}
+
+func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}}, "127.0.0.1:0", nil)
+	from := func(a netip.Addr) error {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))}
+		c, err := d.Dial("tcp", in.addr.String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_, _ = c.Write(psk()) // fails where the server has closed already
+		_, _ = c.Read(make([]byte, 1))
+		return nil
+	}
+	var flood sync.WaitGroup
+	for i := range byte(30) {
+		flood.Go(func() {
+			for range 20 {
+				if err := from(netip.AddrFrom4([4]byte{127, 7, 7, i})); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := range byte(10) {
+		if err := from(netip.AddrFrom4([4]byte{127, 8, i, 1})); err != nil {
+			t.Error(err)
+		}
+	}
+	flood.Wait()
+	in.stop()
+	honest := 0
+	for len(in.heard) > 0 {
+		if h := in.next(); h.From.Addr().As4()[1] == 8 {
+			honest++
+		}
+	}
+	// The bucket refills while the flood lasts: 50 a minute is not yet one a second.
+	if a, r := in.received(hello.Accepted), in.received(hello.RateLimited); honest != 10 || a < 60 || a > 80 || a+r != 610 {
+		t.Errorf("%d of 10 others were heard; %v accepted, %v limited of 610", honest, a, r)
+	}
+	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n > 30 {
+		t.Errorf("%d lines about 30 sources", n)
+	}
+}
+
+func TestSlowConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	const most = 64
+	in := listen(t, hello.Config{Limits: hello.Limits{Connections: most}}, "127.0.0.1:0", nil)
+	open := make([]net.Conn, most)
+	b := capture(t, "1")
+	for i := range open {
+		open[i] = in.dial()
+		if _, err := open[i].Write(b[:30]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Connections are accepted in order, so these find the server full.
+	for range 10 {
+		in.closes(in.dial())
+	}
+	if n := in.metric("provisiond_hello_connections"); n != most {
+		t.Errorf("%v open, want %d", n, most)
+	}
+	if n := in.received(hello.Overload); n != 10 {
+		t.Errorf("%v counted as overload, want 10", n)
+	}
+	for _, c := range open { // and nobody who was in is lost
+		if _, err := c.Write(b[30:]); err != nil {
+			t.Fatal(err)
+		}
+		in.closes(c)
+	}
+	in.say(b)
+	in.stop()
+	if n := in.received(hello.Accepted); n != most+1 {
+		t.Errorf("%v accepted, want %d", n, most+1)
+	}
+}
