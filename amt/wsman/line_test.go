@@ -1,0 +1,337 @@
+package wsman
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// What the device does with the line, against what we make of it. calls are
+// run in order; each row says how the last one ends.
+func TestWhatTheLineDoes(t *testing.T) {
+	t.Parallel()
+	type outcome struct {
+		code reason.Code // "": it works
+		sent bool
+	}
+	worked := outcome{}
+	closing := func(r request) reply {
+		return reply{raw: httpAnswer(200, soap(r.id, committed), "Connection: close"), cut: true}
+	}
+	for _, tc := range []struct {
+		name   string
+		answer func(r request) reply
+		change outcome // for a change as the second call
+		read   outcome // for a question as the second call
+		conns  int
+	}{
+		{"kept open", func(r request) reply { return ok(r, committed) }, worked, worked, 1},
+		{"announced close", closing, worked, worked, 2},
+		{"HTTP/1.0", func(r request) reply {
+			body := soap(r.id, committed)
+			return reply{raw: fmt.Sprintf("HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body), cut: true}
+		}, worked, worked, 2},
+		{"HTTP/1.0 kept alive", func(r request) reply {
+			body := soap(r.id, committed)
+			return reply{raw: fmt.Sprintf("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: %d\r\n\r\n%s", len(body), body)}
+		}, worked, worked, 1},
+		{"body until the end", func(r request) reply {
+			return reply{raw: "HTTP/1.1 200 OK\r\n\r\n" + soap(r.id, committed), cut: true}
+		}, worked, worked, 2},
+		{"chunked", func(r request) reply {
+			body := soap(r.id, committed)
+			return reply{raw: fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\n%s\r\n%x\r\n%s\r\n0\r\nTrailer: x\r\n\r\n", body[:5], len(body)-5, body[5:])}
+		}, worked, worked, 1},
+		{"100 Continue first", func(r request) reply {
+			return reply{raw: "HTTP/1.1 100 Continue\r\n\r\n" + httpAnswer(200, soap(r.id, committed))}
+		}, worked, worked, 1},
+		{"line feeds alone", func(r request) reply {
+			return reply{raw: strings.ReplaceAll(httpAnswer(200, soap(r.id, committed)), "\r\n", "\n")}
+		}, worked, worked, 1},
+		{"byte order mark", func(r request) reply {
+			return reply{raw: httpAnswer(200, "\ufeff"+soap(r.id, committed))}
+		}, worked, worked, 1},
+		{"no RelatesTo", func(r request) reply { return reply{raw: httpAnswer(200, soap("", committed))} }, worked, worked, 1},
+		{"cut before any answer", func(r request) reply {
+			if r.n == 1 {
+				return reply{cut: true}
+			}
+			return ok(r, committed)
+		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		{"reset before any answer", func(r request) reply {
+			if r.n == 1 {
+				return reply{reset: true}
+			}
+			return ok(r, committed)
+		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		{"cut in the middle of the head", func(r request) reply {
+			if r.n == 1 {
+				return reply{raw: "HTTP/1.1 200 OK\r\nContent-Le", cut: true}
+			}
+			return ok(r, committed)
+		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		{"cut in the middle of the body", func(r request) reply {
+			if r.n == 1 {
+				return reply{raw: httpAnswer(200, soap(r.id, committed))[:300], cut: true}
+			}
+			return ok(r, committed)
+		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		{"cut in the middle of a chunk", func(r request) reply {
+			if r.n == 1 {
+				return reply{raw: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n100\r\n<a", cut: true}
+			}
+			return ok(r, committed)
+		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		{"closes after each 401, announced", func(r request) reply {
+			if r.auth == "" {
+				return reply{raw: refusal("n", `, qop="auth"`, "Connection: close"), cut: true}
+			}
+			return ok(r, committed)
+		}, worked, worked, 2},
+		{"closes after each 401, unannounced", func(r request) reply {
+			if r.auth == "" {
+				return reply{raw: refusal("n", `, qop="auth"`), cut: true}
+			}
+			return ok(r, committed)
+		}, worked, worked, 2},
+		{"401 without end", func(r request) reply {
+			if r.auth == "" {
+				return reply{raw: "HTTP/1.1 401 No\r\nContent-Length: 9999999999\r\n" + challengeOf("n", `, qop="auth"`) + "\r\n\r\nhello"}
+			}
+			return ok(r, committed)
+		}, worked, worked, 2},
+		{"answer to another message", func(r request) reply {
+			return reply{raw: httpAnswer(200, soap("4711", committed))}
+		}, outcome{reason.WSMANInvalid, true}, outcome{reason.WSMANInvalid, false}, 1},
+	} {
+		for _, kind := range []string{"change", "read"} {
+			t.Run(tc.name+"/"+kind, func(t *testing.T) {
+				t.Parallel()
+				p := startPeer(t, tc.answer)
+				c := p.client(Config{Logins: []Login{login("active", "x")}})
+				call, want := commit, tc.change
+				if kind == "read" {
+					call, want = read, tc.read
+				}
+				if tc.name != "answer to another message" {
+					_ = read(c, t.Context()) // the first request on the line
+				}
+				err := call(c, t.Context())
+				if want == worked {
+					if err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					wantReason(t, err, want.code, want.sent)
+					wantReason(t, call(c, t.Context()), want.code, false) // and so it stays
+				}
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				if p.conns != tc.conns {
+					t.Errorf("%d connections, want %d", p.conns, tc.conns)
+				}
+			})
+		}
+	}
+}
+
+// A device that closes an idle line is opened again for changes too, since
+// nothing of the request had been written.
+func TestIdleCloseIsNoticedBeforeWriting(t *testing.T) {
+	t.Parallel()
+	p := startPeer(t, func(r request) reply {
+		a := ok(r, committed)
+		a.cut = r.conn == 0 // unannounced
+		return a
+	})
+	c := p.client(Config{})
+	if err := read(c, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitClosed(t, c)
+	if err := commit(c, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A reset while idle is no orderly end: the device may have restarted.
+func TestIdleResetEndsTheConversation(t *testing.T) {
+	t.Parallel()
+	p := startPeer(t, func(r request) reply {
+		a := ok(r, committed)
+		a.reset = true
+		return a
+	})
+	c := p.client(Config{})
+	// The answer itself may be lost to the reset on a fast loopback; then the
+	// call has already said so.
+	if err := read(c, t.Context()); err == nil {
+		waitClosed(t, c)
+		wantReason(t, commit(c, t.Context()), reason.ConnectionLost, false)
+	}
+	if p.conns != 1 {
+		t.Errorf("%d connections, want 1", p.conns)
+	}
+}
+
+// waitClosed blocks until the peer's FIN or reset has arrived.
+func waitClosed(t *testing.T, c *Client) {
+	t.Helper()
+	raw, err := c.conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The state of the TCP connection, since asking for the error would use it up.
+	const established = 1
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		state := established
+		if err := raw.Control(func(fd uintptr) {
+			state, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+			state &= 0xff
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if state != established {
+			return
+		}
+	}
+	t.Fatal("the far end did not close")
+}
+
+func TestARefusedRedialEndsTheConversation(t *testing.T) {
+	t.Parallel()
+	p := startPeer(t, func(r request) reply {
+		return reply{raw: httpAnswer(200, soap(r.id, committed), "Connection: close"), cut: true}
+	})
+	dials := 0
+	c := p.client(Config{Redial: func(context.Context) (net.Conn, error) {
+		dials++
+		return nil, syscall.ECONNREFUSED
+	}})
+	if err := commit(c, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		wantReason(t, commit(c, t.Context()), reason.ConnectionLost, false)
+	}
+	if dials != 1 {
+		t.Errorf("%d redials, want 1: at once and only at once", dials)
+	}
+}
+
+func TestDeadlines(t *testing.T) {
+	t.Parallel()
+	hang := func(request) reply { return reply{hang: true} }
+	t.Run("of the call", func(t *testing.T) {
+		t.Parallel()
+		c := startPeer(t, hang).client(Config{CallTimeout: 50 * time.Millisecond})
+		wantReason(t, commit(c, t.Context()), reason.WSMANTimeout, true)
+	})
+	t.Run("of the caller", func(t *testing.T) {
+		t.Parallel()
+		c := startPeer(t, hang).client(Config{})
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		wantReason(t, read(c, ctx), reason.WSMANTimeout, false)
+	})
+	t.Run("cancelled while waiting", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
+		c := startPeer(t, func(request) reply { cancel(); return reply{hang: true} }).client(Config{})
+		err := commit(c, ctx)
+		wantReason(t, err, reason.WorkerCrashed, true)
+	})
+	t.Run("cancelled for a reason", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		c := startPeer(t, func(request) reply {
+			cancel(reason.Because(reason.LeaseLost, "another node"))
+			return reply{hang: true}
+		}).client(Config{})
+		wantReason(t, commit(c, ctx), reason.LeaseLost, true)
+	})
+	t.Run("of the lease", func(t *testing.T) {
+		t.Parallel()
+		c := startPeer(t, hang).client(Config{})
+		c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+		wantReason(t, commit(c, t.Context()), reason.LeaseLost, true)
+	})
+	t.Run("of a lease renewed meanwhile", func(t *testing.T) {
+		t.Parallel()
+		var c *Client
+		ready := make(chan struct{})
+		p := startPeer(t, func(r request) reply {
+			<-ready
+			c.SetDeadline(time.Now().Add(time.Hour))
+			return ok(r, committed)
+		})
+		c = p.client(Config{})
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		close(ready)
+		if err := commit(c, t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("before the call", func(t *testing.T) {
+		t.Parallel()
+		p := startPeer(t, hang)
+		c := p.client(Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		wantReason(t, commit(c, ctx), reason.WorkerCrashed, false)
+		if len(p.seen()) != 0 {
+			t.Error("something was sent")
+		}
+	})
+	t.Run("closed by us", func(t *testing.T) {
+		t.Parallel()
+		asked := make(chan struct{})
+		c := startPeer(t, func(request) reply { close(asked); return reply{hang: true} }).client(Config{})
+		go func() {
+			<-asked
+			_ = c.Close()
+		}()
+		wantReason(t, commit(c, t.Context()), reason.ConnectionLost, true)
+	})
+}
+
+// A slow drip must not outlive the call's deadline.
+func TestDripEndsAtTheDeadline(t *testing.T) {
+	t.Parallel()
+	here, there := net.Pipe()
+	defer there.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 4096)
+		if _, err := there.Read(buf); err != nil {
+			return
+		}
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for range tick.C {
+			if _, err := there.Write([]byte("H")); err != nil {
+				return
+			}
+		}
+	}()
+	c := NewClient(here, Config{Host: "device", CallTimeout: 100 * time.Millisecond})
+	started := time.Now()
+	err := commit(c, t.Context())
+	if took := time.Since(started); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	why := new(reason.Error)
+	if !errors.As(err, &why) || !why.Sent {
+		t.Errorf("got %v, want an error with Sent", err)
+	}
+	<-done
+}
