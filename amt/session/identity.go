@@ -101,9 +101,6 @@ func (s *Session) readVersion(ctx context.Context, id *Identity) error {
 	if id.Version.IsZero() {
 		return reason.Because(reason.FirmwareUnknown, "the device does not say its AMT version")
 	}
-	s.mu.Lock()
-	s.version = id.Version
-	s.mu.Unlock()
 	return nil
 }
 

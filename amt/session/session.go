@@ -117,7 +117,6 @@ type Session struct {
 
 	mu      sync.Mutex // guards what a redial changes
 	peer    Peer
-	version amt.Version // since Identify
 }
 
 // Peer is what the last handshake said of the device.
