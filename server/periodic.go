@@ -1,0 +1,143 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store"
+)
+
+type uuidT = amt.UUID
+
+// every is what happens on a timer on each node.
+func (s *Server) every() {
+	lease := s.o.Lease
+	if lease == 0 {
+		lease = 30 * time.Second
+	}
+	s.queue.Every("beat", lease/3, s.engine.Beat)
+	s.queue.Every("sweep", 5*time.Second, s.sweep)
+}
+
+// sweep finds live runs nobody works on: a worker that died, an outcome that
+// could not be written. It is the same road as a first attempt.
+func (s *Server) sweep(ctx context.Context) error {
+	var waiting []store.Run
+	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		waiting, err = tx.WaitingRuns(ctx, 10*time.Second, 500)
+		return err
+	}); err != nil {
+		return fmt.Errorf("look for runs left behind: %w", err)
+	}
+	for _, r := range waiting {
+		if r.State != store.RunRunning && time.Since(r.NotBefore) < 2*time.Minute {
+			continue // its job is in the queue; only the queue is busy
+		}
+		if err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.enqueue(ctx, tx, r.ID, tx.Now(), 1) }); err != nil {
+			return fmt.Errorf("queue run %d again: %w", r.ID, err)
+		}
+		s.log.Info("run.found", zap.Int64("run", r.ID), zap.Stringer("device", r.UUID), zap.String("node", r.Node))
+	}
+	return nil
+}
+
+// wallClock is the time as runs see it.
+type wallClock struct{}
+
+func (wallClock) Now() time.Time { return time.Now() }
+
+func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// ownAddresses are this machine's, which no device can have.
+func ownAddresses() []netip.Addr {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr().Unmap())
+		}
+	}
+	return out
+}
+
+// listen binds a port; one in use names the process that has it, if it can be
+// found out.
+func listen(given net.Listener, address, key string) (net.Listener, error) {
+	if given != nil {
+		return given, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		return l, nil
+	}
+	if strings.Contains(err.Error(), "address already in use") {
+		if who := holder(address); who != "" {
+			return nil, fmt.Errorf("%s: %s is in use by %s; stop it, or choose another port", key, address, who)
+		}
+		return nil, fmt.Errorf("%s: %s is in use by another process; stop it (ss -ltnp shows it), or choose another port", key, address)
+	}
+	return nil, fmt.Errorf("%s: cannot listen on %s: %w", key, address, err)
+}
+
+// holder names the process that listens on a port: the socket's inode out of
+// /proc/net, and the process whose open files name it.
+func holder(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return ""
+	}
+	var n int
+	if _, err := fmt.Sscanf(port, "%d", &n); err != nil {
+		return ""
+	}
+	inode := ""
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		b, err := os.ReadFile(table)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", n)) {
+				inode = f[9]
+			}
+		}
+	}
+	if inode == "" {
+		return ""
+	}
+	procs, _ := os.ReadDir("/proc")
+	for _, p := range procs {
+		fds, err := os.ReadDir("/proc/" + p.Name() + "/fd")
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink("/proc/" + p.Name() + "/fd/" + fd.Name()); err == nil && to == "socket:["+inode+"]" {
+				name, _ := os.ReadFile("/proc/" + p.Name() + "/comm")
+				return strings.TrimSpace(string(name)) + " (pid " + p.Name() + ")"
+			}
+		}
+	}
+	return ""
+}

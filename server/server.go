@@ -1,0 +1,350 @@
+// Package server wires the daemon: New builds, Start serves, Stop undoes in
+// reverse and may be called twice, Run is the three together.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/server/admit"
+	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/console"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/server/queue"
+	"github.com/provisiond/provisiond/store"
+)
+
+// Server is one daemon.
+type Server struct {
+	o    Options
+	log  *zap.Logger
+	node string // name and boot nonce: never used by two processes
+
+	metrics *metrics
+	helloL  net.Listener
+	apiL    net.Listener
+	http    *http.Server
+	handler atomic.Pointer[http.Handler]
+
+	DB     *store.DB
+	Trust  *Trust
+	Admit  *admit.Admitter
+	engine *provision.Engine
+	queue  *queue.Queue
+	hello  *hello.Server
+	api    *api.Server
+
+	mu      sync.Mutex
+	undo    []named // what Stop calls, last first
+	failed  chan error
+	serving atomic.Bool
+	ready   atomic.Bool
+}
+
+type named struct {
+	what string
+	do   func(context.Context) error
+}
+
+// New binds both ports, so that a port in use is known before anything starts.
+func New(o Options) (*Server, error) {
+	o = o.withDefaults()
+	nonce := make([]byte, 4)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, fmt.Errorf("make the boot nonce: %w", err)
+	}
+	s := &Server{o: o, log: o.Log, node: o.Node + "-" + hex.EncodeToString(nonce), failed: make(chan error, 4)}
+	s.metrics = newMetrics(o)
+	var err error
+	if s.helloL, err = listen(o.HelloListener, o.HelloListen, "hello.listen"); err != nil {
+		return nil, err
+	}
+	if s.apiL, err = listen(o.APIListener, o.APIListen, "api.listen"); err != nil {
+		_ = s.helloL.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// HelloAddr is where hellos are taken; APIAddr where the API answers.
+func (s *Server) HelloAddr() net.Addr { return s.helloL.Addr() }
+func (s *Server) APIAddr() net.Addr   { return s.apiL.Addr() }
+
+// TokenFile is where the first admin token is written.
+func (s *Server) TokenFile() string { return filepath.Join(s.o.DataDir, "admin.token") }
+
+// Run serves until ctx ends or a part fails, then stops.
+func (s *Server) Run(ctx context.Context) error {
+	err := s.Start(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-s.failed:
+		}
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.o.Drain+15*time.Second)
+	defer cancel()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = nil
+	}
+	return errors.Join(err, s.Stop(stop))
+}
+
+// Start serves /readyz at once, red, then waits for the database and starts
+// everything that stands on it. Hellos are taken last: a hello that is accepted
+// is durable.
+func (s *Server) Start(ctx context.Context) error {
+	s.serveHTTP()
+	if err := s.openStore(ctx); err != nil {
+		return err
+	}
+	ca, err := deviceCA(ctx, s.DB, s.o.Now())
+	if err != nil {
+		return err
+	}
+	s.Trust = NewTrust(ca, s.o.Now)
+	s.Trust.Replace(s.o.Certificates, s.o.Force)
+	if err := s.startQueue(ctx); err != nil {
+		return err
+	}
+	if err := s.startAPI(ctx); err != nil {
+		return err
+	}
+	s.startHello()
+	s.ready.Store(true)
+	s.log.Info("server.ready", zap.String("node", s.node), zap.String("database", s.DB.Engine()),
+		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.Int("certificates", len(s.Trust.All())))
+	return nil
+}
+
+// Stop undoes Start in reverse: no new hellos, no new work, what is under way
+// is finished or handed back, then the store closes.
+func (s *Server) Stop(ctx context.Context) error {
+	s.ready.Store(false)
+	s.mu.Lock()
+	undo := s.undo
+	s.undo = nil
+	s.mu.Unlock()
+	var errs []error
+	for _, u := range slices.Backward(undo) {
+		if err := u.do(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", u.what, err))
+		}
+	}
+	if !s.serving.Load() {
+		_ = s.helloL.Close()
+		_ = s.apiL.Close()
+	}
+	if len(undo) > 0 {
+		s.log.Info("server.stopped", zap.String("node", s.node))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) onStop(what string, do func(context.Context) error) {
+	s.mu.Lock()
+	s.undo = append(s.undo, named{what, do})
+	s.mu.Unlock()
+}
+
+// fail ends Run because a part that should serve for ever returned.
+func (s *Server) fail(err error) {
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
+
+func (s *Server) serveHTTP() {
+	var starting http.Handler = http.HandlerFunc(s.notYet)
+	s.handler.Store(&starting)
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }),
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: zap.NewStdLog(s.log.Named("http")), TLSConfig: s.o.APITLS,
+	}
+	s.serving.Store(true)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var err error
+		if s.o.APITLS != nil {
+			err = s.http.ServeTLS(s.apiL, "", "")
+		} else {
+			err = s.http.Serve(s.apiL)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			s.fail(fmt.Errorf("serve the API: %w", err))
+		}
+	}()
+	s.onStop("the API", func(ctx context.Context) error {
+		short, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		err := s.http.Shutdown(short)
+		if err != nil {
+			err = s.http.Close()
+		}
+		<-done
+		_ = s.helloL.Close()
+		return err
+	})
+}
+
+// notYet answers while the database is not there.
+func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/healthz":
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintln(w, `{"status":"ok"}`)
+	case "/metrics":
+		s.metrics.handler.ServeHTTP(w, r)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Retry-After", "2")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, `{"status":"starting","parts":[{"name":"database","ok":false,"detail":"the database does not answer yet; see the log"}]}`)
+	}
+}
+
+// openStore waits for a database that is not up yet, and says so.
+func (s *Server) openStore(ctx context.Context) error {
+	pause := 500 * time.Millisecond
+	for {
+		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"), Metrics: s.metrics.store, NoMigrate: s.o.NoMigrate})
+		if err == nil {
+			s.DB = db
+			s.onStop("the store", func(context.Context) error { return db.Close() })
+			s.metrics.watch(db)
+			return nil
+		}
+		if !errors.Is(err, store.ErrUnavailable) {
+			return fmt.Errorf("open the store: %w", err)
+		}
+		s.log.Warn("store.down", zap.Error(err), zap.Duration("again", pause))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 10*time.Second)
+	}
+}
+
+func (s *Server) startQueue(ctx context.Context) error {
+	guard := session.EgressGuard(s.o.Networks, ownAddresses)
+	sessions := session.NewMetrics(s.o.Registry)
+	cfg := session.Config{Control: guard, CallTimeout: s.o.CallTimeout, Now: s.o.Now}
+	patient := session.NewDialer(cfg, s.log.Named("session"), sessions)
+	cfg.RefusedPatience = -1
+	once := session.NewDialer(cfg, s.log.Named("session"), sessions)
+
+	journal := &provision.Journal{
+		DB: s.DB, Node: s.node, Clock: wallClock{},
+		Enqueue: s.enqueue,
+		Profile: func(context.Context, *store.Tx, store.Device, string) (profile.Profile, error) {
+			return s.o.Profile, nil
+		},
+	}
+	s.engine = provision.New(provision.Config{
+		Store: journal, Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
+		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
+			d := patient
+			if len(t.Logins) > 0 {
+				d = once // after commit the plan itself waits for the restart
+			}
+			c, err := d.Dial(ctx, t)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		},
+		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS,
+	}, s.log.Named("provision"), provision.NewMetrics(s.o.Registry))
+
+	s.Admit = admit.New(admit.Config{
+		DB: s.DB, Policy: s.policy, Match: s.Trust.Candidates, Enqueue: s.enqueue, Rand: rand.Reader, Log: s.log.Named("admit"),
+	})
+
+	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute}, s.engine, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
+	if err != nil {
+		return fmt.Errorf("make the work queue: %w", err)
+	}
+	s.queue = q
+	s.every()
+	if err := q.Start(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("start the work queue: %w", err)
+	}
+	s.onStop("the work queue", func(ctx context.Context) error {
+		drain, cancel := context.WithTimeout(ctx, s.o.Drain)
+		defer cancel()
+		return q.Stop(drain)
+	})
+	return nil
+}
+
+func (s *Server) enqueue(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error {
+	return s.queue.EnqueueTx(ctx, tx, runID, at, priority)
+}
+
+func (s *Server) policy() admit.Policy {
+	return admit.Policy{
+		Mode: s.o.Admission, Reprovision: s.o.Reprovision, Networks: s.o.Networks,
+		HelloPause: 3 * time.Second, MostHastened: 6, StopPause: time.Hour,
+	}
+}
+
+func (s *Server) startAPI(ctx context.Context) error {
+	if err := api.EnsureAdminToken(ctx, s.DB, s.TokenFile()); err != nil {
+		return fmt.Errorf("write the first admin token: %w", err)
+	}
+	s.api = api.New(api.Deps{
+		DB: s.DB, StartRun: func(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {
+			return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
+		},
+		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.o.Registry,
+		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
+	})
+	if s.o.Console {
+		s.api.Mount(console.New(s.api, console.Options{Lifetime: s.o.Sessions, Secure: s.o.APITLS != nil}))
+	}
+	var h http.Handler = s.api
+	s.handler.Store(&h)
+	s.onStop("the API's streams", func(context.Context) error { s.api.Close(); return nil })
+	return nil
+}
+
+func (s *Server) startHello() {
+	s.hello = hello.NewServer(hello.Config{
+		Limits: s.o.Limits, ClientCAs: s.o.ClientCAs, Certificate: s.Trust.helloCertificate, PlainOff: s.o.PlainOff,
+		ProxyFrom: s.o.ProxyFrom, ReadTimeout: s.o.ReadTimeout,
+	}, s.Admit, s.log.Named("hello"), hello.NewMetrics(s.o.Registry))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.hello.Serve(s.helloL); !errors.Is(err, hello.ErrServerClosed) {
+			s.fail(fmt.Errorf("take hellos: %w", err))
+		}
+	}()
+	s.onStop("the hello listener", func(ctx context.Context) error {
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		err := s.hello.Shutdown(short)
+		<-done
+		return err
+	})
+}
