@@ -19,6 +19,7 @@ func (c *conn) answer(req *httpRequest) bool {
 	d := c.dev
 	d.mu.Lock()
 	d.seen.requests++
+	d.seen.lastRequest = time.Now()
 	if d.handling++; d.handling > d.seen.maxInFlight {
 		d.seen.maxInFlight = d.handling
 	}

@@ -309,7 +309,9 @@ func (d *Device) powerCycle(keep bool) {
 // commit saves pending settings and makes the device operational. mu is held.
 func (d *Device) commit(from netip.Addr) {
 	d.saved = d.now.clone()
-	d.seen.commits++
+	if d.seen.commits++; d.seen.operational.IsZero() {
+		d.seen.operational = time.Now()
+	}
 	if d.state == amt.StateIn {
 		d.record, d.recordIP = d.setup, from.String()
 	}

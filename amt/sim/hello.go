@@ -51,7 +51,9 @@ func (d *Device) helloBytes() []byte {
 		}
 	}
 	d.retries++
-	d.seen.hellos++
+	if d.seen.hellos++; d.seen.hellos == 1 {
+		d.seen.firstHello = time.Now()
+	}
 	return b
 }
 

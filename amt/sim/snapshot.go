@@ -17,6 +17,8 @@ type seen struct {
 	refusals                               []string
 	logins                                 []Login
 	changes                                []Change
+
+	firstHello, operational, managed, lastRequest time.Time
 }
 
 // Login is one answer to a digest challenge. The password cannot be known.
@@ -81,6 +83,9 @@ type Snapshot struct {
 	SecretsSeen          []amt.Secret // every MEBx password ever received
 	AdminHA1Seen         []string     // every admin hash ever received
 	FaultsFired          []string
+	FirstHello           time.Time
+	Operational          time.Time // when it was first committed
+	Managed              time.Time // when an admin first logged in after that
 	adminUser, realmUsed string
 }
 
@@ -104,6 +109,7 @@ func (d *Device) Snapshot() Snapshot {
 		Requests: d.seen.requests, Challenges: d.seen.challenges, PowerCycles: d.seen.powerCycles, Hellos: d.seen.hellos,
 		Logins: slices.Clone(d.seen.logins), Refusals: slices.Clone(d.seen.refusals), Changes: slices.Clone(d.seen.changes),
 		AdminHA1Seen: slices.Clone(d.seen.admin), FaultsFired: slices.Clone(d.faults.fired),
+		FirstHello: d.seen.firstHello, Operational: d.seen.operational, Managed: d.seen.managed,
 		adminUser: user, realmUsed: d.realm,
 	}
 	if e, ok := d.saved.cert(d.saved.context); ok && !e.own {
@@ -184,8 +190,31 @@ func (d *Device) Secrets() Secrets {
 	return Secrets{d.cfg.UUID, d.realm, user, h, d.now.mebx, slices.Clone(d.seen.admin), slices.Clone(d.seen.mebx)}
 }
 
+// Brief is what a fleet's display needs, without copying a life.
+type Brief struct {
+	State                            amt.ProvisioningState
+	Hellos, Handshakes, Requests     int
+	Open                             int // connections at this moment
+	FirstHello, Operational, Managed time.Time
+	LastRequest                      time.Time
+}
+
+// Brief tells where a device stands.
+func (d *Device) Brief() Brief {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return Brief{d.state, d.seen.hellos, d.seen.handshakes, d.seen.requests, len(d.conns),
+		d.seen.firstHello, d.seen.operational, d.seen.managed, d.seen.lastRequest}
+}
+
+// login is kept with its outcome; the first good one in operation means that
+// somebody manages this device.
 func (d *Device) login(user string, ok bool) {
-	d.seen.logins = append(d.seen.logins, Login{time.Now(), user, ok})
+	now := time.Now()
+	d.seen.logins = append(d.seen.logins, Login{now, user, ok})
+	if ok && d.state == amt.StatePost && d.seen.managed.IsZero() {
+		d.seen.managed = now
+	}
 }
 
 func (d *Device) remember(list *[]string, secret string) {

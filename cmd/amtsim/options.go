@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/sim"
+)
+
+// mix is one of each generation, so that a fleet of any size is as varied as
+// the field.
+var mix = []string{"3.2", "5", "6", "7", "9", "11", "12", "15", "16", "18"}
+
+// deviceOptions are the flags every command that makes devices shares.
+type deviceOptions struct {
+	server, base, personality, suffix, mebxSuffix string
+	trust, hashes                                 []string
+	faults                                        string
+	faultRate                                     float64
+	seed                                          uint64
+	port                                          uint16
+	latency, restart                              time.Duration
+	scale                                         float64
+	lenient, split                                bool
+	hostName                                      bool
+}
+
+func (o *deviceOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.server, "server", "127.0.0.1:9971", "host:port that takes hellos")
+	f.StringVar(&o.base, "base", "127.20.0.1", "address of the first device; the others count up from it")
+	f.StringVar(&o.personality, "personality", "mix", "generations, divided by commas; mix: one of each in turn; all: the variants too")
+	f.StringVar(&o.suffix, "suffix", "lab.example", "domain the devices got from DHCP option 15")
+	f.StringVar(&o.mebxSuffix, "mebx-suffix", "", "domain typed in MEBx; goes before DHCP's")
+	f.StringArrayVar(&o.trust, "trust", nil, "PEM or DER file with root certificates the devices trust (repeat)")
+	f.StringArrayVar(&o.trust, "pfx-root", nil, "the same as --trust")
+	f.StringArrayVar(&o.hashes, "root-hash", nil, "hash of a root the devices trust, such as sha256:c3846b… (repeat)")
+	f.StringVar(&o.faults, "faults", "", "faults by name, such as drop_reply:CommitChanges,cut_before:SetMEBxPassword#2,refuse:AddCertificate=2058")
+	f.Float64Var(&o.faultRate, "fault-rate", 0, "chance of a random fault at each call, such as 0.05")
+	f.Uint64Var(&o.seed, "seed", 1, "makes the UUIDs and the random faults; the same seed makes the same fleet")
+	f.Uint16Var(&o.port, "port", sim.DefaultPort, "TLS port of the devices")
+	f.DurationVar(&o.latency, "latency", 0, "before every answer of a device")
+	f.DurationVar(&o.restart, "restart", 200*time.Millisecond, "how long a device's network is gone after a commit")
+	f.Float64Var(&o.scale, "scale", 0.05, "multiplies the pauses between hellos; firmware's first pause is a minute")
+	f.BoolVar(&o.lenient, "lenient", false, "take what third parties send: hexadecimal DigestPassword, and a host name already known")
+	f.BoolVar(&o.split, "split-hello", false, "send each hello one byte a segment")
+	_ = f.MarkHidden("pfx-root")
+}
+
+// personalities resolves --personality to a list to go round.
+func (o *deviceOptions) personalities() ([]string, error) {
+	switch o.personality {
+	case "mix", "":
+		return mix, nil
+	case "all":
+		return sim.Personalities(), nil
+	}
+	names := strings.Split(o.personality, ",")
+	for i, n := range names {
+		names[i] = strings.TrimSpace(n)
+		if _, err := sim.LookupPersonality(names[i]); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+// devices builds n devices; none is started.
+func (o *deviceOptions) devices(n int) ([]*sim.Device, error) {
+	names, err := o.personalities()
+	if err != nil {
+		return nil, err
+	}
+	roots, err := o.roots()
+	if err != nil {
+		return nil, err
+	}
+	addr, err := netip.ParseAddr(o.base)
+	if err != nil || !addr.Is4() {
+		return nil, fmt.Errorf("--base %q: want an IPv4 address such as 127.20.0.1", o.base)
+	}
+	faults, err := sim.ParseFaults(o.faults)
+	if err != nil {
+		return nil, err
+	}
+	if faults.Seed == 0 {
+		faults.Seed = o.seed
+	}
+	if o.faultRate > 0 {
+		faults.Rate = o.faultRate
+	}
+	list := make([]*sim.Device, 0, n)
+	for i := range n {
+		cfg := sim.Config{
+			UUID: o.uuid(i), Personality: names[i%len(names)], Addr: addr, Port: o.port, Suffix: o.suffix, MEBxSuffix: o.mebxSuffix,
+			Roots: roots, Latency: o.latency, Restart: o.restart, Faults: faults, LenientDigest: o.lenient, SplitHello: o.split,
+		}
+		if o.lenient {
+			cfg.HostName = fmt.Sprintf("amt-%04d", i+1)
+		}
+		d, err := sim.New(cfg)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, d)
+		addr = nextAddress(addr)
+	}
+	return list, nil
+}
+
+// uuid is the same for the same seed, base address and number.
+func (o *deviceOptions) uuid(i int) amt.UUID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "amtsim %d %s %d", o.seed, o.base, i))
+	u := amt.UUID(sum[:16])
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	return u
+}
+
+// nextAddress skips .0 and .255, which some programs take for networks.
+func nextAddress(a netip.Addr) netip.Addr {
+	for {
+		a = a.Next()
+		if last := a.As4()[3]; last != 0 && last != 255 {
+			return a
+		}
+	}
+}
+
+// roots collects the hashes of every certificate trusted, all three ways; each
+// generation keeps those it understands.
+func (o *deviceOptions) roots() ([]amt.TrustHash, error) {
+	var all []amt.TrustHash
+	for _, file := range o.trust {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("--trust: %w", err)
+		}
+		ders, err := certificatesIn(b)
+		if err != nil {
+			return nil, fmt.Errorf("--trust %s: %w", file, err)
+		}
+		for _, der := range ders {
+			all = append(all, amt.HashesOf(der)...)
+		}
+	}
+	for _, s := range o.hashes {
+		var h amt.TrustHash
+		if err := h.UnmarshalText([]byte(s)); err != nil {
+			return nil, fmt.Errorf("--root-hash: %w", err)
+		}
+		if len(h.Sum) != h.Algorithm.Size() {
+			return nil, fmt.Errorf("--root-hash %s: want %d hexadecimal digits", s, 2*h.Algorithm.Size())
+		}
+		all = append(all, h)
+	}
+	return all, nil
+}
+
+// certificatesIn finds the self-signed certificates of a PEM or DER file, or
+// all of them when none is.
+func certificatesIn(b []byte) ([][]byte, error) {
+	var ders [][]byte
+	if bytes.Contains(b, []byte("-----BEGIN ")) {
+		for rest := b; ; {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			if block.Type == "CERTIFICATE" {
+				ders = append(ders, block.Bytes)
+			}
+		}
+	} else {
+		ders = [][]byte{b}
+	}
+	var roots [][]byte
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Equal(c.RawIssuer, c.RawSubject) {
+			roots = append(roots, der)
+		}
+	}
+	if len(roots) == 0 {
+		roots = ders
+	}
+	if len(roots) == 0 {
+		return nil, fmt.Errorf("no certificate in it")
+	}
+	return roots, nil
+}
+
+func personalitiesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "personalities", Short: "List the generations and their variants", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range sim.Personalities() {
+				p, err := sim.LookupPersonality(name)
+				if err != nil {
+					return err
+				}
+				in := ""
+				if slices.Contains(mix, name) {
+					in = "  in mix"
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%-14s AMT %-16s TLS %s to %s, %d hashes%s\n", name, p.Version, tlsName(p.MinTLS), tlsName(p.MaxTLS), len(p.Hashes), in)
+			}
+			return nil
+		},
+	}
+}
+
+func tlsName(v uint16) string { return fmt.Sprintf("1.%d", v-0x0301) }
