@@ -191,6 +191,8 @@ type Tx struct {
 	now   time.Time // SQLite: when the closure began; Postgres: once asked
 	lease time.Time // SQLite: the same on the clock that leases are counted with
 	after []func()  // run after the commit
+
+	newKey uint32 // a data key made here, not to be used before the commit
 }
 
 // Handle is the transaction itself, pgx.Tx or *sql.Tx, for River's InsertTx. On

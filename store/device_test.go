@@ -170,7 +170,9 @@ func TestFactsRoundTrip(t *testing.T) {
 				}
 				return err
 			})
-			write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.UpdateDevice(ctx, uuid(1), store.DeviceFacts{}) })
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				return tx.UpdateDevice(ctx, uuid(1), store.DeviceFacts{})
+			})
 		}
 		zero := time.Time{}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {

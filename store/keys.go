@@ -28,14 +28,20 @@ func (db *DB) openKeys(ctx context.Context) error {
 	})
 }
 
+// loadKeys takes up data keys that are durable, those only: an envelope under
+// a key that is rolled back could never be opened.
 func (tx *Tx) loadKeys(ctx context.Context) error {
+	if tx.lite != nil && tx.write {
+		// The other closures of this batch are not committed yet.
+		return tx.db.readSQLite(ctx, func(r *Tx) error { return r.loadKeys(ctx) })
+	}
 	return tx.each(ctx, func(s scanner) error {
 		var id int64
 		var wrapped []byte
 		if err := s.Scan(&id, &wrapped); err != nil {
 			return err
 		}
-		if tx.db.keys.Holds(uint32(id)) {
+		if tx.db.keys.Holds(uint32(id)) || uint32(id) == tx.newKey {
 			return nil
 		}
 		return tx.db.keys.Use(uint32(id), wrapped)
@@ -69,6 +75,7 @@ func (tx *Tx) NewDataKey(ctx context.Context) (uint32, error) {
 			return 0, err
 		}
 	}
+	tx.newKey = id
 	// Only after the commit: an envelope whose key was rolled back is lost.
 	db := tx.db
 	tx.after = append(tx.after, func() {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -38,10 +37,7 @@ func (tx *Tx) CreateRun(ctx context.Context, n NewRun) (Run, error) {
 	var r Run
 	err := tx.one(ctx, `INSERT INTO runs (uuid, kind, triggered_by, state, profile, task, created_at, not_before)
 		VALUES ($1, $2, $3, 'queued', $4, $5, {now}, `+at+`) ON CONFLICT DO NOTHING RETURNING `+runColumns, args, r.dest()...)
-	if errors.Is(err, ErrNotFound) {
-		if _, known := tx.Device(ctx, n.UUID); known != nil {
-			return r, fmt.Errorf("start a run: %w", known)
-		}
+	if err == ErrNotFound { //nolint:errorlint // no row came back; wrapped, it would be the device that is missing
 		return r, fmt.Errorf("start a run for %s: a live one is %w", n.UUID, ErrConflict)
 	}
 	if err != nil {

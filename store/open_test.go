@@ -1,0 +1,167 @@
+package store_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/provisiond/provisiond/store"
+	"github.com/provisiond/provisiond/store/pgtest"
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+func TestThreeNodesStartOnAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	o := store.Options{URL: pgtest.URL(t)}
+	dbs := make([]*store.DB, 3)
+	var wg sync.WaitGroup
+	for i := range dbs {
+		wg.Go(func() {
+			db, err := store.Open(t.Context(), again(t, o))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			dbs[i] = db
+		})
+	}
+	wg.Wait()
+	for _, db := range dbs {
+		if db != nil {
+			hello(t, db, 1)
+			_ = db.Close()
+		}
+	}
+}
+
+// execute runs a statement behind the store's back.
+func execute(t *testing.T, o store.Options, statement string) {
+	t.Helper()
+	if o.URL != "" {
+		c, err := pgx.Connect(t.Context(), o.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(t.Context())
+		if _, err := c.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	db, err := sql.Open("sqlite", filepath.Join(o.Dir, store.DatabaseFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(statement); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestASchemaFromTheFutureIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			o := place(t, engine)
+			_ = open(t, o).Close()
+			execute(t, o, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (900, true)")
+			_, err := store.Open(t.Context(), again(t, o))
+			if err == nil || !strings.Contains(err.Error(), "the database has schema 900 but this program knows only") {
+				t.Fatalf("opened: %v", err)
+			}
+			// Unless that schema says that this program can live with it.
+			execute(t, o, "INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '1', "+map[string]string{store.SQLite: "0", store.Postgres: "now()"}[engine]+")")
+			hello(t, open(t, again(t, o)), 1)
+		})
+	}
+}
+
+func TestNoMigrateRefusesAnOldSchema(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			o := place(t, engine)
+			o.NoMigrate = true
+			_, err := store.Open(t.Context(), o)
+			if err == nil || !strings.Contains(err.Error(), "provisiond migrate") {
+				t.Fatalf("opened: %v", err)
+			}
+			o.NoMigrate = false
+			_ = open(t, again(t, o)).Close()
+			o.NoMigrate = true
+			_ = open(t, again(t, o)).Close()
+		})
+	}
+}
+
+func TestTheWrongMasterKeyIsNoticedAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			o := place(t, engine)
+			_ = open(t, o).Close()
+			wrong, err := seal.New([]byte(strings.Repeat("x", seal.KeySize)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.Keys = wrong
+			if _, err := store.Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), "the master key is not the one") {
+				t.Errorf("opened: %v", err)
+			}
+		})
+	}
+}
+
+func TestADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	_, err := store.Open(t.Context(), store.Options{URL: "postgres://u:hidden@127.0.0.1:1/x?connect_timeout=2"})
+	if !errors.Is(err, store.ErrUnavailable) || strings.Contains(err.Error(), "hidden") {
+		t.Error(err)
+	}
+	_, err = store.Open(t.Context(), store.Options{URL: "postgres://u:hidden@127.0.0.1:port/x"})
+	if err == nil || strings.Contains(err.Error(), "hidden") {
+		t.Error(err)
+	}
+}
+
+// A killed process leaves its leases behind; the next one need not wait for them.
+func TestLeasesOfADeadProcessEndSoon(t *testing.T) {
+	t.Parallel()
+	o := place(t, store.SQLite)
+	db := open(t, o)
+	hello(t, db, 1)
+	hello(t, db, 2)
+	r := run(t, db, 1)
+	if _, err := claim(t, db, r.ID, "a/1", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	quiet, err := claim(t, db, run(t, db, 2).ID, "a/1", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, db, func(ctx context.Context, tx *store.Tx) error {
+		return tx.Release(ctx, uuid(2), quiet.Fence, time.Now().Add(time.Minute))
+	})
+	_ = db.Close()
+	db = open(t, again(t, o))
+	var held store.ErrHeld
+	if _, err := claim(t, db, r.ID, "a/2", time.Hour); !errors.As(err, &held) || time.Until(held.Until) > 3*time.Second {
+		t.Errorf("after the restart: %v", err)
+	}
+	if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(1), 1) }); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("the old fence: %v", err)
+	}
+	if _, err := claim(t, db, quiet.Run.ID, "a/2", time.Hour); !errors.As(err, &held) || time.Until(held.Until) < 30*time.Second {
+		t.Errorf("the quiet period: %v", err)
+	}
+}

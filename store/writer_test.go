@@ -1,0 +1,199 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/provisiond/provisiond/store"
+)
+
+func setting(tb testing.TB, db *store.DB, key string) (v string, err error) {
+	tb.Helper()
+	err = db.Read(tb.Context(), func(tx *store.Tx) (err error) {
+		v, err = tx.Setting(tb.Context(), key)
+		return err
+	})
+	return v, err
+}
+
+// Many callers share commits; each keeps its own fate.
+func TestOneBadClosureSpoilsNoOther(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		no := errors.New("no")
+		const callers = 64
+		var wg sync.WaitGroup
+		for n := range callers {
+			wg.Go(func() {
+				key := fmt.Sprint("k", n)
+				err := db.Write(t.Context(), func(tx *store.Tx) error {
+					if err := tx.PutSetting(t.Context(), key, "v"); err != nil {
+						return err
+					}
+					switch n % 4 {
+					case 1:
+						return no
+					case 2:
+						panic("boom")
+					case 3: // a statement the database refuses
+						return tx.Transition(t.Context(), store.Transition{UUID: uuid(1), Event: "x"})
+					}
+					return nil
+				})
+				var panicked *store.PanicError
+				ok := map[int]bool{0: err == nil, 1: errors.Is(err, no), 2: errors.As(err, &panicked), 3: errors.Is(err, store.ErrNotFound)}[n%4]
+				if !ok {
+					t.Errorf("caller %d: %v", n, err)
+				}
+				v, err := setting(t, db, key)
+				if n%4 == 0 && v != "v" {
+					t.Errorf("caller %d: its answered write is not there: %v", n, err)
+				}
+				if n%4 != 0 && !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("caller %d: its refused write is there: %q %v", n, v, err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+func TestAWriteWhoseCallerLeftBeforeItBegan(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.SQLite))
+	began, goOn := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = db.Write(t.Context(), func(*store.Tx) error { close(began); <-goOn; return nil })
+	})
+	<-began
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting := make(chan error)
+	go func() {
+		waiting <- db.Write(ctx, func(tx *store.Tx) error { return tx.PutSetting(ctx, "late", "v") })
+	}()
+	cancel()
+	if err := <-waiting; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	close(goOn)
+	wg.Wait()
+	write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.PutSetting(ctx, "next", "v") })
+	if _, err := setting(t, db, "late"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the abandoned write: %v", err)
+	}
+	// And one that ends in the middle of its closure rolls back by itself.
+	ctx, cancel = context.WithCancel(t.Context())
+	err := db.Write(ctx, func(tx *store.Tx) error {
+		if err := tx.PutSetting(ctx, "half", "v"); err != nil {
+			return err
+		}
+		cancel()
+		return tx.PutSetting(ctx, "other", "v")
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := setting(t, db, "half"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("half a write: %v", err)
+	}
+}
+
+func TestAClosureThatEndsTheWriterHurtsNobodyAfter(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.SQLite))
+	var sub testing.T // a FailNow that fails nobody: it only ends the goroutine
+	err := db.Write(t.Context(), func(*store.Tx) error { sub.FailNow(); return nil })
+	if err == nil {
+		t.Error("it was answered as done")
+	}
+	write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.PutSetting(ctx, "k", "v") })
+}
+
+func TestAClosedStoreSaysSo(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.SQLite))
+	var wg sync.WaitGroup
+	for n := range 32 {
+		wg.Go(func() {
+			err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.PutSetting(t.Context(), fmt.Sprint(n), "v") })
+			if err != nil && !errors.Is(err, store.ErrClosed) {
+				t.Error(err)
+			}
+		})
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if err := db.Write(t.Context(), func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// What was answered is there after the process is killed.
+func TestAnAnsweredWriteOutlivesAKill(t *testing.T) {
+	t.Parallel()
+	if dir := os.Getenv("STORE_TEST_VICTIM"); dir != "" {
+		victim(t, dir)
+		return
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestAnAnsweredWriteOutlivesAKill$", "-test.count=1")
+	cmd.Env = append(os.Environ(), "STORE_TEST_VICTIM="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	buf := make([]byte, 4096)
+	text := ""
+	for len(told) < 200 {
+		n, err := out.Read(buf)
+		if err != nil {
+			t.Fatalf("the victim ended by itself: %v: %s", err, text)
+		}
+		text += string(buf[:n])
+		lines := strings.Split(text, "\n")
+		text, told = lines[len(lines)-1], append(told, lines[:len(lines)-1]...)
+	}
+	if _, err := store.Open(t.Context(), store.Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), fmt.Sprint("process ", cmd.Process.Pid)) {
+		t.Errorf("a second daemon on the directory: %v", err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	db := open(t, store.Options{Dir: dir})
+	for _, key := range told {
+		if v, err := setting(t, db, key); v != "v" {
+			t.Errorf("%s was answered and is lost: %v", key, err)
+		}
+	}
+}
+
+func victim(t *testing.T, dir string) {
+	db := open(t, store.Options{Dir: dir})
+	var mu sync.Mutex
+	for w := range 8 {
+		go func() {
+			for n := 0; ; n++ {
+				key := fmt.Sprintf("w%d-%d", w, n)
+				if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.PutSetting(t.Context(), key, "v") }); err != nil {
+					panic(err)
+				}
+				mu.Lock()
+				fmt.Println(key)
+				mu.Unlock()
+			}
+		}()
+	}
+	select {}
+}
