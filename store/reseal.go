@@ -27,7 +27,8 @@ var sealedColumns = []struct {
 	{"otps", "sealed", "seal_row", "seal_row", keyed("otps", "sealed")},
 }
 
-func keyed(table, column string) X func(s scanner, b *[]byte) (string, seal.Place, error) {
+func keyed(table, column string) func(s scanner, b *[]byte) (any, seal.Place, error) {
+	return func(s scanner, b *[]byte) (any, seal.Place, error) {
 		var id string
 		err := s.Scan(b, &id)
 		return id, seal.At(table, column, id), err
