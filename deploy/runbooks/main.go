@@ -113,7 +113,7 @@ func plain(s string) string {
 		}
 		s = strings.ReplaceAll(s, l.mark, l.word)
 	}
-	return strings.TrimSuffix(s, ".")
+	return s
 }
 
 var phaseTitle = map[reason.Phase]string{

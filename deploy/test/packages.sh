@@ -1,0 +1,111 @@
+#!/bin/bash
+# Builds the .deb and .rpm, installs the .deb in a fresh Debian made by
+# debootstrap, removes it again, and lints and renders the Helm chart. Takes a few
+# minutes the first time, so it is `make packages` and no part of `make test`.
+#
+#   deploy/test/packages.sh        from the top folder, as root, after `make build`
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+fail() { echo "packages: $*" >&2; exit 1; }
+need() { command -v "$1" >/dev/null || fail "$1 is missing: install the Debian package $2 (apt-get install $2)"; }
+
+need dpkg-deb dpkg
+need debootstrap debootstrap
+need rpm rpm
+need promtool prometheus
+[ "$(id -u)" = 0 ] || fail "installing in a chroot needs root"
+for binary in provisiond provctl; do
+	[ -x "bin/$binary" ] || fail "bin/$binary is missing: run make build first"
+done
+
+version=${VERSION:-0.1.0}
+arch=${ARCH:-$(dpkg --print-architecture)}
+tools=bin/tools
+mkdir -p dist "$tools"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Building these takes longer than all the rest, so they are kept in bin/tools.
+tool() {
+	if [ ! -x "$tools/$1" ] || [ deploy/tools/go.mod -nt "$tools/$1" ]; then
+		echo "== build $1"
+		CGO_ENABLED=0 nice go build -C deploy/tools -o "$PWD/$tools/$1" "$2"
+	fi
+}
+tool nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+tool helm helm.sh/helm/v3/cmd/helm
+
+echo "== packages"
+for kind in deb rpm; do
+	VERSION=$version ARCH=$arch "$tools/nfpm" package -f deploy/package/nfpm.yaml -p "$kind" -t dist/
+done
+deb=$(ls -t dist/provisiond_*.deb | head -1)
+rpm=$(ls -t dist/provisiond-*.rpm | head -1)
+
+dpkg-deb -c "$deb" >"$work/list"
+for file in ./usr/bin/provisiond ./usr/bin/provctl ./etc/provisiond/provisiond.yaml ./lib/systemd/system/provisiond.service \
+	./lib/systemd/system/provisiond.socket ./usr/lib/sysusers.d/provisiond.conf ./usr/lib/tmpfiles.d/provisiond.conf; do
+	grep -q " $file\$" "$work/list" || fail "$deb lacks $file"
+done
+dpkg-deb -e "$deb" "$work/control"
+grep -qx /etc/provisiond/provisiond.yaml "$work/control/conffiles" || fail "provisiond.yaml is no conffile of the .deb"
+rpm -qpl "$rpm" | grep -qx /usr/bin/provisiond || fail "$rpm lacks /usr/bin/provisiond"
+rpm -qpc "$rpm" | grep -qx /etc/provisiond/provisiond.yaml || fail "provisiond.yaml is no configuration file of the .rpm"
+
+echo "== install in a fresh Debian"
+root=$work/debian
+debootstrap --variant=minbase "${SUITE:-bookworm}" "$root" >"$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log" >&2; fail "debootstrap could not make a Debian"; }
+cp "$deb" "$root/tmp/provisiond.deb"
+in_root() { chroot "$root" "$@"; }
+in_root dpkg -i /tmp/provisiond.deb
+in_root getent passwd provisiond >/dev/null || fail "the system user was not made"
+expect() {
+	local have
+	have=$(in_root stat -c '%a %U %G' "$1")
+	[ "$have" = "$2" ] || fail "$1 is $have, want $2"
+}
+expect /var/lib/provisiond "700 provisiond provisiond"
+expect /etc/provisiond "750 root provisiond"
+expect /etc/provisiond/credentials "700 root root"
+expect /etc/provisiond/provisiond.yaml "640 root provisiond"
+in_root provisiond version >/dev/null || fail "the installed binary does not run"
+
+echo "== a changed configuration survives an upgrade"
+echo '# edited by an operator' >>"$root/etc/provisiond/provisiond.yaml"
+in_root dpkg -i --force-confold /tmp/provisiond.deb
+grep -q 'edited by an operator' "$root/etc/provisiond/provisiond.yaml" || fail "the upgrade overwrote the configuration"
+
+echo "== removal keeps the data"
+touch "$root/var/lib/provisiond/kept"
+in_root dpkg --purge provisiond
+[ -e "$root/var/lib/provisiond/kept" ] || fail "purge removed the data folder"
+[ ! -e "$root/usr/bin/provisiond" ] || fail "removal left the binary"
+
+echo "== chart"
+chart=deploy/helm/provisiond
+render() { "$tools/helm" template tour "$chart" --namespace amt --kube-version 1.31.0 "$@"; }
+"$tools/helm" lint "$chart" --kube-version 1.31.0
+render >"$work/plain.yaml"
+render --set 'provisioning.networks={10.0.0.0/8,2001:db8::/32}' \
+	--set 'certificates[0].existingSecret=amt,certificates[0].pfxKey=amt.pfx,certificates[0].passwordKey=amt.password' \
+	--set serviceMonitor.enabled=true,prometheusRule.enabled=true >"$work/full.yaml"
+for want in 'externalTrafficPolicy: Local' 'helm.sh/hook: pre-install,pre-upgrade' 'readOnlyRootFilesystem: true' 'kind: PodDisruptionBudget' \
+	'kind: NetworkPolicy' 'path: /readyz' 'runAsUser: 65532' 'kind: PrometheusRule' 'kind: ServiceMonitor'; do
+	grep -qF -- "$want" "$work/full.yaml" || fail "the rendered chart lacks $want"
+done
+if render --set hello.service.externalTrafficPolicy=Cluster >/dev/null 2>&1; then
+	fail "the schema lets a service hide the devices' addresses"
+fi
+if render --set database.existingSecret= >/dev/null 2>&1; then
+	fail "the schema lets the chart install without a database"
+fi
+
+# What the chart writes as configuration must be what the daemon reads. The
+# files it names are in secrets, so stand-ins lie where they will be.
+awk '/^  provisiond.yaml: \|/{on=1; next} on && /^---/{exit} on && /^ {0,3}[^ ]/{exit} on{sub(/^    /, ""); print}' "$work/plain.yaml" >"$work/provisiond.yaml"
+[ -s "$work/provisiond.yaml" ] || fail "no configuration in the rendered chart"
+
+awk '/^kind: PrometheusRule/{on=1} on && /^spec:/{spec=1; next} spec && /^---/{exit} spec{sub(/^  /, ""); print}' "$work/full.yaml" >"$work/rules.yml"
+promtool check rules "$work/rules.yml"
+echo "packages: $deb, $rpm and the chart are good"
