@@ -34,7 +34,7 @@ type deviceOptions struct {
 	latency, restart                              time.Duration
 	scale                                         float64
 	lenient, split                                bool
-	hostName                                      bool
+	neverAsk                                      bool
 }
 
 func (o *deviceOptions) flags(f *pflag.FlagSet) {
@@ -104,7 +104,7 @@ func (o *deviceOptions) devices(n int) ([]*sim.Device, error) {
 	for i := range n {
 		cfg := sim.Config{
 			UUID: o.uuid(i), Personality: names[i%len(names)], Addr: addr, Port: o.port, Suffix: o.suffix, MEBxSuffix: o.mebxSuffix,
-			Roots: roots, Latency: o.latency, Restart: o.restart, Faults: faults, LenientDigest: o.lenient, SplitHello: o.split,
+			Roots: roots, Latency: o.latency, Restart: o.restart, Faults: faults, LenientDigest: o.lenient, SplitHello: o.split, NeverAsk: o.neverAsk,
 		}
 		if o.lenient {
 			cfg.HostName = fmt.Sprintf("amt-%04d", i+1)
