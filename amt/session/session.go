@@ -115,8 +115,8 @@ type Session struct {
 	client *wsman.Client
 	now    func() time.Time
 
-	mu      sync.Mutex // guards what a redial changes
-	peer    Peer
+	mu   sync.Mutex // guards what a redial changes
+	peer Peer
 }
 
 // Peer is what the last handshake said of the device.

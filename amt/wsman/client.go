@@ -195,7 +195,6 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 		if failed := (*lineError)(nil); errors.As(err, &failed) {
 			if failed.gone && q.repeat && !reopened {
 				reopened, c.closing = true, true
-				_ = c.conn.Close()
 				continue
 			}
 			c.cfg.Metrics.count(q.op, lineResult(err))

@@ -125,7 +125,7 @@ func TestEndlessBodyIsBounded(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			wantReason(t, read(c, t.Context()), reason.WSMANInvalid, false)
 			runtime.ReadMemStats(&after)
-			if grew := after.TotalAlloc - before.TotalAlloc; grew > 16<<20 {
+			if grew := after.TotalAlloc - before.TotalAlloc; grew > 32<<20 { // the far end's 16 MiB included
 				t.Errorf("reading it allocated %d MiB", grew>>20)
 			}
 		})

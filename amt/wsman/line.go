@@ -26,6 +26,10 @@ const (
 	// idle time-outs are several seconds.
 	idleRace = 2 * time.Second
 
+	// closePatience is how long a device may take to close a connection after it
+	// said that it would.
+	closePatience = 250 * time.Millisecond
+
 	// afterRefusal is how long a change waits, before it is sent again with a
 	// login, to see whether the device closes after its 401 unannounced.
 	afterRefusal = 50 * time.Millisecond
@@ -93,9 +97,6 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 	if r.server != "" {
 		c.server = r.server
 	}
-	if c.closing {
-		_ = c.conn.Close()
-	}
 	return r, body, nil
 }
 
@@ -121,7 +122,6 @@ func (c *Client) ready(ctx context.Context) error {
 		}
 		switch state {
 		case peerClosed:
-			_ = c.conn.Close()
 			c.closing = true
 		case peerReset:
 			return &lineError{err: errors.New("the connection was reset while idle")}
@@ -167,6 +167,16 @@ func (c *Client) redial(ctx context.Context) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
+	// The device closes first, so that it never sees two connections: some take
+	// one only.
+	limit := time.Now().Add(closePatience)
+	if _, err := c.peekUntil(limit); isClosed(err) {
+		if t, ok := c.conn.(interface{ NetConn() net.Conn }); ok { // TLS said so; TCP follows
+			_ = t.NetConn().SetReadDeadline(limit)
+			_, _ = t.NetConn().Read(make([]byte, 64))
+		}
+	}
+	_ = c.conn.Close()
 	conn, err := c.cfg.Redial(ctx)
 	if err != nil {
 		return &lineError{err: err}
@@ -213,7 +223,6 @@ func (c *Client) setDeadline() {
 // said so. Only a change needs to know before it is sent again.
 func (c *Client) settleAfterRefusal() {
 	if _, err := c.peekUntil(time.Now().Add(afterRefusal)); isClosed(err) {
-		_ = c.conn.Close()
 		c.closing = true
 	}
 }

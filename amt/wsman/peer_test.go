@@ -117,8 +117,10 @@ func (p *peer) talk(c net.Conn, conn int) {
 			<-p.stop
 			return
 		}
-		if _, err := io.WriteString(c, a.raw); err != nil {
-			return
+		for raw := a.raw; raw != ""; raw = raw[min(len(raw), 8192):] {
+			if _, err := io.WriteString(c, raw[:min(len(raw), 8192)]); err != nil {
+				return
+			}
 		}
 		if a.reset {
 			_ = c.(*net.TCPConn).SetLinger(0)

@@ -16,7 +16,8 @@ const (
 	maxAttrs    = 64
 	maxName     = 256
 	maxText     = 64 << 10
-	maxBindings = 128 // namespaces in scope at once
+	maxBindings = 128    // namespaces in scope at once
+	maxAllAttrs = 20_000 // of all elements together
 )
 
 // errXML is wrapped by everything Parse refuses.
@@ -122,12 +123,12 @@ func (s *scanner) markup() error {
 		}
 		return s.addText(rest[9 : 9+end])
 	case strings.HasPrefix(rest, "<?"):
-		end := strings.Index(rest, "?>")
+		end := strings.Index(rest[2:], "?>")
 		if end < 0 {
 			return badXML("a processing instruction does not end")
 		}
-		s.pos += end + 2
-		return checkEncoding(rest[2:end])
+		s.pos += 2 + end + 2
+		return checkEncoding(rest[2 : 2+end])
 	case strings.HasPrefix(rest, "<!"):
 		return badXML("directives such as DOCTYPE are refused")
 	}
@@ -336,6 +337,9 @@ func (s *scanner) attribute() error {
 		s.binds = append(s.binds, binding{local, value})
 	default:
 		s.d.attrs = append(s.d.attrs, attribute{prefix, local, value})
+	}
+	if len(s.d.attrs) > maxAllAttrs {
+		return badXML("more than %d attributes", maxAllAttrs)
 	}
 	if len(s.binds) > maxBindings {
 		return badXML("more than %d namespaces in scope", maxBindings)
