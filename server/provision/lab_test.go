@@ -265,8 +265,8 @@ func (l *lab) invariants(d *sim.Device, dev store.Device) {
 	if mebxState == "" && !d.AcceptsMEBx("admin") && l.prof.MEBx == "set" {
 		l.t.Errorf("I1: the device holds a MEBx password the store does not")
 	}
-	if snap.MaxConcurrent > 1 {
-		l.t.Errorf("I2: %d connections at once", snap.MaxConcurrent)
+	if snap.MaxInFlight > 1 {
+		l.t.Errorf("I2: %d requests in flight at once", snap.MaxInFlight)
 	}
 	if snap.Commits > 1 {
 		l.t.Errorf("I5: committed %d times", snap.Commits)

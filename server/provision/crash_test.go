@@ -1,0 +1,300 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/store"
+)
+
+// calls names, for each step that speaks to the device, the request at which
+// the simulator is told to misbehave.
+var calls = []struct{ step, call string }{
+	{"read_identity", "GetUuid"},
+	{"extend_window", "ExtendProvisioningPeriod"},
+	{"set_clock", "SetHighAccuracyTimeSynch"},
+	{"set_mebx_password", "SetMEBxPassword"},
+	{"set_admin_password", "SetAdminAclEntryEx"},
+	{"set_host_name", "Put:AMT_GeneralSettings"},
+	{"device_key", "GenerateKeyPair"},
+	{"device_certificate", "AddCertificate"},
+	{"use_certificate", "Create:AMT_TLSCredentialContext"},
+	{"enable_tls", "Put:AMT_TLSSettingData"},
+	{"commit", "CommitChanges"},
+}
+
+// TestDeviceDisasters: each call to the device fails in each way, on both
+// engines. The device ends managed, with every invariant held.
+func TestDeviceDisasters(t *testing.T) {
+	t.Parallel()
+	disasters := []struct {
+		name string
+		make func(call string) sim.Fault
+	}{
+		{"not applied", sim.Cut},
+		{"applied, reply lost", sim.Drop},
+		{"applied, reply cut", func(c string) sim.Fault { return sim.Fault{Kind: sim.CutReply, Call: c} }},
+		{"applied, reply garbled", func(c string) sim.Fault { return sim.Fault{Kind: sim.Garble, Call: c} }},
+		{"answer to another request", func(c string) sim.Fault { return sim.Fault{Kind: sim.WrongRelate, Call: c} }},
+		{"power lost, settings lost", func(c string) sim.Fault { return sim.Fault{Kind: sim.PowerCycle, Call: c, Arg: "lose"} }},
+		{"power lost, settings kept", func(c string) sim.Fault { return sim.Fault{Kind: sim.PowerCycle, Call: c, Arg: "keep"} }},
+		{"busy", func(c string) sim.Fault { return sim.Fault{Kind: sim.Busy503, Call: c} }},
+		{"unannounced challenge", func(c string) sim.Fault { return sim.Fault{Kind: sim.Ask401, Call: c} }},
+		{"slow", func(c string) sim.Fault { return sim.Fault{Kind: sim.Delay, Call: c, Arg: "30ms"} }},
+	}
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		for _, c := range calls {
+			for _, x := range disasters {
+				t.Run(c.step+"/"+x.name, func(t *testing.T) {
+					t.Parallel()
+					l := l.in(t)
+					for _, personality := range []string{"11", "12-at-commit"} {
+						d := l.device(personality, sim.With(x.make(c.call)))
+						l.hello(d)
+						dev := l.settle(l.engine, d)
+						if dev.Lifecycle != store.Provisioned {
+							t.Errorf("AMT %s: %s: %s: %s\n%s", personality, dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
+						}
+						l.invariants(d, dev)
+					}
+				})
+			}
+		}
+	})
+}
+
+// TestRefusals: a device that says no gets the reason an operator can act on,
+// and keeps nothing the store does not know.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, store.SQLite)
+	for _, c := range []struct {
+		name   string
+		faults string
+		want   reason.Code
+		ends   store.Lifecycle
+	}{
+		{"another machine answers", "wrong_uuid", reason.UUIDMismatch, store.Quarantined},
+		{"our certificate is refused", "refuse_cert#all", reason.TLSClientCertRefused, store.Failed},
+		{"the MEBx password is refused", "refuse:SetMEBxPassword#all=2054", reason.MEBxPasswordRejected, store.Failed},
+		{"the admin password is refused", "refuse:SetAdminAclEntryEx#all=2054", reason.AdminPasswordRejected, store.Failed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			l := l.in(t)
+			faults, err := sim.ParseFaults(c.faults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := l.device("11", faults)
+			l.hello(d)
+			dev := l.settle(l.engine, d)
+			if dev.Reason != c.want || dev.Lifecycle != c.ends {
+				t.Errorf("got %s (%s: %s), want %s (%s)", dev.Lifecycle, dev.Reason, dev.Detail, c.ends, c.want)
+			}
+			l.invariants(d, dev)
+		})
+	}
+}
+
+// TestOurDisasters: the daemon is killed at each step before and after it wrote
+// down what it is about to do, and after the device did it; the database is
+// away for longer than a lease; a second node takes over while the first one
+// stalls. Both engines.
+func TestOurDisasters(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		for _, c := range calls[1:] {
+			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone", "second node takes over"} {
+				t.Run(c.step+"/"+when, func(t *testing.T) {
+					t.Parallel()
+					l := l.in(t)
+					d := l.device("11", sim.Faults{})
+					id := l.hello(d)
+
+					e := l.newEngine("node-1")
+					e.Lease, e.Margin = 700*time.Millisecond, 200*time.Millisecond
+					m := &mortal{Store: e.Store, step: c.step, when: when, resume: make(chan struct{})}
+					e.Store = m
+					dial := e.Dial
+					e.Dial = func(ctx context.Context, t session.Target) (Device, error) {
+						if m.dead.Load() {
+							return nil, errDead
+						}
+						dev, err := dial(ctx, t)
+						if err != nil {
+							return nil, err
+						}
+						return &mortalDevice{Device: dev, m: m}, nil
+					}
+
+					first := make(chan struct{})
+					go func() {
+						defer close(first)
+						_, _ = e.Work(context.WithoutCancel(t.Context()), id)
+					}()
+					if when == "second node takes over" {
+						<-m.stalled()
+					} else {
+						<-first
+					}
+					e2 := l.newEngine("node-2")
+					dev := l.settle(e2, d)
+					close(m.resume)
+					<-first
+					if dev.Lifecycle != store.Provisioned {
+						t.Errorf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
+					}
+					if !m.hit.Load() {
+						t.Errorf("the disaster did not happen")
+					}
+					if when == "second node takes over" {
+						dev, _ = l.look(d) // what the first node did when it woke up
+						if n := d.Snapshot().Commits; n != 1 {
+							t.Errorf("committed %d times", n)
+						}
+						return
+					}
+					l.invariants(d, dev)
+				})
+			}
+		}
+	})
+}
+
+// in is the same lab for a subtest.
+func (l *lab) in(t *testing.T) *lab {
+	c := *l
+	c.t = t
+	c.engine = c.newEngine("node-" + strings.ReplaceAll(t.Name(), "/", "-"))
+	return &c
+}
+
+var errDead = errors.New("this process is dead")
+
+// mortal is a daemon's view of the store that ends at one step: after that
+// moment nothing it does has any effect, as after kill -9.
+type mortal struct {
+	Store
+	step, when string
+	dead       atomic.Bool
+	hit        atomic.Bool
+	gone       atomic.Int64 // until when the database is away, unix nanoseconds
+	resume     chan struct{}
+}
+
+func (m *mortal) stalled() chan struct{} {
+	c := make(chan struct{})
+	go func() {
+		defer close(c)
+		for !m.hit.Load() {
+			_ = realClock{}.Sleep(context.Background(), 5*time.Millisecond)
+		}
+	}()
+	return c
+}
+
+func (m *mortal) around(steps []store.StepRecord, write func() error) error {
+	if m.dead.Load() {
+		return errDead
+	}
+	if time.Now().UnixNano() < m.gone.Load() {
+		return errors.New("the database is away")
+	}
+	here := len(steps) > 0 && steps[len(steps)-1].Name == m.step && steps[len(steps)-1].State == "started" && !m.hit.Load()
+	if !here || m.when == "killed after applying" {
+		return write()
+	}
+	m.hit.Store(true)
+	switch m.when {
+	case "killed before recording":
+		m.dead.Store(true)
+		return errDead
+	case "killed after recording":
+		_ = write()
+		m.dead.Store(true)
+		return errDead
+	case "database gone":
+		m.gone.Store(time.Now().Add(time.Second).UnixNano())
+		return errors.New("the database is away")
+	case "second node takes over":
+		<-m.resume // stalled, as by a long pause of the whole machine
+	}
+	return write()
+}
+
+func (m *mortal) Journal(ctx context.Context, l Lease, steps []store.StepRecord, f *Facts) error {
+	return m.around(steps, func() error { return m.Store.Journal(ctx, l, steps, f) })
+}
+
+func (m *mortal) Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, a netip.Addr) error {
+	return m.around(steps, func() error { return m.Store.Sending(ctx, l, steps, ids, realm, peer, a) })
+}
+
+func (m *mortal) Settle(ctx context.Context, l Lease, v Verdict) error {
+	return m.around(nil, func() error { return m.Store.Settle(ctx, l, v) })
+}
+
+func (m *mortal) Stage(ctx context.Context, l Lease, a, b amt.Secret) (x, y store.Credential, err error) {
+	err = m.around(nil, func() error { x, y, err = m.Store.Stage(ctx, l, a, b); return err })
+	return x, y, err
+}
+
+// mortalDevice dies with its daemon, right after the device carried a call out.
+type mortalDevice struct {
+	Device
+	m *mortal
+}
+
+func (d *mortalDevice) after(step string, err error) error {
+	if d.m.when == "killed after applying" && d.m.step == step && !d.m.hit.Load() {
+		d.m.hit.Store(true)
+		d.m.dead.Store(true)
+		_ = d.Close()
+		return errDead
+	}
+	return err
+}
+
+func (d *mortalDevice) ExtendSetup(ctx context.Context, h int) error {
+	return d.after("extend_window", d.Device.ExtendSetup(ctx, h))
+}
+func (d *mortalDevice) SetClock(ctx context.Context) (time.Time, error) {
+	t, err := d.Device.SetClock(ctx)
+	return t, d.after("set_clock", err)
+}
+func (d *mortalDevice) SetMEBxPassword(ctx context.Context, p amt.Secret) error {
+	return d.after("set_mebx_password", d.Device.SetMEBxPassword(ctx, p))
+}
+func (d *mortalDevice) SetAdminPassword(ctx context.Context, u, r string, p amt.Secret) error {
+	return d.after("set_admin_password", d.Device.SetAdminPassword(ctx, u, r, p))
+}
+func (d *mortalDevice) SetHostName(ctx context.Context, h, n string) error {
+	return d.after("set_host_name", d.Device.SetHostName(ctx, h, n))
+}
+func (d *mortalDevice) GenerateKey(ctx context.Context, b int) (string, error) {
+	h, err := d.Device.GenerateKey(ctx, b)
+	return h, d.after("device_key", err)
+}
+func (d *mortalDevice) AddCertificate(ctx context.Context, der []byte) (string, error) {
+	h, err := d.Device.AddCertificate(ctx, der)
+	return h, d.after("device_certificate", err)
+}
+func (d *mortalDevice) UseCertificate(ctx context.Context, h string) error {
+	return d.after("use_certificate", d.Device.UseCertificate(ctx, h))
+}
+func (d *mortalDevice) EnableTLS(ctx context.Context, m bool, cn []string) error {
+	return d.after("enable_tls", d.Device.EnableTLS(ctx, m, cn))
+}
+func (d *mortalDevice) Commit(ctx context.Context) error {
+	return d.after("commit", d.Device.Commit(ctx))
+}
