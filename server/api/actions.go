@@ -15,7 +15,7 @@ import (
 // ActionInput is an operator's command about one device.
 type ActionInput struct {
 	OneDevice
-	Body Action `required:"false"`
+	Body *Action `required:"false"`
 }
 
 // Action is the body of a command; it may be left out.
@@ -29,7 +29,6 @@ type command struct {
 	ctx    context.Context
 	tx     *store.Tx
 	who    Principal
-	verb   string
 	note   string
 	device store.Device
 	live   *store.Run // queued or running
@@ -67,7 +66,10 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 	who, _ := PrincipalOf(ctx)
 	var out ActionResult
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
-		c := &command{s: s, ctx: ctx, tx: tx, who: who, verb: verb, note: clean(in.Body.Note)}
+		c := &command{s: s, ctx: ctx, tx: tx, who: who}
+		if in.Body != nil {
+			c.note = clean(in.Body.Note)
+		}
 		var err error
 		if c.device, err = tx.Device(ctx, u); errors.Is(err, store.ErrNotFound) {
 			return unknownDevice(u)

@@ -159,15 +159,19 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 }
 
 // Authenticate finds whose token text is. source is the caller's host:port;
-// failures are counted for it, and too many of them shut it out for a while.
+// failures are counted for it, and after too many of them it may ask less often.
+// A good token works even then: somebody else behind the same address must not
+// be able to lock an operator out.
 func (s *Server) Authenticate(ctx context.Context, text, source string) (Principal, error) {
 	hash := hashToken(text)
 	if t, ok := s.recent.get(hash, s.now()); ok {
 		return principalOf(t), nil
 	}
-	if s.failures.exhausted(source, s.now()) {
+	tooMany := problem(http.StatusTooManyRequests, CodeLimited, "too many failed logins from this address; wait a minute")
+	exhausted, ask := s.failures.exhausted(source, s.now())
+	if !ask {
 		s.metrics.authFailed("limited")
-		return Principal{}, problem(http.StatusTooManyRequests, CodeLimited, "too many failed logins from this address; wait a minute")
+		return Principal{}, tooMany
 	}
 	if text == "" {
 		// Not counted against the source: a browser that shows the login page is no attack.
@@ -193,6 +197,10 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 		why = "expired"
 	case !Role(t.Role).Valid():
 		why = "unknown"
+	}
+	if why != "" && exhausted {
+		s.metrics.authFailed("limited")
+		return Principal{}, tooMany
 	}
 	if why != "" {
 		s.failures.note(source, s.now())
@@ -265,10 +273,14 @@ func (c *tokenCache) clear() {
 }
 
 // failureLimits counts failed logins of each source: ten at once, then one in
-// six seconds.
+// six seconds. Beyond that a source has ten questions a second left.
 type failureLimits struct {
 	mu   sync.Mutex
-	seen map[netip.Prefix]*rate.Limiter
+	seen map[netip.Prefix]failureLimit
+}
+
+type failureLimit struct {
+	failures, questions *rate.Limiter
 }
 
 const (
@@ -292,22 +304,27 @@ func sourceNet(hostport string) netip.Prefix {
 	return p
 }
 
-func (f *failureLimits) exhausted(source string, now time.Time) bool {
+// exhausted says whether a source has failed too often, and whether the store
+// may still be asked about its tokens.
+func (f *failureLimits) exhausted(source string, now time.Time) (exhausted, ask bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l, ok := f.seen[sourceNet(source)]
-	return ok && l.TokensAt(now) < 1
+	if !ok || l.failures.TokensAt(now) >= 1 {
+		return false, true
+	}
+	return true, l.questions.AllowN(now, 1)
 }
 
 func (f *failureLimits) note(source string, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.seen == nil {
-		f.seen = map[netip.Prefix]*rate.Limiter{}
+		f.seen = map[netip.Prefix]failureLimit{}
 	}
 	if len(f.seen) >= failureCap {
 		for k, l := range f.seen {
-			if l.TokensAt(now) >= failureBurst {
+			if l.failures.TokensAt(now) >= failureBurst {
 				delete(f.seen, k)
 			}
 		}
@@ -318,8 +335,8 @@ func (f *failureLimits) note(source string, now time.Time) {
 	key := sourceNet(source)
 	l, ok := f.seen[key]
 	if !ok {
-		l = rate.NewLimiter(rate.Every(failureEvery), failureBurst)
+		l = failureLimit{rate.NewLimiter(rate.Every(failureEvery), failureBurst), rate.NewLimiter(10, 20)}
 		f.seen[key] = l
 	}
-	l.AllowN(now, 1)
+	l.failures.AllowN(now, 1)
 }

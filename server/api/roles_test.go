@@ -1,0 +1,81 @@
+package api
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// TestRolesAreComplete: every operation has a line in the table of roles, and
+// every line has an operation.
+func TestRolesAreComplete(t *testing.T) {
+	t.Parallel()
+	s := New(Deps{Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry())})
+	var have []string
+	for _, item := range s.OpenAPI().Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
+			if op != nil {
+				have = append(have, op.OperationID)
+			}
+		}
+	}
+	for id := range grants {
+		if !slices.Contains(have, id) {
+			t.Errorf("the table of roles has %s, which is no operation", id)
+		}
+	}
+	for _, id := range have {
+		if _, ok := grants[id]; !ok {
+			t.Errorf("operation %s has no line in the table of roles", id)
+		}
+	}
+}
+
+// TestRolesKeepApart: what must never come together in one role.
+func TestRolesKeepApart(t *testing.T) {
+	t.Parallel()
+	for _, r := range Roles() {
+		if r != Admin && r != SecretReader && r.May("reveal-secret") {
+			t.Errorf("%s may read passwords", r)
+		}
+		if r != Admin && r.May("create-token") {
+			t.Errorf("%s may make tokens", r)
+		}
+		if !r.Valid() {
+			t.Errorf("%s is not a role", r)
+		}
+	}
+	for id := range grants {
+		if id != "whoami" && id != "list-reasons" && id != "list-audit" && id != "verify-audit" && Auditor.May(id) {
+			t.Errorf("an auditor may %s", id)
+		}
+	}
+	if Role("root").Valid() || Role("root").May("whoami") || Admin.May("no-such-operation") {
+		t.Error("an unknown role or operation is let through")
+	}
+}
+
+// TestRevealWindowSlides: the limit is per hour at any moment, not per clock hour.
+func TestRevealWindowSlides(t *testing.T) {
+	t.Parallel()
+	var l revealLimits
+	start := time.Date(2026, 3, 1, 8, 59, 0, 0, time.UTC)
+	for _, after := range []time.Duration{0, 20 * time.Minute, 40 * time.Minute} {
+		if _, ok := l.take("a", 3, start.Add(after)); !ok {
+			t.Errorf("the reading after %v is refused", after)
+		}
+	}
+	if wait, ok := l.take("a", 3, start.Add(40*time.Minute)); ok || wait != 20*time.Minute {
+		t.Errorf("the fourth in an hour: %v %v", ok, wait)
+	}
+	if _, ok := l.take("a", 3, start.Add(time.Hour)); !ok {
+		t.Error("an hour later it is still refused")
+	}
+	if _, ok := l.take("b", 0, start); ok {
+		t.Error("a limit of 0 lets one through")
+	}
+}
