@@ -1,0 +1,159 @@
+// Command provctl is an operator's hand on a running provisiond. It is a client
+// of the REST API and nothing else; only hello decode works without a daemon.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/provisiond/provisiond/server/api"
+)
+
+// version is stamped by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Exit statuses, which scripts rely on.
+const (
+	exitOK       = 0
+	exitFailed   = 1
+	exitPartly   = 2 // some of several were done
+	exitConfig   = 3 // wrong arguments, a missing file
+	exitAuth     = 4
+	exitNotFound = 5
+)
+
+// exitError carries a status; what it says has been printed when err is nil.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func usage(format string, args ...any) error {
+	return &exitError{exitConfig, fmt.Errorf(format, args...)}
+}
+
+// run is the whole program; it returns the exit status.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	p := &program{in: stdin, out: stdout, err: stderr}
+	root := p.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	status, text, hint := p.explain(err)
+	if text != "" {
+		fmt.Fprintln(stderr, "provctl: "+text)
+	}
+	if hint != "" {
+		fmt.Fprintln(stderr, "  "+hint)
+	}
+	return status
+}
+
+// explain turns an error into a status, a sentence and the next move.
+func (p *program) explain(err error) (status int, text, hint string) {
+	var exit *exitError
+	var refused *api.Problem
+	var lost *api.Unreachable
+	switch {
+	case errors.As(err, &exit):
+		return exit.status, exit.Error(), ""
+	case errors.Is(err, context.Canceled):
+		return exitFailed, "", ""
+	case errors.As(err, &lost):
+		return exitFailed, lost.Error(), "is provisiond running there? Start it with: provisiond serve; or name another one: --address URL"
+	case errors.As(err, &refused):
+		switch refused.Status {
+		case 401:
+			return exitAuth, refused.Detail, p.tokenHint()
+		case 403:
+			return exitAuth, refused.Detail, "an admin makes tokens: provctl token create --name NAME --role ROLE"
+		case 404:
+			return exitNotFound, refused.Detail, ""
+		}
+		for _, f := range refused.Errors {
+			if refused.Detail == "validation failed" {
+				hint = f.Location + ": " + f.Message
+			}
+		}
+		return exitFailed, refused.Detail, hint
+	}
+	// What is left comes from cobra: unknown commands, flags and argument counts.
+	return exitConfig, err.Error(), "provctl help"
+}
+
+// program holds what every command shares.
+type program struct {
+	in       io.Reader
+	out, err io.Writer
+
+	address, tokenFile, ca string
+	json                   bool
+	tokenFrom              string // where the token came from, for hints
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "provctl", Short: "Look at and steer a running provisiond", SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		Long: "provctl looks at and steers a running provisiond.\n\nExit status: 0 done, 1 failed, 2 partly done, 3 wrong arguments, 4 not allowed, 5 not found.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&p.address, "address", envOr("PROVISIOND_ADDRESS", "http://127.0.0.1:8080"), "the daemon's `URL`")
+	f.StringVar(&p.tokenFile, "token-file", os.Getenv("PROVISIOND_TOKEN_FILE"), "a `FILE` with the token (default: admin.token in the local daemon's data_dir)")
+	f.StringVar(&p.ca, "ca", os.Getenv("PROVISIOND_CA"), "a `FILE` with the authorities of the daemon's certificate (PEM)")
+	f.BoolVar(&p.json, "json", false, "print JSON for programs")
+	root.AddCommand(p.deviceCommand(), p.secretCommand(), p.eventCommand(), p.helloCommand(), p.reasonCommand(),
+		p.certCommand(), p.auditCommand(), p.tokenCommand(), p.statusCommand(), p.versionCommand())
+	return root
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}
+
+// group is a command that only holds others.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			text := fmt.Sprintf("there is no %q in provctl %s", args[0], cmd.Name())
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				text += fmt.Sprintf("; did you mean %q?", near[0])
+			}
+			return usage("%s", text)
+		}
+		return cmd.Help()
+	}}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.AddCommand(subs...)
+	return cmd
+}
