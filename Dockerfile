@@ -24,7 +24,6 @@ RUN mkdir -p /root-fs/etc/provisiond /root-fs/var/lib/provisiond /root-fs/tmp \
 FROM scratch AS tools
 COPY --from=build /root-fs/etc/passwd /root-fs/etc/group /etc/
 COPY --from=build --chown=65532:65532 /root-fs/tmp /tmp
-COPY --from=build --chown=65532:65532 /root-fs/tmp /lab
 COPY --from=build /out/amtsim /out/provctl /usr/bin/
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/amtsim"]

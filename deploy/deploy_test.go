@@ -12,8 +12,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/certs"
 )
 
 func read(t *testing.T, name string) string {
@@ -208,4 +212,32 @@ func anchor(heading string) string {
 		}
 	}
 	return b.String()
+}
+
+// TestTourCertificateIsUsable makes the tour's lab and looks at it as the daemon
+// will.
+func TestTourCertificateIsUsable(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("openssl"); errors.Is(err, exec.ErrNotFound) {
+		t.Fatal("openssl is missing: install the Debian package openssl (apt-get install openssl)")
+	}
+	lab, err := filepath.Abs("compose/lab.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for range 2 { // the second time it must leave all as it is
+		if out, err := exec.Command("/bin/sh", lab, dir, "corp.example.com").CombinedOutput(); err != nil {
+			t.Fatalf("lab.sh: %v\n%s", err, out)
+		}
+	}
+	pfx := read(t, filepath.Join(dir, "provisioning.pfx"))
+	password := amt.NewSecret(read(t, filepath.Join(dir, "provisioning.password")))
+	cert, err := certs.LoadPFX([]byte(pfx), password, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !cert.Usable() {
+		t.Errorf("the tour's certificate is not usable: %v", cert.Findings)
+	}
 }

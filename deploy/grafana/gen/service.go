@@ -15,7 +15,7 @@ func engine() Dashboard {
 				{Title: "Oldest run under way", Kind: lines, Unit: "s", Limits: []Limit{{900, "red"}}, Help: "A quarter of an hour means that a device or a node hangs.",
 					Queries: one(`max(provisiond_oldest_run_age_seconds)`, "oldest")},
 				{Title: "Step failure ratio", Kind: lines, Unit: "percentunit", Help: "One step alone points at the call it makes; all steps at the network.",
-					Queries: one(`sum by (step) (rate(provisiond_steps_total{result!="ok"}[$__rate_interval])) / sum by (step) (rate(provisiond_steps_total[$__rate_interval]))`, "{{step}}")},
+					Queries: one(`sum by (step) (rate(provisiond_steps_total{result="failed"}[$__rate_interval])) / sum by (step) (rate(provisiond_steps_total[$__rate_interval]))`, "{{step}}")},
 				{Title: "Step time p95", Kind: lines, Unit: "s", Help: "Key generation takes minutes in old firmware; anything else over ten seconds is unusual.",
 					Queries: one(quantile("0.95", "provisiond_step_duration_seconds", "step"), "{{step}}")},
 			}},
@@ -108,7 +108,7 @@ func security() Dashboard {
 					Queries: one(`sum by (reason) (rate(provisiond_api_auth_failures_total[$__rate_interval]))`, "{{reason}}")},
 			}},
 			{"Devices' identity", []Panel{
-				{Title: "Peer verification", Kind: lines, Unit: "short", Help: "rejected: nothing secret was sent. pin: the device's key changed; odca: not Intel's hardware.",
+				{Title: "Peer verification", Kind: lines, Unit: "short", Help: "failed: nothing secret was sent. pin: the device's key changed; odca: not Intel's hardware.",
 					Queries: one(`sum by (method, result) (increase(provisiond_tls_peer_verifications_total[1h]))`, "{{method}} {{result}}")},
 				{Title: "Legacy TLS and X.509 features in use", Kind: bars, Unit: "short", Instant: true, Help: "Last day: what old firmware still needs. Zero means that the feature may be forbidden.",
 					Queries: one(`sum by (feature) (increase(provisiond_tls_legacy_features_total[1d]))`, "{{feature}}")},
