@@ -142,7 +142,7 @@ func (p *program) printDevice(d api.DeviceDetail) {
 			if i == 20 {
 				break
 			}
-			events.row("  "+when(e.At), e.Name, dash(e.Reason), e.Detail)
+			events.row("  "+when(e.At), e.Name, e.Reason, e.Detail)
 		}
 		events.print(p.out)
 	}

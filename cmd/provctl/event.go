@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -21,7 +23,11 @@ func (p *program) eventCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.Follow(cmd.Context(), after, device, p.printEvent)
+			err = c.Follow(cmd.Context(), after, device, p.printEvent)
+			if errors.Is(err, context.Canceled) {
+				return nil // interrupted, which is how this ends
+			}
+			return err
 		},
 	}
 	tail.Flags().StringVar(&device, "device", "", "only events of this `UUID`")

@@ -95,7 +95,10 @@ func (p *program) explain(err error) (status int, text, hint string) {
 		case 403:
 			return exitAuth, refused.Detail, "an admin makes tokens: provctl token create --name NAME --role ROLE"
 		case 404:
-			return exitNotFound, refused.Detail, ""
+			if refused.Code == api.CodeNoDevice {
+				hint = "ask why: provctl device why UUID"
+			}
+			return exitNotFound, refused.Detail, hint
 		}
 		for _, f := range refused.Errors {
 			if refused.Detail == "validation failed" {
@@ -119,11 +122,9 @@ type program struct {
 }
 
 func (p *program) root() *cobra.Command {
-	root := &cobra.Command{
-		Use: "provctl", Short: "Look at and steer a running provisiond", SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
-		Long: "provctl looks at and steers a running provisiond.\n\nExit status: 0 done, 1 failed, 2 partly done, 3 wrong arguments, 4 not allowed, 5 not found.",
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	root := group("provctl", "Look at and steer a running provisiond")
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.Long = "provctl looks at and steers a running provisiond.\n\nExit status: 0 done, 1 failed, 2 partly done, 3 wrong arguments, 4 not allowed, 5 not found."
 	f := root.PersistentFlags()
 	f.StringVar(&p.address, "address", envOr("PROVISIOND_ADDRESS", "http://127.0.0.1:8080"), "the daemon's `URL`")
 	f.StringVar(&p.tokenFile, "token-file", os.Getenv("PROVISIOND_TOKEN_FILE"), "a `FILE` with the token (default: admin.token in the local daemon's data_dir)")
@@ -145,7 +146,7 @@ func envOr(name, fallback string) string {
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			text := fmt.Sprintf("there is no %q in provctl %s", args[0], cmd.Name())
+			text := fmt.Sprintf("there is no %q in %s", args[0], cmd.CommandPath())
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				text += fmt.Sprintf("; did you mean %q?", near[0])
 			}
