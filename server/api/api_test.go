@@ -170,7 +170,7 @@ func TestProblems(t *testing.T) {
 		code, says         string
 	}{
 		{"GET", "/api/v1/devices/nonsense", "", 422, "invalid_request", "32 hexadecimal digits"},
-		{"GET", "/api/v1/devices/11223344-5566-7788-99aa-bbccddeeff00", "", 404, "not_found", "/why"},
+		{"GET", "/api/v1/devices/11223344-5566-7788-99aa-bbccddeeff00", "", 404, "device_unknown", "is known"},
 		{"GET", "/api/v1/devices?lifecycle=sleeping", "", 422, "invalid_request", "pending_approval"},
 		{"GET", "/api/v1/devices?reason=tired", "", 422, "invalid_request", "/api/v1/reasons"},
 		{"GET", "/api/v1/devices?network=10", "", 422, "invalid_request", "10.20.0.0/16"},

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,7 +91,14 @@ func EnsureAdminToken(ctx context.Context, db *store.DB, path string) error {
 		return fmt.Errorf("write the first admin token: %w", err)
 	}
 	err := db.Write(ctx, func(tx *store.Tx) error {
-		name := "first-admin-" + tx.Now().UTC().Format("20060102-150405.000")
+		all, err := tx.Tokens(ctx)
+		if err != nil {
+			return err
+		}
+		name := "first-admin"
+		for n := 2; slices.ContainsFunc(all, func(t store.Token) bool { return t.Name == name }); n++ {
+			name = fmt.Sprintf("first-admin-%d", n)
+		}
 		if _, err := tx.CreateToken(ctx, store.Token{Name: name, Role: string(Admin), Hash: hash, CreatedBy: "system"}); err != nil {
 			return err
 		}
@@ -273,7 +281,7 @@ func (c *tokenCache) clear() {
 }
 
 // failureLimits counts failed logins of each source: ten at once, then one in
-// six seconds. Beyond that a source has ten questions a second left.
+// six seconds. Beyond that a source has fifty questions a second left.
 type failureLimits struct {
 	mu   sync.Mutex
 	seen map[netip.Prefix]failureLimit
@@ -335,7 +343,7 @@ func (f *failureLimits) note(source string, now time.Time) {
 	key := sourceNet(source)
 	l, ok := f.seen[key]
 	if !ok {
-		l = failureLimit{rate.NewLimiter(rate.Every(failureEvery), failureBurst), rate.NewLimiter(10, 20)}
+		l = failureLimit{rate.NewLimiter(rate.Every(failureEvery), failureBurst), rate.NewLimiter(50, 100)}
 		f.seen[key] = l
 	}
 	l.failures.AllowN(now, 1)

@@ -195,7 +195,7 @@ func uuidOf(text string) (amt.UUID, error) {
 }
 
 func unknownDevice(u amt.UUID) *Problem {
-	return notFound("no device %s is known; ask why: /api/v1/devices/%s/why", u, u)
+	return problem(http.StatusNotFound, CodeNoDevice, "no device %s is known", u)
 }
 
 const (

@@ -20,6 +20,7 @@ const (
 	CodeUnknown     = "token_unknown"   // no token, or one that is unknown, revoked or expired
 	CodeForbidden   = "role_missing"    // a good token without the role
 	CodeNotFound    = "not_found"       // no such thing
+	CodeNoDevice    = "device_unknown"  // no hello of such a device was ever seen
 	CodeConflict    = "conflict"        // not possible as things stand
 	CodeLimited     = "rate_limited"    // too much of this; Retry-After says when
 	CodeUnavailable = "not_now"         // the database or the server itself

@@ -119,9 +119,9 @@ func colons(mac string) string {
 func (s *Server) neverSeen(ctx context.Context, tx *store.Tx, id string, w *Why) error {
 	w.Says = fmt.Sprintf("no hello from %s has ever reached this server, so nothing was decided about it", w.Query)
 	w.Next = "nothing, until its firmware says hello"
-	zones := "the device's DNS suffix"
+	zones := "SUFFIX"
 	if len(s.Zones) > 0 {
-		zones = strings.Join(s.Zones, ", ")
+		zones = strings.Join(s.Zones, ", provisionserver.")
 	}
 	w.Checks = append(w.Checks,
 		"is AMT enabled in the BIOS and in MEBx, and is remote setup (TLS PKI) on there?",

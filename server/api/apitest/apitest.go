@@ -147,6 +147,15 @@ func (b *Bench) Write(fn func(ctx context.Context, tx *store.Tx) error) {
 	}
 }
 
+// Say adds an event that concerns no device.
+func (b *Bench) Say(name string) {
+	b.TB.Helper()
+	b.Write(func(ctx context.Context, tx *store.Tx) error {
+		_, err := tx.AddEvent(ctx, store.Event{Name: name, Actor: "system"})
+		return err
+	})
+}
+
 // Read runs fn on what is committed.
 func (b *Bench) Read(fn func(ctx context.Context, tx *store.Tx) error) {
 	b.TB.Helper()
