@@ -7,6 +7,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"strings"
@@ -138,6 +139,54 @@ func (a *Authority) IssueDevice(pub crypto.PublicKey, fqdn, host string, now tim
 	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key, a.key)
 	if err != nil {
 		return nil, reason.Because(reason.CAUnavailable, "issue a certificate for %s: %w", fqdn, err)
+	}
+	return der, nil
+}
+
+// IssueProvisioning issues a provisioning certificate under a root of one's own,
+// for fleets that were given its hash by USB or by the maker: names[0] is the
+// common name, .local and the like are allowed. Errors are *reason.Error.
+func (a *Authority) IssueProvisioning(pub crypto.PublicKey, names []string, now time.Time, validity time.Duration) ([]byte, error) {
+	key, ok := pub.(*rsa.PublicKey)
+	switch {
+	case !ok:
+		return nil, reason.Because(reason.KeyTypeUnsupported, "a provisioning certificate needs an RSA key, not %T", pub)
+	case key.N.BitLen() < 2048:
+		return nil, reason.Because(reason.KeyTooSmall, "a provisioning certificate needs an RSA key of 2048 bits, not %d", key.N.BitLen())
+	case len(names) == 0:
+		return nil, reason.Because(reason.CertInputInvalid, "a provisioning certificate needs a name")
+	case validity <= 0:
+		return nil, reason.Because(reason.CertInputInvalid, "a provisioning certificate needs a time to live")
+	case !now.Before(a.cert.NotAfter):
+		return nil, reason.Because(reason.CAUnavailable, "%s expired on %s", nameOf(a.cert), day(a.cert.NotAfter))
+	}
+	names, err := requestNames(RequestOptions{CommonName: names[0], Names: names[1:], PrivateNames: true})
+	if err != nil {
+		return nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, &reason.Error{Code: reason.CAUnavailable, Err: err}
+	}
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: names[0]},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(validity),
+		SignatureAlgorithm:    x509.SHA256WithRSA,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		UnknownExtKeyUsage:    []asn1.ObjectIdentifier{SetupOID()},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID(key),
+		DNSNames:              names,
+	}
+	if t.NotAfter.After(a.cert.NotAfter) {
+		t.NotAfter = a.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key, a.key)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "issue a provisioning certificate for %s: %w", names[0], err)
 	}
 	return der, nil
 }

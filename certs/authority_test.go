@@ -104,3 +104,48 @@ func TestAuthorityRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestAuthorityIssuesAProvisioningCertificate(t *testing.T) {
+	t.Parallel()
+	a, err := NewAuthority("Example setup root", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := lab().RSAKey("own root leaf", 2048)
+	der, err := a.IssueProvisioning(&key.PublicKey, []string{"prov.corp.local", "prov.example.com"}, now, 365*24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newProvisioning(leaf, key, []*x509.Certificate{a.Certificate()}, now)
+	if !p.Usable() || len(p.Paths) != 1 || !slices.Equal(p.Names, []string{"prov.corp.local", "prov.example.com"}) {
+		t.Errorf("not usable: %v", p.Findings)
+	}
+	for name, try := range map[reason.Code]func() ([]byte, error){
+		reason.KeyTypeUnsupported: func() ([]byte, error) {
+			return a.IssueProvisioning(&lab().ECKey("device").PublicKey, []string{"prov.corp.local"}, now, time.Hour)
+		},
+		reason.KeyTooSmall: func() ([]byte, error) {
+			return a.IssueProvisioning(&lab().RSAKey("small", 1024).PublicKey, []string{"prov.corp.local"}, now, time.Hour)
+		},
+		reason.CertInputInvalid: func() ([]byte, error) {
+			return a.IssueProvisioning(&key.PublicKey, []string{"prov_1.corp.local"}, now, time.Hour)
+		},
+	} {
+		if _, err := try(); codeOf(err) != name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestReminder(t *testing.T) {
+	t.Parallel()
+	for days, want := range map[int]int{100: -1, 46: -1, 45: 45, 31: 45, 30: 30, 14: 14, 8: 14, 7: 7, 2: 7, 1: 1, 0: 0, -3: 0} {
+		if got := Reminder(now.AddDate(0, 0, days), now); got != want {
+			t.Errorf("%d days left: want %d, got %d", days, want, got)
+		}
+	}
+}

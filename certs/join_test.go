@@ -5,6 +5,8 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -159,6 +161,33 @@ func TestJoinFetchesOnlyWhenAllowed(t *testing.T) {
 	}
 	if p, _, err = Join(context.Background(), b, JoinOptions{Now: now, Known: []*x509.Certificate{root.Cert, middle.Cert}}); err != nil || !p.Usable() {
 		t.Errorf("known certificates complete it too: %v", err)
+	}
+}
+
+func TestFetchOver(t *testing.T) {
+	t.Parallel()
+	f := lab().Plain("Fetched", "prov.corp.example.com")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/ca.crt":
+			_, _ = w.Write(f.Issuers[0].Raw)
+		case "/endless":
+			for range 100 {
+				_, _ = w.Write(make([]byte, 64<<10))
+			}
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	fetch := FetchOver(srv.Client())
+	if got, err := fetch(context.Background(), srv.URL+"/ca.crt"); err != nil || len(got) != len(f.Issuers[0].Raw) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	for path, says := range map[string]string{"/none": "404", "/endless": "1 MB"} {
+		if _, err := fetch(context.Background(), srv.URL+path); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

@@ -79,8 +79,8 @@ func Match(all []*Provisioning, announced []amt.TrustHash, h Hints, now time.Tim
 		if len(refusals) > 0 {
 			return nil, refuse(refusals)
 		}
-		return nil, reason.Because(reason.RootNotTrusted, "the device trusts %s; the certificates here end in %s",
-			DescribeHashes(announced, 0), held(usable))
+		return nil, reason.Because(reason.RootNotTrusted, "the device trusts %s; the certificates here end in %s%s",
+			DescribeHashes(announced, 0), held(usable), bridge(usable, announced))
 	}
 	slices.SortStableFunc(ranked, compareCandidates)
 	out := make([]Candidate, len(ranked))

@@ -170,6 +170,36 @@ func TestMatchNamesWhatTheDeviceTrusts(t *testing.T) {
 	}
 }
 
+func TestACrossCertificateIsSuggested(t *testing.T) {
+	t.Parallel()
+	root := func(name string) Path {
+		for _, r := range KnownRoots() {
+			if r.Name == name {
+				return Path{RootHashes: r.Hashes()}
+			}
+		}
+		t.Fatal("no root ", name)
+		return Path{}
+	}
+	for _, c := range []struct{ held, trusted, want string }{
+		{"Go Daddy Root CA - G2", "Go Daddy Class 2 CA", "Go Daddy Class 2 CA has also certified Go Daddy Root CA - G2"},
+		{"Sectigo Public Server Authentication Root R46", "Comodo AAA Certificate Services", "Comodo AAA Certificate Services has also certified Sectigo"},
+		{"DigiCert Global Root G2", "Go Daddy Class 2 CA", ""},
+		{"Go Daddy Class 2 CA", "Go Daddy Root CA - G2", ""},
+	} {
+		got := bridge([]*Provisioning{{Name: "prov.example.com", Paths: []Path{root(c.held)}}}, root(c.trusted).RootHashes[:1])
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("held %s, trusted %s: %q", c.held, c.trusted, got)
+		}
+	}
+	for name, older := range crossSigned {
+		root(name)
+		for _, o := range older {
+			root(o)
+		}
+	}
+}
+
 func TestRootNames(t *testing.T) {
 	t.Parallel()
 	// protocol.md 2.5 and 2.6: by each digest given there.
