@@ -20,18 +20,12 @@ func (c *conn) answer(req *httpRequest) bool {
 	d.mu.Lock()
 	d.seen.requests++
 	d.seen.lastRequest = time.Now()
-	if d.handling++; d.handling > d.seen.maxInFlight {
-		d.seen.maxInFlight = d.handling
-	}
-	defer func() {
-		d.mu.Lock()
+	d.handling++
+	d.seen.maxInFlight = max(d.seen.maxInFlight, d.handling)
+	if reply := c.atTheDoor(req); reply != nil {
 		d.handling--
 		d.mu.Unlock()
-	}()
-
-	if reply := c.atTheDoor(req); reply != nil {
-		d.mu.Unlock()
-		return c.write(reply) == nil && !reply.close && !req.close && !c.dev.p.EOFFramed && !c.dev.p.CloseAlways
+		return c.write(reply) == nil && !reply.close && !req.close
 	}
 	call, err := readCall(req.body)
 	call.conn = c
@@ -39,16 +33,22 @@ func (c *conn) answer(req *httpRequest) bool {
 	d.mu.Unlock()
 
 	if done, more := f.before(c); done {
+		d.mu.Lock()
+		d.handling--
+		d.mu.Unlock()
 		return more && !req.close
 	}
 	call.strange = f.kind == WrongRelate
 	if f.kind == Late {
-		_ = c.raw.Close()
-		if !d.wait(f.pause) {
-			return false
-		}
+		d.leave(c.raw)
+		d.wait(f.pause)
 	}
 	d.mu.Lock()
+	d.handling--                        // the answer may be read before this goroutine runs again
+	if d.closed || c.epoch != d.epoch { // the network went down meanwhile
+		d.mu.Unlock()
+		return false
+	}
 	var reply *httpReply
 	switch {
 	case f.kind == Refuse && call.isMethod:
@@ -128,10 +128,12 @@ func (c *conn) atTheDoor(req *httpRequest) *httpReply {
 		return c.unauthorized(true)
 	case wrong:
 		d.digest.fails++
+		d.seen.mostWrong = max(d.seen.mostWrong, d.digest.fails)
 		d.login(user, false)
-	}
-	if c.setup && !d.p.AsksDigest {
-		return nil
+	case unasked:
+		if c.setup && !d.p.AsksDigest {
+			return nil // an answer to a question nobody put
+		}
 	}
 	return c.unauthorized(false)
 }

@@ -41,9 +41,12 @@ type Config struct {
 	Restart        time.Duration // how long the network is gone after a commit; 0: 200 ms
 	Factory        bool          // starts in factory mode, silent, instead of setup mode
 	MaxConnections int           // more than these are reset; 0: any number
-	NeverAsk       bool          // no digest challenge in setup mode, whatever the generation does
 	LenientDigest  bool          // SetAdminAclEntryEx takes 32 hexadecimal digits too; real firmware does not
 	SplitHello     bool          // the hello goes out one byte a segment
+
+	// Tune changes the generation's data for this device alone, such as
+	// func(p *Personality) { p.AsksDigest = true }. nil: as it is.
+	Tune func(*Personality)
 
 	Faults Faults
 	Log    *zap.Logger      // nil: silent
@@ -73,7 +76,7 @@ type Device struct {
 	record    *setupPeer    // whoever committed
 	recordIP  string
 	listeners []net.Listener
-	conns     map[net.Conn]struct{}
+	conns     map[*net.TCPConn]struct{}
 	handling  int
 	epoch     int // counts network restarts
 	windowEnd time.Time
@@ -155,8 +158,8 @@ func New(cfg Config) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.NeverAsk {
-		p.AsksDigest = false
+	if cfg.Tune != nil {
+		cfg.Tune(&p)
 	}
 	if !cfg.Addr.IsValid() {
 		return nil, errors.New("a simulated device needs an address")
@@ -180,7 +183,7 @@ func New(cfg Config) (*Device, error) {
 		realm:   realmOf(cfg.UUID),
 		closing: make(chan struct{}),
 		changed: make(chan struct{}),
-		conns:   map[net.Conn]struct{}{},
+		conns:   map[*net.TCPConn]struct{}{},
 		enums:   map[string]*enumeration{},
 		state:   amt.StateIn,
 	}
@@ -301,7 +304,7 @@ func (d *Device) powerCycle(keep bool) {
 	d.note("PowerCycle", fmt.Sprintf("keep=%t", keep), 0)
 	d.seen.powerCycles++
 	if d.state == amt.StateIn && !keep {
-		d.now = d.saved.clone()
+		d.now, d.lmsPut = d.saved.clone(), false
 	}
 	if d.state == amt.StatePre {
 		d.setState(amt.StateIn)

@@ -27,6 +27,7 @@ type conn struct {
 	rw    net.Conn // the TLS connection, or raw
 	peer  netip.Addr
 	setup bool
+	epoch int // of the device's network when the peer came
 	in    *bufio.Reader
 }
 

@@ -86,8 +86,7 @@ func TestClosingTheWindow(t *testing.T) {
 
 func TestMEBxPolicyAndStrength(t *testing.T) {
 	t.Parallel()
-	d := startDevice(t, Config{Personality: "11"})
-	d.p.MEBxPolicy = MEBxDefaultOnly
+	d := startDevice(t, Config{Personality: "11", Tune: func(p *Personality) { p.MEBxPolicy = MEBxDefaultOnly }})
 	c := newClient(t, d, sharedLab().tls())
 	for _, weak := range []string{"short1!", "alllower1!", "ALLUPPER1!", "NoDigits!!", "NoSpecial11", "Under_score1", "Com,ma11!a"} {
 		if n, _, err := c.call("AMT_SetupAndConfigurationService", "SetMEBxPassword", "<r:Password>"+weak+"</r:Password>"); err != nil || n != 2054 {
@@ -186,5 +185,51 @@ func TestMutualTLSAfterSetupWantsAConsoleCertificate(t *testing.T) {
 	}
 	if err := judgeConsole(nil, nil, nil); err == nil {
 		t.Error("no certificate passed for a console's")
+	}
+}
+
+func TestConnectionsAreCountedWhileBothEndsHoldThem(t *testing.T) {
+	t.Parallel()
+	d := startDevice(t, Config{MaxConnections: 2})
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", d.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for range 50 { // one after the other
+		_ = dial().Close()
+	}
+	for d.Snapshot().Connections < 50 {
+		<-time.After(time.Millisecond)
+	}
+	if n := d.Snapshot().MaxConcurrent; n != 1 {
+		t.Errorf("one at a time counted as %d", n)
+	}
+	a, b, c := dial(), dial(), dial()
+	defer a.Close()
+	defer b.Close()
+	defer c.Close()
+	for d.Snapshot().TooMany == 0 {
+		<-time.After(time.Millisecond)
+	}
+	if s := d.Snapshot(); s.MaxConcurrent != 2 || s.TooMany != 1 {
+		t.Errorf("three at once: %d, and %d refused", s.MaxConcurrent, s.TooMany)
+	}
+}
+
+func TestAWrongLoginInSetupIsCounted(t *testing.T) {
+	t.Parallel()
+	d := startDevice(t, Config{Personality: "12", Tune: func(p *Personality) { p.AsksDigest = true }})
+	c := newClient(t, d, sharedLab().tls())
+	c.user, c.password = "admin", "Wrong1!pass"
+	if status, _, err := c.post(c.envelope("AMT_GeneralSettings", nsXfer+"/Get", "", "")); err != nil || status != 401 {
+		t.Errorf("a wrong password: %d %v, want 401", status, err)
+	}
+	c.password = "admin"
+	c.get("AMT_GeneralSettings", "")
+	if s := d.Snapshot(); s.LoginsFailed == 0 || s.WrongInARow != s.LoginsFailed || s.LoginsOK != 1 {
+		t.Errorf("logins: %d wrong (%d in a row), %d right", s.LoginsFailed, s.WrongInARow, s.LoginsOK)
 	}
 }

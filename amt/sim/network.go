@@ -76,24 +76,35 @@ func (d *Device) accept(c *net.TCPConn, conf *tls.Config, setup bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.seen.connections++
-	if d.closed || d.cfg.MaxConnections > 0 && len(d.conns) >= d.cfg.MaxConnections {
+	open := 1
+	for o := range d.conns {
+		if peerStays(o) {
+			open++
+		}
+	}
+	if d.closed || d.cfg.MaxConnections > 0 && open > d.cfg.MaxConnections {
 		d.seen.tooMany++
 		reset(c)
 		return
 	}
 	d.conns[c] = struct{}{}
-	d.seen.maxConcurrent = max(d.seen.maxConcurrent, len(d.conns))
+	d.seen.maxConcurrent = max(d.seen.maxConcurrent, open)
+	epoch := d.epoch
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
-		defer func() {
-			_ = c.Close()
-			d.mu.Lock()
-			delete(d.conns, c)
-			d.mu.Unlock()
-		}()
-		d.serve(c, conf, setup)
+		defer d.leave(c)
+		d.serve(c, conf, setup, epoch)
 	}()
+}
+
+// leave forgets a connection first and closes it then, so that a peer that
+// comes back at once is not taken for two.
+func (d *Device) leave(c *net.TCPConn) {
+	d.mu.Lock()
+	delete(d.conns, c)
+	d.mu.Unlock()
+	_ = c.Close()
 }
 
 // reset ends a connection without a word, as old firmware does.
@@ -110,6 +121,7 @@ func (d *Device) cutNetwork() {
 	d.listeners = nil
 	for c := range d.conns {
 		_ = c.Close()
+		delete(d.conns, c)
 	}
 	d.epoch++
 	d.digest.forget()
@@ -207,8 +219,8 @@ func (d *Device) contextCert() (*tls.Certificate, error) {
 }
 
 // serve speaks with one peer until either side has enough.
-func (d *Device) serve(raw *net.TCPConn, conf *tls.Config, setup bool) {
-	c := &conn{dev: d, raw: raw, rw: raw, setup: setup}
+func (d *Device) serve(raw *net.TCPConn, conf *tls.Config, setup bool, epoch int) {
+	c := &conn{dev: d, raw: raw, rw: raw, setup: setup, epoch: epoch}
 	if addr, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
 		c.peer = addr.AddrPort().Addr().Unmap()
 	}
@@ -220,6 +232,9 @@ func (d *Device) serve(raw *net.TCPConn, conf *tls.Config, setup bool) {
 		}
 		c.rw = tc
 		defer func() {
+			d.mu.Lock()
+			delete(d.conns, raw)
+			d.mu.Unlock()
 			_ = raw.SetWriteDeadline(time.Now().Add(time.Second))
 			_ = tc.Close()
 		}()

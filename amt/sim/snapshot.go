@@ -12,7 +12,7 @@ type seen struct {
 	connections, handshakes, badHandshakes int
 	maxConcurrent, maxInFlight, tooMany    int
 	requests, challenges, commits          int
-	powerCycles, hellos                    int
+	powerCycles, hellos, mostWrong         int
 	mebx, admin                            []string // every one ever received; admin as hex HA1
 	refusals                               []string
 	logins                                 []Login
@@ -77,6 +77,7 @@ type Snapshot struct {
 	Hellos               int
 	LoginsOK             int
 	LoginsFailed         int
+	WrongInARow          int // most wrong passwords one after the other: from 10 or so firmware speaks of an attack
 	Logins               []Login
 	Refusals             []string // why a chain was refused, in the device's words
 	Changes              []Change
@@ -106,7 +107,7 @@ func (d *Device) Snapshot() Snapshot {
 		OptIn: d.now.optIn, Redirection: d.now.redirection, WindowEnd: d.windowEnd,
 		Commits: d.seen.commits, Connections: d.seen.connections, Handshakes: d.seen.handshakes, BadHandshakes: d.seen.badHandshakes,
 		MaxConcurrent: d.seen.maxConcurrent, MaxInFlight: d.seen.maxInFlight, TooMany: d.seen.tooMany,
-		Requests: d.seen.requests, Challenges: d.seen.challenges, PowerCycles: d.seen.powerCycles, Hellos: d.seen.hellos,
+		Requests: d.seen.requests, Challenges: d.seen.challenges, PowerCycles: d.seen.powerCycles, WrongInARow: d.seen.mostWrong, Hellos: d.seen.hellos,
 		Logins: slices.Clone(d.seen.logins), Refusals: slices.Clone(d.seen.refusals), Changes: slices.Clone(d.seen.changes),
 		AdminHA1Seen: slices.Clone(d.seen.admin), FaultsFired: slices.Clone(d.faults.fired),
 		FirstHello: d.seen.firstHello, Operational: d.seen.operational, Managed: d.seen.managed,

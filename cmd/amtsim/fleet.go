@@ -41,6 +41,7 @@ logged in to it with its new password. Ends with status 0 when all are.`,
 	f.IntVar(&o.devices, "devices", 25, "how many")
 	f.Float64Var(&o.rate, "rate", 0, "devices that wake up a second; 0: all at once")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long")
+	f.Bool("until-managed", true, "end when all are managed (the default; --duration and --stay change it)")
 	f.DurationVar(&o.duration, "duration", 0, "run exactly this long instead of until all are managed")
 	f.DurationVar(&o.settle, "settle", 2*time.Second, "stay this long after the last request, for what a server still wants to read")
 	f.StringVar(&o.report, "report", "", "write a JSON report here (no secret is in it)")

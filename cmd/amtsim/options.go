@@ -104,7 +104,10 @@ func (o *deviceOptions) devices(n int) ([]*sim.Device, error) {
 	for i := range n {
 		cfg := sim.Config{
 			UUID: o.uuid(i), Personality: names[i%len(names)], Addr: addr, Port: o.port, Suffix: o.suffix, MEBxSuffix: o.mebxSuffix,
-			Roots: roots, Latency: o.latency, Restart: o.restart, Faults: faults, LenientDigest: o.lenient, SplitHello: o.split, NeverAsk: o.neverAsk,
+			Roots: roots, Latency: o.latency, Restart: o.restart, Faults: faults, LenientDigest: o.lenient, SplitHello: o.split,
+		}
+		if o.neverAsk {
+			cfg.Tune = func(p *sim.Personality) { p.AsksDigest = false }
 		}
 		if o.lenient {
 			cfg.HostName = fmt.Sprintf("amt-%04d", i+1)
