@@ -208,7 +208,9 @@ func TestEveryGenerationIsSetUp(t *testing.T) {
 			if peer := s.Peer(); peer.TLSVersion != p.MaxTLS && peer.TLSVersion != tls.VersionTLS12 || !peer.ClientCertAsked || !peer.ClientCertSent || len(peer.Fingerprint) != 32 {
 				t.Errorf("peer: %+v", peer)
 			}
-			if now := d.Snapshot(); now.MaxConcurrent > 1 || now.MaxInFlight > 1 {
+			// A device that closes counts the old line until its own bookkeeping is done.
+			closes := p.CloseAlways || p.EOFFramed || p.CloseOn401
+			if now := d.Snapshot(); now.MaxConcurrent > 1 && !closes || now.MaxInFlight > 1 {
 				t.Errorf("at once: %d connections, %d requests", now.MaxConcurrent, now.MaxInFlight)
 			}
 			_ = s.Close()
