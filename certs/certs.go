@@ -64,6 +64,7 @@ type Provisioning struct {
 	Key      crypto.Signer
 	Paths    []Path // best first; empty when no root was found
 	Findings []Finding
+	Forced   bool // the operator uses it outside its validity period; set it before sharing
 }
 
 // A Path is one chain, leaf first, self-signed root last.

@@ -16,7 +16,7 @@ import (
 type Hints struct {
 	Suffix       string      // the DNS suffix expected of it: orders, never excludes
 	Version      amt.Version // as recorded at an earlier visit
-	AllowExpired bool        // the operator forces certificates outside their validity period
+	AllowExpired bool        // take certificates outside their validity period; Provisioning.Forced does it for one
 }
 
 // A Candidate is one chain worth showing to a device.
@@ -31,8 +31,8 @@ type Candidate struct {
 // names that serve the expected suffix before others (a wrong suffix is a sure
 // refusal), what this firmware is sure to take before what is doubtful, then
 // stronger hash, shorter chain, longer life.
-// Certificates outside their validity period come last, and only when
-// h.AllowExpired is set.
+// Certificates outside their validity period come last, and only when they are
+// Forced or h.AllowExpired is set.
 //
 // The error, when there is no candidate, is a *reason.Error whose sentence
 // names what the device trusts and what is held here.
@@ -68,7 +68,7 @@ func Match(all []*Provisioning, announced []amt.TrustHash, h Hints, now time.Tim
 				continue
 			}
 			outside := p.Validity(now)
-			if outside != nil && !h.AllowExpired {
+			if outside != nil && !h.AllowExpired && !p.Forced {
 				refusals = append(refusals, outside)
 				continue
 			}

@@ -96,6 +96,8 @@ func TestMatchOrder(t *testing.T) {
 	direct := make(root.Leaf(certtest.Options{Name: "direct.corp.example.com"}))
 	foreign := make(root.Leaf(certtest.Options{Name: "prov.other.io"}))
 	expired := make(root.Leaf(certtest.Options{Name: "expired.corp.example.com", NotBefore: now.AddDate(-2, 0, 0), NotAfter: now.AddDate(0, 0, -1)}))
+	forced := *expired
+	forced.Forced = true
 	small := make(root.Leaf(certtest.Options{Name: "small.corp.example.com", Bits: 1024}))
 	large := make(root.Leaf(certtest.Options{Name: "large.corp.example.com", Bits: 4096}))
 	curve := make(root.Leaf(certtest.Options{Name: "curve.corp.example.com", ECC: true}))
@@ -117,6 +119,7 @@ func TestMatchOrder(t *testing.T) {
 		"a suffix nobody serves excludes none": {[]*Provisioning{plain, direct}, rootHash, Hints{Suffix: "third.io"}, "direct plain", ""},
 		"expired is left out":                  {[]*Provisioning{expired, direct}, rootHash, Hints{}, "direct", ""},
 		"expired comes last when forced":       {[]*Provisioning{expired, plain}, rootHash, Hints{AllowExpired: true}, "plain expired", ""},
+		"an expired one that is forced":        {[]*Provisioning{&forced, plain, expired}, rootHash, Hints{}, "plain expired", ""},
 		"only an expired one":                  {[]*Provisioning{expired}, rootHash, Hints{}, "", reason.CertExpired},
 		"unusable is left out":                 {[]*Provisioning{unusable, direct}, rootHash, Hints{}, "direct", ""},
 		"only an unusable one":                 {[]*Provisioning{unusable}, rootHash, Hints{}, "", reason.NoProvisioningCertificate},

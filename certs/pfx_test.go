@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestLoadPFXOfOpenSSL(t *testing.T) {
 	write(t, dir, "key.pem", certtest.KeyPEM(f.Key))
 	write(t, dir, "leaf.pem", certtest.PEM(f.Cert))
 	write(t, dir, "rest.pem", certtest.PEM(f.Issuers[1], f.Issuers[0]))
-	for name, more := range map[string][]string{"version 3": nil, "legacy": {"-legacy"}, "no key": {"-nokeys"}} {
+	for name, more := range map[string][]string{"version 3": nil, "legacy": {"-legacy"}, "no key": {"-nokeys"}, "no certificate": {"-nocerts"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			out := filepath.Join(dir, strings.ReplaceAll(name, " ", "")+".pfx")
@@ -53,9 +54,9 @@ func TestLoadPFXOfOpenSSL(t *testing.T) {
 				t.Fatal(err)
 			}
 			p, err := LoadPFX(data, secret("secret"), now)
-			if name == "no key" {
-				if codeOf(err) != reason.CertPrivateKeyMissing {
-					t.Errorf("want cert_private_key_missing, got %v", err)
+			if want, ok := map[string]reason.Code{"no key": reason.CertPrivateKeyMissing, "no certificate": reason.CertKeyMismatch}[name]; ok {
+				if codeOf(err) != want {
+					t.Errorf("want %s, got %v", want, err)
 				}
 				return
 			}
@@ -98,6 +99,7 @@ func TestLoadPFXRefuses(t *testing.T) {
 		"a flipped bit":         {damaged, "secret", reason.PFXPasswordWrong, ""}, // the integrity check cannot tell
 		"no integrity check":    {f.PFX(certtest.NoPassword, ""), "secret", reason.PFXUnsupportedAlgorithm, "integrity"},
 		"somebody else's leaf":  {certtest.PFX(certtest.Modern, "secret", f.Key, other.Chain()...), "secret", reason.CertKeyMismatch, "other.corp.example.com"},
+		"two leaves with keys":  {twoKeys(t, f, other), "", reason.CertAmbiguous, "2 private keys"},
 		"two leaves of one key": {certtest.PFX(certtest.Modern, "secret", f.Key, append(f.Chain(), renewed.Cert)...), "secret", reason.CertAmbiguous, "share"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,6 +116,60 @@ func TestLoadPFXRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// twoKeys merges two PFX files into one, as a careless export does.
+func twoKeys(t *testing.T, a, b certtest.Leaf) []byte {
+	t.Helper()
+	parts := func(f certtest.Leaf) (safes []contentInfo) {
+		var outer struct {
+			Version  int
+			AuthSafe contentInfo
+		}
+		var inner []byte
+		data := f.PFX(certtest.NoPassword, "")
+		if _, err := asn1.Unmarshal(data, &outer); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := asn1.Unmarshal(outer.AuthSafe.Content.Bytes, &inner); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := asn1.Unmarshal(inner, &safes); err != nil {
+			t.Fatal(err)
+		}
+		return safes
+	}
+	wrap := func(v any) asn1.RawValue {
+		der, err := asn1.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asn1.RawValue{FullBytes: der}
+	}
+	explicit := func(octets []byte) contentInfo {
+		return contentInfo{Type: oidData, Content: asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: wrap(octets).FullBytes}}
+	}
+	one, two := parts(a), parts(b)
+	var merged []contentInfo
+	for i := range one {
+		var bags []asn1.RawValue
+		for _, s := range []contentInfo{one[i], two[i]} {
+			var octets []byte
+			var some []asn1.RawValue
+			if _, err := asn1.Unmarshal(s.Content.Bytes, &octets); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := asn1.Unmarshal(octets, &some); err != nil {
+				t.Fatal(err)
+			}
+			bags = append(bags, some...)
+		}
+		merged = append(merged, explicit(wrap(bags).FullBytes))
+	}
+	return wrap(struct {
+		Version  int
+		AuthSafe contentInfo
+	}{3, explicit(wrap(merged).FullBytes)}).FullBytes
 }
 
 func TestLoadPFXPrefersTheIssuedTwin(t *testing.T) {
