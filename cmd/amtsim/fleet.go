@@ -88,6 +88,10 @@ func (o *fleetOptions) run(ctx context.Context, out, progress io.Writer) error {
 	return err
 }
 
+// unmanagedPatience is how long operational devices wait in silence for a login
+// that does not come, as when the server speaks to them in other ways.
+const unmanagedPatience = 30 * time.Second
+
 // await shows counts once a second until there is nothing more to wait for.
 func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer) {
 	limit := o.timeout
@@ -102,7 +106,10 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 	var last counts
 	for {
 		n := fl.counts()
-		if done := n.managed == len(fl.devices) && n.open == 0 && time.Since(n.lastRequest) > o.settle; done && o.duration == 0 && !o.stay {
+		quiet := time.Since(n.lastRequest)
+		done := n.managed == len(fl.devices) && n.open == 0 && quiet > o.settle ||
+			n.states[amt.StatePost] == len(fl.devices) && quiet > max(o.settle, unmanagedPatience)
+		if done && o.duration == 0 && !o.stay {
 			return
 		}
 		if time.Since(shown) >= time.Second && n != last {
