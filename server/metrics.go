@@ -39,25 +39,16 @@ func (m *metrics) watch(db *store.DB) { m.reg.MustRegister(&fleet{db: db}) }
 // every node and never drifts.
 type fleet struct{ db *store.DB }
 
-var (
-	devicesDesc = prometheus.NewDesc("provisiond_devices", "Devices by lifecycle.", []string{"state"}, nil)
-	oldestDesc  = prometheus.NewDesc("provisiond_queue_oldest_ready_age_seconds", "How long the longest-waiting run could have been worked on.", nil, nil)
-)
+var devicesDesc = prometheus.NewDesc("provisiond_devices", "Devices by lifecycle.", []string{"state"}, nil)
 
-func (*fleet) Describe(ch chan<- *prometheus.Desc) { ch <- devicesDesc; ch <- oldestDesc }
+func (*fleet) Describe(ch chan<- *prometheus.Desc) { ch <- devicesDesc }
 
 func (f *fleet) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	var counts map[store.Lifecycle]int
-	var oldest time.Time
-	var now time.Time
 	err := f.db.Read(ctx, func(tx *store.Tx) (err error) {
-		if counts, err = tx.CountDevices(ctx); err != nil {
-			return err
-		}
-		oldest, err = tx.OldestWaiting(ctx)
-		now = tx.Now()
+		counts, err = tx.CountDevices(ctx)
 		return err
 	})
 	if err != nil {
@@ -66,9 +57,4 @@ func (f *fleet) Collect(ch chan<- prometheus.Metric) {
 	for _, l := range store.Lifecycles() {
 		ch <- prometheus.MustNewConstMetric(devicesDesc, prometheus.GaugeValue, float64(counts[l]), string(l))
 	}
-	age := 0.0
-	if !oldest.IsZero() {
-		age = max(now.Sub(oldest).Seconds(), 0)
-	}
-	ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, age)
 }

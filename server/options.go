@@ -62,6 +62,8 @@ type Options struct {
 	Drain          time.Duration
 	Port           uint16 // where devices listen; 16993 but for tests
 
+	Zones []string
+
 	KeepHellos, KeepEvents, KeepRuns time.Duration
 
 	Registry *prometheus.Registry

@@ -22,7 +22,6 @@ import (
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/console"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
@@ -84,6 +83,9 @@ func New(o Options) (*Server, error) {
 // HelloAddr is where hellos are taken; APIAddr where the API answers.
 func (s *Server) HelloAddr() net.Addr { return s.helloL.Addr() }
 func (s *Server) APIAddr() net.Addr   { return s.apiL.Addr() }
+
+// Ready reports whether hellos are taken.
+func (s *Server) Ready() bool { return s.ready.Load() }
 
 // TokenFile is where the first admin token is written.
 func (s *Server) TokenFile() string { return filepath.Join(s.o.DataDir, "admin.token") }
@@ -317,11 +319,8 @@ func (s *Server) startAPI(ctx context.Context) error {
 			return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
 		},
 		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.o.Registry,
-		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
+		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 	})
-	if s.o.Console {
-		s.api.Mount(console.New(s.api, console.Options{Lifetime: s.o.Sessions, Secure: s.o.APITLS != nil}))
-	}
 	var h http.Handler = s.api
 	s.handler.Store(&h)
 	s.onStop("the API's streams", func(context.Context) error { s.api.Close(); return nil })

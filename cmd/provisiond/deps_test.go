@@ -38,7 +38,7 @@ server/doctor    : amt amt/reason amt/session certs store
 server           : amt amt/reason amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/api server/console server/doctor
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/hello certs server/api
-cmd/provisiond   : amt amt/reason amt/sim certs certs/certtest server server/api server/doctor store store/seal
+cmd/provisiond   : amt amt/reason amt/hello amt/sim certs certs/certtest server server/admit server/profile server/api server/doctor store store/seal
 `
 
 var testOnly = []string{"amt/sim", "certs/certtest", "store/pgtest", "server/api/apitest"}
