@@ -110,9 +110,13 @@ func pick(b *Bundle, pending []Pending) (*x509.Certificate, crypto.Signer, *Pend
 }
 
 func noKey(b *Bundle, pending []Pending) *reason.Error {
-	var leaves []string
+	var leaves, selfSigned []string
 	for _, c := range b.Certs {
-		if !c.IsCA && !selfIssued(c) {
+		switch {
+		case c.IsCA:
+		case selfIssued(c):
+			selfSigned = append(selfSigned, nameOf(c))
+		default:
 			leaves = append(leaves, nameOf(c))
 		}
 	}
@@ -121,6 +125,8 @@ func noKey(b *Bundle, pending []Pending) *reason.Error {
 		return reason.Because(reason.CertInputInvalid, "there is a private key here and no certificate")
 	case len(b.Keys) > 0:
 		return reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates here: %s", namesIn(b.Certs))
+	case len(leaves) == 0 && len(selfSigned) > 0:
+		return reason.Because(reason.CertSelfSigned, "%s signed itself; a certificate that a CA issued is needed", strings.Join(selfSigned, ", "))
 	case len(leaves) == 0:
 		return reason.Because(reason.CertInputInvalid, "only CA certificates are here (%s); the certificate itself is missing", namesIn(b.Certs))
 	}

@@ -77,6 +77,12 @@ func TestJoinARequest(t *testing.T) {
 	if r.DaysLeft != 365 {
 		t.Errorf("days left: %d", r.DaysLeft)
 	}
+	if a := p.Expect(version("11.8"), "corp.example.com"); a.Answer != AnswerMaybe || !strings.Contains(a.Why, "Vendor Root") || !strings.Contains(a.Why, "ends in the device's suffix") {
+		t.Errorf("expected of AMT 11.8: %+v", a)
+	}
+	if a := p.Expect(version("11.8"), "other.io"); a.Answer != AnswerNo || !strings.Contains(a.Why, "other.io") {
+		t.Errorf("expected of AMT 11.8 in another domain: %+v", a)
+	}
 	if len(r.Accepted) != len(Generations()) || r.Accepted[0].Version != "3.2" || r.Accepted[0].Answer != AnswerMaybe || !strings.Contains(r.Accepted[9].Why, "USB") {
 		t.Errorf("acceptance: %+v", r.Accepted)
 	}
@@ -117,6 +123,7 @@ func TestJoinRefuses(t *testing.T) {
 		"no request pending":           {bundleOf(t, foreign.Chain()...), nil, reason.CertPrivateKeyMissing, "no request is pending"},
 		"only the chain":               {bundleOf(t, root, middle.Cert), []Pending{pending}, reason.CertInputInvalid, "only CA certificates"},
 		"somebody else's leaf and key": {with(bundleOf(t, foreign.Cert), pending.Key), nil, reason.CertKeyMismatch, "prov.other.io"},
+		"a self-signed leaf":           {bundleOf(t, l.SelfSigned(certtest.Options{Name: cn}).Cert), []Pending{}, reason.CertSelfSigned, "signed itself"},
 		"a key alone":                  {&Bundle{Keys: []crypto.Signer{foreign.Key}}, nil, reason.CertInputInvalid, "no certificate"},
 		"two leaves of one request":    {bundleOf(t, first, second, middle.Cert, root), []Pending{pending}, reason.CertAmbiguous, "share"},
 		"two leaves with keys":         {with(bundleOf(t, append(foreign.Chain(), first)...), foreign.Key), []Pending{pending}, reason.CertAmbiguous, "one at a time"},

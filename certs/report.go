@@ -188,6 +188,27 @@ func accept(p *Provisioning, v amt.Version) Acceptance {
 	return a
 }
 
+// Expect says in words what a device of this release, whose DNS suffix is
+// suffix, would answer. The root's hash is judged by what firmware of that age
+// is known to carry; a real hello knows better.
+func (p *Provisioning) Expect(v amt.Version, suffix string) Acceptance {
+	a := accept(p, v)
+	if a.Answer == AnswerNo {
+		return a
+	}
+	d := p.Covers(suffix, v)
+	switch {
+	case !d.OK:
+		a.Answer, a.Why = AnswerNo, d.Why
+	case d.Unsure:
+		a.Answer = AnswerMaybe
+		fallthrough
+	default:
+		a.Why = d.Why + "; " + a.Why
+	}
+	return a
+}
+
 func answerRank(a Answer) int { return slices.Index([]Answer{AnswerYes, AnswerMaybe, AnswerNo}, a) }
 
 func acceptPath(path Path, v amt.Version) (Answer, string) {

@@ -176,6 +176,8 @@ func (f SetupFile) check() error {
 		return bad("the current MEBx password is needed; on a new machine it is \"admin\"")
 	case len(f.CurrentPassword.Reveal()) > amt.MaxPassword:
 		return bad("the current MEBx password has more than %d characters", amt.MaxPassword)
+	case f.CurrentPassword.Reveal() == "admin" && f.NewPassword.IsZero():
+		return bad("a new MEBx password is needed: firmware does not let \"admin\" stay")
 	case len(f.Hashes) > maxCustomHashes:
 		return bad("%d hashes; MEBx has room for %d of one's own", len(f.Hashes), maxCustomHashes)
 	case f.Version == 1 && (len(f.Hashes) > 0 || f.DNSSuffix != "" || f.ServerFQDN != ""):

@@ -85,6 +85,7 @@ func TestSetupFileRefuses(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*SetupFile){
 		"no current password":  func(f *SetupFile) { f.CurrentPassword = amt.Secret{} },
+		"admin stays":          func(f *SetupFile) { f.NewPassword = amt.Secret{} },
 		"weak new password":    func(f *SetupFile) { f.NewPassword = secret("hunter2hunter2") },
 		"SHA-256 in version 2": func(f *SetupFile) { f.Version = 2 },
 		"version 5":            func(f *SetupFile) { f.Version = 5 },

@@ -166,6 +166,13 @@ func (c *CA) Sign(o Options, pub crypto.PublicKey) *x509.Certificate {
 	return c.issue(o, c.lab.template(o, false), pub)
 }
 
+// SelfSigned makes an end-entity certificate that no CA issued.
+func (l *Lab) SelfSigned(o Options) Leaf {
+	key := l.keyFor(o)
+	t := l.template(o, false)
+	return Leaf{Cert: sign(t, o, t, nil, key.Public(), key), Key: key}
+}
+
 func (c *CA) issue(o Options, t *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
 	return sign(t, o, c.Cert, c.Cert.SubjectKeyId, pub, c.Key)
 }
