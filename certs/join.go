@@ -87,6 +87,9 @@ func pick(b *Bundle, pending []Pending) (*x509.Certificate, crypto.Signer, *Pend
 	}
 	// Requests first: a key that is in both stays tied to its request.
 	for i := range pending {
+		if pending[i].Key == nil {
+			continue // its key could not be unsealed; noKey still names it
+		}
 		if err := add(pending[i].Key, &pending[i]); err != nil {
 			return nil, nil, nil, err
 		}
