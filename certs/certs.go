@@ -103,6 +103,15 @@ func (p *Provisioning) Validity(now time.Time) *reason.Error {
 	return nil
 }
 
+// New joins a leaf and its key, as a store keeps them, with chain material in
+// any order. The error is cert_key_mismatch.
+func New(leaf *x509.Certificate, key crypto.Signer, pool []*x509.Certificate, now time.Time) (*Provisioning, error) {
+	if !samePublicKey(leaf.PublicKey, key.Public()) {
+		return nil, reason.Because(reason.CertKeyMismatch, "the private key does not belong to certificate %s", nameOf(leaf))
+	}
+	return newProvisioning(leaf, key, pool, now), nil
+}
+
 // newProvisioning builds the paths and makes the findings. pool is any mixture
 // of certificates; what does not belong to a path is left out.
 func newProvisioning(leaf *x509.Certificate, key crypto.Signer, pool []*x509.Certificate, now time.Time) *Provisioning {

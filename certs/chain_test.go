@@ -112,6 +112,17 @@ func TestCrossSignedShapes(t *testing.T) {
 	}
 }
 
+func TestNew(t *testing.T) {
+	t.Parallel()
+	f := lab().Plain("New", "prov.corp.example.com")
+	if p, err := New(f.Cert, f.Key, f.Issuers, now); err != nil || !p.Usable() || p.ID != IDOf(f.Cert) {
+		t.Errorf("%v, %v", p, err)
+	}
+	if _, err := New(f.Cert, lab().RSAKey("another", 2048), f.Issuers, now); codeOf(err) != reason.CertKeyMismatch {
+		t.Errorf("another key: %v", err)
+	}
+}
+
 func TestCyclesEnd(t *testing.T) {
 	t.Parallel()
 	l := lab()
