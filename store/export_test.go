@@ -9,3 +9,9 @@ func (db *DB) Exec(ctx context.Context, q string) error {
 		return err
 	})
 }
+
+// Count asks for one number.
+func (db *DB) Count(ctx context.Context, q string) (n int, err error) {
+	err = db.Read(ctx, func(tx *Tx) error { return tx.one(ctx, q, nil, &n) })
+	return n, err
+}
