@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -128,8 +129,8 @@ func handleOf(out wsman.Node, name string) (string, error) {
 		ref = out // whatever this release calls it, the output holds one reference
 	}
 	h := ref.Selector("InstanceID")
-	if h == "" {
-		return "", reason.Because(reason.WSMANInvalid, "%s: the answer refers to no instance", name)
+	if h == "" { // made, and we do not know what it is called: enumerate
+		return "", &reason.Error{Code: reason.WSMANInvalid, Sent: true, Err: fmt.Errorf("%s: the answer refers to no instance", name)}
 	}
 	return h, nil
 }

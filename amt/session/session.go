@@ -141,14 +141,29 @@ func (s *Session) SetDeadline(t time.Time) { s.client.SetDeadline(t) }
 // Close ends the conversation.
 func (s *Session) Close() error { return s.client.Close() }
 
-// recode gives a device's refusal, a Status or a Fault, the name the step has
-// for it. A failure of the line keeps its own.
+// recode gives a device's refusal, a Status or a SOAP fault, the name the step
+// has for it. A failure of the line keeps its own, and so does one that passes
+// by itself where the step's name would call for a person.
 func recode(code reason.Code, err error) error {
 	why := new(reason.Error)
 	if !errors.As(err, &why) || why.Sent || why.Code != reason.WSMANFault {
 		return err
 	}
+	if reason.Of(code).Retry != reason.Repeat && passes(err) {
+		return err
+	}
 	return &reason.Error{Code: code, Err: why.Err}
+}
+
+// passes reports whether the same call may succeed later, nobody doing anything:
+// a busy device, or HTTP's refusal without a fault around it.
+func passes(err error) bool {
+	var status amt.Status
+	if errors.As(err, &status) {
+		return status == amt.StatusInternalError || status.Class() == amt.ClassWait || status.Class() == amt.ClassFlash
+	}
+	fault := new(wsman.Fault)
+	return errors.As(err, &fault) && fault.Code == ""
 }
 
 // absent reports whether err means that this firmware does not have what was
