@@ -189,6 +189,11 @@ func (q *Queue) EnqueueTx(ctx context.Context, tx *store.Tx, runID int64, at tim
 	if priority < Urgent || priority > Idle {
 		return fmt.Errorf("enqueue run %d: priority %d: want 1 to 4", runID, priority)
 	}
+	// River parks a job with a time in "scheduled", also one whose time has
+	// come, until its leader looks again.
+	if !at.After(time.Now()) {
+		at = time.Time{}
+	}
 	// On SQLite a context that ends in mid-statement would roll back the
 	// writes of others that share the commit.
 	if tx.Handle() != nil && q.db.Engine() == store.SQLite {
