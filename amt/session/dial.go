@@ -93,8 +93,12 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) {
 	// Whoever answers a redial has to be who answered first.
 	again := t
 	again.Pin = peer.Fingerprint
+	hint := ""
+	if t.Client != nil && !peer.ClientCertAsked {
+		hint = "it did not ask for our certificate in the TLS handshake, so it may be set up already"
+	}
 	s.client = wsman.NewClient(conn, wsman.Config{
-		Host: t.Addr.String(), Logins: t.Logins, CallTimeout: d.cfg.CallTimeout,
+		Host: t.Addr.String(), Logins: t.Logins, LoginHint: hint, CallTimeout: d.cfg.CallTimeout,
 		Log: d.log, Metrics: d.metrics.wsman, Explain: explain,
 		Redial: func(ctx context.Context) (net.Conn, error) {
 			conn, p, err := d.shake(ctx, again, peer.TLSVersion, new(attempt))

@@ -62,7 +62,7 @@ type server struct {
 	clients sync.Map // connection number -> [][]byte, the chain the client sent
 }
 
-func startServer(t *testing.T, conf *tls.Config, raw func(n int, c net.Conn) bool) *server {
+func startServer(t testing.TB, conf *tls.Config, raw func(n int, c net.Conn) bool) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -48,6 +48,7 @@ func (a *auth) adopt(l Login) {
 	next := []loginState{{Login: l}}
 	for _, old := range a.logins {
 		if old.User == l.User && old.Password.Equal(l.Password) {
+			next[0].Name = old.Name
 			continue
 		}
 		next = append(next, old)

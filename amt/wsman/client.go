@@ -25,6 +25,7 @@ type Config struct {
 	// understands, such as a TLS alert; "" leaves it a lost connection.
 	Explain     func(error) reason.Code
 	Logins      []Login
+	LoginHint   string        // added to the error when no login works; "" for nothing
 	CallTimeout time.Duration // of one call, logins and redials included; 0: 90 s
 	Log         *zap.Logger
 	Metrics     *Metrics
@@ -44,6 +45,8 @@ type Client struct {
 	lastAnswer time.Time
 	closing    bool  // the device closed, or said it would
 	refused    bool  // the last answer was a 401
+	changed    bool  // a change has been sent
+	habit      bool  // it closed unannounced before anything was changed
 	dead       error // why the conversation is over
 	id         uint64
 	auth       auth
@@ -91,7 +94,7 @@ func (c *Client) SetLogins(l []Login) {
 
 // Adopt puts a login in front of the others, because the device's password has
 // just been changed to it: the next request is answered with it, if the device
-// asks at all.
+// asks at all. One of the same user and password keeps its name.
 func (c *Client) Adopt(l Login) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -192,6 +195,7 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 	reopened := false
 	for range 2*len(c.auth.logins) + 6 {
 		r, body, err := c.exchange(ctx, q.envelope, c.auth.current())
+		c.changed = c.changed || q.changes && err == nil && r.status != 401
 		if failed := (*lineError)(nil); errors.As(err, &failed) {
 			if failed.gone && q.repeat && !reopened {
 				reopened, c.closing = true, true
@@ -210,6 +214,9 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 		c.cfg.Metrics.count(q.op, "401")
 		if err := c.auth.challenged(r); err != nil {
 			err.Err = fmt.Errorf("%s: %w", q.op, err.Err)
+			if c.cfg.LoginHint != "" && errors.Is(err, ErrNoLogin) {
+				err.Err = fmt.Errorf("%w; %s", err.Err, c.cfg.LoginHint)
+			}
 			return Node{}, err
 		}
 		if q.changes && !c.closing {

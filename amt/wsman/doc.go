@@ -8,7 +8,9 @@
 //  3. A 401 is answered with the stored logins in their order, each at most
 //     twice a request and never again once refused.
 //  4. A line the device closes in good order is opened again, at once and only
-//     at once; a line that breaks ends the conversation.
+//     at once; a line that breaks ends the conversation, and so does one that
+//     closes without a word after something was changed: a device that restarted
+//     has forgotten it.
 //  5. What a caller decides on is a type: *reason.Error around *Fault or
 //     amt.Status, with Sent saying whether a change may have happened.
 package wsman

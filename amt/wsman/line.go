@@ -68,7 +68,7 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 		return nil, nil, &lineError{err: err, sent: n > 0}
 	}
 	if _, err := c.br.Peek(1); err != nil {
-		gone := isClosed(err) && (c.refused || c.answers > 0 && idle >= idleRace)
+		gone := isClosed(err) && (c.refused || c.answers > 0 && idle >= idleRace && c.mayReopen())
 		return nil, nil, &lineError{err: err, sent: true, gone: gone}
 	}
 	r, err := readHead(c.br)
@@ -122,6 +122,10 @@ func (c *Client) ready(ctx context.Context) error {
 		}
 		switch state {
 		case peerClosed:
+			if !c.mayReopen() && !c.refused {
+				return &lineError{err: errors.New("the device closed the connection without a word after it was changed: it may have restarted and forgotten")}
+			}
+			c.habit = c.habit || !c.changed
 			c.closing = true
 		case peerReset:
 			return &lineError{err: errors.New("the connection was reset while idle")}
@@ -138,6 +142,13 @@ func (c *Client) ready(ctx context.Context) error {
 	}
 	return c.redial(ctx)
 }
+
+// mayReopen reports whether a line that the device closed unannounced may be
+// opened again. Settings made before a commit do not survive a restart, and
+// after one a device looks the same; so, once something was changed, only a
+// device that had this habit before is believed to have closed for no other
+// reason.
+func (c *Client) mayReopen() bool { return !c.changed || c.habit }
 
 // endWaiting reports whether the end of the line has already been read into the
 // TLS layer's own buffer, where the kernel does not see it any more. A deadline

@@ -162,6 +162,48 @@ func TestIdleCloseIsNoticedBeforeWriting(t *testing.T) {
 	}
 }
 
+// Once something was changed, a device that closes without a word may have
+// restarted and forgotten it, unless it always closes like that.
+func TestUnannouncedCloseAfterAChange(t *testing.T) {
+	t.Parallel()
+	cutting := func(from int) func(request) reply {
+		answers := 0
+		return func(r request) reply {
+			a := ok(r, committed)
+			a.cut = answers >= from
+			answers++
+			return a
+		}
+	}
+	t.Run("may be a restart", func(t *testing.T) {
+		t.Parallel()
+		p := startPeer(t, cutting(1))
+		c := p.client(Config{})
+		if err := errors.Join(read(c, t.Context()), commit(c, t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		waitClosed(t, c)
+		wantReason(t, read(c, t.Context()), reason.ConnectionLost, false)
+	})
+	t.Run("is a habit", func(t *testing.T) {
+		t.Parallel()
+		p := startPeer(t, cutting(0))
+		c := p.client(Config{})
+		for range 3 {
+			if err := read(c, t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			waitClosed(t, c)
+		}
+		for range 3 {
+			if err := commit(c, t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			waitClosed(t, c)
+		}
+	})
+}
+
 // A reset while idle is no orderly end: the device may have restarted.
 func TestIdleResetEndsTheConversation(t *testing.T) {
 	t.Parallel()
