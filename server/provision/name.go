@@ -87,13 +87,19 @@ func first(list ...string) string {
 
 func hours(n int) time.Duration { return time.Duration(n) * time.Hour }
 
-// named gives a device's refusal the step's own reason and leaves network and
-// protocol failures with theirs.
+// named gives a device's refusal the step's own reason. What has a reason of
+// its own keeps it, and so does a refusal that passes by itself where the
+// step's reason would call for a person.
 func named(code reason.Code, err error) error {
-	if isAnyStatus(err) {
-		return &reason.Error{Code: code, Sent: sent(err), Err: err}
+	var st amt.Status
+	if !asStatus(err, &st) || codeOf(err) != reason.WSMANFault {
+		return err
 	}
-	return err
+	passes := st == amt.StatusInternalError || st.Class() == amt.ClassWait || st.Class() == amt.ClassFlash
+	if passes && reason.Of(code).Retry != reason.Repeat {
+		return err
+	}
+	return &reason.Error{Code: code, Sent: sent(err), Err: err}
 }
 
 func isAnyStatus(err error) bool {
