@@ -98,7 +98,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) {
 		hint = "it did not ask for our certificate in the TLS handshake, so it may be set up already"
 	}
 	s.client = wsman.NewClient(conn, wsman.Config{
-		Host: t.Addr.String(), Logins: t.Logins, LoginHint: hint, CallTimeout: d.cfg.CallTimeout,
+		Host: netip.AddrPortFrom(t.Addr.Addr().WithZone(""), t.Addr.Port()).String(), Logins: t.Logins, LoginHint: hint, CallTimeout: d.cfg.CallTimeout,
 		Log: d.log, Metrics: d.metrics.wsman, Explain: explain,
 		Redial: func(ctx context.Context) (net.Conn, error) {
 			conn, p, err := d.shake(ctx, again, peer.TLSVersion, new(attempt))
@@ -188,6 +188,9 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 	if err != nil {
 		a.unreached = true
 		return nil, Peer{}, d.unreachable(ctx, what, err)
+	}
+	if t.Plain {
+		return raw, Peer{Verified: "none"}, nil
 	}
 	line := &observer{Conn: raw}
 	policy := newTrustPolicy(t.Pin, d.cfg)

@@ -260,3 +260,35 @@ func wantCode(t *testing.T, err error, code reason.Code) *reason.Error {
 	}
 	return why
 }
+
+// A device set up without TLS answers on the port below, in clear.
+func TestPlainAfterASetupWithoutTLS(t *testing.T) {
+	t.Parallel()
+	d := startDevice(t, sim.Config{Personality: "9"})
+	s := dialSetup(t, d)
+	ctx := t.Context()
+	id, err := s.Identify(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, clock := s.SetClock(ctx)
+	if err := errors.Join(clock, s.SetMEBxPassword(ctx, amt.NewSecret(mebxPassword)),
+		s.SetAdminPassword(ctx, "admin", id.Realm, amt.NewSecret(adminPassword)), s.SetHostName(ctx, "pc1", "lab.test")); err != nil {
+		t.Fatal(err)
+	}
+	why := new(reason.Error)
+	if err := s.Commit(ctx); err != nil && !(errors.As(err, &why) && why.Sent) {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	target := session.Target{Addr: netip.AddrPortFrom(d.Addr().Addr(), d.Addr().Port()-1), Plain: true,
+		Logins: []session.Login{{Name: "candidate", User: "admin", Password: amt.NewSecret(adminPassword)}}}
+	v, err := newDialer().Dial(ctx, target) // patience covers the restart
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if state, err := v.State(ctx); err != nil || state != amt.StatePost || v.LoginUsed() != "candidate" {
+		t.Errorf("%v, %v, login %q", state, err, v.LoginUsed())
+	}
+}

@@ -16,7 +16,7 @@ const authorization = "AMT_AuthorizationService"
 // travels in clear inside TLS. amt.StatusNotPermitted means that MEBx's policy
 // forbids it, mostly because somebody changed it by hand before.
 func (s *Session) SetMEBxPassword(ctx context.Context, pw amt.Secret) error {
-	_, err := s.client.Invoke(ctx, setupService, "SetMEBxPassword", wsman.Arg{Name: "Password", Value: pw.Reveal()})
+	_, err := s.client.Invoke(ctx, setupService, "SetMEBxPassword", wsman.Arg{Name: "Password", Value: pw.Reveal(), Secret: true})
 	return recode(reason.MEBxPasswordRejected, err)
 }
 
@@ -27,7 +27,7 @@ func (s *Session) SetMEBxPassword(ctx context.Context, pw amt.Secret) error {
 func (s *Session) SetAdminPassword(ctx context.Context, user, realm string, pw amt.Secret) error {
 	_, err := s.client.Invoke(ctx, authorization, "SetAdminAclEntryEx",
 		wsman.Arg{Name: "Username", Value: user},
-		wsman.Arg{Name: "DigestPassword", Value: digestPassword(user, realm, pw)})
+		wsman.Arg{Name: "DigestPassword", Value: digestPassword(user, realm, pw), Secret: true})
 	if err != nil {
 		return recode(reason.AdminPasswordRejected, err)
 	}

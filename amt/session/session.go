@@ -29,6 +29,9 @@ type Target struct {
 	MaxTLS uint16           // 0: TLS 1.2
 	Pin    []byte           // SHA-256 of the device's leaf certificate (DER); nil: any
 	Logins []Login          // tried in this order when the device asks for digest
+	// Plain goes without TLS, to the port given: how a device before AMT 16.1
+	// answers, on 16992, when it was set up without TLS. Never for setup.
+	Plain bool
 }
 
 // Peer is what the handshake said of the device.

@@ -131,8 +131,9 @@ type call struct {
 	class    string
 	action   string
 	sel      []Selector
-	changes  bool // it may change the device
-	repeat   bool // asking twice is the same as asking once
+	changes  bool     // it may change the device
+	repeat   bool     // asking twice is the same as asking once
+	secrets  []string // values that no error may hold
 	write    func(*buffer)
 	envelope buffer
 }
@@ -173,12 +174,31 @@ func (c *Client) do(ctx context.Context, q *call) (Node, error) {
 	if !stop() {
 		<-ended
 	}
+	if err != nil && q.leaks(err) {
+		err = &reason.Error{Code: codeOf(err), Sent: sentOf(err), Err: fmt.Errorf("%s: %w", q.op, errEcho)}
+		if c.dead != nil {
+			c.dead = err
+		}
+	}
 	took := time.Since(started)
 	c.cfg.Metrics.observe(q.op, took)
 	if ce := c.cfg.Log.Check(zap.DebugLevel, "ws-man"); ce != nil {
 		ce.Write(zap.String("operation", q.op), zap.String("class", q.class), zap.Duration("took", took), zap.Error(err))
 	}
 	return n, err
+}
+
+// errEcho stands for an error whose text a device made to hold our secret.
+var errEcho = errors.New("the device failed the call, and its words are left out because they repeat a password")
+
+// leaks reports whether an error's text holds a secret of this call.
+func (q *call) leaks(err error) bool {
+	for _, s := range q.secrets {
+		if strings.Contains(err.Error(), s) {
+			return true
+		}
+	}
+	return false
 }
 
 // ask sends the request, logging in as far as the device wants it.
@@ -319,6 +339,11 @@ func lineResult(err error) string {
 		return "timeout"
 	}
 	return "reset"
+}
+
+func sentOf(err error) bool {
+	why := new(reason.Error)
+	return errors.As(err, &why) && why.Sent
 }
 
 func codeOf(err error) reason.Code {

@@ -207,3 +207,30 @@ func TestFaults(t *testing.T) {
 		})
 	}
 }
+
+// A device may repeat what it was told. Its words must not carry a password into
+// a log.
+func TestNoErrorRepeatsASecret(t *testing.T) {
+	t.Parallel()
+	const secret = "Mebx!secret-1234"
+	for name, answer := range map[string]func(r request) reply{
+		"fault": func(r request) reply {
+			return ok(r, `<a:Fault><a:Code><a:Value>a:Sender</a:Value></a:Code><a:Reason><a:Text>bad password `+secret+`</a:Text></a:Reason></a:Fault>`)
+		},
+		"RelatesTo":   func(r request) reply { return reply{raw: httpAnswer(200, soap(secret, committed))} },
+		"status line": func(r request) reply { return reply{raw: secret + "\r\n\r\n", cut: true} },
+		"header":      func(r request) reply { return reply{raw: "HTTP/1.1 200 OK\r\n" + secret + "\r\n\r\n", cut: true} },
+		"entity":      func(r request) reply { return reply{raw: httpAnswer(200, "<"+secret+">")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := startPeer(t, answer).client(Config{})
+			for range 2 {
+				_, err := c.Invoke(t.Context(), "AMT_SetupAndConfigurationService", "SetMEBxPassword", Arg{Name: "Password", Value: secret, Secret: true})
+				if err == nil || strings.Contains(err.Error(), secret) {
+					t.Errorf("the error is %v", err)
+				}
+			}
+		})
+	}
+}

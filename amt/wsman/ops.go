@@ -135,8 +135,14 @@ func ended(answer Node) bool { return answer.Child("EndOfSequence").OK() }
 // error that wraps the amt.Status, whatever HTTP says.
 func (c *Client) Invoke(ctx context.Context, class, method string, args ...Arg) (Node, error) {
 	changes := !strings.HasPrefix(method, "Get")
+	var secrets []string
+	for _, a := range args {
+		if a.Secret && a.Value != "" {
+			secrets = append(secrets, a.Value)
+		}
+	}
 	body, err := c.do(ctx, &call{
-		op: method, class: class, action: URI(class) + "/" + method, changes: changes, repeat: !changes,
+		op: method, class: class, action: URI(class) + "/" + method, changes: changes, repeat: !changes, secrets: secrets,
 		write: func(b *buffer) { b.method(URI(class), method, args) },
 	})
 	if err != nil {

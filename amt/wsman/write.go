@@ -11,9 +11,10 @@ type Selector struct{ Name, Value string }
 // An Arg is one input element of a method, in the order the call sheet lists
 // them; an array is one Arg per member.
 type Arg struct {
-	Name  string
-	Value string
-	EPR   *EPR // set: the value is a reference to an instance
+	Name   string
+	Value  string
+	EPR    *EPR // set: the value is a reference to an instance
+	Secret bool // the value may appear in no error, not even where the device repeats it
 }
 
 // An EPR refers to an instance of a class.
