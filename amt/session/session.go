@@ -133,8 +133,8 @@ func (s *Session) Peer() Peer {
 // never asked for one.
 func (s *Session) LoginUsed() string { return s.client.LoginUsed() }
 
-// SetLogins replaces the logins to try and forgets which were refused: call it
-// when something about the passwords changed, not to try again.
+// SetLogins replaces the logins to try. A password this device refused is not sent
+// to it again in this session, unless SetAdminPassword has made it the right one.
 func (s *Session) SetLogins(l []Login) { s.client.SetLogins(l) }
 
 // SetDeadline is when everything must be over, a call under way included: the

@@ -36,11 +36,19 @@ type loginState struct {
 // maxAnswers is how often one login answers challenges of one request.
 const maxAnswers = 2
 
+// set replaces the logins. One the device refused stays refused.
 func (a *auth) set(logins []Login) {
-	a.logins = make([]loginState, 0, len(logins))
+	next := make([]loginState, 0, len(logins))
 	for _, l := range logins {
-		a.logins = append(a.logins, loginState{Login: l})
+		state := loginState{Login: l}
+		for _, old := range a.logins {
+			if old.User == l.User && old.Password.Equal(l.Password) {
+				state.refused = old.refused
+			}
+		}
+		next = append(next, state)
 	}
+	a.logins = next
 	a.cur, a.have, a.used = -1, false, ""
 }
 

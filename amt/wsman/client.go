@@ -85,7 +85,8 @@ func (c *Client) SetDeadline(t time.Time) {
 	c.setDeadline()
 }
 
-// SetLogins replaces the logins, and with them the memory of which were refused.
+// SetLogins replaces the logins. One that the device refused stays refused, unless
+// Adopt said that it has become the device's password since.
 func (c *Client) SetLogins(l []Login) {
 	c.turn.Lock()
 	defer c.turn.Unlock()

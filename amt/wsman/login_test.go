@@ -105,9 +105,16 @@ func TestARefusedPasswordIsNeverSentAgain(t *testing.T) {
 		t.Errorf("each password goes out once:\n%s", diff)
 	}
 
-	c.SetLogins([]Login{login("candidate", "right")})
+	c.SetLogins([]Login{login("another name", "a"), login("candidate", "right")})
 	if err := commit(c, t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for _, r := range p.seen()[5:] {
+		if r.auth != "" {
+			if _, valid := checkDigest(t, r, "a"); valid {
+				t.Error("a new list makes it send the refused one again")
+			}
+		}
 	}
 }
 
