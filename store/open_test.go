@@ -165,3 +165,46 @@ func TestLeasesOfADeadProcessEndSoon(t *testing.T) {
 		t.Errorf("the quiet period: %v", err)
 	}
 }
+
+// The database goes away and comes back: what was answered is there, what was
+// under way has an error, and the store works on without being opened again.
+func TestADatabaseThatComesBack(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	db := open(t, store.Options{URL: server.URL()})
+	hello(t, db, 1)
+	began := make(chan struct{})
+	goOn := make(chan struct{})
+	under := make(chan error)
+	go func() {
+		under <- db.Write(t.Context(), func(tx *store.Tx) error {
+			err := tx.PutSetting(t.Context(), "half", "v")
+			close(began)
+			<-goOn
+			return err
+		})
+	}()
+	<-began
+	server.Kill(t)
+	close(goOn)
+	if err := <-under; !errors.Is(err, store.ErrUnknownOutcome) {
+		t.Errorf("the line broke before the commit was answered: %v", err)
+	}
+	if err := db.Ping(t.Context()); err == nil {
+		t.Error("a dead database answers")
+	}
+	if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.PutSetting(t.Context(), "lost", "v") }); err == nil {
+		t.Error("a write to a dead database was answered")
+	}
+	server.Restart(t)
+	hello(t, db, 2)
+	for key, want := range map[string]error{"half": store.ErrNotFound, "lost": store.ErrNotFound} {
+		if _, err := setting(t, db, key); !errors.Is(err, want) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	read(t, db, func(ctx context.Context, tx *store.Tx) error {
+		_, err := tx.Device(ctx, uuid(1))
+		return err
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,7 +26,8 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		// pgx's error quotes the URL with the password taken out.
 		return fmt.Errorf("database url: %w", err)
 	}
-	if !poolSizeGiven(cfg) {
+	if !strings.Contains(o.URL, "pool_max_conns") { // pgx's own default is 4
+
 		cfg.MaxConns = defaultConns
 	}
 	p := cfg.ConnConfig.RuntimeParams
@@ -40,13 +42,6 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return db.migratePostgres(ctx, o.NoMigrate)
-}
-
-// poolSizeGiven reports whether the URL has pool_max_conns: pgx's own default
-// is the larger of 4 and the number of processors.
-func poolSizeGiven(cfg *pgxpool.Config) bool {
-	plain, err := pgxpool.ParseConfig("")
-	return err == nil && cfg.MaxConns != plain.MaxConns
 }
 
 // writePostgres runs fn in one transaction. A deadlock or a serialization

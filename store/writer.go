@@ -17,7 +17,7 @@ import (
 // that River, who shares the connection, gets its turn between two batches.
 const (
 	maxBatch     = 128
-	maxBatchTime = 2 * time.Millisecond
+	maxBatchTime = 8 * time.Millisecond
 )
 
 // The writer is SQLite's group commit. One goroutine takes whatever closures
@@ -32,7 +32,8 @@ type writer struct {
 	once  sync.Once
 
 	// Owned by the goroutine.
-	missed map[*text]bool // used without a prepared statement
+	missed map[*text]bool      // used without a prepared statement
+	bound  map[*text]*sql.Stmt // prepared statements bound to the transaction under way
 }
 
 type request struct {
@@ -51,7 +52,7 @@ const (
 )
 
 func newWriter(db *DB) *writer {
-	return &writer{db: db, queue: make(chan *request, 4*maxBatch), stop: make(chan struct{}), done: make(chan struct{}), missed: map[*text]bool{}}
+	return &writer{db: db, queue: make(chan *request, 4*maxBatch), stop: make(chan struct{}), done: make(chan struct{}), missed: map[*text]bool{}, bound: map[*text]*sql.Stmt{}}
 }
 
 // do hands fn to the writer and waits. Once the closure has begun the answer
@@ -143,6 +144,7 @@ func (w *writer) batch(first *request) {
 		}
 	}()
 	var err error
+	clear(w.bound)
 	tx, err = w.db.write.BeginTx(context.Background(), nil)
 	if err != nil {
 		if first.state.CompareAndSwap(waiting, taken) {
@@ -253,6 +255,7 @@ func lost(err error) bool {
 
 func (w *writer) alone(r *request) {
 	r.after = nil
+	clear(w.bound)
 	tx, err := w.db.write.BeginTx(context.Background(), nil)
 	if err != nil {
 		r.err = fmt.Errorf("begin a write: %w", err)
@@ -282,11 +285,17 @@ func (tx *Tx) prepared(t *text) *sql.Stmt {
 	if !tx.write {
 		return nil
 	}
+	w := tx.db.writer
+	if s := w.bound[t]; s != nil {
+		return s
+	}
 	if t.stmt == nil {
-		tx.db.writer.missed[t] = true
+		w.missed[t] = true
 		return nil
 	}
-	return tx.lite.StmtContext(context.Background(), t.stmt)
+	s := tx.lite.StmtContext(context.Background(), t.stmt)
+	w.bound[t] = s
+	return s
 }
 
 func (w *writer) prepare() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,48 @@ func TestAWriteWhoseCallerLeftBeforeItBegan(t *testing.T) {
 	}
 	if _, err := setting(t, db, "half"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("half a write: %v", err)
+	}
+}
+
+// When the shared commit fails nobody of the batch is told yes, and the store
+// works on.
+func TestAFailedCommitIsAnUnknownOutcomeForAll(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.SQLite))
+	began, goOn := make(chan struct{}), make(chan struct{})
+	errs := make(chan error, 3)
+	go func() {
+		errs <- db.Write(t.Context(), func(tx *store.Tx) error {
+			close(began)
+			<-goOn
+			return tx.PutSetting(t.Context(), "a", "v")
+		})
+	}()
+	<-began
+	var queued sync.WaitGroup
+	queued.Go(func() {
+		errs <- db.Write(t.Context(), func(tx *store.Tx) error {
+			// A reference that is checked at the commit and does not hold.
+			return errors.Join(tx.Exec(t.Context(), "PRAGMA defer_foreign_keys = ON"),
+				tx.Exec(t.Context(), "INSERT INTO run_steps (run_id, attempt, seq, name, state) VALUES (99, 1, 1, 'x', 'done')"))
+		})
+	})
+	for db.Waiting() == 0 {
+		runtime.Gosched()
+	}
+	close(goOn)
+	for range 2 {
+		if err := <-errs; !errors.Is(err, store.ErrUnknownOutcome) {
+			t.Errorf("answered: %v", err)
+		}
+	}
+	queued.Wait()
+	if _, err := setting(t, db, "a"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("after the failed commit: %v", err)
+	}
+	write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.PutSetting(ctx, "b", "v") })
+	if v, err := setting(t, db, "b"); v != "v" {
+		t.Errorf("the next write: %v", err)
 	}
 }
 

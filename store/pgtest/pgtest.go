@@ -74,9 +74,56 @@ func fresh(tb testing.TB, slot **server, durable bool) string {
 	return s.url(name)
 }
 
+// A Server is one that a test has for itself, to take away and give back.
+type Server struct{ s *server }
+
+// Start gives the test a server of its own.
+func Start(tb testing.TB) *Server {
+	tb.Helper()
+	s, err := start(true)
+	if err == nil {
+		err = s.admin("CREATE DATABASE t")
+	}
+	if err != nil {
+		tb.Fatalf("start a Postgres for the test: %v", err)
+	}
+	tb.Cleanup(func() {
+		if s.hold != nil {
+			_ = s.hold.Close()
+			_ = s.cmd.Wait()
+		}
+		_ = os.RemoveAll(s.dir)
+	})
+	return &Server{s}
+}
+
+// URL is the server's one database; it stays through Kill and Restart.
+func (s *Server) URL() string { return s.s.url("t") }
+
+// Kill ends the server at once, as a power cut would; what it had made durable stays.
+func (s *Server) Kill(tb testing.TB) {
+	tb.Helper()
+	_, err := s.s.hold.WriteString("keep\n")
+	if err = errors.Join(err, s.s.hold.Close(), s.s.cmd.Wait()); err != nil {
+		tb.Fatalf("kill the test's Postgres: %v", err)
+	}
+	s.s.hold = nil
+}
+
+// Restart brings a killed server back.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	if err := s.s.run(); err != nil {
+		tb.Fatalf("restart the test's Postgres: %v", err)
+	}
+}
+
 type server struct {
-	dir  string
-	hold *os.File // closing it, or our death, stops the server
+	bin, dir string
+	as       *syscall.Credential
+	durable  bool
+	cmd      *exec.Cmd
+	hold     *os.File // closing it, or our death, stops the server
 }
 
 func (s *server) url(database string) string {
@@ -142,51 +189,66 @@ func start(durable bool) (*server, error) {
 			return nil, err
 		}
 	}
-	attr := func() *syscall.SysProcAttr { return &syscall.SysProcAttr{Credential: as, Setpgid: true} }
-	data := filepath.Join(dir, "data")
-	init := exec.Command(filepath.Join(bin, "initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D", data)
-	init.SysProcAttr, init.Dir = attr(), dir
+	s := &server{bin: bin, dir: dir, as: as, durable: durable}
+	init := exec.Command(filepath.Join(bin, "initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D", s.data())
+	init.SysProcAttr, init.Dir = s.attr(), dir
 	if out, err := init.CombinedOutput(); err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
+	if err := s.run(); err != nil {
+		_ = os.RemoveAll(dir)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *server) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *server) attr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: s.as, Setpgid: true}
+}
+
+// holder runs the server until its input ends or a line comes. postgres gets
+// /dev/null as input, or it would hold the pipe itself.
+const holder = `"$0" "$@" </dev/null & pid=$!; read how; kill -QUIT $pid; wait $pid; [ "$how" = keep ] || rm -rf "$PGTEST_DIR"; exit 0`
+
+func (s *server) run() error {
 	fsync := "off"
-	if durable {
+	if s.durable {
 		fsync = "on"
 	}
 	read, hold, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	// postgres gets /dev/null as input, or it would hold the pipe itself.
-	const script = `"$0" "$@" </dev/null & pid=$!; read _; kill -QUIT $pid; wait $pid; rm -rf "$PGTEST_DIR"`
-	cmd := exec.Command("/bin/sh", "-c", script, filepath.Join(bin, "postgres"), "-D", data, "-k", dir,
+	cmd := exec.Command("/bin/sh", "-c", holder, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
 		"-c", "listen_addresses=", "-c", "fsync="+fsync, "-c", "synchronous_commit=on", "-c", "full_page_writes="+fsync,
 		"-c", "max_connections=400", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=10s", "-c", "max_wal_size=1GB")
-	cmd.Env = append(os.Environ(), "PGTEST_DIR="+dir)
-	cmd.SysProcAttr, cmd.Dir = attr(), dir
+	cmd.Env = append(os.Environ(), "PGTEST_DIR="+s.dir)
+	cmd.SysProcAttr, cmd.Dir = s.attr(), s.dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = read, log, log
 	if err := cmd.Start(); err != nil {
-		_ = os.RemoveAll(dir)
-		return nil, err
+		return err
 	}
 	_, _ = read.Close(), log.Close()
-	s := &server{dir: dir, hold: hold}
+	s.cmd, s.hold = cmd, hold
 	deadline := time.Now().Add(startTimeout)
-	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
 		err := s.admin("SELECT 1")
 		if err == nil {
-			tick.Stop()
-			return s, nil
+			return nil
 		}
 		if time.Now().After(deadline) {
+			out, _ := os.ReadFile(filepath.Join(s.dir, "log"))
 			_ = hold.Close()
-			out, _ := os.ReadFile(filepath.Join(dir, "log"))
-			return nil, fmt.Errorf("the server does not answer: %w; its log: %s", err, out)
+			return fmt.Errorf("the server does not answer: %w; its log: %s", err, out)
 		}
 	}
 }
