@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -42,8 +43,8 @@ var lastAddress atomic.Uint32
 // startDevice starts a simulated device on an address of its own.
 func startDevice(t *testing.T, cfg sim.Config) *sim.Device {
 	t.Helper()
-	n := lastAddress.Add(1)
-	cfg.Addr = netip.AddrFrom4([4]byte{127, 77, byte(n >> 8), byte(n)})
+	n, pid := lastAddress.Add(1), os.Getpid() // two runs of these tests may share a machine
+	cfg.Addr = netip.AddrFrom4([4]byte{127, 128 + byte(pid>>8)&63, byte(pid), byte(n)})
 	cfg.UUID = amt.UUID{0x11, 0x22, 0x33, 0x44, 15: byte(n)}
 	cfg.Suffix = "lab.test"
 	cfg.Roots = amt.HashesOf(provisioning().Chain()[2].Raw)

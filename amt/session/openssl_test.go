@@ -108,15 +108,73 @@ func TestHandshakesWithOpenSSL(t *testing.T) {
 	}
 }
 
-// startOpenSSL runs s_server with these arguments and waits until it accepts.
-func startOpenSSL(t *testing.T, openssl string, args []string) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that was free a moment ago
+// A device that asks to renegotiate ends the run: what follows need not be the
+// device that was verified (triple handshake).
+func TestRenegotiationIsRefused(t *testing.T) {
+	t.Parallel()
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Fatal("these tests need the openssl command line tool: apt-get install openssl")
+	}
+	dev := testLab().Root(certtest.Options{Name: "Device Root"}).Leaf(certtest.Options{Name: "device"})
+	file := filepath.Join(t.TempDir(), "device.pem")
+	if err := os.WriteFile(file, append(certtest.PEM(dev.Cert), certtest.KeyPEM(dev.Key)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addr := freePort(t)
+	cmd := exec.Command(openssl, "s_server", "-accept", addr.String(), "-cert", file, "-key", file, "-tls1_2", "-naccept", "1")
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := netip.MustParseAddrPort(l.Addr().String())
-	_ = l.Close()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		lines := bufio.NewScanner(out)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "POST /wsman") {
+				_, _ = in.Write([]byte("r\n")) // its command for asking to renegotiate
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-done
+		_ = cmd.Wait()
+	})
+	d, _ := testDialer(t, Config{RefusedPatience: 10 * time.Second})
+	s, err := d.Dial(t.Context(), Target{Addr: addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, err = s.State(t.Context())
+	wantReason(t, err, reason.TLSRenegotiationRefused)
+}
+
+// freePort is a port that was free a moment ago.
+func freePort(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// startOpenSSL runs s_server with these arguments and waits until it accepts.
+func startOpenSSL(t *testing.T, openssl string, args []string) netip.AddrPort {
+	t.Helper()
+	addr := freePort(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, openssl, append([]string{"s_server", "-accept", addr.String(), "-www"}, args...)...)
 	out, err := cmd.StdoutPipe()
