@@ -101,10 +101,12 @@ func startServer(t testing.TB, conf *tls.Config, raw func(n int, c net.Conn) boo
 	return s
 }
 
+// stateAnswer says that the device is in setup.
+const stateAnswer = `<E:Envelope xmlns:E="http://www.w3.org/2003/05/soap-envelope"><E:Body><x:AMT_SetupAndConfigurationService xmlns:x="u"><x:ProvisioningState>1</x:ProvisioningState></x:AMT_SetupAndConfigurationService></E:Body></E:Envelope>`
+
 // answerStates answers requests for as long as they come.
 func answerStates(c io.ReadWriter) {
 	buf := make([]byte, 16<<10)
-	const body = `<E:Envelope xmlns:E="http://www.w3.org/2003/05/soap-envelope"><E:Body><x:AMT_SetupAndConfigurationService xmlns:x="u"><x:ProvisioningState>1</x:ProvisioningState></x:AMT_SetupAndConfigurationService></E:Body></E:Envelope>`
 	for {
 		// One Write of ours may arrive as several records (TLS 1.0 splits off the
 		// first byte), so read to the envelope's end.
@@ -116,7 +118,7 @@ func answerStates(c io.ReadWriter) {
 			}
 			got = append(got, buf[:n]...)
 		}
-		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(stateAnswer), stateAnswer); err != nil {
 			return
 		}
 	}
