@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/provisiond/provisiond/server/api"
 )
@@ -155,7 +156,6 @@ type deviceData struct {
 	Kinds   []string
 	Shown   *api.Revealed
 	Kind    string
-	Longest int // milliseconds of the longest step shown
 }
 
 // action is a command that makes sense for a device as it stands.
@@ -224,29 +224,23 @@ func (c *Console) devicePage(v *visit, status int, p page, shown *api.Revealed, 
 			}
 		}
 	}
-	data.Longest = longest(d.Runs)
 	p.Title, p.Nav, p.Data = data.Name, "devices", data
 	return c.show(v, status, "device", p)
 }
 
-func longest(runs []api.Run) int {
-	most := 1
-	for _, r := range runs {
-		for _, s := range r.Steps {
-			if s.StartedAt != nil && s.FinishedAt != nil {
-				most = max(most, int(s.FinishedAt.Sub(*s.StartedAt).Milliseconds()))
-			}
+// Width is the length of a step's bar beside the longest of its run, 0 to 100.
+func (deviceData) Width(r api.Run, s api.Step) int {
+	ms := func(s api.Step) int {
+		if s.StartedAt == nil || s.FinishedAt == nil {
+			return 0
 		}
+		return int(s.FinishedAt.Sub(*s.StartedAt).Milliseconds())
 	}
-	return most
-}
-
-// Width is the length of a step's bar, 0 to 100.
-func (d deviceData) Width(s api.Step) int {
-	if s.StartedAt == nil || s.FinishedAt == nil {
-		return 0
+	most := 1
+	for _, other := range r.Steps {
+		most = max(most, ms(other))
 	}
-	return width(int(s.FinishedAt.Sub(*s.StartedAt).Milliseconds()), d.Longest)
+	return width(ms(s), most)
 }
 
 func (c *Console) act(v *visit) error {
@@ -354,9 +348,15 @@ func (c *Console) stream(v *visit) error {
 	return nil
 }
 
+// clip bounds what came in an address and drops what cannot be seen.
 func clip(s string, n int) string {
 	if len(s) > n {
-		return strings.ToValidUTF8(s[:n], "")
+		s = s[:n]
 	}
-	return s
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
 }

@@ -93,7 +93,7 @@ func funnel(s api.Summary) []share {
 	}{
 		{"Managed", "set up and checked", "good", []string{"provisioned", "drifted", "maintaining"}},
 		{"At work", "queued or being set up", "busy", []string{"queued", "provisioning", "verifying", "unprovisioning"}},
-		{"Waiting for you", "approval or a name", "wait", []string{"pending_approval", "pending_identity"}},
+		{"Waiting", "for approval or a name", "wait", []string{"pending_approval", "pending_identity"}},
 		{"No certificate", "none they trust", "wait", []string{"pending_certificate"}},
 		{"Failed", "last attempt failed", "bad", []string{"failed", "credentials_unknown"}},
 		{"Kept out", "quarantined", "bad", []string{"quarantined"}},
@@ -108,7 +108,11 @@ func funnel(s api.Summary) []share {
 			out[i].Count += s.Devices[st]
 		}
 		if s.Total > 0 {
-			out[i].X, out[i].W = x*1000/s.Total, (x+out[i].Count)*1000/s.Total-x*1000/s.Total
+			out[i].X = x * 1000 / s.Total
+			out[i].W = (x+out[i].Count)*1000/s.Total - out[i].X
+			if x+out[i].Count < s.Total && out[i].W > 6 {
+				out[i].W -= 2 // a gap, so that neighbours of one colour stay apart
+			}
 		}
 		x += out[i].Count
 	}
