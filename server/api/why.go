@@ -117,7 +117,7 @@ func colons(mac string) string {
 // neverSeen answers for a device that this server has not heard of: the fault
 // is on the road from the firmware to us.
 func (s *Server) neverSeen(ctx context.Context, tx *store.Tx, id string, w *Why) error {
-	w.Says = fmt.Sprintf("no hello from %s has ever reached this server, so nothing was decided about it", w.Query)
+	w.Says = fmt.Sprintf("No hello from %s has ever reached this server, so nothing was decided about it", w.Query)
 	w.Next = "nothing, until its firmware says hello"
 	zones := "SUFFIX"
 	if len(s.Zones) > 0 {
