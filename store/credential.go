@@ -116,3 +116,16 @@ func (tx *Tx) RetireCredential(ctx context.Context, id int64) error {
 	}
 	return nil
 }
+
+// CountCredentials counts all devices' passwords by state, for the metric.
+func (tx *Tx) CountCredentials(ctx context.Context) (map[string]int, error) {
+	out := map[string]int{CredentialCandidate: 0, CredentialActive: 0, CredentialRetired: 0}
+	err := tx.each(ctx, func(s scanner) error {
+		var k string
+		var n int
+		err := s.Scan(&k, &n)
+		out[k] = n
+		return err
+	}, "SELECT state, count(*) FROM credentials GROUP BY state")
+	return out, err
+}

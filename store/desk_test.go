@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -204,7 +205,8 @@ func TestPolicyRows(t *testing.T) {
 			_, err6 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: uuid(1).String(), Profile: "desk"})
 			_, err7 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "mac", Value: "AA:BB:CC:00:00:01"})
 			_, err8 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "serial", Value: "S1", ExpiresAt: tx.Now().Add(-time.Hour)})
-			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "a", Source: "csv"}), tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "b", Source: "api"}))
+			_, err9 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "network", Value: "10.1.0.0/16"})
+			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9, tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "a", Source: "csv"}), tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "b", Source: "api"}))
 		})
 		err := db.Write(t.Context(), func(tx *store.Tx) error {
 			_, err := tx.PutProfile(t.Context(), store.Profile{Name: "desk", Version: 2, Document: json.RawMessage(`{}`)})
@@ -226,13 +228,19 @@ func TestPolicyRows(t *testing.T) {
 				t.Errorf("%+v", rules)
 			}
 			for _, c := range []struct {
-				uuid        amt.UUID
-				serial, mac string
-				want        int
-			}{{uuid(1), "", "", 1}, {uuid(2), "", "aa:bb:cc:00:00:01", 1}, {uuid(1), "S1", "AA:BB:CC:00:00:01", 2}, {uuid(3), "S1", "", 0}} {
-				got, err := tx.Authorised(ctx, c.uuid, c.serial, c.mac)
-				if len(got) != c.want || err != nil {
-					t.Errorf("%+v: %+v %v", c, got, err)
+				device store.Device
+				want   string // the kind of entry that lets it in
+			}{
+				{store.Device{UUID: uuid(1)}, "uuid"},
+				{store.Device{UUID: uuid(1), MAC: "AA:BB:CC:00:00:01"}, "uuid"},
+				{store.Device{UUID: uuid(2), MAC: "aa:bb:cc:00:00:01"}, "mac"},
+				{store.Device{UUID: uuid(3), Serial: "S1"}, ""}, // has expired
+				{store.Device{UUID: uuid(3), Address: netip.MustParseAddr("10.1.2.3")}, "network"},
+				{store.Device{UUID: uuid(3), Address: netip.MustParseAddr("10.2.2.3")}, ""},
+			} {
+				got, err := tx.AuthorisedFor(ctx, c.device)
+				if got.Kind != c.want || (err != nil) != (c.want == "") || err != nil && !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("%+v: %+v %v", c.device, got, err)
 				}
 			}
 			name, err6 := tx.NameOf(ctx, uuid(1))
@@ -243,10 +251,40 @@ func TestPolicyRows(t *testing.T) {
 		})
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
 			list, err := tx.AuthorisedDevices(ctx, 0, 0)
-			if len(list) != 3 {
+			if len(list) != 4 {
 				t.Errorf("%+v", list)
 			}
 			return errors.Join(err, tx.Unauthorise(ctx, list[0].ID), tx.UsedAuthorisation(ctx, list[1].ID), tx.DeleteAssignmentRule(ctx, "late"))
+		})
+	})
+}
+
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		create := func(v string) error {
+			return db.Write(t.Context(), func(tx *store.Tx) error { return tx.CreateSealedSetting(t.Context(), "ca", amt.NewSecret(v)) })
+		}
+		if err := create("first"); err != nil {
+			t.Fatal(err)
+		}
+		if err := create("second"); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("created twice: %v", err)
+		}
+		write(t, db, func(ctx context.Context, tx *store.Tx) error {
+			return errors.Join(tx.PutSetting(ctx, "a", "1"), tx.PutSetting(ctx, "a", "2"), tx.PutSealedSetting(ctx, "b", amt.NewSecret("3")))
+		})
+		read(t, db, func(ctx context.Context, tx *store.Tx) error {
+			ca, err := tx.SealedSetting(ctx, "ca")
+			a, err2 := tx.Setting(ctx, "a")
+			b, err3 := tx.SealedSetting(ctx, "b")
+			if ca.Reveal() != "first" || a != "2" || b.Reveal() != "3" {
+				t.Errorf("%s %s %s", ca.Reveal(), a, b.Reveal())
+			}
+			if _, err := tx.SealedSetting(ctx, "a"); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("a plain setting as a secret: %v", err)
+			}
+			return errors.Join(err, err2, err3)
 		})
 	})
 }
@@ -291,10 +329,11 @@ func TestAnOTPIsSpentOnce(t *testing.T) {
 		})
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
 			live, err := tx.LiveOTPs(ctx, uuid(1))
-			if len(live) != 1 || live[0].Password.Reveal() != "p" {
-				t.Errorf("%+v", live)
+			newest, err2 := tx.OTPFor(ctx, uuid(1))
+			if len(live) != 1 || live[0].Password.Reveal() != "p" || newest.ID != id || newest.Password.Reveal() != "p" {
+				t.Errorf("%+v %+v", live, newest)
 			}
-			return err
+			return errors.Join(err, err2)
 		})
 		use := func() error {
 			return db.Write(t.Context(), func(tx *store.Tx) error { return tx.UseOTP(t.Context(), id) })

@@ -25,6 +25,22 @@ func (tx *Tx) CreateOTP(ctx context.Context, o OTP) (int64, error) {
 	return id, nil
 }
 
+// OTPFor is the newest one-time password issued for a device that is neither
+// used nor expired, or ErrNotFound.
+func (tx *Tx) OTPFor(ctx context.Context, uuid amt.UUID) (OTP, error) {
+	var o OTP
+	var sealed []byte
+	var row string
+	err := tx.one(ctx, `SELECT id, uuid, sealed, seal_row, issued_to, created_at, expires_at FROM otps
+		WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now} ORDER BY id DESC LIMIT 1`, []any{uuid},
+		&o.ID, &o.UUID, &sealed, &row, &o.IssuedTo, timeOf{&o.CreatedAt}, timeOf{&o.ExpiresAt})
+	if err != nil {
+		return o, fmt.Errorf("one-time password of %s: %w", uuid, err)
+	}
+	o.Password, err = tx.open(ctx, sealed, seal.At("otps", "sealed", row))
+	return o, err
+}
+
 // LiveOTPs lists a device's passwords that are neither used nor expired,
 // newest first.
 func (tx *Tx) LiveOTPs(ctx context.Context, uuid amt.UUID) ([]OTP, error) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/provisiond/provisiond/amt"
@@ -38,6 +39,23 @@ func (tx *Tx) PutSealedSetting(ctx context.Context, key string, value amt.Secret
 		return fmt.Errorf("setting %s: %w", key, err)
 	}
 	return nil
+}
+
+// CreateSealedSetting keeps a secret under a key that nobody took before;
+// ErrConflict when another node was first.
+func (tx *Tx) CreateSealedSetting(ctx context.Context, key string, value amt.Secret) error {
+	sealed, id, err := tx.seal(value, seal.At("settings", "sealed", key))
+	if err != nil {
+		return fmt.Errorf("setting %s: %w", key, err)
+	}
+	n, err := tx.exec(ctx, "INSERT INTO settings (key, sealed, key_id, updated_at) VALUES ($1, $2, $3, {now}) ON CONFLICT (key) DO NOTHING", key, sealed, id)
+	if err == nil && n == 0 {
+		err = ErrConflict
+	}
+	if err != nil && !errors.Is(err, ErrConflict) {
+		return fmt.Errorf("setting %s: %w", key, err)
+	}
+	return err
 }
 
 // SealedSetting reads a secret, or ErrNotFound.
