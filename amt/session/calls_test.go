@@ -198,6 +198,11 @@ func TestIdentify(t *testing.T) {
 			"Get " + setupService:            {setup(``)},
 			"GetUuid":                        {uuidAnswer},
 		}, "Intel(R) Active Management Technology 5.2.10.1", with(func(id *Identity) { id.Version = amt.Version{Major: 5, Minor: 2, Hotfix: 10, Build: 1} }), ""},
+		{"no class of software", script{
+			"Get AMT_GeneralSettings": {settings},
+			"Get " + setupService:     {setup(``)},
+			"GetUuid":                 {uuidAnswer},
+		}, "AMT 3.2.1", with(func(id *Identity) { id.Version = amt.Version{Major: 3, Minor: 2, Hotfix: 1} }), ""},
 		{"no version", script{"Enumerate CIM_SoftwareIdentity": {``}}, "Intel(R) Active Management Technology", Identity{}, reason.FirmwareUnknown},
 		{"no WS-Management", script{"Enumerate CIM_SoftwareIdentity": {"404"}}, "", Identity{}, reason.FirmwareTooOld},
 		{"a state nobody knows", script{

@@ -72,7 +72,9 @@ func (s *Session) readVersion(ctx context.Context, id *Identity) error {
 		if fault := new(wsman.Fault); errors.As(err, &fault) && fault.HTTPStatus == 404 && fault.Code == "" {
 			return reason.Because(reason.FirmwareTooOld, "the device has no WS-Management: %w", err)
 		}
-		return err
+		if !absent(err) {
+			return err
+		}
 	}
 	var build string
 	for _, n := range items {

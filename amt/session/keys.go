@@ -41,7 +41,7 @@ func (s *Session) TLSMaterial(ctx context.Context) (TLSMaterial, error) {
 		m.Certificates = append(m.Certificates, c)
 	}
 	keys, err := s.client.Enumerate(ctx, keyPairs)
-	if err != nil {
+	if err != nil && !absent(err) {
 		return m, err
 	}
 	for _, n := range keys {

@@ -134,6 +134,7 @@ type call struct {
 	sel      []Selector
 	changes  bool     // it may change the device
 	repeat   bool     // asking twice is the same as asking once
+	method   bool     // its answer has a ReturnValue
 	secrets  []string // values that no error may hold
 	write    func(*buffer)
 	envelope buffer
@@ -287,8 +288,23 @@ func (c *Client) understand(q *call, id uint64, r *response, body []byte) (Node,
 	case err != nil && !(len(body) == 0 && q.op == "Delete"):
 		return fail("parse_error", reason.WSMANInvalid, true, err)
 	}
-	c.cfg.Metrics.count(q.op, "ok")
+	c.cfg.Metrics.count(q.op, q.result(content))
 	return content, nil
+}
+
+// result is the metric's word for an answer that could be read: a method says in
+// its ReturnValue whether it worked.
+func (q *call) result(content Node) string {
+	if !q.method {
+		return "ok"
+	}
+	switch content.Child(q.op + "_OUTPUT").Child("ReturnValue").Text() {
+	case "0":
+		return "ok"
+	case "":
+		return "parse_error"
+	}
+	return "fault"
 }
 
 // openEnvelope parses an answer and finds its one Body and whom it answers.

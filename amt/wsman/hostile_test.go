@@ -68,13 +68,16 @@ func TestHostileAnswers(t *testing.T) {
 		{"UTF-16", body("\xff\xfe<\x00E\x00"), reason.WSMANInvalid, true, "parse_error"},
 		{"latin 1", body("<?xml version='1.0' encoding='ISO-8859-1'?><Envelope><Body/></Envelope>"), reason.WSMANInvalid, true, "parse_error"},
 		{"bad UTF-8", body("<Envelope><Body>\xff</Body></Envelope>"), reason.WSMANInvalid, true, "parse_error"},
-		{"no ReturnValue", func(r request) reply { return ok(r, `<g:CommitChanges_OUTPUT/>`) }, reason.WSMANInvalid, true, "ok"},
+		{"no ReturnValue", func(r request) reply { return ok(r, `<g:CommitChanges_OUTPUT/>`) }, reason.WSMANInvalid, true, "parse_error"},
 		{"another method's output", func(r request) reply {
 			return ok(r, `<g:Other_OUTPUT><g:ReturnValue>0</g:ReturnValue></g:Other_OUTPUT>`)
-		}, reason.WSMANInvalid, true, "ok"},
+		}, reason.WSMANInvalid, true, "parse_error"},
 		{"a ReturnValue that is no number", func(r request) reply {
 			return ok(r, `<g:CommitChanges_OUTPUT><g:ReturnValue>yes</g:ReturnValue></g:CommitChanges_OUTPUT>`)
-		}, reason.WSMANInvalid, true, "ok"},
+		}, reason.WSMANInvalid, true, "fault"},
+		{"a status", func(r request) reply {
+			return ok(r, `<g:CommitChanges_OUTPUT><g:ReturnValue>2057</g:ReturnValue></g:CommitChanges_OUTPUT>`)
+		}, reason.WSMANFault, false, "fault"},
 		{"a server error", func(r request) reply { return reply{raw: httpAnswer(500, "<html/>")} }, reason.WSMANFault, true, "5xx"},
 		{"busy", func(r request) reply { return reply{raw: httpAnswer(503, "")} }, reason.WSMANFault, false, "5xx"},
 		{"not found", func(r request) reply { return reply{raw: httpAnswer(404, "<html/>")} }, reason.WSMANFault, false, "4xx"},

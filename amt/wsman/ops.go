@@ -142,7 +142,7 @@ func (c *Client) Invoke(ctx context.Context, class, method string, args ...Arg) 
 		}
 	}
 	body, err := c.do(ctx, &call{
-		op: method, class: class, action: URI(class) + "/" + method, changes: changes, repeat: !changes, secrets: secrets,
+		op: method, class: class, action: URI(class) + "/" + method, changes: changes, repeat: !changes, method: true, secrets: secrets,
 		write: func(b *buffer) { b.method(URI(class), method, args) },
 	})
 	if err != nil {
