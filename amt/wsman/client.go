@@ -46,6 +46,7 @@ type Client struct {
 	closing    bool  // the device closed, or said it would
 	refused    bool  // the last answer was a 401
 	changed    bool  // a change has been sent
+	shuts      bool  // it closes after a 401 without saying so
 	habit      bool  // it closed unannounced before anything was changed
 	dead       error // why the conversation is over
 	id         uint64
@@ -221,6 +222,7 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 		if failed := (*lineError)(nil); errors.As(err, &failed) {
 			if failed.gone && q.repeat && !reopened {
 				reopened, c.closing = true, true
+				c.shuts = c.shuts || c.refused
 				continue
 			}
 			c.cfg.Metrics.count(q.op, lineResult(err))
@@ -241,7 +243,7 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 			}
 			return Node{}, err
 		}
-		if q.changes && !c.closing {
+		if !c.closing && (!q.repeat || c.shuts) {
 			c.settleAfterRefusal()
 		}
 	}

@@ -126,6 +126,7 @@ func (c *Client) ready(ctx context.Context) error {
 				return &lineError{err: errors.New("the device closed the connection without a word after it was changed: it may have restarted and forgotten")}
 			}
 			c.habit = c.habit || !c.changed
+			c.shuts = c.shuts || c.refused
 			c.closing = true
 		case peerReset:
 			return &lineError{err: errors.New("the connection was reset while idle")}
@@ -231,10 +232,15 @@ func (c *Client) setDeadline() {
 }
 
 // settleAfterRefusal looks whether the device closes after a 401 without having
-// said so. Only a change needs to know before it is sent again.
+// said so: before what must not be sent twice, and longer before anything once
+// the device has shown that it does.
 func (c *Client) settleAfterRefusal() {
-	if _, err := c.peekUntil(time.Now().Add(afterRefusal)); isClosed(err) {
-		c.closing = true
+	patience := afterRefusal
+	if c.shuts {
+		patience = closePatience
+	}
+	if _, err := c.peekUntil(time.Now().Add(patience)); isClosed(err) {
+		c.closing, c.shuts = true, true
 	}
 }
 

@@ -248,6 +248,30 @@ func waitClosed(t *testing.T, c *Client) {
 	t.Fatal("the far end did not close")
 }
 
+// A device that closes after each 401, a moment later than its answer, is waited
+// for once it is known.
+func TestLateCloseAfterARefusal(t *testing.T) {
+	t.Parallel()
+	nonces := 0
+	p := startPeer(t, func(r request) reply {
+		if r.auth != "" {
+			if f, valid := checkDigest(t, r, "x"); valid && f["nonce"] == "n"+itoa(nonces) {
+				return ok(r, committed)
+			}
+		}
+		nonces++
+		return reply{raw: refusal("n"+itoa(nonces), `, qop="auth"`), cut: true, late: 80 * time.Millisecond}
+	})
+	c := p.client(Config{Logins: []Login{login("active", "x")}})
+	if err := read(c, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nonces++ // forgets the nonce, so that the next request is refused first
+	if err := commit(c, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestARefusedRedialEndsTheConversation(t *testing.T) {
 	t.Parallel()
 	p := startPeer(t, func(r request) reply {

@@ -37,6 +37,7 @@ type reply struct {
 	cut   bool
 	reset bool
 	hang  bool
+	late  time.Duration // before cut; requests that arrive meanwhile are not read
 }
 
 // A peer is a scripted device on loopback.
@@ -125,6 +126,12 @@ func (p *peer) talk(c net.Conn, conn int) {
 		if a.reset {
 			_ = c.(*net.TCPConn).SetLinger(0)
 			return
+		}
+		if a.late > 0 {
+			select {
+			case <-time.After(a.late):
+			case <-p.stop:
+			}
 		}
 		if a.cut {
 			return
