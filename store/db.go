@@ -107,11 +107,14 @@ func (db *DB) Close() error {
 		if db.writer != nil {
 			db.writer.close()
 		}
+		if db.write != nil {
+			errs = append(errs, db.texts.close())
+		}
 		if db.read != nil {
 			errs = append(errs, db.read.Close())
 		}
 		if db.write != nil {
-			errs = append(errs, db.texts.close(), db.write.Close())
+			errs = append(errs, db.write.Close())
 		}
 		if db.pool != nil {
 			db.pool.Close()
@@ -143,7 +146,9 @@ func (db *DB) Ping(ctx context.Context) error {
 }
 
 // Write runs fn in a transaction and answers when it is durable. fn may run
-// more than once; its error is handed back and nothing of it is kept.
+// more than once; its error is handed back and nothing of it is kept. It holds
+// up every other writer on SQLite: no network and no waiting inside it, and no
+// Write or Read, which would wait for itself.
 func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	start := time.Now()
 	var err error

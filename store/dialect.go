@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
@@ -29,9 +30,21 @@ var words = regexp.MustCompile(`\{(now|lease|lock|follow)(\+\$\d+)?\}`)
 // A text is a query as one engine wants it.
 type text struct {
 	sql        string
-	now, lease bool      // SQLite: append the clock's value as a parameter, in this order
-	stmt       *sql.Stmt // SQLite's write connection; owned by the writer
+	now, lease bool         // SQLite: append the clock's value as a parameter, in this order
+	uses       atomic.Int32 // until it is worth preparing
+
+	stmt  *sql.Stmt                // SQLite's write connection; owned by the writer
+	ready atomic.Pointer[sql.Stmt] // SQLite's read pool
 }
+
+// prepareAfter keeps the endless variants of a filtered list from being
+// prepared: only what is asked often is worth its memory.
+const (
+	prepareAfter = 8
+	maxTexts     = 2000
+)
+
+func (t *text) often() bool { return t.uses.Load() >= prepareAfter || t.uses.Add(1) >= prepareAfter }
 
 func translate(engine, q string, nargs int) *text {
 	t := &text{}
@@ -77,11 +90,10 @@ func translate(engine, q string, nargs int) *text {
 	return t
 }
 
-// textCache remembers translations, and on SQLite the prepared statements of
-// the write connection. The texts are constants of this package and a few
-// filters, so it stays small.
+// textCache remembers translations, and on SQLite the prepared statements.
 type textCache struct {
 	m sync.Map // textKey -> *text
+	n atomic.Int32
 }
 
 type textKey struct {
@@ -94,15 +106,24 @@ func (c *textCache) get(engine, q string, nargs int) *text {
 	if t, ok := c.m.Load(k); ok {
 		return t.(*text)
 	}
-	t, _ := c.m.LoadOrStore(k, translate(engine, q, nargs))
-	return t.(*text)
+	t := translate(engine, q, nargs)
+	if c.n.Load() >= maxTexts { // only filters can be so many
+		return t
+	}
+	v, there := c.m.LoadOrStore(k, t)
+	if !there {
+		c.n.Add(1)
+	}
+	return v.(*text)
 }
 
 func (c *textCache) close() error {
 	var errs []error
 	c.m.Range(func(_, v any) bool {
-		if s := v.(*text).stmt; s != nil {
-			errs = append(errs, s.Close())
+		for _, s := range []*sql.Stmt{v.(*text).stmt, v.(*text).ready.Load()} {
+			if s != nil {
+				errs = append(errs, s.Close())
+			}
 		}
 		return true
 	})

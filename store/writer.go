@@ -283,14 +283,16 @@ func contain(tx *Tx, fn func(*Tx) error) (err error) {
 // connection is free.
 func (tx *Tx) prepared(t *text) *sql.Stmt {
 	if !tx.write {
-		return nil
+		return tx.preparedRead(t)
 	}
 	w := tx.db.writer
 	if s := w.bound[t]; s != nil {
 		return s
 	}
 	if t.stmt == nil {
-		w.missed[t] = true
+		if t.often() {
+			w.missed[t] = true
+		}
 		return nil
 	}
 	s := tx.lite.StmtContext(context.Background(), t.stmt)
@@ -305,4 +307,31 @@ func (w *writer) prepare() {
 			t.stmt = s
 		}
 	}
+}
+
+// preparedRead asks the read pool itself, which prepares on each connection
+// when it first meets the statement there.
+func (tx *Tx) preparedRead(t *text) *sql.Stmt {
+	s := t.ready.Load()
+	if s == nil {
+		if !t.often() {
+			return nil
+		}
+		// Preparing takes a connection beside the one this transaction holds:
+		// only when one is free at once, or readers could wait for each other.
+		if st := tx.db.read.Stats(); st.InUse >= st.MaxOpenConnections/2 {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		fresh, err := tx.db.read.PrepareContext(ctx, t.sql)
+		if err != nil {
+			return nil
+		}
+		if !t.ready.CompareAndSwap(nil, fresh) {
+			_ = fresh.Close()
+		}
+		s = t.ready.Load()
+	}
+	return tx.lite.StmtContext(context.Background(), s)
 }
