@@ -451,6 +451,45 @@ func TestManyJobsAreWorkedOnceEach(t *testing.T) {
 	})
 }
 
+// River shares SQLite's one write connection with the store and still gets
+// its turn while hellos flood in.
+func TestJobsAreWorkedBesideAFloodOfHellos(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.SQLite))
+	const jobs = 50
+	done := make(chan int64, jobs)
+	q := start(t, db, queue.Config{}, func(_ context.Context, run int64) (time.Time, error) {
+		done <- run
+		return time.Time{}, nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var flood sync.WaitGroup
+	var hellos atomic.Int64
+	for n := range 64 {
+		flood.Go(func() {
+			for ctx.Err() == nil {
+				err := db.Write(ctx, func(tx *store.Tx) error {
+					_, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: amt.UUID{2, byte(n)}, From: netip.MustParseAddrPort("10.0.0.1:1")})
+					return err
+				})
+				if err == nil {
+					hellos.Add(1)
+				}
+			}
+		})
+	}
+	begin := time.Now()
+	for run := range int64(jobs) {
+		enqueue(t, db, q, run, time.Time{})
+	}
+	for range jobs {
+		wait(t, done, "a job beside the flood")
+	}
+	t.Logf("%d jobs in %s beside %d hellos", jobs, time.Since(begin), hellos.Load())
+	cancel()
+	flood.Wait()
+}
+
 func TestBadConfiguration(t *testing.T) {
 	t.Parallel()
 	db := open(t, place(t, store.SQLite))
