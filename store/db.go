@@ -190,6 +190,7 @@ func resultWord(err error) string {
 // A Tx is one transaction, used by one goroutine until its closure returns.
 type Tx struct {
 	db    *DB
+	ctx   context.Context // the transaction's own, for Now; Postgres only
 	pg    pgx.Tx
 	lite  *sql.Tx
 	write bool
@@ -215,8 +216,8 @@ func (tx *Tx) Handle() any {
 func (tx *Tx) Now() time.Time {
 	if tx.now.IsZero() && tx.pg != nil {
 		var t time.Time
-		// The connection's own deadline bounds this; a failure shows at the next statement.
-		if err := tx.pg.QueryRow(context.Background(), "SELECT clock_timestamp()").Scan(&t); err != nil {
+		// A failure shows again at the next statement.
+		if err := tx.pg.QueryRow(tx.ctx, "SELECT clock_timestamp()").Scan(&t); err != nil {
 			t = tx.db.clock()
 		}
 		tx.now = millis(t)

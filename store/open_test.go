@@ -208,3 +208,16 @@ func TestADatabaseThatComesBack(t *testing.T) {
 		return err
 	})
 }
+
+// A server that does not wait for the disk by default does so for us.
+func TestCommitsWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	o := place(t, store.Postgres)
+	for server, want := range map[string]string{"off": "on", "on": "on", "remote_apply": "remote_apply"} {
+		db := open(t, store.Options{URL: o.URL + "&synchronous_commit=" + server})
+		var got string
+		if err := db.Pool().QueryRow(t.Context(), "SHOW synchronous_commit").Scan(&got); err != nil || got != want {
+			t.Errorf("server %s: our sessions have %s: %v", server, got, err)
+		}
+	}
+}

@@ -35,6 +35,17 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		p["application_name"] = "provisiond"
 	}
 	p["timezone"] = "UTC"
+	// A node that is cut off in mid-transaction must not keep its locks on
+	// devices for the hours that TCP would.
+	for name, value := range map[string]string{
+		"idle_in_transaction_session_timeout": "60s", "tcp_user_timeout": "30s",
+		"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
+	} {
+		if p[name] == "" {
+			p[name] = value
+		}
+	}
+	cfg.AfterConnect = durable
 	if db.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return fmt.Errorf("database url: %w", err)
 	}
@@ -42,6 +53,14 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return db.migratePostgres(ctx, o.NoMigrate)
+}
+
+// durable makes commits wait for the disk where the server's default is not
+// to: a device must never hear a password that a crash can take back. Stronger
+// settings (remote_apply) stay as they are.
+func durable(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
+	return err
 }
 
 // writePostgres runs fn in one transaction. A deadlock or a serialization
@@ -73,7 +92,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
 	// A context of its own: the caller's end must not leave the outcome open.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	tx := &Tx{db: db, pg: p, write: true}
+	tx := &Tx{db: db, ctx: ctx, pg: p, write: true}
 	if err := contain(tx, fn); err != nil {
 		_ = p.Rollback(end)
 		return err
@@ -112,5 +131,5 @@ func (db *DB) readPostgres(ctx context.Context, fn func(tx *Tx) error) error {
 		defer cancel()
 		_ = p.Rollback(end)
 	}()
-	return fn(&Tx{db: db, pg: p})
+	return fn(&Tx{db: db, ctx: ctx, pg: p})
 }
