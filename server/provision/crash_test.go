@@ -122,7 +122,7 @@ func TestOurDisasters(t *testing.T) {
 					id := l.hello(d)
 
 					e := l.newEngine("node-1")
-					e.Lease, e.Margin = 700*time.Millisecond, 200*time.Millisecond
+					e.Lease, e.Margin = 1500*time.Millisecond, 300*time.Millisecond
 					m := &mortal{Store: e.Store, step: c.step, when: when, resume: make(chan struct{})}
 					e.Store = m
 					dial := e.Dial
@@ -139,11 +139,24 @@ func TestOurDisasters(t *testing.T) {
 
 					first := make(chan struct{})
 					go func() {
+						for {
+							select {
+							case <-first:
+								return
+							case <-time.After(e.Lease / 3):
+								_ = e.Beat(context.WithoutCancel(t.Context()))
+							}
+						}
+					}()
+					go func() {
 						defer close(first)
 						_, _ = e.Work(context.WithoutCancel(t.Context()), id)
 					}()
 					if when == "second node takes over" {
-						<-m.stalled()
+						select {
+						case <-m.stalled(first):
+						case <-first:
+						}
 					} else {
 						<-first
 					}
@@ -192,15 +205,30 @@ type mortal struct {
 	resume     chan struct{}
 }
 
-func (m *mortal) stalled() chan struct{} {
+// stalled is closed when the disaster has begun, or when there will be none.
+func (m *mortal) stalled(over <-chan struct{}) chan struct{} {
 	c := make(chan struct{})
 	go func() {
 		defer close(c)
 		for !m.hit.Load() {
-			_ = realClock{}.Sleep(context.Background(), 5*time.Millisecond)
+			select {
+			case <-over:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
 		}
 	}()
 	return c
+}
+
+// Renew stops with the process, and stalls with the machine.
+func (m *mortal) Renew(ctx context.Context, l []Lease) ([]Lease, error) {
+	if m.hit.Load() && m.when == "second node takes over" {
+		<-m.resume
+	}
+	var lost []Lease
+	err := m.around(nil, func() (err error) { lost, err = m.Store.Renew(ctx, l); return err })
+	return lost, err
 }
 
 func (m *mortal) around(steps []store.StepRecord, write func() error) error {
