@@ -228,6 +228,16 @@ func (c *Console) devicePage(v *visit, status int, p page, shown *api.Revealed, 
 	return c.show(v, status, "device", p)
 }
 
+// Confirmed reports whether the password shown is known to work.
+func (d deviceData) Confirmed() bool {
+	for _, c := range d.Device.Credentials {
+		if c.Kind == d.Kind && c.State == "active" {
+			return true
+		}
+	}
+	return false
+}
+
 // Width is the length of a step's bar beside the longest of its run, 0 to 100.
 func (deviceData) Width(r api.Run, s api.Step) int {
 	ms := func(s api.Step) int {
