@@ -398,3 +398,18 @@ func TestMetricsHaveNoNames(t *testing.T) {
 		}
 	}
 }
+
+// TestDatabaseGone: without the store nobody is let in, and the reason is said.
+func TestDatabaseGone(t *testing.T) {
+	t.Parallel()
+	b := apitest.New(t)
+	if _, err := b.DB.SQL().ExecContext(t.Context(), "DROP TABLE tokens"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Client(b.Admin).Whoami(t.Context()); code(err) != "not_now" {
+		t.Errorf("%v", err)
+	}
+	if got := b.Get("/healthz", "").StatusCode; got != 200 {
+		t.Errorf("/healthz: %d", got)
+	}
+}

@@ -195,6 +195,9 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		why = "unknown"
+	case err != nil && ctx.Err() == nil:
+		s.log.Error("api.token_lookup", zap.Error(err))
+		return Principal{}, problem(http.StatusServiceUnavailable, CodeUnavailable, "the database does not answer, so no token can be checked; /readyz says more")
 	case err != nil:
 		return Principal{}, fmt.Errorf("look up the token: %w", err)
 	case subtle.ConstantTimeCompare(t.Hash, hash) != 1:
