@@ -22,6 +22,7 @@ import (
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/console"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
@@ -321,6 +322,13 @@ func (s *Server) startAPI(ctx context.Context) error {
 		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.o.Registry,
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 	})
+	if s.o.Console {
+		pages, err := console.New(s.api, console.Config{SessionLifetime: s.o.Sessions, Log: s.log.Named("console")})
+		if err != nil {
+			return err
+		}
+		s.api.Mount(pages)
+	}
 	var h http.Handler = s.api
 	s.handler.Store(&h)
 	s.onStop("the API's streams", func(context.Context) error { s.api.Close(); return nil })

@@ -1,0 +1,59 @@
+# What a person types. `make demo` needs only Go; `make test` installs what it
+# needs on Debian or Ubuntu when it runs as root, and names what is missing
+# when it does not.
+
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
+PARALLEL ?= 8
+
+.PHONY: help demo test test-long fuzz bench soak lint build packages clean tools-for-tests
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+demo: ## the whole road with 25 simulated devices; needs only Go
+	@$(GO) run ./cmd/provisiond demo $(ARGS)
+
+tools-for-tests:
+	@deploy/test/needs.sh
+
+test: tools-for-tests ## everything, with -race, on SQLite and Postgres
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt these files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -race -timeout 20m -parallel $(PARALLEL) ./...
+
+test-long: tools-for-tests ## the long proofs: 300,000 simulated histories, every kill point, 500 devices
+	$(GO) test -timeout 60m ./server/provision -run 'TestSimulation|TestMutants|TestReplay' -v -sim.seeds=$(or $(SEEDS),300000)
+	$(GO) test -tags 'long failpoints' -timeout 60m -parallel $(PARALLEL) ./cmd/provisiond ./server/provision
+
+fuzz: ## each parser for FUZZTIME (default 30s)
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),30s) -fuzzminimizetime 1x || exit 1; \
+	  done; done
+
+bench: ## figures beside their floors, in one run
+	$(GO) test -timeout 30m -run '^$$' -bench . -benchtime $(or $(BENCHTIME),2s) ./server/... ./store ./amt/hello ./certs -v | grep -E '^(Benchmark|#|ok|FAIL|---)|floor|devices/s|hellos/s' || true
+	$(GO) test -timeout 30m -tags bench -run TestBench -v ./cmd/provisiond
+
+soak: tools-for-tests ## 30 minutes of hellos with kill -9, full disk, database restarts
+	$(GO) test -tags soak -timeout 60m -run TestSoak -v ./cmd/provisiond
+
+lint: ## gofmt, vet and golangci-lint (built once from deploy/tools)
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	$(GO) vet ./...
+	$(GO) tool -modfile=deploy/tools/go.mod golangci-lint run ./...
+
+build: ## static binaries in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/provisiond ./cmd/provisiond
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/provctl ./cmd/provctl
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/amtsim ./cmd/amtsim
+
+packages: build ## .deb, .rpm and the Helm chart, tested; as root
+	VERSION=$(patsubst v%,%,$(VERSION)) deploy/test/packages.sh
+
+clean:
+	rm -rf bin dist
