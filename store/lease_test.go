@@ -228,7 +228,7 @@ func TestSixteenWorkersNeverShareADevice(t *testing.T) {
 			} else {
 				nodes = append(nodes, nodes[0]) // one process owns a file: two nodes inside it
 			}
-			const devices, cycles = 4, 200
+			const devices, cycles = 4, 60
 			ids := make([]int64, devices)
 			for n := range devices {
 				hello(t, nodes[0], n)

@@ -71,3 +71,7 @@ func (tx *Tx) SealedSetting(ctx context.Context, key string) (amt.Secret, error)
 	}
 	return s, nil
 }
+
+// MasterPasswordKey is the sealed setting of a DNS domain's digest master
+// password, from which Intel SCS derived its devices' passwords.
+func MasterPasswordKey(domain string) string { return "master_password:" + domain }
