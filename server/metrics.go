@@ -19,6 +19,7 @@ type metrics struct {
 	store   *store.Metrics
 	handler http.Handler
 	reg     *prometheus.Registry
+	closing prometheus.Gauge
 }
 
 func newMetrics(o Options) *metrics {
@@ -27,7 +28,7 @@ func newMetrics(o Options) *metrics {
 	f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_build_info", Help: "1, labelled with what this program is."},
 		[]string{"version", "revision", "goversion"}).WithLabelValues(o.Version, o.Revision, runtime.Version()).Set(1)
 	return &metrics{
-		store: store.NewMetrics(o.Registry), reg: o.Registry,
+		store: store.NewMetrics(o.Registry), reg: o.Registry, closing: newWindowsClosing(o.Registry),
 		handler: promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{}),
 	}
 }

@@ -50,7 +50,18 @@ type Options struct {
 	Networks    []netip.Prefix
 	Admission   admit.Mode
 	Reprovision admit.Reprovision
-	Profile     profile.Profile
+	Profile     profile.Profile  // the profile named default, unless the store holds one
+	Names       []profile.Source // how a device is named that no rule speaks of
+	Lookup      admit.Lookup
+	OTP         admit.OTPMode
+
+	SetupWindow time.Duration // how long firmware listens after its first hello
+	Strangers   int           // how many rows of devices nobody approved are kept
+	TwinWithin  time.Duration
+
+	PerNetwork, AtOnce int           // most attempts at a time in one /24 or /64, and altogether; 0: any number
+	BreakAfter         int           // failures in a row, blamed on the network, that pause a network; 0: never
+	BreakFor           time.Duration // the first pause; it doubles
 
 	Workers        int
 	AttemptTimeout time.Duration
@@ -92,6 +103,21 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Admission == "" {
 		o.Admission = admit.Approve
+	}
+	if o.OTP == "" {
+		o.OTP = admit.OTPAgent
+	}
+	if o.SetupWindow == 0 {
+		o.SetupWindow = 6 * time.Hour
+	}
+	if o.Strangers == 0 {
+		o.Strangers = 50000
+	}
+	if o.TwinWithin == 0 {
+		o.TwinWithin = 10 * time.Minute
+	}
+	if o.BreakFor == 0 {
+		o.BreakFor = time.Minute
 	}
 	if o.Drain == 0 {
 		o.Drain = time.Minute

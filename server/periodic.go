@@ -25,6 +25,10 @@ func (s *Server) every() {
 	}
 	s.queue.Every("beat", lease/3, s.engine.Beat)
 	s.queue.Every("sweep", 5*time.Second, s.sweep)
+	s.queue.Every("windows", 15*time.Second, s.windows)
+	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
+	s.queue.Every("reconsider", 5*time.Minute, s.reconsider)
+	s.queue.Every("strangers", 20*time.Second, s.strangers)
 }
 
 // sweep finds live runs nobody works on: a worker that died, an outcome that

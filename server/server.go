@@ -23,7 +23,6 @@ import (
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/console"
-	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
@@ -258,10 +257,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 
 	journal := &provision.Journal{
 		DB: s.DB, Node: s.node, Clock: wallClock{},
-		Enqueue: s.enqueue,
-		Profile: func(context.Context, *store.Tx, store.Device, string) (profile.Profile, error) {
-			return s.o.Profile, nil
-		},
+		Enqueue: s.enqueue, Profile: s.profileOf, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
 	s.engine = provision.New(provision.Config{
 		Store: journal, Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
@@ -280,7 +276,8 @@ func (s *Server) startQueue(ctx context.Context) error {
 	}, s.log.Named("provision"), provision.NewMetrics(s.o.Registry))
 
 	s.Admit = admit.New(admit.Config{
-		DB: s.DB, Policy: s.policy, Match: s.Trust.Candidates, Enqueue: s.enqueue, Rand: rand.Reader, Log: s.log.Named("admit"),
+		DB: s.DB, Policy: s.policy, Match: s.Trust.Candidates, Enqueue: s.enqueue, Rand: rand.Reader, Lookup: s.o.Lookup,
+		Log: s.log.Named("admit"), Metrics: admit.NewMetrics(s.o.Registry),
 	})
 
 	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute}, s.engine, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
@@ -302,13 +299,6 @@ func (s *Server) startQueue(ctx context.Context) error {
 
 func (s *Server) enqueue(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error {
 	return s.queue.EnqueueTx(ctx, tx, runID, at, priority)
-}
-
-func (s *Server) policy() admit.Policy {
-	return admit.Policy{
-		Mode: s.o.Admission, Reprovision: s.o.Reprovision, Networks: s.o.Networks,
-		HelloPause: 3 * time.Second, MostHastened: 6, StopPause: time.Hour,
-	}
 }
 
 func (s *Server) startAPI(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,6 +22,8 @@ import (
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -55,7 +58,27 @@ type Policy struct {
 	MostHastened int
 	// StopPause is the same for reasons that ask for a person.
 	StopPause time.Duration
+	// Window is how long firmware listens for setup after its first hello;
+	// 0 keeps no account of it.
+	Window time.Duration
+	// TwinWithin is how close together hellos must be to prove that two
+	// machines carry one UUID.
+	TwinWithin time.Duration
+	// Names are the name sources of a device that no rule speaks of.
+	Names []profile.Source
+	// OTP is off, agent (compared when an agent announced one) or required.
+	OTP    OTPMode
+	OTPFor time.Duration // how long an announced one is good
 }
+
+// OTPMode is what is asked of one-time passwords.
+type OTPMode string
+
+const (
+	OTPOff      OTPMode = "off"
+	OTPAgent    OTPMode = "agent"
+	OTPRequired OTPMode = "required"
+)
 
 // Config is what an Admitter is made of.
 type Config struct {
@@ -66,7 +89,9 @@ type Config struct {
 	// Enqueue puts a run into the work queue in the caller's transaction.
 	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
 	Rand    io.Reader
+	Lookup  Lookup // of names outside; zero asks nobody
 	Log     *zap.Logger
+	Metrics *Metrics
 }
 
 // Admitter is the hello listener's handler.
@@ -75,7 +100,12 @@ type Admitter struct {
 }
 
 // New makes an Admitter.
-func New(cfg Config) *Admitter { return &Admitter{cfg} }
+func New(cfg Config) *Admitter {
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
+	return &Admitter{cfg}
+}
 
 // HandleHello records a hello and what follows from it, durably, before it
 // returns. An error means nothing of it is stored.
@@ -93,10 +123,16 @@ func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result
 		if err != nil {
 			return err
 		}
-		return a.carryOut(ctx, tx, dev, before, d)
+		if err := a.heard(ctx, tx, h, dev, before); err != nil {
+			return err
+		}
+		return a.carryOut(ctx, tx, dev, "hello", d)
 	})
 	if err != nil {
 		return "", err
+	}
+	if d.Alarm != "" {
+		a.Metrics.alarms.WithLabelValues(string(d.Alarm)).Inc()
 	}
 	if d.Event != "" {
 		a.Log.Info("hello."+d.Event, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address),
@@ -121,7 +157,8 @@ func seen(h hello.Hello) store.SeenHello {
 
 // decideTx gathers what decide needs to know from the store.
 func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, before store.SeenBefore) (Decision, error) {
-	q := Question{Policy: a.Policy(), Hello: h, Device: dev, Before: before, Now: tx.Now()}
+	q, failed := a.question(ctx, tx, h, dev, nil)
+	q.Before = before
 	switch run, err := tx.LiveRun(ctx, dev.UUID); {
 	case err == nil:
 		q.Live = &run
@@ -137,32 +174,152 @@ func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, de
 			q.Ended = runs[0].FinishedAt
 		}
 	}
-	if q.Policy.Mode != Open && !dev.Approved {
-		auth, err := tx.AuthorisedFor(ctx, dev)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return Decision{}, err
+	d := decide(q)
+	return d, *failed
+}
+
+// question lets decide ask the store. A failed answer ends up in the error.
+func (a *Admitter) question(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, answers map[profile.Source]answer) (Question, *error) {
+	failed := new(error)
+	note := func(err error) bool {
+		if err != nil && !errors.Is(err, store.ErrNotFound) && *failed == nil {
+			*failed = err
 		}
-		q.Authorised = err == nil
-		q.FQDN = auth.FQDN
+		return err == nil
+	}
+	q := Question{Policy: a.Policy(), Hello: h, Device: dev, Before: store.SeenBefore{Known: true, Previous: dev}, Now: tx.Now()}
+	q.Twin = func() string {
+		recent, err := tx.Hellos(ctx, dev.UUID, 16)
+		if !note(err) || len(recent) < 2 {
+			return ""
+		}
+		evidence := twinEvidence(recent, recent[0].At, q.Policy.TwinWithin)
+		if evidence == "" {
+			return ""
+		}
+		// What a person has looked at is no news.
+		released, err := tx.Events(ctx, store.EventFilter{UUID: dev.UUID, Name: "released", Newest: true, Limit: 1})
+		if !note(err) || len(released) == 0 {
+			return evidence
+		}
+		since := slices.IndexFunc(recent, func(r store.HelloRecord) bool { return !r.At.After(released[0].At) })
+		if since >= 0 {
+			recent = recent[:since]
+		}
+		return twinEvidence(recent, q.Now, q.Policy.TwinWithin)
+	}
+	q.Authorised = func() bool {
+		_, err := tx.AuthorisedFor(ctx, dev)
+		return note(err)
+	}
+	q.Identity = func() Identity {
+		id, err := a.identify(ctx, tx, dev, h, answers)
+		note(err)
+		return id
 	}
 	q.Match = func() error {
 		hashes := h.Hashes
 		if len(hashes) == 0 && dev.TrustTable != 0 {
 			var err error
-			if hashes, err = tx.TrustHashes(ctx, dev.TrustTable); err != nil {
+			if hashes, err = tx.TrustHashes(ctx, dev.TrustTable); !note(err) {
 				return err
 			}
 		}
 		_, err := a.Config.Match(hashes, certs.Hints{Suffix: dev.Suffix, Version: dev.Version})
 		return err
 	}
-	return decide(q), nil
+	return q, failed
+}
+
+// heard keeps what a hello says whatever is decided about the device: that its
+// setup window is open, and what its authenticated agent knows.
+func (a *Admitter) heard(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, before store.SeenBefore) error {
+	p := a.Policy()
+	if until, ok := window(p, h, dev, before, tx.Now()); ok {
+		if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{WindowUntil: &until}); err != nil {
+			return err
+		}
+	}
+	if h.Via == hello.ViaPlain {
+		return nil
+	}
+	if h.FQDN != "" {
+		n, err := tx.NameOf(ctx, dev.UUID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if n.FQDN != h.FQDN && (n.Source == "" || n.Source == FromAgent) {
+			if err := tx.PutName(ctx, store.Name{UUID: dev.UUID, FQDN: h.FQDN, Source: FromAgent}); err != nil {
+				return err
+			}
+		}
+	}
+	if h.OTP.IsZero() || p.OTP == OTPOff || p.OTP == "" {
+		return nil
+	}
+	last, err := tx.OTPFor(ctx, dev.UUID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err == nil && last.Password.Equal(h.OTP) {
+		return nil // the agent repeats itself
+	}
+	good := p.OTPFor
+	if good <= 0 {
+		good = 24 * time.Hour
+	}
+	if _, err := tx.CreateOTP(ctx, store.OTP{UUID: dev.UUID, Password: h.OTP, IssuedTo: h.Peer, ExpiresAt: tx.Now().Add(good)}); err != nil {
+		return err
+	}
+	return tx.Audit(ctx, store.AuditRecord{Actor: "agent:" + h.Peer, Action: "otp.announced", Subject: dev.UUID.String()})
+}
+
+// window says until when firmware listens: from a device's first hello, from
+// one after its window was over, and from one whose retry counter began again,
+// which a power cycle does. What ExtendProvisioningPeriod set stays otherwise.
+func window(p Policy, h hello.Hello, dev store.Device, before store.SeenBefore, now time.Time) (time.Time, bool) {
+	if p.Window <= 0 || h.Via == hello.ViaAgent || dev.Lifecycle == store.Retired {
+		return time.Time{}, false
+	}
+	again := before.Known && h.RetryCount < before.Previous.HelloRetry
+	if dev.WindowUntil.After(now) && !again {
+		return time.Time{}, false
+	}
+	return now.Add(p.Window), true
+}
+
+// Priority orders work by the time that is left of the setup window.
+func Priority(windowUntil, now time.Time) int {
+	switch left := windowUntil.Sub(now); {
+	case windowUntil.IsZero(), left > 6*time.Hour:
+		return queue.Background
+	case left > time.Hour:
+		return queue.Normal
+	}
+	return queue.Urgent
 }
 
 // carryOut makes a decision true.
-func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, before store.SeenBefore, d Decision) error {
-	if d.FQDN != "" && dev.FQDN == "" {
-		if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{FQDN: &d.FQDN}); err != nil {
+func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, trigger string, d Decision) error {
+	priority := queue.Normal
+	if !dev.WindowUntil.IsZero() {
+		priority = Priority(dev.WindowUntil, tx.Now())
+	}
+	if id := d.Identity; id != nil {
+		var f store.DeviceFacts
+		if id.FQDN != "" && id.FQDN != dev.FQDN {
+			f.FQDN = &id.FQDN
+		}
+		if id.Profile != dev.Profile {
+			f.Profile = &id.Profile
+		}
+		if err := tx.UpdateDevice(ctx, dev.UUID, f); err != nil {
+			return err
+		}
+		dev.Profile = id.Profile
+	}
+	if d.StopRun != 0 {
+		if err := Stop(ctx, tx, dev.UUID, d.StopRun, d.Detail); err != nil {
 			return err
 		}
 	}
@@ -170,16 +327,19 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 		if err := tx.HastenRun(ctx, d.HastenRun, tx.Now()); err != nil {
 			return err
 		}
-		return a.Enqueue(ctx, tx, d.HastenRun, tx.Now(), 2)
+		return a.Enqueue(ctx, tx, d.HastenRun, tx.Now(), priority)
 	}
 	if d.Event == "" {
 		return nil
 	}
-	t := store.Transition{UUID: dev.UUID, To: d.To, Reason: d.Reason, Detail: d.Detail, Event: d.Event, Actor: "system", Data: d.Evidence}
+	t := store.Transition{UUID: dev.UUID, To: d.To, Reason: d.Reason, Detail: d.Detail, Event: d.Event, Actor: "system", Data: d.Evidence, RunID: d.StopRun}
+	if d.To == "" {
+		t.NextRetry = dev.NextRetry
+	}
 	if !d.Start {
 		return tx.Transition(ctx, t)
 	}
-	run, err := StartRun(ctx, tx, a.Rand, dev.UUID, "provision", "hello", dev.Profile, tx.Now())
+	run, err := StartRun(ctx, tx, a.Rand, dev.UUID, "provision", trigger, dev.Profile, tx.Now())
 	if err != nil {
 		return err
 	}
@@ -187,7 +347,21 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 	if err := tx.Transition(ctx, t); err != nil {
 		return err
 	}
-	return a.Enqueue(ctx, tx, run.ID, tx.Now(), 2)
+	if d.Identity != nil && d.Identity.Entry != 0 {
+		if err := tx.UsedAuthorisation(ctx, d.Identity.Entry); err != nil {
+			return err
+		}
+	}
+	return a.Enqueue(ctx, tx, run.ID, tx.Now(), priority)
+}
+
+// Stop ends a live run for good, also one that is being worked on: its next
+// write is refused, and nothing is sent after that.
+func Stop(ctx context.Context, tx *store.Tx, uuid amt.UUID, runID int64, why string) error {
+	if _, err := tx.Revoke(ctx, uuid); err != nil {
+		return err
+	}
+	return tx.FinishRun(ctx, runID, store.RunCancelled, reason.Cancelled, why, string(reason.ThePolicy))
 }
 
 // StartRun creates a run and, in the same transaction, makes sure that the
@@ -219,71 +393,4 @@ func StartRun(ctx context.Context, tx *store.Tx, rand io.Reader, uuid amt.UUID, 
 	}
 	return run, tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "secret.staged", Subject: uuid.String(),
 		Detail: map[string]any{"generation": gen, "run": run.ID}})
-}
-
-// Reconsider asks again about devices that wait for a certificate: one was
-// activated. It returns how many runs it started.
-func (a *Admitter) Reconsider(ctx context.Context) (started int, err error) {
-	for _, life := range []store.Lifecycle{store.PendingCertificate, store.Failed} {
-		after := ""
-		for {
-			var page []store.Device
-			if err := a.DB.Read(ctx, func(tx *store.Tx) (err error) {
-				page, err = tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{life}, After: after, Limit: 200})
-				return err
-			}); err != nil {
-				return started, err
-			}
-			for _, d := range page {
-				after = d.Cursor(store.ByUUID)
-				if reason.Of(d.Reason).Retry != reason.ForCertificate {
-					continue
-				}
-				ok, err := a.reconsider(ctx, d)
-				if err != nil {
-					return started, fmt.Errorf("device %s: %w", d.UUID, err)
-				}
-				if ok {
-					started++
-				}
-			}
-			if len(page) < 200 {
-				break
-			}
-		}
-	}
-	return started, nil
-}
-
-func (a *Admitter) reconsider(ctx context.Context, d store.Device) (started bool, err error) {
-	err = a.DB.Write(ctx, func(tx *store.Tx) error {
-		started = false
-		now, err := tx.Device(ctx, d.UUID)
-		if err != nil {
-			return err
-		}
-		if now.Lifecycle != d.Lifecycle {
-			return nil
-		}
-		hashes, err := tx.TrustHashes(ctx, now.TrustTable)
-		if err != nil {
-			return err
-		}
-		if _, err := a.Config.Match(hashes, certs.Hints{Suffix: now.Suffix, Version: now.Version}); err != nil {
-			return nil
-		}
-		run, err := StartRun(ctx, tx, a.Rand, d.UUID, "provision", "api", now.Profile, tx.Now())
-		if errors.Is(err, store.ErrConflict) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		started = true
-		if err := tx.Transition(ctx, store.Transition{UUID: d.UUID, To: store.Queued, Event: "certificate_matched", Actor: "system", RunID: run.ID}); err != nil {
-			return err
-		}
-		return a.Enqueue(ctx, tx, run.ID, tx.Now(), 2)
-	})
-	return started, err
 }

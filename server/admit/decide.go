@@ -2,6 +2,7 @@ package admit
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -12,17 +13,37 @@ import (
 
 // Question is all that a decision depends on.
 type Question struct {
-	Policy     Policy
-	Hello      hello.Hello
-	Device     store.Device // as the hello left it
-	Before     store.SeenBefore
-	Live       *store.Run // queued or running
-	Authorised bool       // by UUID, serial, MAC or network
-	FQDN       string     // the name that came with the authorisation
-	Ended      time.Time  // of the last run, zero: there was none
-	Now        time.Time
+	Policy Policy
+	Hello  hello.Hello
+	Device store.Device // as the hello left it
+	Before store.SeenBefore
+	Live   *store.Run // queued or running
+	Ended  time.Time  // of the last run, zero: there was none
+	Now    time.Time
+
+	// What follows is asked only when a decision needs it.
+
+	// Twin gives the evidence that two machines carry this UUID, "" for none.
+	Twin func() string
+	// Authorised reports whether a list lets the device in: by UUID, serial,
+	// MAC or network.
+	Authorised func() bool
+	// Identity assigns profile and name.
+	Identity func() Identity
 	// Match reports why no chain of ours suits the device.
 	Match func() error
+}
+
+// Identity is what rules and name sources say about a device.
+type Identity struct {
+	Profile string // "" is the default
+	Rule    string // the one that decided, "" none
+	FQDN    string // "" leaves the name to the profile's pattern
+	Source  string // of the name
+	Entry   int64  // of the list of authorised devices that speaks of it, 0 none
+	// Missing says what is not known yet, in a sentence; Reason names it.
+	Missing string
+	Reason  reason.Code
 }
 
 // Decision is what follows from a hello.
@@ -35,70 +56,80 @@ type Decision struct {
 	// that repeats its hello every minute does not fill the timeline.
 	Event     string
 	Evidence  map[string]any
+	Alarm     Alarm // counted even when the timeline has it already
 	Start     bool  // make a run
 	HastenRun int64 // a waiting run to bring forward
-	FQDN      string
+	StopRun   int64 // a live run that must not touch the device any more
+	Identity  *Identity
 }
 
 // decide answers, in this order: is it a device at all, do we want it, may we
-// reach it, is somebody at work already, and do we hold a certificate for it.
+// reach it, is it one device, is somebody at work already, may it come in, what
+// shall it be, and do we hold a certificate for it.
 func decide(q Question) Decision {
 	d := q.Device
-	known := q.Before.Known
 	switch {
 	case d.Lifecycle == store.Retired:
-		return Decision{Result: "denied_device", Event: "retired_device_hello", Reason: reason.Blocklisted,
-			Detail: "a retired device said hello from " + d.Address.String()}
+		return q.retired()
 	case d.UUID.IsPlaceholder():
-		return q.refuse("denied_device", store.Quarantined, reason.UUIDInvalid,
+		dec := q.refuse(hello.DeniedDevice, store.Quarantined, reason.UUIDInvalid,
 			"UUID "+d.UUID.String()+" is a placeholder that many machines carry; it cannot name a device")
+		dec.Alarm = AlarmPlaceholder
+		return dec
 	case q.Hello.Version == hello.VersionPSK:
-		return q.refuse("denied_device", store.Failed, reason.HelloVersionUnsupported,
+		return q.refuse(hello.DeniedDevice, store.Failed, reason.HelloVersionUnsupported,
 			"PSK hello (version 2) with PID "+q.Hello.PID+"; this server does PKI setup")
 	case d.Lifecycle == store.Quarantined:
-		return Decision{Result: "denied_device"}
+		return Decision{Result: hello.DeniedDevice}
 	case !allowed(q.Policy.Networks, d.Address):
-		return q.refuse("denied_network", store.Failed, reason.NetworkNotAllowed,
+		return q.refuse(hello.DeniedNetwork, store.Failed, reason.NetworkNotAllowed,
 			"the hello came from "+d.Address.String()+", which provisioning.networks does not name")
 	}
-
+	if q.Before.AddressChanged {
+		if evidence := q.Twin(); evidence != "" {
+			return q.twin(evidence)
+		}
+	}
 	if q.Live != nil {
-		dec := Decision{Result: "duplicate"}
-		if q.Before.AddressChanged {
-			dec.Event, dec.Reason, dec.Detail = "address_changed", d.Reason, "from "+q.Before.Previous.Address.String()+" to "+d.Address.String()
-		}
-		if q.waiting() {
-			dec.HastenRun, dec.Event = q.Live.ID, ""
-		}
-		return dec
+		return q.busy()
 	}
-
-	managed := d.Lifecycle == store.Provisioned || d.Lifecycle == store.Drifted || d.Lifecycle == store.Maintaining
-	approved := d.Approved
-	if managed {
-		if !d.ProvisionedAt.IsZero() && q.Hello.At.Before(d.ProvisionedAt.Add(time.Second)) {
-			return Decision{Result: "duplicate"} // sent before the commit, read after it
-		}
-		switch q.Policy.Reprovision {
-		case ReprovisionAuto:
-			approved = true
-		default:
-			return Decision{Result: "denied_device", To: store.PendingApproval, Event: "reappeared_unprovisioned", Reason: reason.ReappearedUnprovisioned,
-				Detail:   "a managed device says hello from " + d.Address.String() + ": its settings were erased or its board was changed",
-				Evidence: map[string]any{"address": d.Address.String(), "previous_address": q.Before.Previous.Address.String()}}
+	switch d.Lifecycle {
+	case store.Provisioned, store.Drifted, store.Maintaining:
+		return q.reappeared()
+	case store.Unprovisioning, store.Unprovisioned:
+		return q.refuse(hello.DeniedDevice, store.Unprovisioned, reason.NotAuthorized,
+			"it was taken back to factory settings from here; a person decides whether it is set up again: provctl device approve")
+	case store.PendingApproval:
+		// Approved once does not mean approved again: approving starts the run.
+		if d.Reason == reason.ReappearedUnprovisioned && q.Policy.Reprovision != ReprovisionAuto {
+			return Decision{Result: hello.DeniedDevice}
 		}
 	}
-	if d.Lifecycle == store.PendingApproval && d.Reason == reason.ReappearedUnprovisioned && !approved {
-		return Decision{Result: "denied_device"}
-	}
-	if q.Policy.Mode != Open && !approved && !q.Authorised {
-		return q.refuse("denied_device", store.PendingApproval, reason.NotAuthorized, approvalText(q.Policy.Mode))
+	if !q.letIn() {
+		return q.refuse(hello.DeniedDevice, store.PendingApproval, reason.NotAuthorized, approvalText(q.Policy.Mode))
 	}
 	if q.tooSoon() {
-		return Decision{Result: "duplicate"}
+		return Decision{Result: hello.Duplicate}
 	}
+	return q.ready("certificate_matched")
+}
+
+func (q Question) letIn() bool {
+	return q.Policy.Mode == Open || q.Device.Approved || q.Authorised()
+}
+
+// ready is for a device that may come in: what it shall be, and with which
+// certificate.
+func (q Question) ready(event string) Decision {
+	d := q.Device
 	if q.Hello.Version == hello.VersionPKI && len(q.Hello.Hashes) == 0 {
-		return q.refuse(accepted(known), store.PendingCertificate, reason.RootNotTrusted, "the device announced no active root hash, so no certificate can convince it")
+		return q.refuse(q.result(), store.PendingCertificate, reason.RootNotTrusted, "the device announced no active root hash, so no certificate can convince it")
+	}
+	id := q.Identity()
+	if id.Missing != "" {
+		dec := q.refuse(q.result(), store.PendingIdentity, id.Reason, id.Missing)
+		dec.Identity = &id
+		return dec
 	}
 	if err := q.Match(); err != nil {
 		code := reason.InternalError
@@ -106,16 +137,88 @@ func decide(q Question) Decision {
 		if errors.As(err, &re) {
 			code = re.Code
 		}
-		dec := q.refuse(accepted(known), store.PendingCertificate, code, err.Error())
-		dec.FQDN = q.FQDN
+		dec := q.refuse(q.result(), store.PendingCertificate, code, err.Error())
+		dec.Identity = &id
 		return dec
 	}
-	event := "certificate_matched"
-	if managed {
-		event = "reappeared_unprovisioned"
+	evidence := map[string]any{"address": d.Address.String(), "hashes": len(q.Hello.Hashes), "via": string(q.Hello.Via)}
+	if id.Rule != "" {
+		evidence["rule"] = id.Rule
 	}
-	return Decision{Result: accepted(known), To: store.Queued, Event: event, Start: true, FQDN: q.FQDN,
-		Evidence: map[string]any{"address": d.Address.String(), "hashes": len(q.Hello.Hashes), "via": string(q.Hello.Via)}}
+	if id.Profile != "" {
+		evidence["profile"] = id.Profile
+	}
+	if id.FQDN != "" {
+		evidence["name"], evidence["name_source"] = id.FQDN, id.Source
+	}
+	return Decision{Result: q.result(), To: store.Queued, Event: event, Start: true, Identity: &id, Evidence: evidence}
+}
+
+// retired raises an alarm and changes nothing: hardware that was given up is
+// on the network. The timeline has it once an hour.
+func (q Question) retired() Decision {
+	d := q.Device
+	dec := Decision{Result: hello.DeniedDevice, Alarm: AlarmRetired, Reason: reason.Blocklisted,
+		Detail: "a retired device said hello from " + d.Address.String()}
+	if d.Reason == dec.Reason && d.Detail == dec.Detail && q.Now.Before(q.Before.Previous.LastSeen.Add(time.Hour)) {
+		return dec
+	}
+	dec.Event = "retired_device_hello"
+	dec.Evidence = map[string]any{"address": d.Address.String(), "previous_address": text(q.Before.Previous.Address)}
+	return dec
+}
+
+// twin keeps both machines out until a person has looked: what one is told,
+// the other would learn.
+func (q Question) twin(evidence string) Decision {
+	prev := q.Before.Previous
+	dec := Decision{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate,
+		Detail: evidence,
+		Evidence: map[string]any{"address": q.Device.Address.String(), "previous_address": text(prev.Address),
+			"hash_table": q.Device.TrustTable, "previous_hash_table": prev.TrustTable}}
+	if q.Live != nil {
+		dec.StopRun = q.Live.ID
+	}
+	return dec
+}
+
+// busy is a hello while a run is queued or running.
+func (q Question) busy() Decision {
+	d := q.Device
+	dec := Decision{Result: hello.Duplicate}
+	switch {
+	case q.waiting():
+		dec.HastenRun = q.Live.ID
+	case q.Before.AddressChanged:
+		dec.Event, dec.Reason = "address_changed", d.Reason
+		dec.Detail = "from " + text(q.Before.Previous.Address) + " to " + d.Address.String()
+	}
+	return dec
+}
+
+// reappeared is a managed device that says hello: it lost its setup, or
+// somebody replays an old hello.
+func (q Question) reappeared() Decision {
+	d := q.Device
+	if !d.ProvisionedAt.IsZero() && q.Hello.At.Before(d.ProvisionedAt.Add(time.Second)) {
+		return Decision{Result: hello.Duplicate} // sent before the commit, read after it
+	}
+	const event = "reappeared_unprovisioned"
+	dec := Decision{Result: hello.DeniedDevice, Alarm: AlarmReappeared, Event: event, Reason: reason.ReappearedUnprovisioned,
+		Detail:   "a managed device says hello from " + d.Address.String() + ": its settings were erased or its board was changed",
+		Evidence: map[string]any{"address": d.Address.String(), "previous_address": text(q.Before.Previous.Address)}}
+	switch q.Policy.Reprovision {
+	case ReprovisionAuto:
+		dec = q.ready(event)
+		dec.Alarm = AlarmReappeared
+	case ReprovisionDeny:
+		if d.Reason == dec.Reason {
+			dec.Event = "" // recorded already
+		}
+	default:
+		dec.To = store.PendingApproval
+	}
+	return dec
 }
 
 // refuse keeps quiet when the device already stands there for that reason.
@@ -131,6 +234,8 @@ func eventFor(to store.Lifecycle) string {
 	switch to {
 	case store.PendingCertificate:
 		return "certificate_unmatched"
+	case store.PendingIdentity:
+		return "identity_missing"
 	case store.Quarantined:
 		return "quarantined"
 	case store.PendingApproval:
@@ -139,11 +244,11 @@ func eventFor(to store.Lifecycle) string {
 	return "rejected"
 }
 
-func accepted(known bool) hello.Result {
-	if known {
-		return "duplicate"
+func (q Question) result() hello.Result {
+	if q.Before.Known {
+		return hello.Duplicate
 	}
-	return "accepted"
+	return hello.Accepted
 }
 
 // waiting reports whether the live run sits out a pause that this hello, a
@@ -186,4 +291,53 @@ func allowed(networks []netip.Prefix, a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+func text(a netip.Addr) string {
+	if !a.IsValid() {
+		return "an unknown address"
+	}
+	return a.String()
+}
+
+// twinEvidence looks at a device's newest hellos, this one first, and says why
+// they cannot all be of one machine. A machine that got another lease says hello
+// from its new address only, with the hash list it always had: no evidence.
+func twinEvidence(recent []store.HelloRecord, now time.Time, within time.Duration) string {
+	type sight struct {
+		addr  string
+		table int64
+		at    time.Time
+	}
+	var seen []sight
+	for _, h := range recent {
+		if now.Sub(h.At) > within {
+			break
+		}
+		ap, err := netip.ParseAddrPort(h.From)
+		if err != nil || h.Via != string(hello.ViaPlain) {
+			continue // behind a relay every device has the relay's address
+		}
+		seen = append(seen, sight{ap.Addr().Unmap().String(), h.TrustTable, h.At})
+	}
+	if len(seen) < 2 {
+		return ""
+	}
+	first := seen[0]
+	turns := 0
+	for i, s := range seen[1:] {
+		if s.addr != seen[i].addr {
+			turns++
+		}
+		if s.addr != first.addr && s.table != first.table && s.table != 0 && first.table != 0 {
+			return fmt.Sprintf("two machines say hello with this UUID: from %s with one list of roots, and %s earlier from %s with another",
+				first.addr, first.at.Sub(s.at).Round(time.Second), s.addr)
+		}
+		// There and back and there again: a lease does not do that.
+		if turns >= 3 && s.addr != first.addr {
+			return fmt.Sprintf("two machines say hello with this UUID: %s and %s took turns %d times within %s",
+				first.addr, s.addr, turns, first.at.Sub(s.at).Round(time.Second))
+		}
+	}
+	return ""
 }

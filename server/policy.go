@@ -1,0 +1,61 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/provisiond/provisiond/server/admit"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// policy is what admission obeys.
+func (s *Server) policy() admit.Policy {
+	return admit.Policy{
+		Mode: s.o.Admission, Reprovision: s.o.Reprovision, Networks: s.o.Networks,
+		HelloPause: 3 * time.Second, MostHastened: 6, StopPause: time.Hour,
+		Window: s.o.SetupWindow, TwinWithin: s.o.TwinWithin, Names: s.o.Names, OTP: s.o.OTP, OTPFor: 24 * time.Hour,
+	}
+}
+
+// profileOf finds the document for a run at the moment it is claimed: by then
+// more may be known of the device than at its hello, so the rules are asked
+// again.
+func (s *Server) profileOf(ctx context.Context, tx *store.Tx, d store.Device, name string) (profile.Profile, error) {
+	as, _, _, err := admit.Assign(ctx, tx, d)
+	if err != nil {
+		return profile.Profile{}, err
+	}
+	if as.Profile != "" {
+		name = as.Profile
+	}
+	p, err := s.profileNamed(ctx, tx, name)
+	if err != nil {
+		return p, err
+	}
+	return p.With(as), nil
+}
+
+// profileNamed reads the newest version of a stored profile. The configuration's
+// is the default until one of that name is stored.
+func (s *Server) profileNamed(ctx context.Context, tx *store.Tx, name string) (profile.Profile, error) {
+	if name == "" {
+		name = "default"
+	}
+	stored, err := tx.Profile(ctx, name, 0)
+	if errors.Is(err, store.ErrNotFound) && (name == "default" || name == s.o.Profile.Name) {
+		return s.o.Profile, nil
+	}
+	if err != nil {
+		return profile.Profile{}, err
+	}
+	p := profile.Default()
+	if err := json.Unmarshal(stored.Document, &p); err != nil {
+		return p, fmt.Errorf("profile %s version %d: %w", name, stored.Version, err)
+	}
+	p.Name, p.Version = stored.Name, stored.Version
+	return p, nil
+}

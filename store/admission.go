@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// Revoke takes the device away from whoever works on it: the fence grows, so
+// that run's next write fails and it stops. The lease is left to run out, so
+// that nobody else begins while its last request may be on its way. It reports
+// whether somebody had the device.
+func (tx *Tx) Revoke(ctx context.Context, uuid amt.UUID) (bool, error) {
+	n, err := tx.exec(ctx, "UPDATE devices SET fence = fence + 1, owner = '' WHERE uuid = $1 AND owner <> ''", uuid)
+	if err != nil {
+		return false, fmt.Errorf("revoke the lease on %s: %w", uuid, err)
+	}
+	return n > 0, nil
+}
+
+// waitingStates are those in which a device still needs its setup window.
+const waitingStates = "'discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'failed'"
+
+// ClosingWindows lists devices not set up yet whose setup window ends within a
+// time, the next to close first, and that no event has said this of since.
+func (tx *Tx) ClosingWindows(ctx context.Context, within time.Duration, limit int) ([]Device, error) {
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
+		AND window_until > {now} AND window_until <= {now+$1}
+		AND NOT EXISTS (SELECT 1 FROM events e WHERE e.uuid = devices.uuid AND e.name = 'setup_window_closing' AND e.at >= `+tx.shifted("devices.window_until", "$2")+`)
+		ORDER BY window_until LIMIT $3`, within.Milliseconds(), -within.Milliseconds(), page(limit))
+}
+
+// CountClosing counts devices not set up yet whose window ends within a time.
+func (tx *Tx) CountClosing(ctx context.Context, within time.Duration) (int, error) {
+	var n int
+	err := tx.one(ctx, "SELECT count(*) FROM devices WHERE lifecycle IN ("+waitingStates+") AND window_until > {now} AND window_until <= {now+$1}",
+		[]any{within.Milliseconds()}, &n)
+	return n, err
+}
+
+// ExpiredWindows lists devices not set up yet whose window ended so long ago,
+// that nobody works on, and that hold no password of ours: one that was sent
+// may have been committed, and then the window is of no importance.
+func (tx *Tx) ExpiredWindows(ctx context.Context, since time.Duration, limit int) ([]Device, error) {
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
+		AND window_until <= {now+$1} AND owner = ''
+		AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid AND c.state = 'candidate' AND c.sent_at IS NOT NULL)
+		ORDER BY window_until LIMIT $2`, -since.Milliseconds(), page(limit))
+}
+
+// shifted adds milliseconds to a column of a time.
+func (tx *Tx) shifted(column, ms string) string {
+	if tx.pg != nil {
+		return "(" + column + " + CAST(" + ms + " AS bigint) * interval '1 millisecond')"
+	}
+	return "(" + column + " + " + ms + ")"
+}
+
+// DueForIdentity lists devices whose name is to be looked up now.
+func (tx *Tx) DueForIdentity(ctx context.Context, limit int) ([]Device, error) {
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE lifecycle = 'pending_identity'
+		AND (next_retry IS NULL OR next_retry <= {now}) ORDER BY next_retry LIMIT $1`, page(limit))
+}
+
+// SetNextRetry says when a device is looked at again, without an event.
+func (tx *Tx) SetNextRetry(ctx context.Context, uuid amt.UUID, at time.Time) error {
+	n, err := tx.exec(ctx, "UPDATE devices SET next_retry = $2 WHERE uuid = $1", uuid, at)
+	return touched(n, err, ErrNotFound)
+}
+
+// LockNetwork makes transactions that count the same network's leases wait for
+// each other; SQLite has one writer anyway. It lasts until the transaction ends.
+func (tx *Tx) LockNetwork(ctx context.Context, network string) error {
+	if tx.pg == nil {
+		return nil
+	}
+	h := fnv.New64a()
+	h.Write([]byte("network " + network))
+	var void any
+	return tx.one(ctx, "SELECT 1 FROM (SELECT pg_advisory_xact_lock($1)) AS l", []any{int64(h.Sum64())}, &void)
+}
+
+// Leases counts the leases that last, those of a network alone when it is valid.
+func (tx *Tx) Leases(ctx context.Context, network netip.Prefix) (int, error) {
+	var n int
+	q, args := "SELECT count(*) FROM devices WHERE owner <> '' AND lease_until > {lease}", []any(nil)
+	if network.IsValid() {
+		lo, hi := networkRange(network)
+		q, args = q+" AND address_key >= $1 AND address_key <= $2", []any{lo, hi}
+	}
+	err := tx.one(ctx, q, args, &n)
+	return n, err
+}
+
+// AuthorisationOf finds the entry for exactly this kind and value, expired or not.
+func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (AuthorisedDevice, error) {
+	found, err := list(ctx, tx, scanAuthorised, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind, strings.ToLower(value))
+	if err == nil && len(found) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return AuthorisedDevice{}, fmt.Errorf("authorisation of %s %s: %w", kind, value, err)
+	}
+	return found[0], nil
+}
+
+// Names lists a page of the names assigned, by UUID.
+func (tx *Tx) Names(ctx context.Context, after amt.UUID, limit int) ([]Name, error) {
+	return list(ctx, tx, func(s scanner) (Name, error) {
+		var n Name
+		err := s.Scan(&n.UUID, &n.FQDN, &n.Source, timeOf{&n.UpdatedAt})
+		return n, err
+	}, "SELECT uuid, fqdn, source, updated_at FROM names WHERE uuid > $1 ORDER BY uuid LIMIT $2", after, page(limit))
+}
+
+// DeleteName forgets the name assigned to a UUID.
+func (tx *Tx) DeleteName(ctx context.Context, uuid amt.UUID) error {
+	n, err := tx.exec(ctx, "DELETE FROM names WHERE uuid = $1", uuid)
+	return touched(n, err, ErrNotFound)
+}
+
+// strangers are rows that anybody who reaches the hello port can make: nobody
+// approved them, no run was ever made for them, and they hold no password.
+const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'failed', 'quarantined', 'dormant') AND NOT approved
+	AND hello_count > 0 AND fence = 0 AND provisioned_at IS NULL AND tags = '[]' AND serial = '' AND mac = ''
+	AND reason <> 'uuid_duplicate'
+	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid) AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid)`
+
+// CountStrangers counts the rows that PruneStrangers may remove.
+func (tx *Tx) CountStrangers(ctx context.Context) (int, error) {
+	var n int
+	err := tx.one(ctx, "SELECT count(*) "+strangers, nil, &n)
+	return n, err
+}
+
+// PruneStrangers keeps the newest so many rows of devices that nobody approved
+// and nothing was done with; the others go with their hellos and events, those
+// not heard for longest first. It works in short transactions.
+func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err error) {
+	const pick, batch = 10000, 500
+	for {
+		var gone []amt.UUID
+		err := db.Read(ctx, func(tx *Tx) error {
+			have, err := tx.CountStrangers(ctx)
+			if err != nil || have <= keep {
+				return err
+			}
+			gone, err = list(ctx, tx, func(s scanner) (amt.UUID, error) {
+				var u amt.UUID
+				err := s.Scan(&u)
+				return u, err
+			}, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1", min(have-keep, pick))
+			return err
+		})
+		if err != nil || len(gone) == 0 {
+			return removed, err
+		}
+		for some := range slices.Chunk(gone, batch) {
+			n := 0
+			err := db.Write(ctx, func(tx *Tx) error {
+				n = 0
+				for _, u := range some {
+					// Somebody may have approved it since it was picked.
+					m, err := tx.exec(ctx, "DELETE "+strangers+" AND uuid = $1", u)
+					if err != nil {
+						return err
+					}
+					if n += int(m); m == 0 {
+						continue
+					}
+					if err := tx.pipeline(ctx, statement{q: "DELETE FROM hellos WHERE uuid = $1", args: []any{u}}, statement{q: "DELETE FROM events WHERE uuid = $1", args: []any{u}}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return removed, fmt.Errorf("remove devices nobody knows: %w", err)
+			}
+			removed += n
+		}
+	}
+}
