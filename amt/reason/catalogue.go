@@ -100,6 +100,7 @@ const (
 	CommitFailed            Code = "commit_failed"
 	CommitUnverified        Code = "commit_unverified"
 	UnprovisionBlocked      Code = "unprovision_blocked_by_auditor"
+	ProfileDrift            Code = "profile_drift"
 
 	// Server
 	SecretStoreUnavailable Code = "secret_store_unavailable"
@@ -377,6 +378,9 @@ var catalogue = []Entry{
 	{UnprovisionBlocked, WSMAN, TheDevice, ForOperator, "An auditor account blocks unprovisioning",
 		[]string{"audit log policy up to AMT 11.6"},
 		[]string{"the auditor must release the device"}},
+	{ProfileDrift, WSMAN, NoBlame, ForOperator, "The device differs from its profile",
+		[]string{"somebody changed the device with another console", "the profile was changed after the device was set up"},
+		[]string{"see what differs in the device's detail", "bring it back with provctl maintain UUID --task clock,cert,name,tls"}},
 	{SecretStoreUnavailable, Server, OurServer, Repeat, "The key store is unavailable",
 		[]string{"the master key cannot be read"},
 		[]string{"restore it", "nothing was sent to the device"}},

@@ -51,6 +51,10 @@ type Profile struct {
 	CertificateDays int `json:"certificate_days" yaml:"certificate_days"`
 	// PasswordDays is the age at which the admin password is changed; 0 never.
 	PasswordDays int `json:"password_days" yaml:"password_days"`
+	// Passwords is "random", also when empty, or "derived": changed passwords
+	// are derived from the digest master password of the device's domain, for
+	// fleets that Intel SCS set up.
+	Passwords string `json:"passwords,omitempty" yaml:"passwords"`
 }
 
 // Default is what a device gets when nobody said otherwise.
@@ -85,6 +89,9 @@ func (p Profile) Validate() error {
 	}
 	if p.CertificateDays < 1 || p.CertificateDays > 7300 {
 		bad("certificate_days: want 1 to 7300")
+	}
+	if p.Passwords != "" && p.Passwords != "random" && p.Passwords != "derived" {
+		bad("passwords: %q is not one of random, derived", p.Passwords)
 	}
 	if p.PasswordDays < 0 {
 		bad("password_days: want 0 (never) or more")
@@ -185,6 +192,9 @@ func CheckLabel(s string) error {
 	}
 	return nil
 }
+
+// DerivedPassword reports whether changed passwords are derived.
+func (p Profile) DerivedPassword() bool { return p.Passwords == "derived" }
 
 // CertificateValidity is CertificateDays as a duration.
 func (p Profile) CertificateValidity() time.Duration {

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,7 +10,6 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
-	"github.com/provisiond/provisiond/server/profile"
 )
 
 // commitChanges is sent once. Whatever the answer, also none, the next step
@@ -81,7 +79,7 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 	if codeOf(last) == reason.AuthFailed {
 		return false, last
 	}
-	if c := codeOf(last); c == reason.CommitFailed || c == reason.LeaseLost || c == reason.UUIDMismatch {
+	if c := codeOf(last); c == reason.CommitFailed || c == reason.LeaseLost || c == reason.UUIDMismatch || c == reason.TLSPinnedKeyChanged {
 		return false, last
 	}
 	return false, reason.Because(reason.CommitUnverified, "the device did not come back as ours after commit: %w", last)
@@ -90,7 +88,7 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 // final reports whether asking again cannot change the answer.
 func final(err error) bool {
 	switch codeOf(err) {
-	case reason.AuthFailed, reason.LeaseLost, reason.UUIDMismatch, reason.NetworkNotAllowed:
+	case reason.AuthFailed, reason.LeaseLost, reason.UUIDMismatch, reason.NetworkNotAllowed, reason.TLSPinnedKeyChanged:
 		return true
 	}
 	return false
@@ -100,6 +98,12 @@ func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
 	d, err := r.e.Dial(ctx, r.afterCommit())
 	if err != nil {
 		return false, err
+	}
+	if k := r.Job.Run.Kind; k == KindMaintain || k == KindRotate {
+		if err := r.samePeer(d.Peer()); err != nil {
+			_ = d.Close()
+			return false, err
+		}
 	}
 	r.Device = d
 	r.lease.guard(d)
@@ -129,15 +133,7 @@ func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
 // afterCommit is how a managed device is spoken to: no setup certificate, the
 // new password only.
 func (r *Run) afterCommit() session.Target {
-	t := session.Target{
-		Addr:   netip.AddrPortFrom(r.Job.Device.Address, r.e.Port),
-		MinTLS: r.e.MinTLS,
-		Logins: []session.Login{{Name: credentialName(r.admin), User: r.Profile.AdminUser, Password: r.admin.Password}},
-	}
-	if r.Profile.TLS == profile.TLSMutual {
-		t.Client, _ = r.e.Trust.Console()
-	}
-	return t
+	return r.managedTarget([]session.Login{{Name: credentialName(r.admin), User: r.Profile.AdminUser, Password: r.admin.Password}})
 }
 
 // readRecord keeps the device's own account of its setup, the best evidence

@@ -13,6 +13,7 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -20,9 +21,13 @@ import (
 // failed logins as an attack, and may lock the account.
 const maxProbes = 3
 
-// contact opens the session the plan runs on: the chains that end in a root the
-// device announced, one after the other until it accepts one.
-func (r *Run) contact(ctx context.Context) error {
+// contactBare opens the session a setup runs on: the chains that end in a root
+// the device announced, one after the other until it accepts one.
+func (r *Run) contactBare(ctx context.Context) error {
+	if len(r.Job.Admin) == 0 || len(r.Job.MEBx) == 0 {
+		return reason.Because(reason.InternalError, "run %d has no candidate passwords", r.Job.Run.ID)
+	}
+	r.admin, r.mebx = r.Job.Admin[0], r.Job.MEBx[0]
 	candidates, err := r.e.Trust.Candidates(r.Hashes, certs.Hints{Suffix: r.Job.Device.Suffix, Version: r.Job.Device.Version})
 	if err != nil {
 		return err
@@ -42,7 +47,24 @@ func (r *Run) contact(ctx context.Context) error {
 			refused = fmt.Errorf("certificate %s: %w", c.Cert.Name, err)
 		}
 	}
+	if refused != nil && r.Profile.TLS == profile.TLSMutual {
+		return r.foundMutual(ctx, refused)
+	}
 	return refused
+}
+
+// foundMutual looks whether a device that refuses our setup certificates was
+// committed by an earlier attempt: with mutual TLS it then wants a console's.
+func (r *Run) foundMutual(ctx context.Context, refused error) error {
+	d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+	if err != nil {
+		return refused
+	}
+	r.Device = d
+	r.lease.guard(d)
+	peer := d.Peer()
+	r.facts.Peer = &peer
+	return nil
 }
 
 func (r *Run) dial(ctx context.Context, c certs.Candidate) (Device, error) {

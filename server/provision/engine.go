@@ -80,14 +80,11 @@ func (r *Run) attempt(ctx context.Context) (err error) {
 		}
 		r.hangUp()
 	}()
-	if len(r.Job.Admin) == 0 || len(r.Job.MEBx) == 0 {
-		return reason.Because(reason.InternalError, "run %d has no candidate passwords", r.Job.Run.ID)
-	}
-	r.admin, r.mebx = r.Job.Admin[0], r.Job.MEBx[0]
-	if err := r.contact(ctx); err != nil {
+	p := planOf(r.Job.Run.Kind)
+	if err := p.contact(r, ctx); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	return r.walk(ctx, adminControl)
+	return r.walk(ctx, p.steps)
 }
 
 func (e *Engine) begin(r *Run) {
@@ -95,7 +92,7 @@ func (e *Engine) begin(r *Run) {
 	e.live[r.Job.Run.ID] = r.lease
 	e.mu.Unlock()
 	e.metrics.started(r.Job.Run.Trigger)
-	r.log.Info("run.started", zap.String("trigger", r.Job.Run.Trigger), zap.Stringer("address", r.Job.Device.Address))
+	r.log.Info("run.started", zap.String("kind", r.Job.Run.Kind), zap.String("trigger", r.Job.Run.Trigger), zap.Stringer("address", r.Job.Device.Address))
 }
 
 func (e *Engine) end(r *Run) {
@@ -149,7 +146,8 @@ func (e *Engine) Live() int {
 
 // settle writes the outcome down, on a context that shutdown cannot cancel.
 func (r *Run) settle(ctx context.Context, err error) error {
-	v := r.verdict(err)
+	v := planOf(r.Job.Run.Kind).verdict(r, err)
+	v.Kind = r.Job.Run.Kind
 	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
 
@@ -160,7 +158,7 @@ func (r *Run) settle(ctx context.Context, err error) error {
 		case err == nil:
 			r.e.metrics.finished(v, r.Job)
 			if v.OK {
-				r.log.Info("run.finished", append(fields, zap.String("result", "provisioned"))...)
+				r.log.Info("run.finished", append(fields, zap.String("result", string(v.Ended)))...)
 			} else {
 				r.log.Warn("run.finished", append(fields, zap.String("result", "failed"), zap.String("reason", string(v.Reason)), zap.String("detail", v.Detail), zap.Duration("again", v.Again))...)
 			}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
@@ -49,8 +50,8 @@ func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (
 			return err
 		}
 		if err := tx.Transition(ctx, store.Transition{
-			UUID: c.Device.UUID, To: store.Provisioning, Event: "attempt_started", Actor: "node:" + j.Node, RunID: runID,
-			Data: map[string]any{"attempt": c.Run.Attempt, "address": c.Device.Address.String()},
+			UUID: c.Device.UUID, To: underWay(c.Run.Kind), Event: "attempt_started", Actor: "node:" + j.Node, RunID: runID,
+			Data: map[string]any{"attempt": c.Run.Attempt, "kind": c.Run.Kind, "address": c.Device.Address.String()},
 		}); err != nil {
 			return err
 		}
@@ -67,6 +68,17 @@ func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (
 		return nil, err
 	}
 	return job, nil
+}
+
+// underWay is the word for a device while a run of this kind is at it.
+func underWay(kind string) store.Lifecycle {
+	switch kind {
+	case KindMaintain, KindRotate:
+		return store.Maintaining
+	case KindUnprovision:
+		return store.Unprovisioning
+	}
+	return store.Provisioning
 }
 
 func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, error) {
@@ -91,8 +103,55 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
+	if job.Profile.DerivedPassword() {
+		if job.Master, err = MasterPassword(ctx, tx, first(c.Device.Domain, c.Device.Suffix)); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+	}
+	if c.Run.Kind == KindUnprovision {
+		if job.Told, err = told(ctx, tx, c.Device.UUID); err != nil {
+			return nil, err
+		}
+	}
 	job.OTPRequired = j.OTPRequired != nil && j.OTPRequired(c.Device)
 	return job, nil
+}
+
+// told reports whether an attempt since the device was last set up may have
+// told it to go back to its factory state.
+func told(ctx context.Context, tx *store.Tx, uuid amt.UUID) (bool, error) {
+	runs, err := tx.Runs(ctx, uuid, 50)
+	if err != nil {
+		return false, err
+	}
+	for _, run := range runs {
+		if run.Kind != KindUnprovision {
+			break
+		}
+		steps, err := tx.Steps(ctx, run.ID)
+		if err != nil {
+			return false, err
+		}
+		for _, s := range steps {
+			if s.Name == unprovision.Name && s.State != "skipped" {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// MasterPassword is the digest master password kept for a DNS domain or the
+// nearest one above it, then the one kept for all ("*"); store.ErrNotFound when
+// there is none. Domains are opted in one by one: provctl secret master set.
+func MasterPassword(ctx context.Context, tx *store.Tx, domain string) (amt.Secret, error) {
+	for domain = strings.ToLower(strings.Trim(domain, ".")); domain != ""; _, domain, _ = strings.Cut(domain, ".") {
+		s, err := tx.SealedSetting(ctx, store.MasterPasswordKey(domain))
+		if err == nil || !errors.Is(err, store.ErrNotFound) {
+			return s, err
+		}
+	}
+	return tx.SealedSetting(ctx, store.MasterPasswordKey("*"))
 }
 
 // Journal writes steps and facts under the fence and renews the lease.
@@ -136,6 +195,9 @@ func (j *Journal) Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a
 			kind string
 			into *store.Credential
 		}{{store.KindAdmin, &a}, {store.KindMEBx, &m}} {
+			if want.kind == store.KindMEBx && mebx.IsZero() {
+				continue
+			}
 			list, err := tx.Credentials(ctx, l.UUID, want.kind)
 			if err != nil {
 				return err
@@ -200,22 +262,44 @@ func (j *Journal) Settle(ctx context.Context, l Lease, v Verdict) error {
 			}
 		}
 		if v.OK {
-			return j.settleOK(ctx, tx, l)
+			return j.settleOK(ctx, tx, l, v)
 		}
 		return j.settleFailed(ctx, tx, l, v)
 	})
 }
 
-func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease) error {
+func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {
 	now := tx.Now()
 	none, healthy := 0, "ok"
-	if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{ProvisionedAt: &now, LastContact: &now, PasswordChanged: &now, Attempts: &none, Health: &healthy}); err != nil {
+	facts := store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy}
+	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Actor: "node:" + j.Node, RunID: l.RunID}
+	switch v.Kind {
+	case KindMaintain:
+		t.Event = "maintained"
+		if v.Ended == store.Drifted {
+			t.Event = "drift_found"
+		}
+		if len(v.Did) > 0 {
+			t.Data = map[string]any{"done": v.Did}
+		}
+	case KindRotate:
+		t.Event = "credential_rotated"
+	case KindUnprovision:
+		// Whoever says hello under this UUID from now on is asked about anew.
+		no, unknown := false, ""
+		facts.Approved, facts.Health = &no, &unknown
+		t.Event = "unprovision_confirmed"
+	default:
+		facts.ProvisionedAt, facts.PasswordChanged = &now, &now
+		t.To, t.Event = store.Provisioned, "verified"
+	}
+	if err := tx.UpdateDevice(ctx, l.UUID, facts); err != nil {
 		return err
 	}
-	if err := tx.Transition(ctx, store.Transition{UUID: l.UUID, To: store.Provisioned, Event: "verified", Actor: "node:" + j.Node, RunID: l.RunID}); err != nil {
+	if err := tx.Transition(ctx, t); err != nil {
 		return err
 	}
-	if err := tx.FinishRun(ctx, l.RunID, store.RunDone, "", "", string(reason.NoBlame)); err != nil {
+	if err := tx.FinishRun(ctx, l.RunID, store.RunDone, "", v.Detail, string(reason.NoBlame)); err != nil {
 		return err
 	}
 	return tx.Release(ctx, l.UUID, l.Fence, time.Time{})
@@ -223,12 +307,26 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease) error {
 
 func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {
 	now := tx.Now()
-	var next time.Time
-	if v.Again > 0 {
+	var next, shown time.Time
+	switch {
+	case v.Again > 0:
 		next = now.Add(v.Again)
+		shown = next
+	case v.Later > 0:
+		// The row starts over: it is managed, and looked at again another day.
+		shown = now.Add(v.Later)
+		none := 0
+		if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{Attempts: &none}); err != nil {
+			return err
+		}
+	}
+	if v.Health != "" {
+		if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{Health: &v.Health}); err != nil {
+			return err
+		}
 	}
 	if err := tx.Transition(ctx, store.Transition{
-		UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: "attempt_failed", Actor: "node:" + j.Node, NextRetry: next, RunID: l.RunID,
+		UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: "attempt_failed", Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID,
 	}); err != nil {
 		return err
 	}

@@ -17,7 +17,10 @@
 //  4. Success is a login with the new password, never an HTTP status.
 package provision
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // A Step is one thing a device must have gone through.
 type Step struct {
@@ -51,11 +54,79 @@ var adminControl = []Step{
 	readRecord,
 }
 
-// StepNames lists the plan's steps in order: metric labels and the page's rows.
+// managedDevice is what a device under management goes through when something
+// about it is due. Each step asks whether it is needed before it changes
+// anything, so that a device as wanted is only looked at.
+var managedDevice = []Step{
+	readManaged,
+	checkClock,
+	checkName,
+	checkTLS, // what the device says of its TLS, against the profile
+	renewKey,
+	renewCertificate,
+	useRenewed,
+	restoreTLS,
+	saveChanges, // the device restarts its network with the new certificate
+	dropOldCertificates,
+	stagePassword, // durable here before the device hears it
+	changePassword,
+	verifyPassword,
+}
+
+// newPassword changes the admin password and nothing else.
+var newPassword = []Step{
+	readManaged,
+	stagePassword,
+	changePassword,
+	verifyPassword,
+}
+
+// backToFactory undoes the setup. The passwords stay in the store: what a
+// device says of its own end is a closed port, and that may be a lie.
+var backToFactory = []Step{
+	readLeaving,
+	unprovision,
+	confirmGone,
+}
+
+// Kinds of runs.
+const (
+	KindProvision   = "provision"
+	KindMaintain    = "maintain"
+	KindRotate      = "rotate"
+	KindUnprovision = "unprovision"
+)
+
+// plan is what a run of one kind does: how it meets the device, the steps, and
+// what their end means.
+type plan struct {
+	contact func(*Run, context.Context) error
+	steps   []Step
+	verdict func(*Run, error) Verdict
+}
+
+func planOf(kind string) plan {
+	switch kind {
+	case KindMaintain:
+		return plan{(*Run).contactManaged, managedDevice, (*Run).verdictManaged}
+	case KindRotate:
+		return plan{(*Run).contactManaged, newPassword, (*Run).verdictManaged}
+	case KindUnprovision:
+		return plan{(*Run).contactLeaving, backToFactory, (*Run).verdictLeaving}
+	}
+	return plan{(*Run).contactBare, adminControl, (*Run).verdictBare}
+}
+
+// StepNames lists the steps of all plans, each name once: metric labels and the
+// page's rows.
 func StepNames() []string {
-	names := make([]string, len(adminControl))
-	for i, s := range adminControl {
-		names[i] = s.Name
+	var names []string
+	for _, p := range [][]Step{adminControl, managedDevice, newPassword, backToFactory} {
+		for _, s := range p {
+			if !slices.Contains(names, s.Name) {
+				names = append(names, s.Name)
+			}
+		}
 	}
 	return names
 }

@@ -41,6 +41,19 @@ type Run struct {
 
 	cert certs.Candidate // the chain the device accepted
 
+	// Of a device under management:
+	next     store.Credential // the password it is to get
+	tasks    tasks            // what this run is to look at
+	fixed    []string         // what was changed
+	differs  []string         // what was found to differ and is left so
+	unsaved  bool             // a change waits for CommitChanges
+	oldCerts []string         // handles of certificates no longer in use
+
+	// Of a device on its way out:
+	gone  string // how it shows that it is no longer managed; "" it still is
+	acked bool   // the device said yes to being unprovisioned
+	asked bool   // it may have been told
+
 	seq  int
 	book []store.StepRecord // not yet written
 }
@@ -140,7 +153,7 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	switch s.Name {
 	case setMEBxPassword.Name:
 		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.mebx.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
-	case setAdminPassword.Name:
+	case setAdminPassword.Name, changePassword.Name:
 		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.admin.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
 	default:
 		err = r.e.Store.Journal(ctx, r.lease.Lease, steps, r.news())

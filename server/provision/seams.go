@@ -31,6 +31,7 @@ type Device interface {
 	Identify(context.Context) (session.Identity, error)
 	State(context.Context) (amt.ProvisioningState, error)
 	ExtendSetup(ctx context.Context, hours int) error
+	Clock(context.Context) (time.Time, error)
 	SetClock(context.Context) (before time.Time, err error)
 	SetMEBxPassword(context.Context, amt.Secret) error
 	SetAdminPassword(ctx context.Context, user, realm string, pw amt.Secret) error
@@ -40,10 +41,12 @@ type Device interface {
 	AddKey(context.Context, *rsa.PrivateKey) (handle string, err error)
 	AddCertificate(ctx context.Context, der []byte) (handle string, err error)
 	AddTrustedRoot(ctx context.Context, der []byte) (handle string, err error)
+	Delete(ctx context.Context, handle string) error
 	UseCertificate(ctx context.Context, handle string) error
 	EnableTLS(ctx context.Context, mutual bool, trustedCN []string) error
 	Commit(context.Context) error
 	ProvisioningRecord(context.Context) (session.Record, error)
+	Unprovision(ctx context.Context, full bool) error
 }
 
 // Dial opens one conversation with one device.
@@ -85,6 +88,12 @@ type Job struct {
 	OTPRequired bool
 	// FQDN is the name an operator or a name source gave, "" for none.
 	FQDN string
+	// Master is the digest master password of the device's domain, when its
+	// profile derives passwords; zero otherwise.
+	Master amt.Secret
+	// Told reports that an earlier attempt may have told the device to go back
+	// to its factory state.
+	Told bool
 }
 
 // Facts is what a run learnt about a device; zero fields are left alone.
@@ -113,17 +122,20 @@ type Lease struct {
 
 // Verdict is how an attempt ended.
 type Verdict struct {
-	OK      bool
-	Again   time.Duration // wait before the next attempt; 0 with !OK: nobody retries by itself
-	Reason  reason.Code
-	Detail  string
-	Steps   []store.StepRecord
-	Facts   Facts
-	Active  []int64 // credentials the device now answers with
-	Quiet   time.Duration
-	Ended   store.Lifecycle
-	Blame   reason.Blame
-	Secrets string // who holds what, in words, for the journal; never a secret
+	Kind   string // of the run; "" is provision
+	OK     bool
+	Again  time.Duration // wait before the next attempt; 0 with !OK: nobody retries by itself
+	Reason reason.Code
+	Detail string
+	Steps  []store.StepRecord
+	Facts  Facts
+	Active []int64 // credentials the device now answers with
+	Quiet  time.Duration
+	Ended  store.Lifecycle
+	Blame  reason.Blame
+	Later  time.Duration // with neither OK nor Again: when maintenance may look again
+	Health string        // ok, warn or unreachable; "" leaves it
+	Did    []string      // what maintenance changed
 }
 
 // Store is the part of the truth a run reads and writes. Each method is one
@@ -169,6 +181,8 @@ type Config struct {
 	VerifyPause time.Duration // first pause between tries; doubles up to 5 s
 	KeyPause    time.Duration // first pause while a device is busy making keys
 	AttemptFor  time.Duration // one attempt's bound
+	Tries       int           // attempts in a row at a managed device before it is left alone for a while
+	Later       time.Duration // that while
 	Port        uint16
 	MinTLS      uint16
 }
@@ -187,6 +201,10 @@ func (c Config) withDefaults() Config {
 	set(&c.VerifyPause, 100*time.Millisecond)
 	set(&c.KeyPause, time.Second)
 	set(&c.AttemptFor, 14*time.Minute)
+	set(&c.Later, 12*time.Hour)
+	if c.Tries == 0 {
+		c.Tries = 5
+	}
 	if len(c.Retry) == 0 {
 		c.Retry = []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
 	}

@@ -264,3 +264,13 @@ func (c *simSession) Commit(context.Context) error {
 func (c *simSession) ProvisioningRecord(context.Context) (session.Record, error) {
 	return session.Record{}, c.call("record", false, func(*simDevice) error { return nil })
 }
+
+func (c *simSession) Clock(context.Context) (t time.Time, err error) {
+	return c.s.w.now, c.call("clock?", false, func(*simDevice) error { return nil })
+}
+func (c *simSession) Delete(context.Context, string) error {
+	return c.inSetup("delete", func(*simDevice) error { return nil })
+}
+func (c *simSession) Unprovision(context.Context, bool) error {
+	return errors.New("not asked in this simulation")
+}

@@ -11,8 +11,8 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// verdict turns the end of an attempt into what is written down.
-func (r *Run) verdict(err error) Verdict {
+// verdictBare turns the end of a setup attempt into what is written down.
+func (r *Run) verdictBare(err error) Verdict {
 	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame}
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.

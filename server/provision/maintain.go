@@ -1,0 +1,415 @@
+package provision
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/server/profile"
+)
+
+// Tasks of a maintain run. Named in the run's task, divided by commas, they are
+// looked at and done where needed; without any, all are. "check" alone looks at
+// everything and changes nothing.
+const (
+	TaskClock    = "clock"    // set when it is off by more than clockSlack
+	TaskName     = "name"     // host name and domain
+	TaskCert     = "cert"     // renewed before its last renewBefore; when named, unless a day old
+	TaskTLS      = "tls"      // TLS settings against the profile
+	TaskPassword = "password" // at the profile's age; when named, always
+	TaskCheck    = "check"
+)
+
+// Tasks lists them.
+func Tasks() []string {
+	return []string{TaskClock, TaskName, TaskCert, TaskTLS, TaskPassword, TaskCheck}
+}
+
+const (
+	// clockSlack is what a device's clock may be off: it counts whole seconds,
+	// and Kerberos and certificates mind minutes.
+	clockSlack = 10 * time.Second
+	// renewBefore is how long before its end a device certificate is replaced.
+	renewBefore = 30 * 24 * time.Hour
+	// renewedLately keeps a repeated attempt from renewing twice.
+	renewedLately = 24 * time.Hour
+	// issueBackdate is by how much our device CA dates certificates back.
+	issueBackdate = 24 * time.Hour
+)
+
+type tasks struct {
+	named map[string]bool // empty: what is due
+}
+
+func tasksOf(s string) tasks {
+	t := tasks{map[string]bool{}}
+	for _, w := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
+		if w != "due" {
+			t.named[w] = true
+		}
+	}
+	return t
+}
+
+func (t tasks) wants(task string) bool { return len(t.named) == 0 || t.named[task] || t.only() }
+
+// only reports that nothing is to be changed.
+func (t tasks) only() bool { return len(t.named) == 1 && t.named[TaskCheck] }
+
+// complete reports whether everything was looked at, so that the answer says
+// whether the device is as its profile wants it.
+func (t tasks) complete() bool { return len(t.named) == 0 || t.only() }
+
+// differ answers a maintenance step's question: "" when all is well. What
+// differs is put right by Apply, or only noted when the run is to check.
+func (r *Run) differ(what string) (done bool) {
+	if what == "" {
+		return true
+	}
+	if r.tasks.only() {
+		r.differs = append(r.differs, what)
+		return true
+	}
+	return false
+}
+
+// did notes what was changed, once.
+func (r *Run) did(what string) {
+	if !slices.Contains(r.fixed, what) {
+		r.fixed = append(r.fixed, what)
+	}
+}
+
+var checkClock = Step{
+	Name:   "check_clock",
+	Needed: func(r *Run) bool { return r.tasks.wants(TaskClock) },
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		t, err := r.Device.Clock(ctx)
+		if err != nil {
+			return false, err
+		}
+		off := r.e.Clock.Now().Sub(t)
+		if off.Abs() <= clockSlack {
+			return true, nil
+		}
+		return r.differ(fmt.Sprintf("its clock is off by %s", off.Abs().Round(time.Second))), nil
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		if _, err := r.Device.SetClock(ctx); err != nil {
+			return named(reason.ClockSyncFailed, err)
+		}
+		r.did(TaskClock)
+		return nil
+	},
+}
+
+var checkName = Step{
+	Name:   "check_name",
+	Needed: func(r *Run) bool { return r.tasks.wants(TaskName) },
+	Done: func(_ context.Context, r *Run) (bool, error) {
+		if err := r.wantedName(); err != nil {
+			return false, err
+		}
+		if strings.EqualFold(r.Identity.HostName, r.host) && strings.EqualFold(r.Identity.DomainName, r.domain) {
+			r.facts.HostName, r.facts.Domain = r.host, r.domain
+			return true, nil
+		}
+		return r.differ(fmt.Sprintf("it calls itself %q, not %q", join(r.Identity.HostName, r.Identity.DomainName), r.fqdn())), nil
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		if err := r.Device.SetHostName(ctx, r.host, r.domain); err != nil {
+			return err
+		}
+		r.Identity.HostName, r.Identity.DomainName = r.host, r.domain
+		r.facts.HostName, r.facts.Domain = r.host, r.domain
+		r.did(TaskName)
+		return nil
+	},
+}
+
+// wantedName decides the name without recording it: the device has it only
+// after it was told.
+func (r *Run) wantedName() error {
+	err := r.nameDevice()
+	r.facts.HostName, r.facts.Domain = "", ""
+	return err
+}
+
+func join(host, domain string) string {
+	if domain == "" {
+		return host
+	}
+	return host + "." + domain
+}
+
+func (r *Run) wantsCert() bool {
+	return wantsTLS(r) && r.tasks.wants(TaskCert)
+}
+
+// checkTLS reads the device's certificate store and settings once. What they
+// say decides whether the steps after it have anything to do.
+var checkTLS = Step{
+	Name:   "check_tls",
+	Needed: func(r *Run) bool { return wantsTLS(r) && (r.tasks.wants(TaskCert) || r.tasks.wants(TaskTLS)) },
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		if err := r.wantedName(); err != nil {
+			return false, err
+		}
+		if err := r.readMaterial(ctx); err != nil {
+			return false, err
+		}
+		if until, ok := r.inUse(); ok {
+			r.facts.CertUntil = until
+		}
+		if !r.tasks.only() {
+			return true, nil
+		}
+		if why := r.certificateDue(); why != "" {
+			r.differ(why)
+		}
+		if why := r.tlsDiffers(); why != "" {
+			r.differ(why)
+		}
+		return true, nil
+	},
+}
+
+// inUse is until when the certificate the device shows is valid.
+func (r *Run) inUse() (until time.Time, ok bool) {
+	for _, c := range r.material.Certificates {
+		if c.Handle == r.material.Context && c.Handle != "" {
+			if x, err := x509.ParseCertificate(c.DER); err == nil {
+				return x.NotAfter, true
+			}
+		}
+	}
+	return time.Time{}, false
+}
+
+// certificateDue says why the device's certificate has to be replaced; "" not.
+func (r *Run) certificateDue() string {
+	for _, c := range r.material.Certificates {
+		if c.Handle != r.material.Context || c.Handle == "" {
+			continue
+		}
+		x, err := x509.ParseCertificate(c.DER)
+		now := r.e.Clock.Now()
+		switch {
+		case err != nil || !r.e.Trust.IssuedByUs(c.DER):
+			return "the certificate it shows is not of our device CA"
+		case !strings.EqualFold(x.Subject.CommonName, r.fqdn()):
+			return fmt.Sprintf("its certificate is for %q, not %q", x.Subject.CommonName, r.fqdn())
+		case x.NotAfter.Before(now.Add(renewBefore)):
+			return "its certificate ends on " + x.NotAfter.UTC().Format(time.DateOnly)
+		case r.tasks.named[TaskCert] && x.NotBefore.Add(issueBackdate).Before(now.Add(-renewedLately)):
+			return "a new certificate was asked for"
+		}
+		return ""
+	}
+	return "it uses no certificate"
+}
+
+// reuse reports whether a certificate an earlier attempt put into the device
+// may be used now, rather than a new one.
+func (r *Run) reuse(c session.CertInstance) bool {
+	if !r.tasks.named[TaskCert] {
+		return true
+	}
+	x, err := x509.ParseCertificate(c.DER)
+	return err == nil && !x.NotBefore.Add(issueBackdate).Before(r.e.Clock.Now().Add(-renewedLately))
+}
+
+func (r *Run) renews() bool {
+	return r.wantsCert() && !r.tasks.only() && r.material != nil && r.certificateDue() != ""
+}
+
+// renewed makes a step of the setup one of maintenance: the same questions and
+// changes, on a device that is committed, when its certificate is due.
+func renewed(s Step, name string) Step {
+	apply := s.Apply
+	return Step{
+		Name: name, Done: s.Done,
+		Needed: (*Run).renews,
+		Apply: func(ctx context.Context, r *Run) error {
+			err := apply(ctx, r)
+			if err == nil {
+				r.did(TaskCert)
+			}
+			return err
+		},
+	}
+}
+
+var (
+	renewKey         = renewed(makeDeviceKey, "renew_key")
+	renewCertificate = renewed(installCertificate, "renew_certificate")
+)
+
+var useRenewed = Step{
+	Name:   "use_renewed",
+	Needed: (*Run).renews,
+	Done: func(_ context.Context, r *Run) (bool, error) {
+		return r.material.Context != "" && r.material.Context == r.certHandle, nil
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		if old := r.material.Context; old != "" {
+			r.oldCerts = append(r.oldCerts, old)
+		}
+		if err := r.Device.UseCertificate(ctx, r.certHandle); err != nil {
+			return named(reason.TLSEnableFailed, err)
+		}
+		r.material.Context = r.certHandle
+		r.unsaved = true
+		r.did(TaskCert)
+		return nil
+	},
+}
+
+// tlsDiffers says how the network's TLS settings differ from the profile's.
+func (r *Run) tlsDiffers() string {
+	mutual := r.Profile.TLS == profile.TLSMutual
+	for _, s := range r.material.Settings {
+		if !network(s) {
+			continue
+		}
+		switch {
+		case !s.Enabled:
+			return "TLS is off"
+		case s.Mutual != mutual:
+			return fmt.Sprintf("mutual TLS is %t, not %t", s.Mutual, mutual)
+		case mutual && !sameNames(s.TrustedCN, r.Profile.TrustedCN):
+			return fmt.Sprintf("it trusts consoles named %v, not %v", s.TrustedCN, r.Profile.TrustedCN)
+		}
+		return ""
+	}
+	return ""
+}
+
+func sameNames(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.EqualFunc(a, b, strings.EqualFold)
+}
+
+var restoreTLS = Step{
+	Name: "restore_tls",
+	Needed: func(r *Run) bool {
+		return wantsTLS(r) && r.tasks.wants(TaskTLS) && !r.tasks.only() && r.material != nil && r.tlsDiffers() != ""
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		if err := enableTLS.Apply(ctx, r); err != nil {
+			return err
+		}
+		r.unsaved = true
+		r.did(TaskTLS)
+		return nil
+	},
+}
+
+// saveChanges commits what waits for it. As in the setup, the answer proves
+// nothing: the device restarts its network, and is met again.
+var saveChanges = Step{
+	Name:   "save_changes",
+	Needed: func(r *Run) bool { return r.unsaved },
+	Apply: func(ctx context.Context, r *Run) error {
+		err := r.Device.Commit(ctx)
+		switch {
+		case isAnyStatus(err):
+			return named(reason.CommitFailed, err)
+		case err != nil && !sent(err):
+			return err
+		case err != nil:
+			r.log.Info("commit.ambiguous", zap.Error(err))
+		}
+		r.hangUp()
+		if _, err := r.verify(ctx); err != nil {
+			return err
+		}
+		r.unsaved, r.material = false, nil
+		if err := r.readMaterial(ctx); err != nil {
+			return err
+		}
+		if until, ok := r.inUse(); ok {
+			r.facts.CertUntil = until
+		}
+		if why := r.tlsDiffers(); why != "" && r.tasks.wants(TaskTLS) {
+			return reason.Because(reason.TLSEnableFailed, "the device said yes, and still: %s", why)
+		}
+		return nil
+	},
+}
+
+// dropOldCertificates makes room: a device's store holds few. A refusal changes
+// nothing that matters.
+var dropOldCertificates = Step{
+	Name:   "drop_old_certificates",
+	Needed: func(r *Run) bool { return r.material != nil && !r.tasks.only() && len(r.leftovers()) > 0 },
+	Apply: func(ctx context.Context, r *Run) error {
+		for _, h := range r.leftovers() {
+			if err := r.Device.Delete(ctx, h); err != nil {
+				if !isAnyStatus(err) && sent(err) {
+					return err
+				}
+				r.log.Info("certificate.kept", zap.String("handle", h), zap.Error(err))
+			}
+		}
+		return nil
+	},
+}
+
+// leftovers are certificates of our device CA that the device no longer uses,
+// and then the keys that belonged to them.
+func (r *Run) leftovers() []string {
+	var list []string
+	used := func(k session.KeyInstance) bool {
+		return slices.ContainsFunc(r.material.Certificates, func(c session.CertInstance) bool {
+			_, pub, _ := deviceCertificate(c.DER)
+			return pub != nil && k.Public != nil && k.Public.Equal(pub) && !slices.Contains(list, c.Handle)
+		})
+	}
+	if r.material.Context == "" {
+		return nil
+	}
+	was := map[string]bool{}
+	for _, k := range r.material.Keys {
+		was[k.Handle] = used(k)
+	}
+	for _, c := range r.material.Certificates {
+		if !c.Trusted && c.Handle != r.material.Context && r.e.Trust.IssuedByUs(c.DER) {
+			list = append(list, c.Handle)
+		}
+	}
+	for _, k := range r.material.Keys {
+		if was[k.Handle] && !used(k) {
+			list = append(list, k.Handle)
+		}
+	}
+	return list
+}
+
+// passwordDue says why the admin password has to be changed; "" not.
+func (r *Run) passwordDue() string {
+	if r.Job.Run.Kind == KindRotate || r.tasks.named[TaskPassword] {
+		return "a new password was asked for"
+	}
+	days := r.Profile.PasswordDays
+	if days <= 0 || !r.tasks.wants(TaskPassword) {
+		return ""
+	}
+	changed := r.Job.Device.PasswordChangedAt
+	if changed.IsZero() {
+		return "the age of its password is not known"
+	}
+	if age := r.e.Clock.Now().Sub(changed); age > time.Duration(days)*24*time.Hour {
+		return fmt.Sprintf("its password is %d days old, %d are allowed", int(age.Hours()/24), days)
+	}
+	return ""
+}

@@ -1,0 +1,170 @@
+package provision
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// A device under management is met in this order:
+//
+//  1. The certificate it shows has to be the one it showed last, or one of our
+//     device CA in its name. Otherwise it hears nothing from us.
+//  2. It is asked for its UUID with the active password, then with candidates
+//     and retired ones, each at most once, never with the factory's.
+//  3. The password that worked is made the active one with the run's outcome,
+//     so that a change whose answer was lost is settled by the next contact.
+
+// contactManaged opens a session with a device we set up before.
+func (r *Run) contactManaged(ctx context.Context) error {
+	r.tasks = tasksOf(r.Job.Run.Task)
+	if len(r.Job.Admin) == 0 {
+		return reason.Because(reason.CredentialsUnknown, "no password of this device is stored")
+	}
+	d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+	if err != nil {
+		return r.notManaged(err)
+	}
+	if err := r.samePeer(d.Peer()); err != nil {
+		_ = d.Close()
+		return err
+	}
+	r.Device = d
+	r.lease.guard(d)
+	return nil
+}
+
+// managedTarget is how a committed device is spoken to. A console certificate
+// goes with it in every profile: a device that was told to ask for one before
+// its profile changed still asks.
+func (r *Run) managedTarget(logins []session.Login) session.Target {
+	t := session.Target{Addr: netip.AddrPortFrom(r.Job.Device.Address, r.e.Port), MinTLS: r.e.MinTLS, Logins: logins}
+	if r.plain() {
+		t.Addr, t.Plain = netip.AddrPortFrom(r.Job.Device.Address, r.e.Port-1), true
+		return t
+	}
+	t.Client, _ = r.e.Trust.Console()
+	return t
+}
+
+// plain reports whether the device speaks without TLS: the profile has none,
+// and the firmware is from before AMT 16.1, which took that possibility away.
+func (r *Run) plain() bool {
+	v := r.Identity.Version
+	if v.IsZero() {
+		v = r.Job.Device.Version
+	}
+	return r.Profile.TLS == profile.TLSNone && !v.IsZero() && !v.AtLeast(16, 1)
+}
+
+// notManaged names what a device says by wanting a certificate of another kind.
+func (r *Run) notManaged(err error) error {
+	if codeOf(err) == reason.TLSClientCertRefused && r.Profile.TLS != profile.TLSMutual {
+		return reason.Because(reason.ReappearedUnprovisioned,
+			"the device at %s wants a client certificate and refuses ours, as a device does whose settings were erased: %w", r.Job.Device.Address, err)
+	}
+	return err
+}
+
+// samePeer holds the device's certificate against what is known. The first
+// certificate of a device that was adopted, not set up here, is believed.
+func (r *Run) samePeer(p session.Peer) error {
+	known := r.Job.Device.PeerFingerprint
+	switch {
+	case r.plain(), len(known) == 0, bytes.Equal(known, p.Fingerprint):
+		return nil
+	case len(p.Chain) > 0 && r.e.Trust.IssuedByUs(p.Chain[0].Raw) && r.ownName(p.Chain[0]):
+		return nil // renewed by an attempt whose outcome was not written down
+	}
+	return reason.Because(reason.TLSPinnedKeyChanged, "the certificate at %s is %x…, not %x… as before, and not one of our device CA for this device",
+		r.Job.Device.Address, head(p.Fingerprint), head(known))
+}
+
+// ownName reports whether a certificate of our CA is in a name of this device:
+// one device's certificate must not open another's door.
+func (r *Run) ownName(c *x509.Certificate) bool {
+	d := r.Job.Device
+	names := []string{r.FQDN, d.FQDN, d.HostName}
+	if d.Domain != "" {
+		names = append(names, d.HostName+"."+d.Domain)
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return n != "" && strings.EqualFold(n, c.Subject.CommonName) })
+}
+
+func head(b []byte) []byte { return b[:min(8, len(b))] }
+
+// readManaged asks who answered; nothing is told to it before that.
+var readManaged = Step{
+	Name: readIdentity.Name,
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		peer := r.Device.Peer()
+		if _, err := readIdentity.Done(ctx, r); err != nil {
+			r.facts = Facts{} // it is not our device: nothing of it is kept
+			return false, err
+		}
+		if !r.committed() {
+			r.facts.Identity = nil
+			return false, reason.Because(reason.ReappearedUnprovisioned, "the device says that it is in %s mode", r.Identity.State)
+		}
+		if !r.plain() {
+			r.facts.Peer = &peer
+		}
+		if c, ok := r.credentialOf(r.Device.LoginUsed()); ok {
+			r.admin = c
+		}
+		return true, nil
+	},
+}
+
+// verdictManaged ends a run on a managed device. Whatever failed, the device
+// stays managed, unless none of its passwords works.
+func (r *Run) verdictManaged(err error) Verdict {
+	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
+	if r.Job.Device.Lifecycle == store.Drifted {
+		v.Ended = store.Drifted
+	}
+	if r.admin.ID != 0 && (r.verified || r.Identity.State == amt.StatePost) {
+		v.Active = []int64{r.admin.ID} // it let us in with this one
+	}
+	if err == nil {
+		v.OK = true
+		if len(r.differs) > 0 {
+			v.Ended, v.Reason, v.Detail = store.Drifted, reason.ProfileDrift, "differs from profile "+r.Profile.Name+": "+strings.Join(r.differs, "; ")
+		} else if r.tasks.complete() {
+			v.Ended = store.Provisioned
+		}
+		return v
+	}
+	code := codeOf(err)
+	entry := reason.Of(code)
+	v.Reason, v.Detail, v.Blame = code, clip(errText(err)), entry.Blame
+	v.Health = "warn"
+	switch code {
+	case reason.DeviceUnreachable, reason.ConnectionLost, reason.TLSHandshakeFailed:
+		v.Health = "unreachable"
+	case reason.CredentialsUnknown:
+		v.Ended = store.CredentialsUnknown
+	}
+	if sent(err) {
+		v.Quiet = r.e.Quiet
+	}
+	v.Later = r.e.Later - r.e.Later/5 + jitter(r.e.Rand, r.e.Later*2/5)
+	if entry.Retry == reason.Repeat && r.Job.Device.Attempts < r.e.Tries {
+		v.Again, v.Later = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet), 0
+	}
+	return v
+}
+
+// refusedPort reports whether the device's address answers and nothing listens.
+func refusedPort(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
