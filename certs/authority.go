@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -189,6 +190,72 @@ func (a *Authority) IssueProvisioning(pub crypto.PublicKey, names []string, now 
 		return nil, reason.Because(reason.CAUnavailable, "issue a provisioning certificate for %s: %w", names[0], err)
 	}
 	return der, nil
+}
+
+// ConsoleOID marks a certificate that may open a mutual TLS session with a
+// managed device (Intel AMT, remote console).
+func ConsoleOID() asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{2, 16, 840, 1, 113741, 1, 2, 1}
+}
+
+// IssueConsole issues the client certificate this server shows to devices that
+// ask for one after setup: common name and dNSName name, clientAuth and
+// ConsoleOID. A device takes it when it holds the authority as a trusted root
+// and name ends in one of its trusted names. An error is a *reason.Error with
+// ca_unavailable.
+func (a *Authority) IssueConsole(pub crypto.PublicKey, name string, now time.Time, validity time.Duration) ([]byte, error) {
+	key, ok := pub.(*rsa.PublicKey)
+	switch {
+	case !ok:
+		return nil, reason.Because(reason.CAUnavailable, "a console certificate needs an RSA key, not %T", pub)
+	case name == "":
+		return nil, reason.Because(reason.CAUnavailable, "a console certificate needs a name")
+	case !now.Before(a.cert.NotAfter):
+		return nil, reason.Because(reason.CAUnavailable, "%s expired on %s", nameOf(a.cert), day(a.cert.NotAfter))
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, &reason.Error{Code: reason.CAUnavailable, Err: err}
+	}
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: commonName(name, "")},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(validity),
+		SignatureAlgorithm:    x509.SHA256WithRSA,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		UnknownExtKeyUsage:    []asn1.ObjectIdentifier{ConsoleOID()},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID(key),
+		DNSNames:              []string{name},
+	}
+	if t.NotAfter.After(a.cert.NotAfter) {
+		t.NotAfter = a.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key, a.key)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "issue a console certificate for %s: %w", name, err)
+	}
+	return der, nil
+}
+
+// Console makes a key and its console certificate, with the authority behind
+// the leaf: all of the chain has to be sent.
+func (a *Authority) Console(name string, now time.Time, validity time.Duration) (*tls.Certificate, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "make a console key: %w", err)
+	}
+	der, err := a.IssueConsole(&key.PublicKey, name, now, validity)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, reason.Because(reason.CAUnavailable, "read our own console certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // commonName keeps to the 64 characters X.520 allows; the whole name stays in
