@@ -1,0 +1,234 @@
+//go:build bench
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/store/pgtest"
+)
+
+// TestBench measures the real daemon as a process of its own against simulated
+// devices in another, each figure beside its floor in the same run. It asserts
+// only that the work was done; the figures are for README.
+func TestBench(t *testing.T) {
+	b := newBench(t)
+	for _, engine := range []string{"sqlite", "postgres"} {
+		url := ""
+		if engine == "postgres" {
+			url = pgtest.DurableURL(t)
+		}
+		t.Logf("## %s", engine)
+		b.hellos(t, engine, url)
+		b.provision(t, engine, url, 20, "20 at once")
+		b.provision(t, engine, url, 100, "100 in flight")
+		b.provision(t, engine, url, 300, "300 at once")
+	}
+	b.memory(t)
+}
+
+type bench struct {
+	dir            string
+	daemon, amtsim string
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{dir: t.TempDir()}
+	for _, name := range []string{"provisiond", "amtsim"} {
+		out := filepath.Join(b.dir, name)
+		cmd := exec.Command("go", "build", "-o", out, "../"+name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", name, err, text)
+		}
+	}
+	b.daemon, b.amtsim = filepath.Join(b.dir, "provisiond"), filepath.Join(b.dir, "amtsim")
+	leaf := certtest.NewLab(time.Now()).Plain("Bench Root", "provisionserver.corp.example.com")
+	for name, content := range map[string][]byte{
+		"prov.pfx": leaf.PFX(certtest.Modern, "secret"), "prov.pass": []byte("secret\n"), "root.pem": certtest.PEM(leaf.Issuers[len(leaf.Issuers)-1]),
+	} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+// serve starts a fresh daemon; stop ends it and tells its processor time.
+func (b *bench) serve(t *testing.T, url string) (hello string, proc *os.Process, stop func() time.Duration) {
+	t.Helper()
+	hello, api := freePort(t), freePort(t)
+	cfg := filepath.Join(b.dir, "bench.yaml")
+	data := t.TempDir()
+	text := fmt.Sprintf(`data_dir: %s
+database: {url: %q}
+hello: {listen: %q, limits: {per_source_per_minute: 0, per_network_per_minute: 0}}
+api: {listen: %q}
+log: {level: error}
+provisioning:
+  certificates: [{pfx: %s/prov.pfx, password_file: %s/prov.pass}]
+  networks: [127.0.0.0/8]
+  admission: open
+  workers: 2048
+`, data, url, hello, api, b.dir, b.dir)
+	if err := os.WriteFile(cfg, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(b.daemon, "serve", "--config", cfg)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		if res, err := http.Get("http://" + api + "/readyz"); err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the daemon did not become ready:\n%s", log.String())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return hello, cmd.Process, func() time.Duration {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
+}
+
+func freePort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (b *bench) sim(t *testing.T, into any, args ...string) {
+	t.Helper()
+	cmd := exec.Command(b.amtsim, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("amtsim %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	if err := json.Unmarshal(out, into); err != nil {
+		t.Fatalf("amtsim %s: %v\n%.400s", strings.Join(args, " "), err, out)
+	}
+}
+
+func (b *bench) hellos(t *testing.T, engine, url string) {
+	hello, _, stop := b.serve(t, url)
+	defer stop()
+	for _, kind := range [][]string{{"new devices"}, {"one device, repeated", "--one-device"}} {
+		var rows []struct {
+			What      string  `json:"what"`
+			PerSecond float64 `json:"per_second"`
+			Failed    int     `json:"failed"`
+			P99       float64 `json:"p99_us"`
+		}
+		b.sim(t, &rows, append([]string{"bench", "hello", "--server", hello, "--hellos", "20000", "--json"}, kind[1:]...)...)
+		floor, got := rows[0], rows[len(rows)-1]
+		t.Logf("hellos durable, %s, %s: %.0f/s (p99 %.0f ms), floor %.0f/s: %.0f %%", engine, kind[0], got.PerSecond, got.P99/1000, floor.PerSecond, 100*got.PerSecond/floor.PerSecond)
+		if got.Failed > 0 {
+			t.Errorf("%d hellos failed", got.Failed)
+		}
+	}
+}
+
+const modern = "12,15,16,18"
+
+func (b *bench) provision(t *testing.T, engine, url string, n int, what string) {
+	hello, proc, stop := b.serve(t, url)
+	idle := cpuOf(proc)
+	var got struct {
+		Devices, Managed int
+		PerSecond        float64 `json:"managed_per_second"`
+		P50              float64 `json:"managed_after_p50_ms"`
+		P99              float64 `json:"managed_after_p99_ms"`
+		List             []struct{ Requests, Handshakes int }
+	}
+	common := []string{"--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"), "--suffix", "corp.example.com", "--restart", "1ms", "--json"}
+	b.sim(t, &got, append([]string{"bench", "provision", "--server", hello, "--scale", "1"}, common...)...)
+	used := cpuOf(proc) - idle
+	stop()
+	trips, shakes := 0, 0
+	for _, d := range got.List {
+		trips, shakes = trips+d.Requests, shakes+d.Handshakes
+	}
+	var floor struct {
+		PerSecond float64 `json:"per_second"`
+	}
+	b.sim(t, &floor, append([]string{"bench", "floor", "--round-trips", fmt.Sprint(trips / n), "--handshakes", fmt.Sprint(shakes / n)}, common...)...)
+	t.Logf("%s, %s: %d of %d managed, %.1f devices/s, floor %.1f/s: %.0f %%; hello to managed p50 %.0f ms, p99 %.0f ms; server CPU %.1f ms a device; %d handshakes and %d requests a device",
+		what, engine, got.Managed, n, got.PerSecond, floor.PerSecond, 100*got.PerSecond/floor.PerSecond, got.P50, got.P99,
+		used.Seconds()*1000/float64(n), shakes/n, trips/n)
+	if got.Managed != n {
+		t.Errorf("%d of %d managed", got.Managed, n)
+	}
+}
+
+// memory is what a session costs while its device is slow: 2,000 at once.
+func (b *bench) memory(t *testing.T) {
+	const n = 2000
+	hello, proc, stop := b.serve(t, "")
+	defer stop()
+	before := rssOf(t, proc)
+	cmd := exec.Command(b.amtsim, "fleet", "--server", hello, "--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"),
+		"--suffix", "corp.example.com", "--latency", "8s", "--duration", "75s", "--scale", "1", "--quiet", "--json")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	peak := before
+	for deadline := time.Now().Add(70 * time.Second); time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
+		peak = max(peak, rssOf(t, proc))
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait()
+	t.Logf("memory, %d slow devices: %.0f MiB idle, %.0f MiB at most: %.0f KiB a session", n, float64(before)/1024, float64(peak)/1024, float64(peak-before)/n)
+}
+
+func cpuOf(p *os.Process) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	var user, system int64
+	fmt.Sscan(f[11], &user)
+	fmt.Sscan(f[12], &system)
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// rssOf is the resident memory in KiB.
+func rssOf(t *testing.T, p *os.Process) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n := 0
+			fmt.Sscan(rest, &n)
+			return n
+		}
+	}
+	return 0
+}
