@@ -73,6 +73,9 @@ func newLab(t *testing.T, engine string) *lab {
 		t.Fatal(err)
 	}
 	l.trust = &labTrust{ca: authority}
+	if l.trust.console, err = authority.Console("prov.corp.example.com", time.Now(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
 	l.trust.load(t, l.ca.Plain("Test Root", "prov.corp.example.com"))
 	l.engine = l.newEngine("node-1")
 	return l
@@ -120,8 +123,9 @@ func (realClock) Sleep(ctx context.Context, d time.Duration) error {
 
 // labTrust is server.Trust in small.
 type labTrust struct {
-	list []*certs.Provisioning
-	ca   *certs.Authority
+	list    []*certs.Provisioning
+	ca      *certs.Authority
+	console *tls.Certificate
 }
 
 func (l *labTrust) load(t *testing.T, leaf certtest.Leaf) {
@@ -143,7 +147,9 @@ func (l *labTrust) IssuedByUs(der []byte) bool {
 	c, err := x509.ParseCertificate(der)
 	return err == nil && c.CheckSignatureFrom(l.ca.Certificate()) == nil
 }
-func (l *labTrust) Console() (*tls.Certificate, []byte) { return nil, l.ca.Certificate().Raw }
+func (l *labTrust) Console() (*tls.Certificate, []byte) {
+	return l.console, l.ca.Certificate().Raw
+}
 
 // roots are the hashes a device must hold to trust the lab's certificate.
 func (l *lab) roots() []amt.TrustHash { return l.trust.list[0].Paths[0].RootHashes }
