@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +29,9 @@ type Trust struct {
 	mine *x509.CertPool
 	// force lists ids used although they have expired.
 	force atomic.Pointer[map[string]bool]
+
+	consoleMu sync.Mutex
+	console   *tls.Certificate // made when first asked for
 }
 
 // NewTrust starts with no certificate at all.
@@ -106,9 +111,39 @@ func (t *Trust) IssuedByUs(der []byte) bool {
 	return err == nil && c.CheckSignatureFrom(t.ca.Certificate()) == nil
 }
 
-// Console has no client certificate yet for a device that asks for one after
-// setup; the root is ours.
-func (t *Trust) Console() (*tls.Certificate, []byte) { return nil, t.ca.Certificate().Raw }
+const (
+	consoleValidity = 365 * 24 * time.Hour
+	consoleRenew    = 30 * 24 * time.Hour // before its end
+)
+
+// Console is what this server shows to devices that ask for a certificate after
+// setup, and the root they must hold for it. The key lives in this process
+// only: each node, and each start, issues itself another under the device CA.
+func (t *Trust) Console() (*tls.Certificate, []byte) {
+	root := t.ca.Certificate().Raw
+	t.consoleMu.Lock()
+	defer t.consoleMu.Unlock()
+	if c := t.console; c != nil && c.Leaf.Subject.CommonName == t.consoleName() && t.now().Before(c.Leaf.NotAfter.Add(-consoleRenew)) {
+		return c, root
+	}
+	c, err := t.ca.Console(t.consoleName(), t.now(), consoleValidity)
+	if err != nil {
+		return t.console, root
+	}
+	t.console = c
+	return c, root
+}
+
+// consoleName is the name of the provisioning certificate, the one this server
+// is known under: a device's trusted names are suffixes of it.
+func (t *Trust) consoleName() string {
+	for _, p := range t.All() {
+		if p.Name != "" {
+			return strings.Replace(strings.ToLower(p.Name), "*.", "provisiond.", 1)
+		}
+	}
+	return "provisiond"
+}
 
 // helloCertificate is what our side shows to relays and agents: a provisioning
 // certificate, leaf first and root last.
