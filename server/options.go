@@ -13,6 +13,7 @@ import (
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/admit"
+	"github.com/provisiond/provisiond/server/doctor"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store/seal"
 )
@@ -74,6 +75,9 @@ type Options struct {
 	Port           uint16 // where devices listen; 16993 but for tests
 
 	Zones []string
+
+	Doctor         doctor.Config // what the checks look at; New adds what only the daemon knows
+	DoctorInterval time.Duration // 0: only when asked
 
 	KeepHellos, KeepEvents, KeepRuns time.Duration
 

@@ -47,6 +47,7 @@ type Server struct {
 	queue  *queue.Queue
 	hello  *hello.Server
 	api    *api.Server
+	checks *checks
 
 	mu      sync.Mutex
 	undo    []named // what Stop calls, last first
@@ -121,6 +122,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.Trust = NewTrust(ca, s.o.Now)
 	s.Trust.Replace(s.o.Certificates, s.o.Force)
+	s.checks = s.newChecks()
 	if err := s.startQueue(ctx); err != nil {
 		return err
 	}
@@ -286,6 +288,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 	}
 	s.queue = q
 	s.every()
+	s.checks.every()
 	if err := q.Start(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("start the work queue: %w", err)
 	}
@@ -311,6 +314,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 		},
 		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.o.Registry,
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
+		Doctor: s.checks.api(),
 	})
 	if s.o.Console {
 		pages, err := console.New(s.api, console.Config{SessionLifetime: s.o.Sessions, Log: s.log.Named("console")})

@@ -252,6 +252,12 @@ type Doctor struct {
 	DHCPInterface string `yaml:"dhcp_interface"`
 	// An NTP server to compare the clock with, as host or host:port. Default: none.
 	NTP string `yaml:"ntp"`
+	// Addresses under which devices reach this server beside the machine's own:
+	// virtual ones, NAT, balancers, other nodes. Default: none.
+	Addresses []netip.Prefix `yaml:"addresses"`
+	// DNS servers to ask, as addresses, such as those that devices use. Default:
+	// those of /etc/resolv.conf.
+	Resolvers []netip.Prefix `yaml:"resolvers"`
 	// A device's address to try the road to, as far as it goes. Default: none.
 	SampleDevice string `yaml:"sample_device"`
 }

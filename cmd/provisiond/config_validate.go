@@ -66,6 +66,11 @@ func (l *loader) validate() {
 			l.wrong("doctor.sample_device", fmt.Sprintf("%q is not an address", clip(d)), "", "sample_device: 10.20.3.4")
 		}
 	}
+	for i, p := range c.Doctor.Resolvers {
+		if !p.IsSingleIP() {
+			l.wrong(fmt.Sprintf("doctor.resolvers[%d]", i), p.String()+" is a network", "a server has one address", "resolvers: [10.20.0.2]")
+		}
+	}
 	if !nodeName.MatchString(c.Node.Name) {
 		l.wrong("node.name", fmt.Sprintf("%q cannot name a node", clip(c.Node.Name)), "up to 63 letters, digits, dots, hyphens and underscores", "name: provisiond-1")
 	}

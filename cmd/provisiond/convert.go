@@ -4,14 +4,10 @@ import (
 	"crypto/tls"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/profile"
 )
-
-func moreCommands() []*cobra.Command { return nil }
 
 func (l Limits) limits() hello.Limits {
 	return hello.Limits{PerSourcePerMinute: l.PerSourcePerMinute, PerNetworkPerMinute: l.PerNetworkPerMinute, TotalPerSecond: l.TotalPerSecond, Connections: l.Connections}

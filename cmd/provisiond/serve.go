@@ -120,6 +120,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		MinTLS: tlsVersion(cfg.Provisioning.MinTLS), Retry: cfg.Provisioning.Retry.schedule(), Drain: cfg.Node.Drain,
 		KeepHellos: cfg.Retention.Hellos, KeepEvents: cfg.Retention.Events, KeepRuns: cfg.Retention.Runs,
 		Zones: cfg.Zones, Registry: prometheus.NewRegistry(), Log: log,
+		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
 	if cfg.Hello.ClientCA != "" {
 		if o.ClientCAs, err = clientCAs(string(cfg.Hello.ClientCA)); err != nil {
@@ -138,15 +139,19 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 
 // keyring opens the master key; without any setting it lives in data_dir.
 func keyring(ctx context.Context, cfg Config) (*seal.Keyring, error) {
-	src := seal.Source{File: string(cfg.MasterKey.File), Env: cfg.MasterKey.Env, Credential: cfg.MasterKey.Credential, Command: cfg.MasterKey.Exec}
-	if src.File == "" && src.Env == "" && src.Credential == "" && len(src.Command) == 0 {
-		src.File, src.Create = filepath.Join(cfg.DataDir, "master.key"), true
-	}
-	master, err := seal.Load(ctx, src)
+	master, err := seal.Load(ctx, masterKeySource(cfg))
 	if err != nil {
 		return nil, err
 	}
 	return seal.New(master)
+}
+
+func masterKeySource(cfg Config) seal.Source {
+	src := seal.Source{File: string(cfg.MasterKey.File), Env: cfg.MasterKey.Env, Credential: cfg.MasterKey.Credential, Command: cfg.MasterKey.Exec}
+	if src.File == "" && src.Env == "" && src.Credential == "" && len(src.Command) == 0 {
+		src.File, src.Create = filepath.Join(cfg.DataDir, "master.key"), true
+	}
+	return src
 }
 
 // provisioningCertificates loads every PFX. One that no device could accept is

@@ -46,6 +46,9 @@ var grants = map[string][]Role{
 
 	"reveal-secret": {SecretReader},
 
+	"get-doctor": lookers,
+	"run-doctor": {Operator, PolicyAdmin, KeyAdmin},
+
 	"list-audit":   {Auditor},
 	"verify-audit": {Auditor},
 

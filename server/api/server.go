@@ -52,6 +52,8 @@ type Deps struct {
 	Zones    []string
 	HelloAt  string // hello.listen
 
+	Doctor Doctor
+
 	Now func() time.Time // nil: time.Now
 }
 
@@ -216,6 +218,7 @@ func (s *Server) routes(api huma.API) {
 	s.fleetRoutes(api)
 	s.auditRoutes(api)
 	s.tokenRoutes(api)
+	s.doctorRoutes(api)
 }
 
 // OpenAPI is the description of all routes.

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/doctor"
+	"github.com/provisiond/provisiond/store"
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+func newDoctor() *cobra.Command {
+	cmd := &cobra.Command{Use: "doctor", Short: "Look at everything around the daemon; exit 0, 1 (warn) or 2 (fail)", Args: cobra.NoArgs,
+		Long: `Looks at everything that has to be true before a device can be managed: ports,
+DNS, DHCP, certificates, clock, database, keys, disk. It changes nothing, works
+while the daemon runs and while it is stopped, and ends within 20 seconds.
+
+Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
+	given := configFlags(cmd)
+	asJSON := cmd.Flags().Bool("json", false, "print as JSON")
+	iface := cmd.Flags().String("interface", "", "ask DHCP on this interface; overrides doctor.dhcp_interface")
+	device := cmd.Flags().String("device", "", "try the road to the device at this address; overrides doctor.sample_device")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		path, flags := given()
+		cfg, _, problems := Load(path, os.Environ(), flags)
+		report := doctor.Report{Checks: []doctor.Check{configuration(path, problems)}}
+		if *iface != "" {
+			cfg.Doctor.DHCPInterface = *iface
+		}
+		if *device != "" {
+			cfg.Doctor.SampleDevice = *device
+			if _, err := netip.ParseAddr(*device); err != nil {
+				return fmt.Errorf("--device: %q is not an address", clip(*device))
+			}
+		}
+		if !unread(problems) {
+			d := doctorConfig(cfg, nil)
+			d.Force = map[string]bool{}
+			list, errs := certificateFiles(cfg, d.Force)
+			d.Certificates = func() ([]*certs.Provisioning, []error) { return list, errs }
+			d.Running = func(ctx context.Context) doctor.Daemon { return askDaemon(ctx, cfg) }
+			found, _ := doctor.New(d).Run(cmd.Context())
+			report.Checks = append(report.Checks, found.Checks...)
+		}
+		var err error
+		if *asJSON {
+			err = printJSON(cmd.OutOrStdout(), report)
+		} else {
+			err = report.Print(cmd.OutOrStdout())
+		}
+		if err == nil && report.Worst() != doctor.Pass {
+			return exitCode(report.Worst().Level())
+		}
+		return err
+	}
+	return cmd
+}
+
+// configuration is the first check. What can be understood in spite of a
+// problem is looked at all the same.
+func configuration(path string, problems []Problem) doctor.Check {
+	c := doctor.Check{Name: "configuration", Status: doctor.Pass, Detail: path + " is good"}
+	if path == "" {
+		c.Detail = "no file is named (--config); the defaults and the environment are good"
+	}
+	if len(problems) > 0 {
+		var lines []string
+		for _, p := range problems {
+			lines = append(lines, p.String())
+		}
+		c.Status, c.Detail, c.Hint = doctor.Fail, strings.Join(lines, "\n"), "provisiond config keys explains every key; the daemon does not start before this is mended"
+	}
+	return c
+}
+
+// unread reports whether nothing of the file could be understood.
+func unread(problems []Problem) bool {
+	for _, p := range problems {
+		if p.Key == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// doctorConfig is what the checks look at, for the daemon and for the command.
+func doctorConfig(cfg Config, force map[string]bool) doctor.Config {
+	d := doctor.Config{
+		HelloListen: string(cfg.Hello.Listen), Zones: cfg.Zones, Addresses: cfg.Doctor.Addresses,
+		DHCPInterface: cfg.Doctor.DHCPInterface, NTP: cfg.Doctor.NTP,
+		Networks: cfg.Provisioning.Networks, MinTLS: tlsVersion(cfg.Provisioning.MinTLS), Force: force, DataDir: cfg.DataDir,
+		Look: func(ctx context.Context) (store.Survey, error) { return lookAt(ctx, cfg) },
+	}
+	for _, r := range cfg.Doctor.Resolvers {
+		d.Resolvers = append(d.Resolvers, netip.AddrPortFrom(r.Addr(), 53))
+	}
+	if a, err := netip.ParseAddr(cfg.Doctor.SampleDevice); err == nil {
+		d.Sample = a
+	}
+	return d
+}
+
+// lookAt surveys the database with the master key as it is now, so that a key
+// that was changed under a running daemon is found before its next start. It
+// never makes a key.
+func lookAt(ctx context.Context, cfg Config) (store.Survey, error) {
+	o := store.Options{URL: string(cfg.Database.URL), Dir: cfg.DataDir}
+	src := masterKeySource(cfg)
+	src.Create = false
+	master, err := seal.Load(ctx, src)
+	if err == nil {
+		o.Keys, err = seal.New(master)
+	}
+	return store.Look(ctx, o), err
+}
+
+// certificateFiles loads what the configuration names.
+func certificateFiles(cfg Config, force map[string]bool) (list []*certs.Provisioning, errs []error) {
+	for _, c := range cfg.Provisioning.Certificates {
+		p, err := certs.LoadFile(string(c.PFX), string(c.PasswordFile), time.Now())
+		if err != nil {
+			errs = append(errs, certificateError(string(c.PFX), err))
+			continue
+		}
+		if c.Force {
+			force[p.ID] = true
+		}
+		list = append(list, p)
+	}
+	return list, errs
+}
+
+// askDaemon asks the daemon of this configuration, if it runs on this machine,
+// for what only it knows.
+func askDaemon(ctx context.Context, cfg Config) doctor.Daemon {
+	host, port, err := net.SplitHostPort(string(cfg.API.Listen))
+	if err != nil {
+		return doctor.Daemon{Unknown: "api.listen is not an address and a port"}
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	c := &api.Client{Base: "http://" + net.JoinHostPort(host, port), HTTP: &http.Client{Timeout: 4 * time.Second}}
+	if cfg.API.TLS.Cert != "" {
+		// It asks its own machine; the certificate names the outside.
+		c.Base = "https://" + net.JoinHostPort(host, port)
+		c.HTTP.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	}
+	if _, err := c.Ready(ctx); err != nil {
+		return doctor.Daemon{Unknown: "no daemon answers at " + c.Base}
+	}
+	token, err := os.ReadFile(filepath.Join(cfg.DataDir, "admin.token"))
+	if err != nil {
+		why := "its token in " + cfg.DataDir + " cannot be read"
+		if errors.Is(err, fs.ErrNotExist) {
+			why = "there is no admin.token in " + cfg.DataDir
+		}
+		return doctor.Daemon{Up: true, Unknown: "the daemon runs, but " + why}
+	}
+	c.Token = strings.TrimSpace(string(token))
+	r, err := c.Doctor(ctx)
+	if err != nil {
+		return doctor.Daemon{Up: true, Unknown: "the daemon runs, but does not say: " + err.Error()}
+	}
+	out := doctor.Daemon{Up: true}
+	if r.Started != nil {
+		out.Since = *r.Started
+	}
+	if r.Scraped != nil {
+		out.Scraped = *r.Scraped
+	}
+	return out
+}
