@@ -74,7 +74,7 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 		if err := r.e.Clock.Sleep(ctx, pause); err != nil {
 			return false, errors.Join(err, last)
 		}
-		pause = min(2*pause, 5*time.Second)
+		pause = min(pause+pause/2, 5*time.Second)
 	}
 	if codeOf(last) == reason.AuthFailed {
 		return false, last

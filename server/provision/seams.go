@@ -178,7 +178,7 @@ type Config struct {
 	Quiet       time.Duration // pause after a change whose answer was lost
 	Retry       []time.Duration
 	VerifyFor   time.Duration // patience for a device that restarts after commit
-	VerifyPause time.Duration // first pause between tries; doubles up to 5 s
+	VerifyPause time.Duration // first pause between tries; grows by half up to 5 s
 	KeyPause    time.Duration // first pause while a device is busy making keys
 	AttemptFor  time.Duration // one attempt's bound
 	Tries       int           // attempts in a row at a managed device before it is left alone for a while
@@ -198,7 +198,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Margin, 5*time.Second)
 	set(&c.Quiet, 15*time.Second)
 	set(&c.VerifyFor, 3*time.Minute)
-	set(&c.VerifyPause, 100*time.Millisecond)
+	set(&c.VerifyPause, 40*time.Millisecond)
 	set(&c.KeyPause, time.Second)
 	set(&c.AttemptFor, 14*time.Minute)
 	set(&c.Later, 12*time.Hour)
