@@ -1,0 +1,32 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/store/pgtest"
+)
+
+// twoDaemons is two daemons on one Postgres behind one name, of which one dies.
+func twoDaemons(t *testing.T, devices int) {
+	url := pgtest.URL(t)
+	first, second := newSite(t, url), newSite(t, url)
+	second.leaf = first.leaf
+	second.dir = first.dir // the same certificate and master key, as nodes share them
+	second.cfg = second.file("second.yaml", []byte(readFile(t, first.cfg)))
+	a := first.serve(nil, "--node-name", "node-a", "--log-level", "info")
+	b := second.serve(nil, "--node-name", "node-b", "--log-level", "info")
+
+	h := first.herd()
+	h.live(2*time.Second, turn(a.hello, b.hello), h.mixed(t, devices)...)
+	// The first to have something under way dies with it.
+	poll(t, "a quarter of the fleet managed", 3*time.Minute, func() bool { return a.metric(`provisiond_devices{state="provisioned"}`) >= float64(devices)/4 })
+	live := b.metric("provisiond_sessions_active")
+	b.kill()
+	killed := time.Now()
+	a.managed(devices, 4*time.Minute)
+	recovered := time.Since(killed)
+	h.settled(a)
+	a.stop()
+	t.Logf("%d devices on two daemons, one killed with %.0f under way: all managed %.1f s later", devices, live, recovered.Seconds())
+}
