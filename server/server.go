@@ -129,7 +129,9 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.startAPI(ctx); err != nil {
 		return err
 	}
-	s.startHello()
+	if err := s.startHello(); err != nil {
+		return err
+	}
 	s.ready.Store(true)
 	s.log.Info("server.ready", zap.String("node", s.node), zap.String("database", s.DB.Engine()),
 		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.Int("certificates", len(s.Trust.All())))
@@ -329,11 +331,36 @@ func (s *Server) startAPI(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) startHello() {
+func (s *Server) startHello() error {
+	kept, err := newSpool(s.o.DataDir, s.Admit, s.log.Named("hello"), s.o.Registry)
+	if err != nil {
+		return err
+	}
+	replay, stop := context.WithCancel(context.Background())
+	replayed := make(chan struct{})
+	go func() {
+		defer close(replayed)
+		for tick := time.NewTicker(2 * time.Second); ; {
+			if err := kept.replay(replay); err != nil {
+				s.log.Warn("hello.spool", zap.Error(err))
+			}
+			select {
+			case <-replay.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	s.onStop("the hello spool", func(context.Context) error {
+		stop()
+		<-replayed
+		return kept.close()
+	})
 	s.hello = hello.NewServer(hello.Config{
 		Limits: s.o.Limits, ClientCAs: s.o.ClientCAs, Certificate: s.Trust.helloCertificate, PlainOff: s.o.PlainOff,
 		ProxyFrom: s.o.ProxyFrom, ReadTimeout: s.o.ReadTimeout,
-	}, s.Admit, s.log.Named("hello"), hello.NewMetrics(s.o.Registry))
+	}, kept, s.log.Named("hello"), hello.NewMetrics(s.o.Registry))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -348,4 +375,5 @@ func (s *Server) startHello() {
 		<-done
 		return err
 	})
+	return nil
 }
