@@ -1,15 +1,14 @@
 package server
 
 import (
-	"context"
 	"net/http"
 	"runtime"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/provisiond/provisiond/store"
 )
@@ -18,8 +17,10 @@ import (
 type metrics struct {
 	store   *store.Metrics
 	handler http.Handler
+	shown   prometheus.Gatherer // what a scrape sees
 	reg     *prometheus.Registry
 	closing prometheus.Gauge
+	tested  prometheus.Gauge
 }
 
 func newMetrics(o Options) *metrics {
@@ -27,35 +28,36 @@ func newMetrics(o Options) *metrics {
 	o.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_build_info", Help: "1, labelled with what this program is."},
 		[]string{"version", "revision", "goversion"}).WithLabelValues(o.Version, o.Revision, runtime.Version()).Set(1)
-	return &metrics{
-		store: store.NewMetrics(o.Registry), reg: o.Registry, closing: newWindowsClosing(o.Registry),
-		handler: promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{}),
+	m := &metrics{
+		store: store.NewMetrics(o.Registry), reg: o.Registry, closing: newWindowsClosing(o.Registry), shown: o.Registry,
+		tested: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_selftest_last_success_timestamp_seconds",
+			Help: "Unix time when this node last answered itself on its hello port and its API; 0 before the first time."}),
 	}
+	if !o.NativeHistograms {
+		m.shown = classic{o.Registry}
+	}
+	m.handler = promhttp.HandlerFor(m.shown, promhttp.HandlerOpts{})
+	return m
 }
 
-// watch lets a scrape ask the store for what only it knows.
-func (m *metrics) watch(db *store.DB) { m.reg.MustRegister(&fleet{db: db}) }
+// classic leaves the native form out of histograms. Each is observed in both;
+// a Prometheus before 2.50 that is offered both keeps the native one alone, and
+// every panel that asks for _bucket goes blank.
+type classic struct{ prometheus.Gatherer }
 
-// fleet counts devices when it is scraped, so that the figure is the store's on
-// every node and never drifts.
-type fleet struct{ db *store.DB }
-
-var devicesDesc = prometheus.NewDesc("provisiond_devices", "Devices by lifecycle.", []string{"state"}, nil)
-
-func (*fleet) Describe(ch chan<- *prometheus.Desc) { ch <- devicesDesc }
-
-func (f *fleet) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	var counts map[store.Lifecycle]int
-	err := f.db.Read(ctx, func(tx *store.Tx) (err error) {
-		counts, err = tx.CountDevices(ctx)
-		return err
-	})
-	if err != nil {
-		return // provisiond_store_up says so
+func (c classic) Gather() ([]*dto.MetricFamily, error) {
+	families, err := c.Gatherer.Gather()
+	for _, f := range families {
+		if f.GetType() != dto.MetricType_HISTOGRAM {
+			continue
+		}
+		for _, m := range f.Metric {
+			h := m.Histogram
+			h.Schema, h.ZeroThreshold, h.ZeroCount, h.ZeroCountFloat = nil, nil, nil, nil
+			h.PositiveSpan, h.PositiveDelta, h.PositiveCount = nil, nil, nil
+			h.NegativeSpan, h.NegativeDelta, h.NegativeCount = nil, nil, nil
+			h.Exemplars = nil
+		}
 	}
-	for _, l := range store.Lifecycles() {
-		ch <- prometheus.MustNewConstMetric(devicesDesc, prometheus.GaugeValue, float64(counts[l]), string(l))
-	}
+	return families, err
 }

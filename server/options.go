@@ -81,9 +81,10 @@ type Options struct {
 
 	KeepHellos, KeepEvents, KeepRuns time.Duration
 
-	Registry *prometheus.Registry
-	Log      *zap.Logger
-	Now      func() time.Time
+	Registry         *prometheus.Registry
+	NativeHistograms bool // show them beside the classic ones
+	Log              *zap.Logger
+	Now              func() time.Time
 }
 
 func (o Options) withDefaults() Options {

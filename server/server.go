@@ -132,6 +132,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.startHello(); err != nil {
 		return err
 	}
+	s.startSelfTest()
 	s.ready.Store(true)
 	s.log.Info("server.ready", zap.String("node", s.node), zap.String("database", s.DB.Engine()),
 		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.Int("certificates", len(s.Trust.All())))
@@ -235,7 +236,7 @@ func (s *Server) openStore(ctx context.Context) error {
 		if err == nil {
 			s.DB = db
 			s.onStop("the store", func(context.Context) error { return db.Close() })
-			s.metrics.watch(db)
+			s.startFacts(ctx)
 			return nil
 		}
 		if !errors.Is(err, store.ErrUnavailable) {
@@ -314,7 +315,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 		DB: s.DB, StartRun: func(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {
 			return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
 		},
-		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.o.Registry,
+		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown,
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})

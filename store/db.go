@@ -50,6 +50,7 @@ type DB struct {
 	write, read *sql.DB // SQLite: one write connection, shared with River; many readers
 	writer      *writer
 	lock        *dirLock
+	dir         string // SQLite: the data directory
 	clock       func() time.Time
 	opened      time.Time // with its monotonic part: what leases are counted from
 	fakeClock   bool

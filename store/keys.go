@@ -44,7 +44,9 @@ func (tx *Tx) loadKeys(ctx context.Context) error {
 		if tx.db.keys.Holds(uint32(id)) || uint32(id) == tx.newKey {
 			return nil
 		}
-		return tx.db.keys.Use(uint32(id), wrapped)
+		err := tx.db.keys.Use(uint32(id), wrapped)
+		tx.db.metrics.key(keyUnwrap, err)
+		return err
 	}, "SELECT id, wrapped FROM data_keys ORDER BY id")
 }
 
@@ -63,6 +65,7 @@ func (tx *Tx) NewDataKey(ctx context.Context) (uint32, error) {
 	}
 	id := uint32(top + 1)
 	wrapped, err := keys.MakeAs(id)
+	tx.db.metrics.key(keyWrap, err)
 	if err != nil {
 		return 0, err
 	}
@@ -101,6 +104,7 @@ func (tx *Tx) seal(s amt.Secret, at seal.Place) (sealed []byte, keyID int64, err
 		return nil, 0, err
 	}
 	sealed, err = keys.Seal(s, at)
+	tx.db.metrics.key(keySeal, err)
 	if err != nil {
 		return nil, 0, reason.Because(reason.SecretStoreUnavailable, "seal a secret: %w", err)
 	}
@@ -120,6 +124,7 @@ func (tx *Tx) open(ctx context.Context, sealed []byte, at seal.Place) (amt.Secre
 		}
 		s, err = keys.Open(sealed, at)
 	}
+	tx.db.metrics.key(keyOpen, err)
 	if err != nil {
 		return amt.Secret{}, reason.Because(reason.SecretStoreUnavailable, "open a secret: %w", err)
 	}

@@ -16,6 +16,9 @@ type Metrics struct {
 	claims     *prometheus.CounterVec
 	fenced     prometheus.Counter
 	audit      *prometheus.CounterVec
+	broken     prometheus.Counter
+	verified   prometheus.Gauge
+	keys       *prometheus.CounterVec
 }
 
 // NewMetrics registers the store's metrics; reg may be nil.
@@ -25,15 +28,27 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		operations: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_store_operations_total",
 			Help: "Transactions by kind and result."}, []string{"operation", "result"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_store_operation_duration_seconds",
-			Help: "Time from asking to the durable answer.", Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"operation"}),
+			Help: "Time from asking to the durable answer.", Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"operation"}),
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_store_batch_writes",
-			Help: "Writes that shared one commit (SQLite).", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128}}),
+			Help: "Writes that shared one commit (SQLite).", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}),
 		claims: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_lease_claims_total",
 			Help: "Attempts to take a device's lease."}, []string{"result"}),
 		fenced: prometheus.NewCounter(prometheus.CounterOpts{Name: "provisiond_fence_rejections_total",
 			Help: "Writes refused because the lease was over or taken."}),
 		audit: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_audit_records_total",
 			Help: "Audit records written."}, []string{"result"}),
+	}
+	m.broken = prometheus.NewCounter(prometheus.CounterOpts{Name: "provisiond_audit_verify_failures_total",
+		Help: "Times the audit chain was walked and found broken."})
+	m.verified = prometheus.NewGauge(prometheus.GaugeOpts{Name: "provisiond_audit_last_verified_timestamp_seconds",
+		Help: "Unix time when the whole audit chain was last found intact; 0 before the first time."})
+	m.keys = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_key_operations_total",
+		Help: "Envelopes sealed and opened, data keys wrapped and unwrapped."}, []string{"backend", "operation", "result"})
+	for _, op := range []string{keySeal, keyOpen, keyWrap, keyUnwrap} {
+		m.keys.WithLabelValues(keyBackend, op, "ok")
+		m.keys.WithLabelValues(keyBackend, op, "error")
 	}
 	for _, op := range []string{"read", "write", "commit"} {
 		m.duration.WithLabelValues(op)
@@ -48,9 +63,27 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.audit.WithLabelValues(r)
 	}
 	if reg != nil {
-		reg.MustRegister(m.up, m.operations, m.duration, m.batch, m.claims, m.fenced, m.audit)
+		reg.MustRegister(m.up, m.operations, m.duration, m.batch, m.claims, m.fenced, m.audit, m.broken, m.verified, m.keys)
 	}
 	return m
+}
+
+// What a key is used for, and where it is: in this process, whatever the master
+// key's own source is.
+const (
+	keyBackend = "memory"
+	keySeal    = "seal"
+	keyOpen    = "open"
+	keyWrap    = "wrap"
+	keyUnwrap  = "unwrap"
+)
+
+func (m *Metrics) key(op string, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.keys.WithLabelValues(keyBackend, op, result).Inc()
 }
 
 func (m *Metrics) done(op string, start time.Time, err error) {

@@ -24,7 +24,7 @@ const DatabaseFile = "provisiond.db"
 // rule that a device receives only what is already durable. There is one write
 // connection: a second would wait for the first's lock, up to seconds.
 func (db *DB) openSQLite(ctx context.Context, o Options) error {
-	db.engine = SQLite
+	db.engine, db.dir = SQLite, o.Dir
 	if o.Dir == "" {
 		return errors.New("open the store: no data directory is given and no database URL")
 	}

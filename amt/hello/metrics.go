@@ -22,9 +22,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		received: make(map[Result]prometheus.Counter),
 		persist: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "provisiond_hello_persist_duration_seconds",
-			Help:    "Time from a complete hello to its being durable or refused.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			Name:                        "provisiond_hello_persist_duration_seconds",
+			Help:                        "Time from a complete hello to its being durable or refused.",
+			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
 		}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "provisiond_hello_connections",

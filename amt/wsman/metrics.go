@@ -31,9 +31,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Help: "WS-Management requests to devices by operation and result.",
 	}, []string{"operation", "result"})
 	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "provisiond_wsman_request_duration_seconds",
-		Help:    "Time from sending a WS-Management request to having understood its answer.",
-		Buckets: []float64{.005, .025, .1, .25, 1, 2.5, 10, 30, 60},
+		Name:                        "provisiond_wsman_request_duration_seconds",
+		Help:                        "Time from sending a WS-Management request to having understood its answer.",
+		Buckets:                     []float64{.005, .025, .1, .25, 1, 2.5, 10, 30, 60},
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
 	}, []string{"operation"})
 	if reg != nil {
 		reg.MustRegister(requests, duration)

@@ -46,6 +46,7 @@ func (s *Server) actionRoutes(api huma.API) {
 		{"retry", "Try again now", "Brings a waiting run forward or starts a new one.", (*command).retry},
 		{"retire", "Take a device out for good", "Its record and its passwords are kept; a hello of it raises an alarm. The device itself is not touched.", (*command).retire},
 		{"restore", "Take a retired or quarantined device back", "It starts over as discovered and needs approval again.", (*command).restore},
+		{"release", "Let a quarantined device go on", "For after a person has looked: what was held against it, such as two machines with one UUID, is forgotten, and its next hello is looked at.", (*command).release},
 		{"quarantine", "Keep a device out until somebody has looked", "Hellos are recorded, nothing else happens.", (*command).quarantine},
 	} {
 		add(s, api, huma.Operation{
@@ -113,12 +114,18 @@ func (c *command) approve() error {
 	case d.Reason == reason.UUIDInvalid:
 		return conflict("its UUID %s is a placeholder that many machines carry, so approving it would let in whoever comes first; give the machine a UUID of its own", d.UUID)
 	}
+	if d.Reason == reason.UUIDDuplicate {
+		return conflict("two machines carry this UUID; find out which one it is, give the other a UUID of its own, then: provctl device release %s", d.UUID)
+	}
 	yes := true
 	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Approved: &yes}); err != nil {
 		return err
 	}
 	switch d.Lifecycle {
-	case store.PendingApproval, store.Quarantined, store.Dormant:
+	case store.Dormant:
+		c.said = "approved; it has fallen silent, so it is set up at its next hello"
+		return c.transition("", d.Reason, d.Detail, "approved", nil)
+	case store.PendingApproval, store.Quarantined, store.Unprovisioned:
 		if c.live == nil {
 			c.said = "approved; the run is queued"
 			return c.start("approved")
@@ -195,6 +202,24 @@ func (c *command) restore() error {
 	return c.transition(store.Discovered, "", "", "restored", nil)
 }
 
+// release forgets what was held against a device: the hellos before this
+// moment, and what it looked like at its last contact.
+func (c *command) release() error {
+	d := c.device
+	switch {
+	case d.Lifecycle != store.Quarantined:
+		return conflict("it is %s; only a quarantined device is released", d.Lifecycle)
+	case d.Reason == reason.UUIDInvalid:
+		return conflict("its UUID %s is a placeholder that many machines carry; give the machine a UUID of its own", d.UUID)
+	}
+	mac, peer := "", []byte{}
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, PeerFingerprint: &peer}); err != nil {
+		return err
+	}
+	c.said = "released; its next hello is looked at"
+	return c.transition(store.Discovered, "", "", "released", nil)
+}
+
 const priorityUrgent = 1
 
 // start makes a run, its passwords and its job.
@@ -214,17 +239,18 @@ func (c *command) start(event string) error {
 	return c.s.Enqueue(c.ctx, c.tx, run.ID, c.tx.Now(), priorityUrgent)
 }
 
-// stop takes a device out. A run that has not begun is cancelled; one that is
-// under way may be in the middle of a change, so it is left to end.
+// stop takes a device out. A run that is under way is stopped at its next write:
+// nothing is sent after that, but what was sent stays, so the device may be half
+// set up. The passwords it may hold are kept.
 func (c *command) stop(to store.Lifecycle, code reason.Code, event string) error {
 	if c.live != nil {
-		if c.live.State == store.RunRunning {
-			return conflict("run %d is working on it right now; ask again when it is over", c.live.ID)
-		}
-		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, event+" by "+c.who.Name, string(reason.ThePolicy)); err != nil {
+		if err := c.tx.StopRun(c.ctx, c.device.UUID, c.live.ID, event+" by "+c.who.Name); err != nil {
 			return err
 		}
 		c.runID = c.live.ID
+		if c.live.State == store.RunRunning {
+			c.said += fmt.Sprintf("; run %d was working on it and is stopped, so the device may be half set up", c.live.ID)
+		}
 	}
 	detail := c.note
 	if detail == "" && to == store.Quarantined {

@@ -360,6 +360,26 @@ func TestStreamsAreBounded(t *testing.T) {
 	b.API.Close() // the streams end, or the test's own end would wait for ever
 }
 
+func TestEventsAreAStreamForWhoAsksForOne(t *testing.T) {
+	t.Parallel()
+	b := apitest.New(t)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.HTTP.URL+"/api/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+b.Admin)
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := b.HTTP.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Content-Type"); resp.StatusCode != 200 || !strings.HasPrefix(got, "text/event-stream") {
+		t.Errorf("status %d, content type %q", resp.StatusCode, got)
+	}
+	b.API.Close()
+}
+
 // stream opens the stream of events.
 func stream(ctx context.Context, b *apitest.Bench, lastID string) *http.Response {
 	b.TB.Helper()

@@ -42,6 +42,7 @@ var grants = map[string][]Role{
 	"retry-device":      {Operator},
 	"retire-device":     {Operator},
 	"restore-device":    {Operator},
+	"release-device":    {Operator},
 	"quarantine-device": {Operator},
 
 	"reveal-secret": {SecretReader},

@@ -130,8 +130,17 @@ func (s *Server) Mount(h http.Handler) { s.rest = h }
 // register it with RegisterOnShutdown. It may be called twice.
 func (s *Server) Close() { s.closeOnce.Do(func() { close(s.closing) }) }
 
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+// ServeHTTP answers one request. Whoever asks for the events as a stream gets
+// the stream, as a browser's EventSource does.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	accept := r.Header.Get("Accept")
+	if r.URL.Path == "/api/v1/events" && strings.Contains(accept, "text/event-stream") && !strings.Contains(accept, "application/json") {
+		stream := r.Clone(r.Context())
+		stream.URL.Path = "/api/v1/events/stream"
+		r = stream
+	}
+	s.mux.ServeHTTP(w, r)
+}
 
 func (s *Server) humaConfig() huma.Config {
 	c := huma.DefaultConfig("provisiond", s.Version)

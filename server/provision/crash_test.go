@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -32,25 +33,32 @@ var calls = []struct{ step, call string }{
 	{"commit", "CommitChanges"},
 }
 
+// disasters are what a device, or the line to it, does at a call. nth is the
+// occurrence: what the setup asked for before counts.
+var disasters = []struct {
+	name string
+	make func(call string, nth int) sim.Fault
+}{
+	{"not applied", fault(sim.CutBefore, "")},
+	{"applied, reply lost", fault(sim.DropReply, "")},
+	{"applied, reply cut", fault(sim.CutReply, "")},
+	{"applied, reply garbled", fault(sim.Garble, "")},
+	{"answer to another request", fault(sim.WrongRelate, "")},
+	{"power lost, settings lost", fault(sim.PowerCycle, "lose")},
+	{"power lost, settings kept", fault(sim.PowerCycle, "keep")},
+	{"busy", fault(sim.Busy503, "")},
+	{"unannounced challenge", fault(sim.Ask401, "")},
+	{"slow", fault(sim.Delay, "30ms")},
+}
+
+func fault(kind sim.Kind, arg string) func(call string, nth int) sim.Fault {
+	return func(call string, nth int) sim.Fault { return sim.Fault{Kind: kind, Call: call, Nth: nth, Arg: arg} }
+}
+
 // TestDeviceDisasters: each call to the device fails in each way, on both
 // engines. The device ends managed, with every invariant held.
 func TestDeviceDisasters(t *testing.T) {
 	t.Parallel()
-	disasters := []struct {
-		name string
-		make func(call string) sim.Fault
-	}{
-		{"not applied", sim.Cut},
-		{"applied, reply lost", sim.Drop},
-		{"applied, reply cut", func(c string) sim.Fault { return sim.Fault{Kind: sim.CutReply, Call: c} }},
-		{"applied, reply garbled", func(c string) sim.Fault { return sim.Fault{Kind: sim.Garble, Call: c} }},
-		{"answer to another request", func(c string) sim.Fault { return sim.Fault{Kind: sim.WrongRelate, Call: c} }},
-		{"power lost, settings lost", func(c string) sim.Fault { return sim.Fault{Kind: sim.PowerCycle, Call: c, Arg: "lose"} }},
-		{"power lost, settings kept", func(c string) sim.Fault { return sim.Fault{Kind: sim.PowerCycle, Call: c, Arg: "keep"} }},
-		{"busy", func(c string) sim.Fault { return sim.Fault{Kind: sim.Busy503, Call: c} }},
-		{"unannounced challenge", func(c string) sim.Fault { return sim.Fault{Kind: sim.Ask401, Call: c} }},
-		{"slow", func(c string) sim.Fault { return sim.Fault{Kind: sim.Delay, Call: c, Arg: "30ms"} }},
-	}
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		for _, c := range calls {
 			for _, x := range disasters {
@@ -58,7 +66,7 @@ func TestDeviceDisasters(t *testing.T) {
 					t.Parallel()
 					l := l.in(t)
 					for _, personality := range []string{"11", "12-at-commit"} {
-						d := l.device(personality, sim.With(x.make(c.call)))
+						d := l.device(personality, sim.With(x.make(c.call, 1)))
 						l.hello(d)
 						dev := l.settle(l.engine, d)
 						if dev.Lifecycle != store.Provisioned {
@@ -121,49 +129,7 @@ func TestOurDisasters(t *testing.T) {
 					d := l.device("11", sim.Faults{})
 					id := l.hello(d)
 
-					e := l.newEngine("node-1")
-					e.Lease, e.Margin = 1500*time.Millisecond, 300*time.Millisecond
-					m := &mortal{Store: e.Store, step: c.step, when: when, resume: make(chan struct{})}
-					e.Store = m
-					dial := e.Dial
-					e.Dial = func(ctx context.Context, t session.Target) (Device, error) {
-						if m.dead.Load() {
-							return nil, errDead
-						}
-						dev, err := dial(ctx, t)
-						if err != nil {
-							return nil, err
-						}
-						return &mortalDevice{Device: dev, m: m}, nil
-					}
-
-					first := make(chan struct{})
-					go func() {
-						for {
-							select {
-							case <-first:
-								return
-							case <-time.After(e.Lease / 3):
-								_ = e.Beat(context.WithoutCancel(t.Context()))
-							}
-						}
-					}()
-					go func() {
-						defer close(first)
-						_, _ = e.Work(context.WithoutCancel(t.Context()), id)
-					}()
-					if when == "second node takes over" {
-						select {
-						case <-m.stalled(first):
-						case <-first:
-						}
-					} else {
-						<-first
-					}
-					e2 := l.newEngine("node-2")
-					dev := l.settle(e2, d)
-					close(m.resume)
-					<-first
+					m, dev := l.survive(d, id, c.step, when, nil)
 					if dev.Lifecycle != store.Provisioned {
 						t.Errorf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 					}
@@ -182,6 +148,58 @@ func TestOurDisasters(t *testing.T) {
 			}
 		}
 	})
+}
+
+// survive has node-1 work a run until disaster strikes at a step, and node-2
+// bring it to its end.
+func (l *lab) survive(d *sim.Device, id int64, step, when string, clock Clock) (*mortal, store.Device) {
+	e := l.newEngine("node-1")
+	e.Lease, e.Margin = 1500*time.Millisecond, 300*time.Millisecond
+	m := &mortal{Store: e.Store, step: step, when: when, resume: make(chan struct{})}
+	e.Store = m
+	dial := e.Dial
+	e.Dial = func(ctx context.Context, t session.Target) (Device, error) {
+		if m.dead.Load() {
+			return nil, errDead
+		}
+		dev, err := dial(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		return &mortalDevice{Device: dev, m: m}, nil
+	}
+	e2 := l.newEngine("node-2")
+	if clock != nil {
+		e.Clock, e2.Clock = clock, clock
+	}
+
+	first := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-first:
+				return
+			case <-time.After(e.Lease / 3):
+				_ = e.Beat(context.WithoutCancel(l.t.Context()))
+			}
+		}
+	}()
+	go func() {
+		defer close(first)
+		_, _ = e.Work(context.WithoutCancel(l.t.Context()), id)
+	}()
+	if when == "second node takes over" {
+		select {
+		case <-m.stalled(first):
+		case <-first:
+		}
+	} else {
+		<-first
+	}
+	dev := l.settle(e2, d)
+	close(m.resume)
+	<-first
+	return m, dev
 }
 
 // in is the same lab for a subtest.
@@ -283,8 +301,8 @@ type mortalDevice struct {
 	m *mortal
 }
 
-func (d *mortalDevice) after(step string, err error) error {
-	if d.m.when == "killed after applying" && d.m.step == step && !d.m.hit.Load() {
+func (d *mortalDevice) after(err error, steps ...string) error {
+	if d.m.when == "killed after applying" && slices.Contains(steps, d.m.step) && !d.m.hit.Load() {
 		d.m.hit.Store(true)
 		d.m.dead.Store(true)
 		_ = d.Close()
@@ -294,35 +312,41 @@ func (d *mortalDevice) after(step string, err error) error {
 }
 
 func (d *mortalDevice) ExtendSetup(ctx context.Context, h int) error {
-	return d.after("extend_window", d.Device.ExtendSetup(ctx, h))
+	return d.after(d.Device.ExtendSetup(ctx, h), "extend_window")
 }
 func (d *mortalDevice) SetClock(ctx context.Context) (time.Time, error) {
 	t, err := d.Device.SetClock(ctx)
-	return t, d.after("set_clock", err)
+	return t, d.after(err, "set_clock", "check_clock")
 }
 func (d *mortalDevice) SetMEBxPassword(ctx context.Context, p amt.Secret) error {
-	return d.after("set_mebx_password", d.Device.SetMEBxPassword(ctx, p))
+	return d.after(d.Device.SetMEBxPassword(ctx, p), "set_mebx_password")
 }
 func (d *mortalDevice) SetAdminPassword(ctx context.Context, u, r string, p amt.Secret) error {
-	return d.after("set_admin_password", d.Device.SetAdminPassword(ctx, u, r, p))
+	return d.after(d.Device.SetAdminPassword(ctx, u, r, p), "set_admin_password", "change_password")
 }
 func (d *mortalDevice) SetHostName(ctx context.Context, h, n string) error {
-	return d.after("set_host_name", d.Device.SetHostName(ctx, h, n))
+	return d.after(d.Device.SetHostName(ctx, h, n), "set_host_name", "check_name")
 }
 func (d *mortalDevice) GenerateKey(ctx context.Context, b int) (string, error) {
 	h, err := d.Device.GenerateKey(ctx, b)
-	return h, d.after("device_key", err)
+	return h, d.after(err, "device_key", "renew_key")
 }
 func (d *mortalDevice) AddCertificate(ctx context.Context, der []byte) (string, error) {
 	h, err := d.Device.AddCertificate(ctx, der)
-	return h, d.after("device_certificate", err)
+	return h, d.after(err, "device_certificate", "renew_certificate")
 }
 func (d *mortalDevice) UseCertificate(ctx context.Context, h string) error {
-	return d.after("use_certificate", d.Device.UseCertificate(ctx, h))
+	return d.after(d.Device.UseCertificate(ctx, h), "use_certificate", "use_renewed")
 }
 func (d *mortalDevice) EnableTLS(ctx context.Context, m bool, cn []string) error {
-	return d.after("enable_tls", d.Device.EnableTLS(ctx, m, cn))
+	return d.after(d.Device.EnableTLS(ctx, m, cn), "enable_tls", "restore_tls")
 }
 func (d *mortalDevice) Commit(ctx context.Context) error {
-	return d.after("commit", d.Device.Commit(ctx))
+	return d.after(d.Device.Commit(ctx), "commit", "save_changes")
+}
+func (d *mortalDevice) Delete(ctx context.Context, h string) error {
+	return d.after(d.Device.Delete(ctx, h), "drop_old_certificates")
+}
+func (d *mortalDevice) Unprovision(ctx context.Context, full bool) error {
+	return d.after(d.Device.Unprovision(ctx, full), "unprovision")
 }

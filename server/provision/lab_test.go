@@ -36,6 +36,8 @@ type lab struct {
 	trust  *labTrust
 	jobs   chan int64
 	prof   profile.Profile
+	// again: the device's changes after setup are committed too
+	again bool
 }
 
 // forEachEngine runs a claim on SQLite and on Postgres.
@@ -274,7 +276,7 @@ func (l *lab) invariants(d *sim.Device, dev store.Device) {
 	if snap.MaxInFlight > 1 {
 		l.t.Errorf("I2: %d requests in flight at once", snap.MaxInFlight)
 	}
-	if snap.Commits > 1 {
+	if snap.Commits > 1 && !l.again {
 		l.t.Errorf("I5: committed %d times", snap.Commits)
 	}
 	if dev.Lifecycle == store.Provisioned {

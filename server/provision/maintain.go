@@ -1,7 +1,9 @@
 package provision
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -168,6 +170,7 @@ var checkTLS = Step{
 		if until, ok := r.inUse(); ok {
 			r.facts.CertUntil = until
 		}
+		r.unsaved = !r.tasks.only() && r.pending()
 		if !r.tasks.only() {
 			return true, nil
 		}
@@ -179,6 +182,23 @@ var checkTLS = Step{
 		}
 		return true, nil
 	},
+}
+
+// pending reports whether what the device says of its TLS is not yet what it
+// does: an earlier attempt ended between a change and its commit.
+func (r *Run) pending() bool {
+	peer := r.Device.Peer()
+	for _, c := range r.material.Certificates {
+		if sum := sha256.Sum256(c.DER); c.Handle != "" && c.Handle == r.material.Context && len(c.DER) > 0 && !bytes.Equal(sum[:], peer.Fingerprint) {
+			return true
+		}
+	}
+	for _, s := range r.material.Settings {
+		if network(s) && s.Enabled && s.Mutual != peer.ClientCertAsked {
+			return true
+		}
+	}
+	return false
 }
 
 // inUse is until when the certificate the device shows is valid.
@@ -337,6 +357,9 @@ var saveChanges = Step{
 		if err := r.readMaterial(ctx); err != nil {
 			return err
 		}
+		if r.pending() {
+			return reason.Because(reason.CommitFailed, "the device says its new TLS settings and still shows the old ones")
+		}
 		if until, ok := r.inUse(); ok {
 			r.facts.CertUntil = until
 		}
@@ -354,10 +377,17 @@ var dropOldCertificates = Step{
 	Needed: func(r *Run) bool { return r.material != nil && !r.tasks.only() && len(r.leftovers()) > 0 },
 	Apply: func(ctx context.Context, r *Run) error {
 		for _, h := range r.leftovers() {
-			if err := r.Device.Delete(ctx, h); err != nil {
-				if !isAnyStatus(err) && sent(err) {
+			err := r.Device.Delete(ctx, h)
+			if err != nil && !sent(err) { // busy, perhaps; once more
+				if err := r.e.Clock.Sleep(ctx, r.e.KeyPause); err != nil {
 					return err
 				}
+				err = r.Device.Delete(ctx, h)
+			}
+			if sent(err) {
+				return err
+			}
+			if err != nil {
 				r.log.Info("certificate.kept", zap.String("handle", h), zap.Error(err))
 			}
 		}

@@ -374,4 +374,3 @@ func TestDerivedPassword(t *testing.T) {
 	}
 	t.Logf("%d of 6 derived passwords satisfy the firmware's rule", derived)
 }
-

@@ -55,6 +55,8 @@ func service() Dashboard {
 					Queries: one(quantile("0.99", "provisiond_hello_persist_duration_seconds", ""), "p99")},
 				{Title: "Hellos in the spool", Kind: lines, Unit: "short", Width: 6, Limits: []Limit{{1, "yellow"}}, Help: "Kept on disk while the database is away; replayed by themselves.",
 					Queries: one(`sum by (instance) (provisiond_hello_spool_entries)`, "{{instance}}")},
+				{Title: "Jobs taken back from dead nodes", Kind: lines, Unit: "short", Width: 6, Limits: []Limit{{1, "yellow"}}, Help: "A node died or hung while it worked; others go on with its devices. Look at its log.",
+					Queries: one(`sum by (instance) (increase(provisiond_queue_rescued_total[1h]))`, "{{instance}}")},
 			}},
 			{"Database", []Panel{
 				{Title: "Store up", Kind: stat, Unit: "short", Width: 6, Height: 6, Base: "red", Limits: []Limit{{1, "green"}}, Names: map[string]string{"0": "down", "1": "up"}, Help: "Down: mend the database; the nodes go on by themselves.",
@@ -69,7 +71,7 @@ func service() Dashboard {
 					Queries: one(`abs(provisiond_clock_offset_seconds)`, "{{instance}}")},
 				{Title: "Backup age", Kind: stat, Unit: "s", Width: 6, Height: 6, Limits: []Limit{{26 * 3600, "red"}}, Help: "Run provisiond backup create, then verify. All passwords are in that database.",
 					Queries: one(`time() - max(provisiond_backup_last_success_timestamp_seconds)`, "age")},
-				{Title: "Self-test age", Kind: stat, Unit: "s", Width: 6, Height: 6, Limits: []Limit{{900, "red"}}, Help: "The built-in fake device goes the whole road. Old: drain this node.",
+				{Title: "Self-test age", Kind: stat, Unit: "s", Width: 6, Height: 6, Limits: []Limit{{900, "red"}}, Help: "Each node knocks at its own hello port and API. Old: drain it.",
 					Queries: one(`time() - min by (instance) (provisiond_selftest_last_success_timestamp_seconds > 0)`, "{{instance}}")},
 			}},
 			{"API", []Panel{
@@ -112,8 +114,6 @@ func security() Dashboard {
 					Queries: one(`sum by (method, result) (increase(provisiond_tls_peer_verifications_total[1h]))`, "{{method}} {{result}}")},
 				{Title: "Legacy TLS and X.509 features in use", Kind: bars, Unit: "short", Instant: true, Help: "Last day: what old firmware still needs. Zero means that the feature may be forbidden.",
 					Queries: one(`sum by (feature) (increase(provisiond_tls_legacy_features_total[1d]))`, "{{feature}}")},
-				{Title: "Age of Intel's revocation list", Kind: stat, Unit: "s", Limits: []Limit{{30 * 86400, "yellow"}, {90 * 86400, "red"}}, Help: "Refresh it where the server has no way out.",
-					Queries: one(`max(provisiond_odca_crl_age_seconds)`, "age")},
 			}},
 			{"Secrets, keys and audit", []Panel{
 				{Title: "Secret reads by actor", Kind: lines, Unit: "short", Help: "Each has its reason in the audit log: provctl audit list.",

@@ -1,0 +1,188 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+const (
+	factsEvery = 10 * time.Second
+	factsLast  = time.Minute // older than this they are left out rather than shown
+	auditEvery = time.Hour
+)
+
+// facts are the figures that only the database knows. They are read on a timer
+// and not by the scrape: a database that hangs must not take /metrics with it,
+// which is how anybody learns that it hangs.
+type facts struct {
+	certificates func() []*certs.Provisioning
+
+	mu   sync.Mutex
+	last store.Facts
+	at   time.Time
+}
+
+func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("provisiond_"+name, help, labels, nil)
+}
+
+type factsDescs struct {
+	devices, health, secrets, depth, running, expiring, backup, bytes, clock, notAfter, usable *prometheus.Desc
+}
+
+func newFactsDescs() factsDescs {
+	return factsDescs{
+		devices:  gaugeDesc("devices", "Devices by lifecycle.", "state"),
+		health:   gaugeDesc("devices_by_health", "Devices that are not retired, by health.", "health"),
+		secrets:  gaugeDesc("secret_versions", "Passwords kept, by state.", "state"),
+		depth:    gaugeDesc("queue_depth", "Runs that could be worked on now and wait for a worker."),
+		running:  gaugeDesc("oldest_run_age_seconds", "How long the run that has been under way longest has taken; 0 when none is."),
+		expiring: gaugeDesc("device_certificates_expiring", "Managed devices whose own certificate ends within 30 days."),
+		backup:   gaugeDesc("backup_last_success_timestamp_seconds", "Unix time of the last backup; 0 when there was none."),
+		bytes:    gaugeDesc("store_size_bytes", "Size of the database."),
+		clock:    gaugeDesc("clock_offset_seconds", "This node's clock less the database's; 0 on SQLite, which has none of its own."),
+		notAfter: gaugeDesc("provisioning_certificate_not_after_timestamp_seconds", "Unix time when a provisioning certificate in use expires.", "cert"),
+		usable:   gaugeDesc("provisioning_certificate_usable", "1 when nothing keeps a provisioning certificate from being used.", "cert"),
+	}
+}
+
+// A factsCollector shows facts at a scrape.
+type factsCollector struct {
+	*facts
+	d factsDescs
+}
+
+func (c factsCollector) Describe(ch chan<- *prometheus.Desc) {
+	d := c.d
+	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.backup, d.bytes, d.clock, d.notAfter, d.usable} {
+		ch <- desc
+	}
+}
+
+func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
+	show := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	shown := map[string]bool{}
+	for _, p := range c.certificates() {
+		if shown[p.ID] {
+			continue
+		}
+		shown[p.ID] = true
+		show(c.d.notAfter, float64(p.Leaf.NotAfter.Unix()), p.ID)
+		usable := 0.0
+		if p.Usable() {
+			usable = 1
+		}
+		show(c.d.usable, usable, p.ID)
+	}
+	c.mu.Lock()
+	f, at := c.last, c.at
+	c.mu.Unlock()
+	if at.IsZero() || time.Since(at) > factsLast {
+		return // provisiond_store_up says why
+	}
+	for _, l := range store.Lifecycles() {
+		show(c.d.devices, float64(f.Lifecycle[l]), string(l))
+	}
+	for _, h := range []string{"ok", "warn", "unreachable"} {
+		show(c.d.health, float64(f.Health[h]), h)
+	}
+	show(c.d.health, float64(f.Health[""]), "unknown")
+	for _, s := range []string{"candidate", "active", "retired"} {
+		show(c.d.secrets, float64(f.Secrets[s]), s)
+	}
+	show(c.d.depth, float64(f.Due))
+	show(c.d.running, f.OldestRunning.Seconds())
+	show(c.d.expiring, float64(f.ExpiringCerts))
+	backup := 0.0
+	if !f.Backup.IsZero() {
+		backup = float64(f.Backup.Unix())
+	}
+	show(c.d.backup, backup)
+	show(c.d.bytes, float64(f.Bytes))
+	show(c.d.clock, f.ClockOffset.Seconds())
+}
+
+// startFacts reads the figures once, so that the first scrape has them, and
+// then on a timer; the audit chain is walked beside it.
+func (s *Server) startFacts(ctx context.Context) {
+	f := &facts{certificates: func() []*certs.Provisioning {
+		if s.Trust == nil {
+			return nil
+		}
+		return s.Trust.All()
+	}}
+	s.readFacts(ctx, f)
+	s.metrics.reg.MustRegister(factsCollector{f, newFactsDescs()})
+
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { repeat(run, factsEvery, func() { s.readFacts(run, f) }) })
+	wg.Go(func() {
+		s.checkAudit(run)
+		repeat(run, auditEvery, func() { s.checkAudit(run) })
+	})
+	s.onStop("the figures", func(context.Context) error {
+		cancel()
+		wg.Wait()
+		return nil
+	})
+}
+
+func repeat(ctx context.Context, every time.Duration, do func()) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			do()
+		}
+	}
+}
+
+func (s *Server) readFacts(ctx context.Context, f *facts) {
+	ctx, cancel := context.WithTimeout(ctx, factsEvery)
+	defer cancel()
+	if err := s.DB.Ping(ctx); err != nil { // sets provisiond_store_up
+		if !errors.Is(err, context.Canceled) {
+			s.log.Warn("store.down", zap.Error(err))
+		}
+		return
+	}
+	got, err := s.DB.Facts(ctx)
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			s.log.Warn("figures", zap.Error(err))
+		}
+		return
+	}
+	f.mu.Lock()
+	f.last, f.at = got, time.Now()
+	f.mu.Unlock()
+}
+
+// checkAudit walks the audit chain. A break is an incident, not a fault of the
+// store: it is said loudly and nothing is touched.
+func (s *Server) checkAudit(ctx context.Context) {
+	n, err := s.DB.CheckAudit(ctx)
+	var broken *store.AuditError
+	switch {
+	case errors.As(err, &broken):
+		s.log.Error("audit.broken", zap.Int64("record", broken.Seq), zap.String("problem", broken.Problem))
+	case err != nil && !errors.Is(err, context.Canceled):
+		s.log.Warn("audit.not_verified", zap.Error(err))
+	case err == nil:
+		s.log.Debug("audit.verified", zap.Int64("records", n))
+	}
+}

@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	selfTestEvery = 30 * time.Second
+	selfTestTime  = 10 * time.Second
+)
+
+// startSelfTest lets this node knock at its own doors: what looks fine from the
+// inside may have stopped accepting. Only a success moves the time, so a node
+// that hangs shows by its age.
+func (s *Server) startSelfTest() {
+	run, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		s.selfTest(run)
+		repeat(run, selfTestEvery, func() { s.selfTest(run) })
+	})
+	s.onStop("the self-test", func(context.Context) error {
+		cancel()
+		wg.Wait()
+		return nil
+	})
+}
+
+func (s *Server) selfTest(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, selfTestTime)
+	defer cancel()
+	err := errors.Join(s.knockHello(ctx), s.knockAPI(ctx))
+	switch {
+	case err == nil:
+		s.metrics.tested.SetToCurrentTime()
+	case !errors.Is(ctx.Err(), context.Canceled):
+		s.log.Warn("selftest.failed", zap.Error(err))
+	}
+}
+
+// knockHello connects to the hello port and hangs up: silence is no hello and
+// is not counted. The listener hangs up in return once it has seen ours, which
+// says that it accepts and reads.
+func (s *Server) knockHello(ctx context.Context) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", nearby(s.HelloAddr()))
+	if err != nil {
+		return fmt.Errorf("connect to our hello port: %w", err)
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	_ = c.SetDeadline(deadline)
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !isReset(err) {
+		return fmt.Errorf("our hello port took the connection and does not read: %w", err)
+	}
+	return nil
+}
+
+// isReset reports an end that is not a graceful one, but is one.
+func isReset(err error) bool {
+	var n net.Error
+	return err != nil && !(errors.As(err, &n) && n.Timeout())
+}
+
+// knockAPI asks for readiness over the API's own socket, TLS included.
+func (s *Server) knockAPI(ctx context.Context) error {
+	scheme, transport := "http", &http.Transport{DisableKeepAlives: true}
+	if s.o.APITLS != nil {
+		// Its own certificate names the outside, not loopback.
+		scheme, transport.TLSClientConfig = "https", &tls.Config{InsecureSkipVerify: true}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+nearby(s.APIAddr())+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return fmt.Errorf("ask our API: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("our API says %s to /readyz", res.Status)
+	}
+	return nil
+}
+
+// nearby is where to reach a listener from this machine.
+func nearby(a net.Addr) string {
+	p, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	if p.Addr().IsUnspecified() {
+		loop := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if p.Addr().Is6() {
+			loop = netip.IPv6Loopback()
+		}
+		return netip.AddrPortFrom(loop, p.Port()).String()
+	}
+	return p.String()
+}

@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Facts are figures about the whole fleet, as the database has them now. Every
+// node reads the same.
+type Facts struct {
+	Lifecycle map[Lifecycle]int
+	Health    map[string]int // ok, warn, unreachable; "" unknown
+	Secrets   map[string]int // passwords by candidate, active, retired
+
+	Due           int           // runs that wait and could be worked on
+	OldestRunning time.Duration // how long the longest attempt under way has taken, 0 none
+	ExpiringCerts int           // managed devices whose own certificate ends within 30 days
+	Backup        time.Time     // of the last backup, zero when there was none
+	Bytes         int64         // the database's size
+	ClockOffset   time.Duration // this process's clock less the database's
+}
+
+// Facts reads all of them in one picture of the database.
+func (db *DB) Facts(ctx context.Context) (Facts, error) {
+	f := Facts{Lifecycle: map[Lifecycle]int{}, Health: map[string]int{}, Secrets: map[string]int{}}
+	err := db.Read(ctx, func(tx *Tx) (err error) {
+		before := time.Now()
+		now := tx.Now()
+		if tx.pg != nil { // half the journey, so that latency is no offset
+			f.ClockOffset = before.Add(time.Since(before) / 2).Sub(now)
+		}
+		if f.Lifecycle, err = tx.CountDevices(ctx); err != nil {
+			return err
+		}
+		if err := tx.countBy(ctx, f.Health, "SELECT health, count(*) FROM devices WHERE lifecycle <> 'retired' GROUP BY health"); err != nil {
+			return fmt.Errorf("count devices by health: %w", err)
+		}
+		if err := tx.countBy(ctx, f.Secrets, "SELECT state, count(*) FROM credentials GROUP BY state"); err != nil {
+			return fmt.Errorf("count passwords: %w", err)
+		}
+		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE state = 'queued' AND not_before <= {now}", nil, &f.Due); err != nil {
+			return fmt.Errorf("count waiting runs: %w", err)
+		}
+		var since time.Time
+		if err := tx.one(ctx, "SELECT min(started_at) FROM runs WHERE state = 'running'", nil, timeOf{&since}); err != nil {
+			return fmt.Errorf("find the longest run: %w", err)
+		}
+		if !since.IsZero() {
+			f.OldestRunning = max(0, now.Sub(since))
+		}
+		err = tx.one(ctx, `SELECT count(*) FROM devices WHERE lifecycle IN ('provisioned', 'drifted', 'maintaining')
+			AND device_cert_not_after IS NOT NULL AND device_cert_not_after < $1`, []any{now.AddDate(0, 0, 30)}, &f.ExpiringCerts)
+		if err != nil {
+			return fmt.Errorf("count expiring device certificates: %w", err)
+		}
+		last, err := tx.LastBackup(ctx)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		f.Backup = last.At
+		return tx.size(ctx, &f.Bytes)
+	})
+	return f, err
+}
+
+func (tx *Tx) countBy(ctx context.Context, into map[string]int, q string) error {
+	return tx.each(ctx, func(s scanner) error {
+		var word string
+		var n int
+		err := s.Scan(&word, &n)
+		into[word] += n
+		return err
+	}, q)
+}
+
+func (tx *Tx) size(ctx context.Context, bytes *int64) error {
+	if tx.pg != nil {
+		return tx.one(ctx, "SELECT pg_database_size(current_database())", nil, bytes)
+	}
+	for _, end := range []string{"", "-wal"} {
+		if info, err := os.Stat(filepath.Join(tx.db.dir, DatabaseFile+end)); err == nil {
+			*bytes += info.Size()
+		}
+	}
+	return nil
+}
+
+// CheckAudit walks the audit chain as VerifyAudit does and counts the outcome.
+func (db *DB) CheckAudit(ctx context.Context) (records int64, err error) {
+	err = db.Read(ctx, func(tx *Tx) error {
+		records, err = tx.VerifyAudit(ctx)
+		return err
+	})
+	var broken *AuditError
+	switch {
+	case errors.As(err, &broken):
+		db.metrics.broken.Inc()
+	case err == nil:
+		db.metrics.verified.SetToCurrentTime()
+	}
+	return records, err
+}
