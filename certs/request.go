@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -138,14 +139,17 @@ func (r *Request) PEM() []byte {
 func (r *Request) KeyDER() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(r.Key) }
 
 // OrderText is what to tell the CA, in the words its order form uses.
-func (r *Request) OrderText() string {
+func (r *Request) OrderText() string { return OrderText(r.Names, &r.Key.PublicKey) }
+
+// OrderText is the same for a request whose key is not at hand.
+func OrderText(names []string, key crypto.PublicKey) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Certificate for Intel AMT remote configuration (Intel vPro setup)\n\n")
-	fmt.Fprintf(&b, "Common name:          %s\n", r.Names[0])
-	if len(r.Names) > 1 {
-		fmt.Fprintf(&b, "Further DNS names:    %s\n", strings.Join(r.Names[1:], ", "))
+	fmt.Fprintf(&b, "Common name:          %s\n", names[0])
+	if len(names) > 1 {
+		fmt.Fprintf(&b, "Further DNS names:    %s\n", strings.Join(names[1:], ", "))
 	}
-	fmt.Fprintf(&b, "Key:                  RSA %d, signed with SHA-256 throughout the chain\n", r.Key.N.BitLen())
+	fmt.Fprintf(&b, "Key:                  %s, signed with SHA-256 throughout the chain\n", keyKind(key))
 	fmt.Fprintf(&b, "Extended key usage:   serverAuth (1.3.6.1.5.5.7.3.1) and %s (Intel AMT setup)\n", SetupOID())
 	fmt.Fprintf(&b, "Validation:           organisation (OV); a domain-validated certificate seldom gets the second usage\n")
 	fmt.Fprintf(&b, "Please deliver:       the certificate, every intermediate and the root it ends in\n")
