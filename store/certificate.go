@@ -87,6 +87,12 @@ func (tx *Tx) SetCertificateState(ctx context.Context, id, state string) error {
 	return touched(n, err, ErrNotFound)
 }
 
+// DeleteCertificate forgets a certificate and its key, for good.
+func (tx *Tx) DeleteCertificate(ctx context.Context, id string) error {
+	n, err := tx.exec(ctx, "DELETE FROM certificates WHERE id = $1", id)
+	return touched(n, err, ErrNotFound)
+}
+
 // PutCertificateRequest keeps a new request and its key, or the new state of one.
 func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (int64, error) {
 	if r.ID != 0 {

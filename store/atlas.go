@@ -1,0 +1,87 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// FleetGroup counts devices that are alike in what decides about a provisioning
+// certificate.
+type FleetGroup struct {
+	Table   int64       // the list of hashes they announced last
+	Version amt.Version // zero: not known yet
+	Suffix  string
+	Devices int
+	Waiting int // of these, not under management yet
+}
+
+// waitingFor are the lifecycles of devices that still need a provisioning
+// certificate.
+const waitingFor = `('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'provisioning', 'verifying', 'failed', 'dormant')`
+
+// FleetGroups counts every device that announced a list of hashes, but for
+// retired ones.
+func (tx *Tx) FleetGroups(ctx context.Context) ([]FleetGroup, error) {
+	var out []FleetGroup
+	err := tx.each(ctx, func(s scanner) error {
+		var g FleetGroup
+		var version string
+		if err := s.Scan(&g.Table, &version, &g.Suffix, &g.Devices, &g.Waiting); err != nil {
+			return err
+		}
+		g.Version, _ = amt.ParseVersion(version)
+		out = append(out, g)
+		return nil
+	}, `SELECT trust_table, amt_version, suffix, count(*), sum(CASE WHEN lifecycle IN `+waitingFor+` THEN 1 ELSE 0 END)
+		FROM devices WHERE trust_table <> 0 AND lifecycle <> 'retired' GROUP BY trust_table, amt_version, suffix`)
+	if err != nil {
+		return nil, fmt.Errorf("count the fleet by trust table: %w", err)
+	}
+	return out, nil
+}
+
+// TrustTables reads every distinct list of hashes that was announced.
+func (tx *Tx) TrustTables(ctx context.Context) (map[int64][]amt.TrustHash, error) {
+	out := map[int64][]amt.TrustHash{}
+	err := tx.each(ctx, func(s scanner) error {
+		var id int64
+		var h amt.TrustHash
+		var alg int
+		if err := s.Scan(&id, &alg, &h.Sum); err != nil {
+			return err
+		}
+		h.Algorithm = amt.HashAlgorithm(alg)
+		out[id] = append(out[id], h)
+		return nil
+	}, "SELECT trust_table, algorithm, digest FROM trust_hashes ORDER BY trust_table, position LIMIT 1000000")
+	if err != nil {
+		return nil, fmt.Errorf("read the trust tables: %w", err)
+	}
+	return out, nil
+}
+
+// DevicesOfGroup names some devices of a group: those that wait, or the others.
+func (tx *Tx) DevicesOfGroup(ctx context.Context, g FleetGroup, waiting bool, limit int) ([]amt.UUID, error) {
+	which := "NOT IN "
+	if waiting {
+		which = "IN "
+	}
+	version := ""
+	if !g.Version.IsZero() {
+		version = g.Version.String()
+	}
+	var out []amt.UUID
+	err := tx.each(ctx, func(s scanner) error {
+		var u amt.UUID
+		err := s.Scan(&u)
+		out = append(out, u)
+		return err
+	}, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND lifecycle <> 'retired' AND lifecycle "+which+waitingFor+" LIMIT $4",
+		g.Table, version, g.Suffix, limit)
+	if err != nil {
+		return nil, fmt.Errorf("name devices: %w", err)
+	}
+	return out, nil
+}
