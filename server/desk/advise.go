@@ -1,0 +1,172 @@
+package desk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// fleet is what devices have announced so far. Nothing is asked of the network.
+func (d *Desk) fleet(ctx context.Context) (f certs.Fleet, err error) {
+	err = d.DB.Read(ctx, func(tx *store.Tx) error {
+		groups, err := tx.FleetGroups(ctx)
+		if err != nil {
+			return err
+		}
+		tables, err := tx.TrustTables(ctx)
+		f = fleetOf(groups, tables, func(g store.FleetGroup) int { return g.Devices })
+		return err
+	})
+	if err != nil {
+		return f, fmt.Errorf("read what devices announced: %w", err)
+	}
+	return f, nil
+}
+
+// Advise ranks the roots that devices announced by whom a certificate under
+// them would serve.
+func (d *Desk) Advise(ctx context.Context) (certs.Advice, error) {
+	f, err := d.fleet(ctx)
+	if err != nil {
+		return certs.Advice{}, err
+	}
+	a := certs.Advise(f, d.held())
+	if a.Roots == nil {
+		a.Roots = []certs.RootAdvice{}
+	}
+	return a, nil
+}
+
+func (d *Desk) held() []*certs.Provisioning {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inUse
+}
+
+// RootChange is what going from one root to another does to the fleet.
+type RootChange struct {
+	From    string  `json:"from"`
+	To      string  `json:"to"`
+	Served  int     `json:"served" doc:"devices that trust the old root and the new one"`
+	Gain    int     `json:"gain" doc:"devices that trust the new root only"`
+	CutOff  int     `json:"cut_off" doc:"devices that trust the old root only"`
+	Devices []Group `json:"devices" doc:"those that are cut off"`
+}
+
+// ChangeRoot says which devices a change of the root would cut off. A root is
+// named as firmware menus name it, or by a hash such as sha256:45140b32…; the
+// beginning of either is enough when only one fits.
+func (d *Desk) ChangeRoot(ctx context.Context, from, to string) (RootChange, error) {
+	f, err := d.fleet(ctx)
+	if err != nil {
+		return RootChange{}, err
+	}
+	old, err := rootNamed(f, from)
+	if err != nil {
+		return RootChange{}, err
+	}
+	fresh, err := rootNamed(f, to)
+	if err != nil {
+		return RootChange{}, err
+	}
+	out := RootChange{From: old.name, To: fresh.name, Devices: []Group{}}
+	var cut []certs.FleetGroup
+	for _, g := range f.Groups {
+		had, has := old.in(f.Tables[g.Table]), fresh.in(f.Tables[g.Table])
+		switch {
+		case had && has:
+			out.Served += g.Devices
+		case has:
+			out.Gain += g.Devices
+		case had:
+			out.CutOff += g.Devices
+			cut = append(cut, g)
+		}
+	}
+	err = d.DB.Read(ctx, func(tx *store.Tx) error {
+		waiting, err := tx.FleetGroups(ctx)
+		if err != nil {
+			return err
+		}
+		for _, w := range []bool{true, false} {
+			var part []certs.FleetGroup
+			for _, g := range waiting {
+				n := g.Waiting
+				if !w {
+					n = g.Devices - g.Waiting
+				}
+				if n > 0 && slices.ContainsFunc(cut, func(c certs.FleetGroup) bool {
+					return c.Table == g.Table && c.Version == g.Version && c.Suffix == g.Suffix
+				}) {
+					part = append(part, certs.FleetGroup{Table: g.Table, Devices: n, Version: g.Version, Suffix: g.Suffix})
+				}
+			}
+			if out.Devices, err = d.grouped(ctx, tx, out.Devices, part, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// namedRoot is a root by all the digests that are known of it.
+type namedRoot struct {
+	name   string
+	hashes []string
+}
+
+func (r namedRoot) in(table []amt.TrustHash) bool {
+	return slices.ContainsFunc(table, func(h amt.TrustHash) bool { return slices.Contains(r.hashes, h.String()) })
+}
+
+func rootNamed(f certs.Fleet, text string) (namedRoot, error) {
+	text = strings.ToLower(strings.TrimSpace(text))
+	var hits []namedRoot
+	add := func(r namedRoot) {
+		if !slices.ContainsFunc(hits, func(h namedRoot) bool { return h.name == r.name }) {
+			hits = append(hits, r)
+		}
+	}
+	if text == "" {
+		return namedRoot{}, refused("a root is named by its name or its hash")
+	}
+	for _, k := range certs.KnownRoots() {
+		r := namedRoot{name: k.Name}
+		for _, h := range k.Hashes() {
+			r.hashes = append(r.hashes, h.String())
+		}
+		name := strings.ToLower(k.Name)
+		if name == text {
+			return r, nil
+		}
+		if strings.HasPrefix(name, text) || slices.ContainsFunc(r.hashes, func(h string) bool { return strings.HasPrefix(h, text) }) {
+			add(r)
+		}
+	}
+	for _, t := range f.Tables {
+		for _, h := range t {
+			if _, known := certs.LookupRoot(h); !known && strings.HasPrefix(h.String(), text) {
+				add(namedRoot{name: h.String(), hashes: []string{h.String()}})
+			}
+		}
+	}
+	switch len(hits) {
+	case 1:
+		return hits[0], nil
+	case 0:
+		return namedRoot{}, reason.Because(reason.CertInputInvalid, "no root is known as %q; provctl cert advise lists those that devices announced", clip(text))
+	}
+	var names []string
+	for _, h := range hits[:min(len(hits), 6)] {
+		names = append(names, h.name)
+	}
+	slices.Sort(names)
+	return namedRoot{}, reason.Because(reason.CertInputInvalid, "%d roots begin with %q, such as %s", len(hits), clip(text), strings.Join(names, ", "))
+}
