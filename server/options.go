@@ -13,6 +13,7 @@ import (
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/admit"
+	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/server/doctor"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store/seal"
@@ -47,6 +48,9 @@ type Options struct {
 
 	Certificates []*certs.Provisioning
 	Force        map[string]bool // ids used although they have expired
+	// CheckCertificate plays a device of a generation; nil: certificates cannot
+	// be checked here.
+	CheckCertificate desk.CheckCertificate
 
 	Networks    []netip.Prefix
 	Admission   admit.Mode

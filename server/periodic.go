@@ -29,6 +29,8 @@ func (s *Server) every() {
 	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
 	s.queue.Every("reconsider", 5*time.Minute, s.reconsider)
 	s.queue.Every("strangers", 20*time.Second, s.strangers)
+	s.queue.Every("certificates", pollCertificates, s.Desk.Poll)
+	s.queue.Every("certificate reminders", tickCertificates, s.Desk.Tick)
 }
 
 // sweep finds live runs nobody works on: a worker that died, an outcome that

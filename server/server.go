@@ -23,6 +23,7 @@ import (
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/console"
+	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
@@ -42,6 +43,7 @@ type Server struct {
 
 	DB     *store.DB
 	Trust  *Trust
+	Desk   *desk.Desk
 	Admit  *admit.Admitter
 	engine *provision.Engine
 	queue  *queue.Queue
@@ -121,7 +123,9 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.Trust = NewTrust(ca, s.o.Now)
-	s.Trust.Replace(s.o.Certificates, s.o.Force)
+	if err := s.startDesk(ctx); err != nil {
+		return err
+	}
 	s.checks = s.newChecks()
 	if err := s.startQueue(ctx); err != nil {
 		return err
@@ -315,7 +319,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 		DB: s.DB, StartRun: func(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {
 			return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
 		},
-		Enqueue: s.enqueue, Certs: s.Trust.All, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown,
+		Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown,
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})

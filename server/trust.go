@@ -5,8 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -27,8 +25,6 @@ type Trust struct {
 	list atomic.Pointer[[]*certs.Provisioning]
 	ca   *certs.Authority
 	mine *x509.CertPool
-	// force lists ids used although they have expired.
-	force atomic.Pointer[map[string]bool]
 
 	consoleMu sync.Mutex
 	console   *tls.Certificate // made when first asked for
@@ -39,7 +35,6 @@ func NewTrust(ca *certs.Authority, now func() time.Time) *Trust {
 	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool()}
 	t.mine.AddCert(ca.Certificate())
 	t.list.Store(&[]*certs.Provisioning{})
-	t.force.Store(&map[string]bool{})
 	return t
 }
 
@@ -47,10 +42,7 @@ func NewTrust(ca *certs.Authority, now func() time.Time) *Trust {
 func (t *Trust) All() []*certs.Provisioning { return *t.list.Load() }
 
 // Replace puts another list into use.
-func (t *Trust) Replace(list []*certs.Provisioning, force map[string]bool) {
-	t.list.Store(&list)
-	t.force.Store(&force)
-}
+func (t *Trust) Replace(list []*certs.Provisioning) { t.list.Store(&list) }
 
 // Candidates is certs.Match over the list in use. A device that never sent a
 // hello, only an agent for it, announced nothing: then each chain is tried.
@@ -58,36 +50,13 @@ func (t *Trust) Candidates(announced []amt.TrustHash, hints certs.Hints) ([]cert
 	if announced == nil {
 		return t.everything()
 	}
-	return certs.Match(t.All(), announced, hints, t.matchTime())
-}
-
-// matchTime lets forced certificates match although they have expired, when
-// they are all there is.
-func (t *Trust) matchTime() time.Time {
-	now := t.now()
-	force := *t.force.Load()
-	if len(force) == 0 {
-		return now
-	}
-	latest := time.Time{}
-	for _, p := range t.All() {
-		if p.Validity(now) == nil {
-			return now
-		}
-		if force[p.ID] && p.Leaf.NotAfter.After(latest) {
-			latest = p.Leaf.NotAfter
-		}
-	}
-	if latest.IsZero() {
-		return now
-	}
-	return latest
+	return certs.Match(t.All(), announced, hints, t.now())
 }
 
 func (t *Trust) everything() ([]certs.Candidate, error) {
 	var out []certs.Candidate
 	for _, p := range t.All() {
-		if !p.Usable() {
+		if !p.Usable() || !p.Forced && p.Validity(t.now()) != nil {
 			continue
 		}
 		for _, path := range p.Paths {
@@ -158,11 +127,6 @@ func (t *Trust) helloCertificate() (*tls.Certificate, error) {
 
 const deviceCAKey = "device_ca"
 
-type caDocument struct {
-	Certificate string `json:"certificate"` // base64 DER
-	Key         string `json:"key"`         // base64 PKCS#8
-}
-
 // deviceCA loads the device CA, or makes it at the very first start. Of several
 // nodes that make one at once, the first to store it wins.
 func deviceCA(ctx context.Context, db *store.DB, now time.Time) (*certs.Authority, error) {
@@ -173,12 +137,12 @@ func deviceCA(ctx context.Context, db *store.DB, now time.Time) (*certs.Authorit
 	}
 	err := db.Read(ctx, read)
 	if errors.Is(err, store.ErrNotFound) {
-		var doc string
-		if doc, err = newDeviceCA(now); err != nil {
+		var sealed amt.Secret
+		if sealed, err = newDeviceCA(now); err != nil {
 			return nil, err
 		}
 		if err = db.Write(ctx, func(tx *store.Tx) error {
-			return tx.CreateSealedSetting(ctx, deviceCAKey, amt.NewSecret(doc))
+			return tx.CreateSealedSetting(ctx, deviceCAKey, sealed)
 		}); err != nil && !errors.Is(err, store.ErrConflict) {
 			return nil, fmt.Errorf("store the device CA: %w", err)
 		}
@@ -187,27 +151,13 @@ func deviceCA(ctx context.Context, db *store.DB, now time.Time) (*certs.Authorit
 	if err != nil {
 		return nil, fmt.Errorf("load the device CA: %w", err)
 	}
-	var doc caDocument
-	if err := json.Unmarshal([]byte(found.Reveal()), &doc); err != nil {
-		return nil, errors.New("the stored device CA cannot be read")
-	}
-	cert, err1 := base64.StdEncoding.DecodeString(doc.Certificate)
-	key, err2 := base64.StdEncoding.DecodeString(doc.Key)
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, errors.New("the stored device CA cannot be read")
-	}
-	return certs.LoadAuthority(cert, key)
+	return certs.AuthorityFromStore(found)
 }
 
-func newDeviceCA(now time.Time) (string, error) {
+func newDeviceCA(now time.Time) (amt.Secret, error) {
 	ca, err := certs.NewAuthority("provisiond device CA", now)
 	if err != nil {
-		return "", fmt.Errorf("make the device CA: %w", err)
+		return amt.Secret{}, fmt.Errorf("make the device CA: %w", err)
 	}
-	cert, key, err := ca.Marshal()
-	if err != nil {
-		return "", fmt.Errorf("make the device CA: %w", err)
-	}
-	b, err := json.Marshal(caDocument{base64.StdEncoding.EncodeToString(cert), base64.StdEncoding.EncodeToString(key)})
-	return string(b), err
+	return ca.Secret()
 }

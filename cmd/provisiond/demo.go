@@ -143,7 +143,7 @@ func demoServer(dir, addr string, cert *certs.Provisioning) (*server.Server, err
 	}
 	o := server.Options{
 		Version: buildVersion(), Revision: revision(), Node: "demo", DataDir: dir, Keys: keys, HelloListen: "127.0.0.1:0", APIListen: addr,
-		Console: true, RevealsHour: 30, Sessions: time.Hour, Certificates: []*certs.Provisioning{cert},
+		Console: true, RevealsHour: 30, Sessions: time.Hour, Certificates: []*certs.Provisioning{cert}, CheckCertificate: checkCertificate,
 		Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Admission: admit.Open, Reprovision: admit.ReprovisionAuto,
 		CallTimeout: 20 * time.Second, Drain: 5 * time.Second, Registry: prometheus.NewRegistry(), Log: log,
 	}

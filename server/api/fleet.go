@@ -14,6 +14,7 @@ import (
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -77,8 +78,15 @@ func (s *Server) listReasons(context.Context, *none) (ReasonList, error) {
 	return out, nil
 }
 
-func (s *Server) listCertificates(context.Context, *none) (CertificateList, error) {
+func (s *Server) listCertificates(ctx context.Context, _ *none) (CertificateList, error) {
 	out := CertificateList{Certificates: []Certificate{}}
+	if s.Desk != nil {
+		all, err := s.Desk.List(ctx)
+		for _, e := range all {
+			out.Certificates = append(out.Certificates, fromEntry(e, s.now()))
+		}
+		return out, err
+	}
 	if s.Certs == nil {
 		return out, nil
 	}
@@ -92,6 +100,7 @@ func toCertificate(p *certs.Provisioning, now time.Time) Certificate {
 	c := Certificate{
 		ID: p.ID, Name: clean(p.Name), Names: list(p.Names), Issuer: clean(p.Leaf.Issuer.CommonName), NotBefore: p.Leaf.NotBefore.UTC(),
 		NotAfter: p.Leaf.NotAfter.UTC(), DaysLeft: int(p.Leaf.NotAfter.Sub(now).Hours() / 24), Usable: p.Usable(), Roots: []string{}, Findings: []Finding{},
+		State: string(desk.Active), Source: "file",
 	}
 	for _, path := range p.Paths {
 		name := clean(path.Root().Subject.CommonName)
@@ -112,7 +121,7 @@ func toCertificate(p *certs.Provisioning, now time.Time) Certificate {
 }
 
 func (s *Server) summary(ctx context.Context, _ *none) (Summary, error) {
-	out := Summary{Devices: map[string]int{}, Reasons: []ReasonCount{}, Version: s.Version, Node: s.Node, Engine: s.db.Engine(), Time: s.now().UTC()}
+	out := Summary{Devices: map[string]int{}, Reasons: []ReasonCount{}, Banners: []Banner{}, Version: s.Version, Node: s.Node, Engine: s.db.Engine(), Time: s.now().UTC()}
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
 		counts, err := tx.CountDevices(ctx)
 		if err != nil {
@@ -149,6 +158,9 @@ func (s *Server) summary(ctx context.Context, _ *none) (Summary, error) {
 				out.Certificates++
 			}
 		}
+	}
+	if s.Desk != nil {
+		out.Banners = s.Desk.Banners()
 	}
 	return out, err
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -22,6 +23,7 @@ const (
 	CodeNotFound    = "not_found"       // no such thing
 	CodeNoDevice    = "device_unknown"  // no hello of such a device was ever seen
 	CodeConflict    = "conflict"        // not possible as things stand
+	CodeTooLarge    = "too_large"       // more bytes than are read
 	CodeLimited     = "rate_limited"    // too much of this; Retry-After says when
 	CodeUnavailable = "not_now"         // the database or the server itself
 	CodeUnknownEnd  = "outcome_unknown" // the line to the database broke during the commit: look before repeating
@@ -54,9 +56,15 @@ func notFound(format string, args ...any) *Problem {
 func (s *Server) explain(ctx context.Context, op string, err error) error {
 	var p *Problem
 	var re *reason.Error
+	var unknown *desk.UnknownError
+	var refused *desk.RefusedError
 	switch {
 	case errors.As(err, &p):
 		return err
+	case errors.As(err, &unknown):
+		return notFound("%s", unknown.Error())
+	case errors.As(err, &refused):
+		return conflict("%s", refused.Error())
 	case errors.Is(err, store.ErrNotFound):
 		return notFound("no such thing: %s", op)
 	case errors.Is(err, store.ErrConflict):
@@ -77,7 +85,7 @@ func (s *Server) explain(ctx context.Context, op string, err error) error {
 
 // asProblem rewrites huma's own errors: a code is added, and the offending
 // value, which may be a password, is left out.
-func asProblem(_ huma.Context, _ string, v any) (any, error) {
+func asProblem(ctx huma.Context, _ string, v any) (any, error) {
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -87,6 +95,12 @@ func asProblem(_ huma.Context, _ string, v any) (any, error) {
 		p.Code = CodeInternal
 		p.Detail = "the server failed at this; its log says why"
 		return p, nil
+	}
+	if e.Status == http.StatusRequestEntityTooLarge {
+		p.Code, p.Detail = CodeTooLarge, "the request is larger than what is read here"
+		if op := ctx.Operation(); op != nil && op.MaxBodyBytes == uploadLimit {
+			p.Code, p.Detail = string(reason.CertInputInvalid), "the files are too large: at most 4 MB a file and 16 MB together are read"
+		}
 	}
 	for _, d := range e.Errors {
 		if d != nil {

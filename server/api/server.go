@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -35,6 +37,8 @@ type Deps struct {
 	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
 	// Certs are the provisioning certificates in use.
 	Certs func() []*certs.Provisioning
+	// Desk handles provisioning certificates; without it they are only listed.
+	Desk *desk.Desk
 	// Ready is one more part of /readyz beside the database; Parts are further
 	// ones with names of their own.
 	Ready func(ctx context.Context) error
@@ -147,11 +151,28 @@ func (s *Server) humaConfig() huma.Config {
 	c.OpenAPIPath = "/api/v1/openapi"
 	c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", nil // no scripts from elsewhere, no $schema in bodies
 	c.RejectUnknownQueryParameters = true
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Transformers = []huma.Transformer{asProblem}
 	c.Info.Description = "Provisioning of Intel AMT devices. Every operation under /api/ needs a bearer token; errors are RFC 9457 problems with a code."
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	c.Security = []map[string][]string{{"token": {}}}
 	return c
+}
+
+// schemaName tells types of other packages apart from those of this one that
+// have the same name.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	switch {
+	case strings.HasSuffix(t.PkgPath(), "/certs"):
+		return "Chain" + name
+	case strings.HasSuffix(t.PkgPath(), "/desk"):
+		return "Desk" + name
+	}
+	return name
 }
 
 // body is an answer with nothing but a body.
@@ -228,6 +249,7 @@ func (s *Server) routes(api huma.API) {
 	s.auditRoutes(api)
 	s.tokenRoutes(api)
 	s.doctorRoutes(api)
+	s.certRoutes(api)
 }
 
 // OpenAPI is the description of all routes.

@@ -196,6 +196,15 @@ type Certificate struct {
 	Roots     []string  `json:"roots" doc:"names of the roots its chains end in"`
 	Findings  []Finding `json:"findings"`
 	Devices   int       `json:"devices" doc:"devices on this page of the fleet that were set up with it"`
+
+	State      string      `json:"state" doc:"active, standby or removed"`
+	Source     string      `json:"source" doc:"file: the configuration names it; desk: it was imported here"`
+	Request    string      `json:"request,omitempty" doc:"id of the request it answered"`
+	ImportedBy string      `json:"imported_by,omitempty"`
+	ImportedAt *time.Time  `json:"imported_at,omitempty"`
+	Backup     *BackupView `json:"backup,omitempty"`
+	RemovedAt  *time.Time  `json:"removed_at,omitempty"`
+	UndoUntil  *time.Time  `json:"undo_until,omitempty" doc:"until when a removed one can be taken back"`
 }
 
 // Finding is one thing to say about a certificate.
@@ -212,6 +221,7 @@ type Summary struct {
 	Reasons      []ReasonCount  `json:"reasons" doc:"of devices that are not as wanted, most first"`
 	LastHello    *time.Time     `json:"last_hello"`
 	Certificates int            `json:"certificates" doc:"loaded and usable"`
+	Banners      []Banner       `json:"banners" doc:"what an operator should see wherever they look"`
 	Version      string         `json:"version"`
 	Node         string         `json:"node"`
 	Engine       string         `json:"engine" doc:"sqlite or postgres"`

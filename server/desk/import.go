@@ -203,10 +203,8 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		if out.Activated {
 			name = "certificate_activated"
 		}
-		if _, err := tx.AddEvent(ctx, store.Event{Name: name, Actor: o.Actor, Detail: p.Name + " is " + string(now.State), Data: map[string]any{"certificate": p.ID}}); err != nil {
-			return err
-		}
-		return d.want(ctx, tx)
+		_, err = tx.AddEvent(ctx, store.Event{Name: name, Actor: o.Actor, Detail: p.Name + " is " + string(now.State), Data: map[string]any{"certificate": p.ID}})
+		return err
 	})
 	if err != nil {
 		if backup != nil && !errors.Is(err, store.ErrUnknownOutcome) {

@@ -13,10 +13,9 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// Tick is for every few minutes on every node: reminders, the trash, and what a
-// node that died left behind.
+// Tick is for every few minutes on every node: reminders and the trash.
 func (d *Desk) Tick(ctx context.Context) error {
-	return errors.Join(d.remind(ctx), d.purge(ctx), d.takeOver(ctx))
+	return errors.Join(d.remind(ctx), d.purge(ctx))
 }
 
 // remind writes one event for each of certs.Reminders that a certificate in use

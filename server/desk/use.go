@@ -206,7 +206,7 @@ func (d *Desk) use(ctx context.Context, action string, o UseOptions, plan func([
 				return err
 			}
 		}
-		return d.want(ctx, tx)
+		return nil
 	})
 	if err != nil {
 		return out, err

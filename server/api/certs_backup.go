@@ -1,0 +1,75 @@
+package api
+
+import (
+	"context"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/server/desk"
+)
+
+func (s *Server) listBackups(ctx context.Context, _ *none) (BackupList, error) {
+	out := BackupList{Backups: []BackupView{}}
+	d, err := s.theDesk()
+	if err != nil {
+		return out, err
+	}
+	all, err := d.List(ctx)
+	for _, e := range all {
+		if e.Note.Backup.File != "" {
+			out.Backups = append(out.Backups, toBackup(e.ID, e.Note.Backup))
+		}
+	}
+	return out, err
+}
+
+func (s *Server) createBackup(ctx context.Context, in *certID) (BackupFile, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return BackupFile{}, err
+	}
+	e, passphrase, err := d.NewBackup(ctx, actor(ctx), in.ID)
+	if err != nil {
+		return BackupFile{}, err
+	}
+	return BackupFile{BackupView: toBackup(e.ID, e.Note.Backup), Passphrase: passphrase.Reveal()}, nil
+}
+
+func (s *Server) getBackup(ctx context.Context, in *certID) (BackupFile, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return BackupFile{}, err
+	}
+	e, data, err := d.ReadBackup(ctx, actor(ctx), in.ID)
+	if err != nil {
+		return BackupFile{}, err
+	}
+	return BackupFile{BackupView: toBackup(e.ID, e.Note.Backup), Data: data}, nil
+}
+
+func (s *Server) verifyBackup(ctx context.Context, in *certInput[BackupProof]) (BackupView, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return BackupView{}, err
+	}
+	e, err := d.VerifyBackup(ctx, in.ID, in.Body.Data, amt.NewSecret(in.Body.Passphrase))
+	return toBackup(e.ID, e.Note.Backup), err
+}
+
+func (s *Server) confirmBackup(ctx context.Context, in *certID) (BackupView, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return BackupView{}, err
+	}
+	e, err := d.ConfirmBackup(ctx, actor(ctx), in.ID)
+	return toBackup(e.ID, e.Note.Backup), err
+}
+
+func (s *Server) restoreBackup(ctx context.Context, in *bodyInput[BackupProof]) (ImportResult, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return ImportResult{}, err
+	}
+	var out desk.Imported
+	out, err = d.RestoreBackup(ctx, actor(ctx), clean(in.Body.Name), in.Body.Data, amt.NewSecret(in.Body.Passphrase))
+	return s.importResult(ctx, out, err)
+}
