@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,8 @@ type program struct {
 
 	address, tokenFile, ca string
 	json                   bool
-	tokenFrom              string // where the token came from, for hints
+	typed                  *bufio.Reader // standard input, once something was asked for
+	tokenFrom              string        // where the token came from, for hints
 }
 
 func (p *program) root() *cobra.Command {
@@ -131,7 +133,7 @@ func (p *program) root() *cobra.Command {
 	f.StringVar(&p.ca, "ca", os.Getenv("PROVISIOND_CA"), "a `FILE` with the authorities of the daemon's certificate (PEM)")
 	f.BoolVar(&p.json, "json", false, "print JSON for programs")
 	root.AddCommand(p.deviceCommand(), p.secretCommand(), p.eventCommand(), p.helloCommand(), p.reasonCommand(),
-		p.certCommand(), p.auditCommand(), p.tokenCommand(), p.doctorCommand(), p.statusCommand(), p.versionCommand())
+		p.certCommand(), p.rootCommand(), p.auditCommand(), p.tokenCommand(), p.doctorCommand(), p.statusCommand(), p.versionCommand())
 	return root
 }
 

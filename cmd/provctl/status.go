@@ -47,6 +47,9 @@ func (p *program) printStatus(h api.Health, s api.Summary) {
 			t.row("  "+part.Name, part.Status+": "+part.Detail)
 		}
 	}
+	for _, b := range s.Banners {
+		t.row(b.Level, b.Text)
+	}
 	t.row("certificates", fmt.Sprintf("%d usable", s.Certificates))
 	t.row("last hello", when(s.LastHello))
 	t.row("devices", fmt.Sprint(s.Total))
@@ -69,47 +72,6 @@ func (p *program) printStatus(h api.Health, s api.Summary) {
 		}
 		r.print(p.out)
 	}
-}
-
-func (p *program) certCommand() *cobra.Command {
-	list := &cobra.Command{
-		Use: "list", Short: "Provisioning certificates and what is to be said of them", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := p.client()
-			if err != nil {
-				return err
-			}
-			l, err := c.Certificates(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if p.json {
-				return p.printJSON(l.Certificates)
-			}
-			if len(l.Certificates) == 0 {
-				fmt.Fprintln(p.err, "no provisioning certificate is loaded; devices wait in pending_certificate")
-				return nil
-			}
-			for i, k := range l.Certificates {
-				if i > 0 {
-					fmt.Fprintln(p.out)
-				}
-				usable := "usable"
-				if !k.Usable {
-					usable = "not usable"
-				}
-				fmt.Fprintf(p.out, "%s  %s, %s, %d days left (%s)\n", k.ID, k.Name, usable, k.DaysLeft, k.NotAfter.Format("2006-01-02"))
-				for _, r := range k.Roots {
-					fmt.Fprintln(p.out, "  root "+r)
-				}
-				for _, f := range k.Findings {
-					fmt.Fprintf(p.out, "  %s %s: %s\n", f.Severity, f.Code, f.Detail)
-				}
-			}
-			return nil
-		},
-	}
-	return group("cert", "Provisioning certificates", list)
 }
 
 func (p *program) versionCommand() *cobra.Command {

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/provisiond/provisiond/server/api"
+)
+
+func useFlags(cmd *cobra.Command, u *api.UseCertificate) {
+	cmd.Flags().BoolVar(&u.DryRun, "dry-run", false, "say which devices gain or lose a match, and change nothing")
+	cmd.Flags().BoolVar(&u.Force, "force", false, "although waiting devices would lose their match")
+}
+
+func (p *program) certUse(verb, short string) *cobra.Command {
+	var u api.UseCertificate
+	cmd := &cobra.Command{
+		Use: verb + " ID", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return p.useCertificate(cmd, verb, args[0], u) },
+	}
+	useFlags(cmd, &u)
+	return cmd
+}
+
+func (p *program) certReplace() *cobra.Command {
+	var u api.UseCertificate
+	cmd := &cobra.Command{
+		Use: "replace OLD NEW", Short: "Put NEW into use and OLD into the trash, in one move", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u.With = args[1]
+			return p.useCertificate(cmd, "replace", args[0], u)
+		},
+	}
+	useFlags(cmd, &u)
+	cmd.Flags().BoolVar(&u.Overlap, "overlap", false, "leave OLD in use beside NEW")
+	return cmd
+}
+
+func (p *program) useCertificate(cmd *cobra.Command, verb, id string, u api.UseCertificate) error {
+	c, err := p.client()
+	if err != nil {
+		return err
+	}
+	r, err := c.UseCertificate(cmd.Context(), verb, id, u)
+	if err != nil {
+		return err
+	}
+	if p.json {
+		return p.printJSON(r)
+	}
+	if r.DryRun {
+		p.say("dry run, nothing was changed; afterwards: %s\n", r.Said)
+	} else {
+		p.say("%s\n", r.Said)
+	}
+	p.printGroups("devices that would find a certificate and do not now", r.Gain)
+	p.printGroups("devices that would find none any more", r.Lose)
+	if len(r.Gain)+len(r.Lose) == 0 {
+		p.say("no recorded device gains or loses a match\n")
+	}
+	for _, s := range r.Shared {
+		p.say("stays: %s\n", s)
+	}
+	if r.Requeued.Devices > 0 || r.Requeued.Running {
+		p.say("%s\n", requeuedText(r.Requeued.Devices, r.Requeued.Running))
+	}
+	return nil
+}
+
+func (p *program) certCheck() *cobra.Command {
+	var q api.CheckQuestion
+	cmd := &cobra.Command{
+		Use: "check ID --amt RELEASE --suffix SUFFIX", Short: "Ask a simulated device of that generation, over a real handshake; exit 1 when it refuses", Args: cobra.ExactArgs(1),
+		Example: "  provctl cert check 0123456789abcdef --amt 11.8 --suffix corp.example.com",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if q.AMT == "" || q.Suffix == "" {
+				return usage("--amt and --suffix are needed, such as --amt 11.8 --suffix corp.example.com")
+			}
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.CheckCertificate(cmd.Context(), args[0], q)
+			if err != nil {
+				return err
+			}
+			if p.json {
+				err = p.printJSON(v)
+			} else {
+				p.say("%s\n", v.Says)
+				p.say("  simulated  AMT %s, suffix %s\n", v.Firmware, v.Suffix)
+				for i, name := range v.Chain {
+					p.say("  chain %d    %s\n", i+1, name)
+				}
+				if v.TLS != "" {
+					p.say("  handshake  %s\n", v.TLS)
+				}
+				if v.Devices > 0 {
+					p.say("  recorded   %d of %d devices of that AMT release announced one of its roots\n", v.Trusting, v.Devices)
+				}
+				for _, s := range v.DeviceSaid {
+					p.say("  device     %s\n", s)
+				}
+			}
+			if err == nil && !v.Accepted {
+				return &exitError{status: exitFailed}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&q.AMT, "amt", "", "the firmware's `RELEASE`, such as 11.8")
+	cmd.Flags().StringVar(&q.Suffix, "suffix", "", "the device's DNS `SUFFIX`")
+	cmd.Flags().BoolVar(&q.RootAdded, "root-added", false, "a device that was given the root's hash by USB, in MEBx or by its maker")
+	return cmd
+}
+
+func (p *program) certAdvise() *cobra.Command {
+	var from, to string
+	var limit int
+	cmd := &cobra.Command{
+		Use: "advise [--from ROOT --to ROOT]", Short: "Which roots would serve the devices that said hello, or whom a change of the root would cut off", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if (from == "") != (to == "") {
+				return usage("--from and --to go together")
+			}
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			if from != "" {
+				r, err := c.ChangeRoot(cmd.Context(), from, to)
+				if err != nil {
+					return err
+				}
+				if p.json {
+					return p.printJSON(r)
+				}
+				p.say("from %s to %s: %d devices trust both, %d only the new one, %d would be cut off\n", r.From, r.To, r.Served, r.Gain, r.CutOff)
+				p.printGroups("cut off", r.Devices)
+				return nil
+			}
+			a, err := c.AdviseCertificate(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(a)
+			}
+			p.say("%d devices announced what they trust; the certificates in use serve %d\n", a.Devices, a.Served)
+			if len(a.Roots) == 0 {
+				return nil
+			}
+			var t table
+			t.row("DEVICES", "ADDS", "REFUSED", "HELD", "ROOT", "BY AMT", "BY SUFFIX")
+			for i, r := range a.Roots {
+				if limit > 0 && i == limit {
+					break
+				}
+				held := "-"
+				if r.Held {
+					held = "yes"
+				}
+				t.row(fmt.Sprint(r.Devices), fmt.Sprint(r.Adds), fmt.Sprint(r.Refused), held, r.Name, counts(r.ByVersion), counts(r.BySuffix))
+			}
+			t.print(clean{p.out})
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the `ROOT` in use, by name or hash")
+	cmd.Flags().StringVar(&to, "to", "", "the `ROOT` to change to")
+	cmd.Flags().IntVar(&limit, "limit", 20, "how many roots to show; 0 for all")
+	return cmd
+}

@@ -1,0 +1,20 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+)
+
+// silently is for terminals that this program cannot quieten: a password is not
+// asked for where everybody would read it.
+func silently(in io.Reader, fn func() error) error {
+	if f, ok := in.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			return errors.New("a password cannot be asked for at this terminal; give it in a file")
+		}
+	}
+	return fn()
+}
