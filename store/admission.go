@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 )
 
 // Revoke takes the device away from whoever works on it: the fence grows, so
@@ -22,6 +23,15 @@ func (tx *Tx) Revoke(ctx context.Context, uuid amt.UUID) (bool, error) {
 		return false, fmt.Errorf("revoke the lease on %s: %w", uuid, err)
 	}
 	return n > 0, nil
+}
+
+// StopRun ends a live run for good, also one that is being worked on: its next
+// write is refused, and nothing is sent after that.
+func (tx *Tx) StopRun(ctx context.Context, uuid amt.UUID, runID int64, why string) error {
+	if _, err := tx.Revoke(ctx, uuid); err != nil {
+		return err
+	}
+	return tx.FinishRun(ctx, runID, RunCancelled, reason.Cancelled, why, string(reason.ThePolicy))
 }
 
 // waitingStates are those in which a device still needs its setup window.

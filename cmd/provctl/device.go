@@ -16,6 +16,7 @@ func (p *program) deviceCommand() *cobra.Command {
 		p.deviceAct("approve", "Let devices in", "", false),
 		p.deviceAct("retry", "Try devices again now", "", false),
 		p.deviceAct("restore", "Take retired or quarantined devices back", "", false),
+		p.deviceAct("release", "Let quarantined devices go on, after somebody has looked", "What was held against them, such as two machines with one UUID, is forgotten.", false),
 		p.deviceAct("quarantine", "Keep devices out until somebody has looked", "", false),
 		p.deviceAct("retire", "Take devices out for good", "Their records and passwords are kept; the devices themselves are not touched.", true),
 	)

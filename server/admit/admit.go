@@ -20,7 +20,6 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
-	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/queue"
@@ -319,7 +318,7 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 		dev.Profile = id.Profile
 	}
 	if d.StopRun != 0 {
-		if err := Stop(ctx, tx, dev.UUID, d.StopRun, d.Detail); err != nil {
+		if err := tx.StopRun(ctx, dev.UUID, d.StopRun, d.Detail); err != nil {
 			return err
 		}
 	}
@@ -353,15 +352,6 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 		}
 	}
 	return a.Enqueue(ctx, tx, run.ID, tx.Now(), priority)
-}
-
-// Stop ends a live run for good, also one that is being worked on: its next
-// write is refused, and nothing is sent after that.
-func Stop(ctx context.Context, tx *store.Tx, uuid amt.UUID, runID int64, why string) error {
-	if _, err := tx.Revoke(ctx, uuid); err != nil {
-		return err
-	}
-	return tx.FinishRun(ctx, runID, store.RunCancelled, reason.Cancelled, why, string(reason.ThePolicy))
 }
 
 // StartRun creates a run and, in the same transaction, makes sure that the

@@ -324,20 +324,19 @@ func twinEvidence(recent []store.HelloRecord, now time.Time, within time.Duratio
 		return ""
 	}
 	first := seen[0]
-	turns := 0
+	known, returns := map[string]bool{first.addr: true}, 0
 	for i, s := range seen[1:] {
-		if s.addr != seen[i].addr {
-			turns++
-		}
 		if s.addr != first.addr && s.table != first.table && s.table != 0 && first.table != 0 {
 			return fmt.Sprintf("two machines say hello with this UUID: from %s with one list of roots, and %s earlier from %s with another",
 				first.addr, first.at.Sub(s.at).Round(time.Second), s.addr)
 		}
 		// There and back and there again: a lease does not do that.
-		if turns >= 3 && s.addr != first.addr {
-			return fmt.Sprintf("two machines say hello with this UUID: %s and %s took turns %d times within %s",
-				first.addr, s.addr, turns, first.at.Sub(s.at).Round(time.Second))
+		if s.addr != seen[i].addr && known[s.addr] {
+			if returns++; returns >= 2 {
+				return fmt.Sprintf("two machines say hello with this UUID: %s and %s took turns within %s", seen[i].addr, s.addr, first.at.Sub(s.at).Round(time.Second))
+			}
 		}
+		known[s.addr] = true
 	}
 	return ""
 }
