@@ -56,27 +56,31 @@ func (v *visit) dhcp(ctx context.Context) []Check {
 	}
 	var heads, lines, hints []string
 	seen := map[string]bool{}
+	wrong15 := false
 	for _, o := range f.offers {
 		status, head, hint := v.judgeOffer(o)
 		check.Status = worse(check.Status, status)
-		heads = append(heads, fmt.Sprintf("%s: %s", o.Server, head))
+		wrong15 = wrong15 || status != Pass
+		lines = append(append(lines, fmt.Sprintf("%s: %s", o.Server, head)), describe(o)...)
 		if hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)
 		}
-		lines = append(lines, describe(o)...)
 		seen[readDomain(o.Domains).Suffix] = true
 		if s, line := v.followOffer(ctx, o); line != "" {
+			if s == Fail {
+				hints = append(hints, "the check dns says which record is missing; is the server of option 6 the right one?")
+			}
 			check.Status = worse(check.Status, s)
 			lines = append(lines, line)
 		}
 	}
 	if len(seen) > 1 {
-		check.Status = worse(check.Status, Fail)
+		check.Status, wrong15 = Fail, true
 		heads = append(heads, fmt.Sprintf("%d DHCP servers answer on %s and tell different suffixes: it is chance which one a device believes", len(f.offers), f.iface))
 		hints = append(hints, "switch off the server that does not belong there, or give both the same option 15")
 	}
 	check.Detail = strings.Join(append(heads, lines...), "\n")
-	if check.Status != Pass {
+	if wrong15 {
 		hints = append(hints, why15, "set option 15:"+option15Text(v.wantedSuffix(), network), "then let the device take a new lease: renew it, or ten seconds without power")
 	}
 	check.Hint = strings.Join(hints, "\n")

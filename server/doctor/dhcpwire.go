@@ -222,7 +222,9 @@ func inform(ctx context.Context, iface string) ([]offer, error) {
 		{optionType, []byte{dhcpInform}}, {optionClientID, append([]byte{1}, hw...)},
 		{optionParameters, []byte{optionMask, optionRouter, optionDNS, optionDomain, optionFQDN, optionSearch}},
 	}}
-	return gather(ctx, c, m)
+	found, err := gather(ctx, c, m)
+	slices.SortFunc(found, func(a, b offer) int { return a.Server.Compare(b.Server) })
+	return found, err
 }
 
 // gather sends m until an answer comes, then waits a little for others.

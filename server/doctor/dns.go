@@ -67,7 +67,7 @@ func (s sighting) String() string {
 	if len(s.addrs) == 0 {
 		return said + "which leads to no address"
 	}
-	return fmt.Sprintf("%s%s, kept for %d s", said, words(s.addrs), s.ttl)
+	return fmt.Sprintf("%s%s, TTL %d s", said, words(s.addrs), s.ttl)
 }
 
 func words(addrs []netip.Addr) string {
@@ -224,6 +224,10 @@ func (v *visit) see(ctx context.Context, who string, servers, resolvers []netip.
 		s.addrs = append(s.addrs, addrs...)
 		if t == typeA || a.RCode != rcodeSuccess {
 			s.rcode = a.RCode
+		}
+		if len(s.addrs) == 0 && a.RCode != rcodeSuccess && a.RCode != rcodeNXDomain {
+			s.err = errors.New(rcodeWord(a.RCode)) // it knows nothing of the zone, which is not the same as no such name
+			return s
 		}
 	}
 	return s

@@ -212,7 +212,7 @@ func (e *noAnswer) Error() string {
 	if ne, ok := e.err.(net.Error); ok && ne.Timeout() {
 		return fmt.Sprintf("%s does not answer", e.server)
 	}
-	return fmt.Sprintf("%s: %v", e.server, e.err)
+	return fmt.Sprintf("%s: %v", e.server, short(e.err))
 }
 
 func (e *noAnswer) Unwrap() error { return e.err }

@@ -48,15 +48,7 @@ func (v *visit) listening() (addrs []netip.Addr, port string, err error) {
 	if err != nil {
 		return nil, port, err
 	}
-	switch {
-	case a == netip.IPv4Unspecified():
-		for _, o := range v.own {
-			if o.Is4() {
-				addrs = append(addrs, o)
-			}
-		}
-		return addrs, port, nil
-	case a.IsUnspecified():
+	if a.IsUnspecified() { // Go takes both families on 0.0.0.0 too
 		return v.own, port, nil
 	}
 	return []netip.Addr{a.Unmap()}, port, nil
