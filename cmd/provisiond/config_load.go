@@ -218,7 +218,7 @@ func (l *loader) value(v reflect.Value, n *yaml.Node, key string, f reflect.Stru
 // environment sets every leaf that has a variable.
 func (l *loader) environment(root reflect.Value) {
 	known := map[string]bool{}
-	for _, n := range clientEnv {
+	for _, n := range slices.Concat(clientEnv, failpointEnv) {
 		known[n] = true
 	}
 	eachLeaf(root, "", func(v reflect.Value, key string, f reflect.StructField) {

@@ -2,7 +2,11 @@
 
 package main
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/provisiond/provisiond/amt/sim"
+)
 
 // The same claims on larger fleets.
 
@@ -15,3 +19,25 @@ func TestLongKilled(t *testing.T) {
 }
 
 func TestLongTwoDaemons(t *testing.T) { twoDaemons(t, 300) }
+
+// TestLongKillPoints: every kill point there is, on devices of four
+// temperaments, on both engines.
+func TestLongKillPoints(t *testing.T) {
+	all := killpoints(t, "12")
+	temperaments := map[string]struct {
+		personality string
+		change      func(*sim.Config)
+	}{
+		"plain":                     {"12", nil},
+		"password counts at commit": {"12-at-commit", nil},
+		"loses the commit's answer": {"12", func(c *sim.Config) { c.Faults = sim.With(sim.Drop("CommitChanges")) }},
+		"loses its settings": {"12", func(c *sim.Config) {
+			c.Faults = sim.With(sim.Fault{Kind: sim.PowerCycle, Call: "SetAdminAclEntryEx", Arg: "lose"})
+		}},
+	}
+	for name, c := range temperaments {
+		t.Run(name, func(t *testing.T) {
+			forEachDatabase(t, func(t *testing.T, s *site) { s.chain(all, c.personality, c.change) })
+		})
+	}
+}

@@ -211,5 +211,5 @@ func (c Config) withDefaults() Config {
 	if c.Port == 0 {
 		c.Port = 16993
 	}
-	return c
+	return withFailpoints(c)
 }

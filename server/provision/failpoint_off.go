@@ -1,0 +1,6 @@
+//go:build !failpoints
+
+package provision
+
+// withFailpoints does nothing in a shipped binary; see failpoint.go.
+func withFailpoints(c Config) Config { return c }
