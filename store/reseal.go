@@ -99,3 +99,12 @@ func (tx *Tx) SealedUnder(ctx context.Context) (map[uint32]int, error) {
 	}
 	return out, nil
 }
+
+// DataKeys lists the ids of all data keys, the newest last.
+func (tx *Tx) DataKeys(ctx context.Context) ([]uint32, error) {
+	return list(ctx, tx, func(s scanner) (uint32, error) {
+		var id int64
+		err := s.Scan(&id)
+		return uint32(id), err
+	}, "SELECT id FROM data_keys ORDER BY id")
+}

@@ -71,6 +71,21 @@ var grants = map[string][]Role{
 	"issue-certificate":          {KeyAdmin},
 
 	"reveal-secret": {SecretReader},
+	"list-secrets":  {Operator, SecretReader, KeyAdmin},
+	"rotate-secret": {Operator, KeyAdmin},
+
+	"unprovision-device": {Operator},
+	"maintain-device":    {Operator},
+
+	"list-jobs":   lookers,
+	"get-job":     lookers,
+	"start-job":   {Operator},
+	"abort-job":   {Operator},
+	"approve-job": {Operator},
+
+	"list-keys":           {KeyAdmin},
+	"rotate-key":          {KeyAdmin},
+	"set-master-password": {KeyAdmin},
 
 	"get-doctor": lookers,
 	"run-doctor": {Operator, PolicyAdmin, KeyAdmin},

@@ -1,0 +1,94 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// Due says what makes a managed device worth a maintenance run.
+type Due struct {
+	CertBefore     time.Time // its own certificate ends before; zero: not looked at
+	PasswordBefore time.Time // its password was last changed before
+	ContactBefore  time.Time // it was last spoken to before
+	Names          bool      // the name wanted is not the one it has
+	After          amt.UUID
+	Limit          int
+}
+
+// DueDevices lists managed devices, by UUID, for which something is due, which
+// nobody works on and which have not failed lately.
+func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
+	never := time.UnixMilli(0)
+	for _, t := range []*time.Time{&d.CertBefore, &d.PasswordBefore, &d.ContactBefore} {
+		if t.IsZero() {
+			*t = never
+		}
+	}
+	names := "1 = 0"
+	if d.Names {
+		names = "(fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END))"
+	}
+	out, err := list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices
+		WHERE uuid > $1 AND lifecycle IN ('provisioned', 'drifted') AND (next_retry IS NULL OR next_retry <= {now})
+			AND (device_cert_not_after < $2 OR password_changed_at < $3 OR last_contact < $4 OR `+names+`)
+			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
+		ORDER BY uuid LIMIT $5`, d.After, d.CertBefore, d.PasswordBefore, d.ContactBefore, page(d.Limit))
+	if err != nil {
+		return nil, fmt.Errorf("devices with maintenance due: %w", err)
+	}
+	return out, nil
+}
+
+// LockJob reads a job and keeps every other node from working on it until this
+// transaction ends.
+func (tx *Tx) LockJob(ctx context.Context, id int64) (Job, error) {
+	var j Job
+	if err := tx.one(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1 {lock}", []any{id}, j.dest()...); err != nil {
+		return j, fmt.Errorf("job %d: %w", id, err)
+	}
+	return j, nil
+}
+
+// JobStarted counts a job's devices that were begun within the last while.
+func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (int, error) {
+	var n int
+	err := tx.one(ctx, `SELECT count(*) FROM job_items i LEFT JOIN runs r ON r.id = i.run_id WHERE i.job_id = $1
+		AND (r.created_at > {now+$2} OR i.run_id = 0 AND i.state IN ('done', 'failed') AND i.updated_at > {now+$2})`,
+		[]any{id, -within.Milliseconds()}, &n)
+	if err != nil {
+		return 0, fmt.Errorf("job %d: %w", id, err)
+	}
+	return n, nil
+}
+
+// JobEnded lists running items of a job whose run is over, with that run.
+func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []Run, error) {
+	var items []JobItem
+	var runs []Run
+	err := tx.each(ctx, func(s scanner) error {
+		var i JobItem
+		var r Run
+		if err := s.Scan(append([]any{&i.JobID, &i.UUID, &i.State, &i.RunID, &i.Detail, timeOf{&i.UpdatedAt}}, r.dest()...)...); err != nil {
+			return err
+		}
+		items, runs = append(items, i), append(runs, r)
+		return nil
+	}, "SELECT i.job_id, i.uuid, i.state, i.run_id, i.detail, i.updated_at, "+prefixed("r", runColumns)+` FROM job_items i JOIN runs r ON r.id = i.run_id
+		WHERE i.job_id = $1 AND i.state = 'running' AND r.state NOT IN ('queued', 'running') ORDER BY i.uuid LIMIT $2`, id, page(limit))
+	if err != nil {
+		return nil, nil, fmt.Errorf("items of job %d: %w", id, err)
+	}
+	return items, runs, nil
+}
+
+// SkipJobItems ends all items of a job that have not begun.
+func (tx *Tx) SkipJobItems(ctx context.Context, id int64, detail string) (int64, error) {
+	n, err := tx.exec(ctx, "UPDATE job_items SET state = 'skipped', detail = $2, updated_at = {now} WHERE job_id = $1 AND state = 'waiting'", id, detail)
+	if err != nil {
+		return 0, fmt.Errorf("items of job %d: %w", id, err)
+	}
+	return n, nil
+}
