@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/desk"
 )
@@ -41,7 +39,6 @@ func (s *Server) startDesk(ctx context.Context) error {
 		return fmt.Errorf("load the provisioning certificates: %w", err)
 	}
 	s.onStop("the certificate desk", func(context.Context) error { s.Desk.Close(); return nil })
-	s.o.Registry.MustRegister(&certificateMetrics{s.Trust, s.o.Now})
 	return nil
 }
 
@@ -59,49 +56,4 @@ func outsideOnly() *http.Client {
 		return nil
 	}}
 	return &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: d.DialContext, TLSHandshakeTimeout: 5 * time.Second, DisableKeepAlives: true}}
-}
-
-// certificateMetrics tells of the certificates in use when it is scraped, so
-// that one that was removed is gone at once.
-type certificateMetrics struct {
-	trust *Trust
-	now   func() time.Time
-}
-
-// maxCertificates bounds the label cert; nobody has as many.
-const maxCertificates = 50
-
-var (
-	notAfterDesc = prometheus.NewDesc("provisiond_provisioning_certificate_not_after_timestamp_seconds",
-		"When a provisioning certificate in use ends.", []string{"cert"}, nil)
-	usableDesc = prometheus.NewDesc("provisiond_provisioning_certificate_usable",
-		"1 when devices can be set up with it, else 0.", []string{"cert"}, nil)
-)
-
-// Describe names the two metrics.
-func (*certificateMetrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- notAfterDesc
-	ch <- usableDesc
-}
-
-// Collect reads the list in use. Of several with one name the newer ones carry
-// their id in the label.
-func (m *certificateMetrics) Collect(ch chan<- prometheus.Metric) {
-	seen := map[string]bool{}
-	for i, p := range m.trust.All() {
-		if i == maxCertificates {
-			return
-		}
-		name := p.Name
-		if seen[name] {
-			name = p.Name + " " + p.ID
-		}
-		seen[name] = true
-		usable := 0.0
-		if p.Usable() && len(p.Paths) > 0 && (p.Forced || p.Validity(m.now()) == nil) {
-			usable = 1
-		}
-		ch <- prometheus.MustNewConstMetric(notAfterDesc, prometheus.GaugeValue, float64(p.Leaf.NotAfter.Unix()), name)
-		ch <- prometheus.MustNewConstMetric(usableDesc, prometheus.GaugeValue, usable, name)
-	}
 }
