@@ -183,7 +183,7 @@ func TestBoxOutside(t *testing.T) {
 			"provisiond_hello_persist_duration_seconds", "provisiond_hello_connections", "provisiond_sessions_active", "provisiond_sessions_finished_total", "provisiond_steps_total",
 			"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_queue_oldest_ready_age_seconds", "provisiond_tls_handshakes_total",
 			"provisiond_tls_legacy_features_total", "provisiond_tls_peer_verifications_total", "provisiond_wsman_requests_total", "provisiond_wsman_request_duration_seconds",
-			"provisiond_credential_probes_total", "provisiond_egress_denied_total", "provisiond_secret_reads_total",
+			"provisiond_credential_probes_total", "provisiond_egress_denied_total", "provisiond_secret_versions", "provisiond_provisioning_certificate_not_after_timestamp_seconds", "provisiond_audit_verify_failures_total", "provisiond_secret_reads_total",
 			"provisiond_audit_records_total", "provisiond_lease_claims_total",
 			"provisiond_fence_rejections_total", "provisiond_store_up", "provisiond_store_operations_total", "provisiond_store_operation_duration_seconds",
 			"provisiond_http_requests_total", "provisiond_http_request_duration_seconds", "provisiond_api_auth_failures_total", "provisiond_build_info",
