@@ -86,7 +86,11 @@ func checkCertificate(ctx context.Context, p *certs.Provisioning, q desk.Questio
 		if errors.As(err, &r) {
 			v.Code = string(r.Code)
 		}
-		v.Says = fmt.Sprintf("a device with AMT %s in suffix %s would REFUSE this certificate: %v", short(q.Version), q.Suffix, err)
+		why := err.Error()
+		if d := p.Covers(q.Suffix, firmware.Version); matchErr == nil && !d.OK {
+			why = d.Why + " (" + why + ")"
+		}
+		v.Says = fmt.Sprintf("a device with AMT %s in suffix %s would REFUSE this certificate: %s", short(q.Version), q.Suffix, why)
 		if matchErr == nil && len(v.DeviceSaid) > 0 {
 			v.Says += "; in the simulated device's own words: " + strings.Join(v.DeviceSaid, "; ")
 		}
