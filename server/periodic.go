@@ -25,6 +25,10 @@ func (s *Server) every() {
 	}
 	s.queue.Every("beat", lease/3, s.engine.Beat)
 	s.queue.Every("sweep", 5*time.Second, s.sweep)
+	s.queue.Every("jobs", jobTick, s.runJobs)
+	s.queue.Every("maintenance", dueTick, s.maintainDue)
+	s.queue.Every("reseal", resealTick, s.reseal)
+	s.queue.Every("prune", pruneTick, s.prune)
 	s.queue.Every("windows", 15*time.Second, s.windows)
 	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
 	s.queue.Every("reconsider", 5*time.Minute, s.reconsider)

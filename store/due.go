@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
@@ -10,32 +12,40 @@ import (
 
 // Due says what makes a managed device worth a maintenance run.
 type Due struct {
-	CertBefore     time.Time // its own certificate ends before; zero: not looked at
-	PasswordBefore time.Time // its password was last changed before
-	ContactBefore  time.Time // it was last spoken to before
-	Names          bool      // the name wanted is not the one it has
-	After          amt.UUID
-	Limit          int
+	CertBefore time.Time // its own certificate ends before; zero: not looked at
+	// Passwords says by profile since when a password must have been changed;
+	// "" is of devices without a profile of their own.
+	Passwords     map[string]time.Time
+	ContactBefore time.Time     // it was last spoken to before
+	Names         bool          // the name wanted is not the one it has
+	Rest          time.Duration // a device looked at within this time is left alone
+	After         amt.UUID
+	Limit         int
 }
 
 // DueDevices lists managed devices, by UUID, for which something is due, which
-// nobody works on and which have not failed lately.
+// nobody works on and which were not looked at lately.
 func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 	never := time.UnixMilli(0)
-	for _, t := range []*time.Time{&d.CertBefore, &d.PasswordBefore, &d.ContactBefore} {
+	for _, t := range []*time.Time{&d.CertBefore, &d.ContactBefore} {
 		if t.IsZero() {
 			*t = never
 		}
 	}
-	names := "1 = 0"
+	args := []any{d.After, d.CertBefore, d.ContactBefore, -d.Rest.Milliseconds(), page(d.Limit)}
+	due := "device_cert_not_after < $2 OR last_contact < $3"
 	if d.Names {
-		names = "(fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END))"
+		due += " OR fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Passwords)) {
+		args = append(args, name, d.Passwords[name])
+		due += fmt.Sprintf(" OR profile = $%d AND password_changed_at < $%d", len(args)-1, len(args))
 	}
 	out, err := list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices
-		WHERE uuid > $1 AND lifecycle IN ('provisioned', 'drifted') AND (next_retry IS NULL OR next_retry <= {now})
-			AND (device_cert_not_after < $2 OR password_changed_at < $3 OR last_contact < $4 OR `+names+`)
-			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
-		ORDER BY uuid LIMIT $5`, d.After, d.CertBefore, d.PasswordBefore, d.ContactBefore, page(d.Limit))
+		WHERE uuid > $1 AND lifecycle IN ('provisioned', 'drifted') AND (next_retry IS NULL OR next_retry <= {now}) AND (`+due+`)
+			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND (r.state IN ('queued', 'running')
+				OR r.kind = 'maintain' AND r.finished_at > {now+$4}))
+		ORDER BY uuid LIMIT $5`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("devices with maintenance due: %w", err)
 	}

@@ -19,6 +19,7 @@ type Metrics struct {
 	stepTime   *prometheus.HistogramVec
 	toManaged  prometheus.Histogram
 	probes     *prometheus.CounterVec
+	jobs       *prometheus.CounterVec
 }
 
 // NewMetrics registers the names of reliability.md 6.2 for runs.
@@ -35,6 +36,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		toManaged: f.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_time_to_provision_seconds",
 			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}),
 		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total", Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),
+		jobs:   f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_jobs_finished_total", Help: "Work on managed devices that came to its end, by kind of run and how it went."}, []string{"kind", "result"}),
 	}
 	for _, t := range []string{"hello", "timer", "api"} {
 		m.startedBy.WithLabelValues(t)
@@ -54,6 +56,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, c := range []string{"confirmed", "staged", "superseded"} {
 		m.probes.WithLabelValues(c, "ok")
 		m.probes.WithLabelValues(c, "refused")
+	}
+	for _, k := range []string{KindMaintain, KindRotate, KindUnprovision} {
+		m.jobs.WithLabelValues(k, "ok")
+		m.jobs.WithLabelValues(k, "failed")
 	}
 	return m
 }
@@ -83,10 +89,18 @@ func (m *Metrics) step(name, state string, took time.Duration) {
 }
 
 func (m *Metrics) finished(v Verdict, j Job) {
+	if v.Kind != "" && v.Kind != KindProvision {
+		switch {
+		case v.OK:
+			m.jobs.WithLabelValues(v.Kind, "ok").Inc()
+		case v.Again == 0:
+			m.jobs.WithLabelValues(v.Kind, "failed").Inc()
+		}
+	}
 	switch {
 	case v.OK:
 		m.finishedBy.WithLabelValues("success", string(reason.NoBlame), "").Inc()
-		if since := j.Run.CreatedAt; !since.IsZero() {
+		if since := j.Run.CreatedAt; !since.IsZero() && (v.Kind == "" || v.Kind == KindProvision) {
 			m.toManaged.Observe(time.Since(since).Seconds())
 		}
 	case v.Again > 0:

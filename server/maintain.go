@@ -1,0 +1,153 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/store"
+)
+
+// What happens to a managed fleet by itself: devices for which something is due
+// get a maintain run, secrets move to the newest data key, and what is past its
+// time is removed. Each can run on any node, on several at once, and be cut off
+// at any moment.
+
+const (
+	dueTick  = time.Minute
+	dueBatch = 60 // maintain runs begun a tick: a fleet of 100,000 is through in little more than a day
+	// dueCertificate is 30 days before a device certificate's end, and a day
+	// for the queue.
+	dueCertificate = 31 * 24 * time.Hour
+	// dueContact is after how long a device is looked at although nothing is
+	// known to be due: its clock drifts, and somebody may have changed it.
+	dueContact = 14 * 24 * time.Hour
+	// dueRest keeps a device that stays due, whatever was done, from being
+	// looked at all day.
+	dueRest = 12 * time.Hour
+)
+
+// maintainDue begins runs for devices with something due.
+func (s *Server) maintainDue(ctx context.Context) error {
+	now := time.Now()
+	due := store.Due{CertBefore: now.Add(dueCertificate), ContactBefore: now.Add(-dueContact), Names: true, Rest: dueRest, Limit: dueBatch, Passwords: map[string]time.Time{}}
+	age := func(name string, p profile.Profile) {
+		if p.PasswordDays > 0 {
+			due.Passwords[name] = now.Add(-time.Duration(p.PasswordDays) * 24 * time.Hour)
+		}
+	}
+	var found []store.Device
+	if err := s.DB.Read(ctx, func(tx *store.Tx) error {
+		names, err := tx.Profiles(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range append(names, store.Profile{Name: "default"}) {
+			p, err := s.profileNamed(ctx, tx, n.Name)
+			if err != nil {
+				return err
+			}
+			age(n.Name, p)
+			if n.Name == "default" {
+				age("", p)
+			}
+		}
+		found, err = tx.DueDevices(ctx, due)
+		return err
+	}); err != nil {
+		return err
+	}
+	begun := 0
+	for _, d := range found {
+		err := s.DB.Write(ctx, func(tx *store.Tx) error {
+			_, err := s.startManaged(ctx, tx, d, provision.KindMaintain, "", "timer",
+				store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Event: "maintenance_due", Actor: "system"})
+			return err
+		})
+		switch {
+		case errors.Is(err, store.ErrConflict): // another node was faster
+		case err != nil:
+			return fmt.Errorf("device %s: %w", d.UUID, err)
+		default:
+			begun++
+		}
+	}
+	if begun > 0 {
+		s.log.Info("maintenance.due", zap.Int("devices", begun))
+	}
+	return nil
+}
+
+const (
+	resealTick  = 10 * time.Second
+	resealBatch = 200
+)
+
+// reseal moves secrets to the newest data key in short transactions, until
+// none is left under another one.
+func (s *Server) reseal(ctx context.Context) error {
+	wanted := ""
+	err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		wanted, err = tx.Setting(ctx, api.ResealKey)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) || err == nil && wanted == "" {
+		return nil
+	}
+	total := 0
+	for err == nil {
+		n := 0
+		if err = s.DB.Write(ctx, func(tx *store.Tx) (err error) {
+			n, err = tx.Reseal(ctx, resealBatch)
+			if err == nil && n == 0 {
+				err = tx.PutSetting(ctx, api.ResealKey, "")
+			}
+			return err
+		}); err == nil && n == 0 {
+			s.log.Info("secrets.resealed", zap.Int("moved", total))
+			return nil
+		}
+		total += n
+	}
+	return fmt.Errorf("move secrets to the newest key, %d moved: %w", total, err)
+}
+
+const pruneTick = time.Hour
+
+// Rows of one device that are kept whatever their age: what a device in a loop
+// says must not fill the disk before its time is over.
+const (
+	keepHellosEach = 200
+	keepEventsEach = 1000
+	keepSteps      = 30 * 24 * time.Hour
+	keepJobs       = 365 * 24 * time.Hour
+	keepOTPs       = 24 * time.Hour
+)
+
+// prune removes what is past its time.
+func (s *Server) prune(ctx context.Context) error {
+	r := s.retention()
+	p, err := s.DB.Prune(ctx, r)
+	if p != (store.Pruned{}) {
+		s.log.Info("store.pruned", zap.Int64("hellos", p.Hellos), zap.Int64("events", p.Events), zap.Int64("runs", p.Runs), zap.Int64("steps", p.Steps),
+			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("hash_lists", p.TrustTables))
+	}
+	return err
+}
+
+func (s *Server) retention() store.Retention {
+	steps := keepSteps
+	if s.o.KeepRuns > 0 {
+		steps = min(steps, s.o.KeepRuns)
+	}
+	return store.Retention{
+		HelloAge: s.o.KeepHellos, HellosPerDevice: keepHellosEach, EventAge: s.o.KeepEvents, EventsPerDevice: keepEventsEach,
+		RunAge: s.o.KeepRuns, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs,
+	}
+}
