@@ -36,6 +36,7 @@ type Server struct {
 	node string // name and boot nonce: never used by two processes
 
 	metrics *metrics
+	breaker *breaker
 	helloL  net.Listener
 	apiL    net.Listener
 	http    *http.Server
@@ -72,6 +73,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{o: o, log: o.Log, node: o.Node + "-" + hex.EncodeToString(nonce), failed: make(chan error, 4)}
 	s.metrics = newMetrics(o)
+	s.breaker = newBreaker(s)
 	var err error
 	if s.helloL, err = listen(o.HelloListener, o.HelloListen, "hello.listen"); err != nil {
 		return nil, err
@@ -269,7 +271,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 		Enqueue: s.enqueue, Profile: s.profileOf, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
 	s.engine = provision.New(provision.Config{
-		Store: journal, Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
+		Store: newLimited(s, journal), Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
 			d := patient
 			if len(t.Logins) > 0 {

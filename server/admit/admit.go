@@ -96,6 +96,7 @@ type Config struct {
 // Admitter is the hello listener's handler.
 type Admitter struct {
 	Config
+	turns [256]chan struct{} // by the UUID's last byte
 }
 
 // New makes an Admitter.
@@ -103,12 +104,26 @@ func New(cfg Config) *Admitter {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
 	}
-	return &Admitter{cfg}
+	a := &Admitter{Config: cfg}
+	for i := range a.turns {
+		a.turns[i] = make(chan struct{}, 1)
+	}
+	return a
 }
 
 // HandleHello records a hello and what follows from it, durably, before it
 // returns. An error means nothing of it is stored.
 func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
+	// Hellos of one device take turns here rather than in the database, where
+	// each would hold a connection while it waits for the device's row: one
+	// device that never stops talking would keep all others from being served.
+	turn := a.turns[h.UUID[15]]
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for the device's other hellos: %w", ctx.Err())
+	}
 	var d Decision
 	var dev store.Device
 	err := a.DB.Write(ctx, func(tx *store.Tx) error {

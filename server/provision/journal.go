@@ -27,6 +27,9 @@ type Journal struct {
 	Profile func(ctx context.Context, tx *store.Tx, d store.Device, name string) (profile.Profile, error)
 	// OTPRequired is the policy for devices an agent should have announced.
 	OTPRequired func(d store.Device) bool
+	// Hold may put a run off in the transaction that would claim it: a limit is
+	// reached. A zero time lets it begin; nil always does.
+	Hold func(ctx context.Context, tx *store.Tx, runID int64) (until time.Time, err error)
 	// Clock is only read for moments written into rows the database does not
 	// stamp itself.
 	Clock Clock
@@ -35,8 +38,15 @@ type Journal struct {
 // Claim takes the device for a run, and loads all the attempt needs.
 func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (*Job, error) {
 	var job *Job
+	var hold time.Time
 	err := j.DB.Write(ctx, func(tx *store.Tx) error {
-		job = nil
+		job, hold = nil, time.Time{}
+		if j.Hold != nil {
+			var err error
+			if hold, err = j.Hold(ctx, tx, runID); err != nil || !hold.IsZero() {
+				return err
+			}
+		}
 		c, err := tx.Claim(ctx, runID, j.Node, lease)
 		if err != nil {
 			return err
@@ -66,6 +76,8 @@ func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (
 		return nil, nil
 	case err != nil:
 		return nil, err
+	case !hold.IsZero():
+		return nil, &Held{Until: hold}
 	}
 	return job, nil
 }
