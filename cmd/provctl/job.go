@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/provisiond/provisiond/server/api"
+)
+
+func (p *program) jobCommand() *cobra.Command {
+	cmd := group("job", "Bulk jobs: do something to many devices", p.jobStart(), p.jobList(), p.jobShow(),
+		p.jobCommandOf("abort", "Begin no further devices; those under way are finished"),
+		p.jobCommandOf("approve", "Let another person's job begin"))
+	cmd.Aliases = []string{"jobs"}
+	return cmd
+}
+
+// jobFlags are what every command that makes a job takes.
+type jobFlags struct {
+	api.JobRequest
+	at string
+}
+
+func (f *jobFlags) add(cmd *cobra.Command) {
+	g := cmd.Flags()
+	g.BoolVar(&f.DryRun, "dry-run", false, "count the devices and do nothing")
+	g.IntVar(&f.PerMinute, "per-minute", 0, "begin at most so many devices a minute; 0: no cap")
+	g.StringVar(&f.at, "at", "", "when to begin: a time such as 2026-12-24T22:00:00Z, or a delay such as 2h")
+	g.StringVar(&f.Note, "note", "", "why, for the timeline and the audit")
+	g.BoolVar(&f.NeedApprover, "need-approver", false, "wait until another token approves it")
+	g.StringVar(&f.Confirm, "confirm", "", "what the question would ask to be typed, for scripts")
+}
+
+func (p *program) jobStart() *cobra.Command {
+	var f jobFlags
+	cmd := &cobra.Command{
+		Use: "start maintain|rotate|unprovision|retire [QUERY]", Short: "Start a job for the devices a query finds now", Args: cobra.MinimumNArgs(1),
+		Long:    "Starts a job for the devices a query finds at this moment. QUERY is as in device list; without one\nthe job is for all devices it can be done to. What cannot be undone asks for a typed confirmation.",
+		Example: "  provctl job start rotate net:10.20.0.0/16 --per-minute 60\n  provctl job start unprovision tag:sold --mode full --need-approver --dry-run",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.Kind, f.Query = args[0], strings.Join(args[1:], " ")
+			return p.startJob(cmd, f)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&f.Task, "task", "", "maintain: clock,name,cert,tls,password, or check to look only")
+	cmd.Flags().StringVar(&f.Mode, "mode", "", "unprovision: full or partial")
+	return cmd
+}
+
+// startJob counts first, asks when it cannot be undone, and starts.
+func (p *program) startJob(cmd *cobra.Command, f jobFlags) error {
+	if f.at != "" {
+		at, err := time.Parse(time.RFC3339, f.at)
+		if err != nil {
+			d, err := time.ParseDuration(f.at)
+			if err != nil {
+				return usage("--at %q: want a time such as 2026-12-24T22:00:00Z, or a delay such as 2h", f.at)
+			}
+			at = time.Now().Add(d).UTC().Truncate(time.Second)
+		}
+		f.NotBefore = &at
+	}
+	c, err := p.client()
+	if err != nil {
+		return err
+	}
+	dry := f.JobRequest
+	dry.DryRun = true
+	preview, err := c.StartJob(cmd.Context(), dry)
+	if err != nil {
+		return err
+	}
+	if f.DryRun {
+		return p.printJob(preview)
+	}
+	if preview.Devices == 0 {
+		return &exitError{exitNotFound, errors.New("no device fits, so there is nothing to do")}
+	}
+	if preview.Confirm != "" && f.Confirm == "" {
+		what := fmt.Sprintf("%s %d devices", f.Kind, preview.Devices)
+		if f.Confirm, err = p.askFor(what, preview.Confirm); err != nil {
+			return err
+		}
+	}
+	j, err := c.StartJob(cmd.Context(), f.JobRequest)
+	if err != nil {
+		return err
+	}
+	return p.printJob(j)
+}
+
+// askFor asks for a word to be typed.
+func (p *program) askFor(what, word string) (string, error) {
+	fmt.Fprintf(p.err, "To %s, type %s: ", what, word)
+	line, err := p.line()
+	if err != nil && line == "" {
+		fmt.Fprintln(p.err)
+		return "", &exitError{exitFailed, fmt.Errorf("nothing was typed, so nothing was done; for scripts: --confirm %q", word)}
+	}
+	if strings.TrimSpace(line) != word {
+		return "", &exitError{exitFailed, errors.New("that is something else, so nothing was done")}
+	}
+	return word, nil
+}
+
+// line reads one line of standard input; what follows is for the next question.
+func (p *program) line() (string, error) {
+	if p.typed == nil {
+		p.typed = bufio.NewReader(p.in)
+	}
+	text, err := p.typed.ReadString('\n')
+	return strings.TrimRight(text, "\r\n"), err
+}
+
+func (p *program) printJob(j api.Job) error {
+	if p.json {
+		return p.printJSON(j)
+	}
+	var t table
+	field := func(name, value string) {
+		if value != "" && value != "-" {
+			t.row(name, value)
+		}
+	}
+	if j.ID != 0 {
+		t.row("job", fmt.Sprint(j.ID))
+	}
+	t.row("kind", j.Kind)
+	t.row("state", jobState(j))
+	field("query", j.Query)
+	field("task", j.Task)
+	field("mode", j.Mode)
+	t.row("devices", fmt.Sprint(j.Devices))
+	if j.ID != 0 {
+		t.row("results", jobCounts(j))
+	}
+	if j.PerMinute > 0 {
+		t.row("per minute", fmt.Sprint(j.PerMinute))
+	}
+	field("not before", when(j.NotBefore))
+	field("made by", j.CreatedBy)
+	field("approved by", j.ApprovedBy)
+	field("made", when(j.CreatedAt))
+	field("finished", when(j.FinishedAt))
+	field("note", j.Note)
+	field("confirm with", j.Confirm)
+	t.print(p.out)
+	for i, u := range j.Sample {
+		if i == 0 {
+			fmt.Fprintln(p.out, "first devices")
+		}
+		fmt.Fprintln(p.out, "  "+u)
+	}
+	return nil
+}
+
+func jobState(j api.Job) string {
+	switch j.State {
+	case "draft":
+		return "draft: waits for another person: provctl job approve " + strconv.FormatInt(j.ID, 10)
+	case "dry_run":
+		return "dry run: nothing was done"
+	}
+	return j.State
+}
+
+func jobCounts(j api.Job) string {
+	var parts []string
+	for _, s := range []string{"waiting", "running", "done", "failed", "skipped"} {
+		if n := j.Counts[s]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (p *program) jobList() *cobra.Command {
+	var q api.JobsInput
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List jobs, newest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			l, err := c.Jobs(cmd.Context(), q)
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(l.Jobs)
+			}
+			if len(l.Jobs) == 0 {
+				fmt.Fprintln(p.err, "there are no jobs")
+				return nil
+			}
+			var t table
+			t.row("JOB", "KIND", "STATE", "DEVICES", "RESULTS", "MADE BY", "MADE", "FINISHED", "QUERY")
+			for _, j := range l.Jobs {
+				t.row(fmt.Sprint(j.ID), j.Kind, j.State, fmt.Sprint(j.Devices), dash(jobCounts(j)), j.CreatedBy, when(j.CreatedAt), when(j.FinishedAt), dash(j.Query))
+			}
+			t.print(p.out)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&q.State, "state", "", "only jobs in this state: draft, waiting, running, done, aborted")
+	cmd.Flags().IntVar(&q.Limit, "limit", 50, "at most so many")
+	return cmd
+}
+
+func (p *program) jobShow() *cobra.Command {
+	state := ""
+	cmd := &cobra.Command{
+		Use: "show JOB", Short: "A job with a result for each device", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := jobID(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			in := api.OneJob{ID: id, State: state, Limit: 1000}
+			j, err := c.Job(cmd.Context(), in)
+			for next := j.Next; err == nil && next != ""; {
+				in.After = next
+				var page api.JobDetail
+				page, err = c.Job(cmd.Context(), in)
+				j.Results, next = append(j.Results, page.Results...), page.Next
+			}
+			if err != nil {
+				return err
+			}
+			j.Next = ""
+			if p.json {
+				return p.printJSON(j)
+			}
+			if err := p.printJob(j.Job); err != nil {
+				return err
+			}
+			var t table
+			t.row("UUID", "STATE", "RUN", "DETAIL")
+			for _, r := range j.Results {
+				run := "-"
+				if r.RunID != 0 {
+					run = fmt.Sprint(r.RunID)
+				}
+				t.row(r.UUID, r.State, run, dash(r.Detail))
+			}
+			fmt.Fprintln(p.out)
+			t.print(p.out)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&state, "state", "", "only devices in this state: waiting, running, done, failed, skipped")
+	return cmd
+}
+
+func (p *program) jobCommandOf(verb, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " JOB", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := jobID(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			j, err := c.JobCommand(cmd.Context(), id, verb)
+			if err != nil {
+				return err
+			}
+			return p.printJob(j)
+		},
+	}
+}
+
+func jobID(s string) (int64, error) {
+	id, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || id <= 0 {
+		return 0, usage("%q is not a job's number; provctl job list shows them", s)
+	}
+	return id, nil
+}
