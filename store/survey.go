@@ -48,7 +48,8 @@ type Survey struct {
 	OldestWaiting time.Time // since when
 	Newest        time.Time // the newest record's time
 	LastHello     time.Time
-	Backup        string // the setting backup.last
+	Backup        LastBackup // zero: there was none
+	BackupProblem error      // the record of it cannot be read
 	Suffixes      []SuffixCount
 	Certificates  []Certificate // without their keys
 	Bytes         int64
@@ -67,9 +68,6 @@ type TableSize struct {
 	Name  string
 	Bytes int64
 }
-
-// BackupSetting is the key under which the last backup is recorded.
-const BackupSetting = "backup.last"
 
 // NewestSchema is the number of the newest migration this program has.
 func NewestSchema(engine string) int64 {
@@ -243,8 +241,10 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 		return tx.one(ctx, "SELECT at FROM hellos ORDER BY id DESC LIMIT 1", nil, timeOf{&s.LastHello})
 	})
 	read("read when the last backup was", func(tx *Tx) (err error) {
-		s.Backup, err = tx.Setting(ctx, BackupSetting)
-		return err
+		if s.Backup, err = tx.LastBackup(ctx); err != nil && !errors.Is(err, ErrNotFound) {
+			s.BackupProblem = err
+		}
+		return nil
 	})
 	read("read the devices' suffixes", func(tx *Tx) (err error) {
 		s.Suffixes, err = list(ctx, tx, func(r scanner) (SuffixCount, error) {

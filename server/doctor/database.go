@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -221,26 +220,6 @@ func (v *visit) queue(context.Context) []Check {
 	return one(name, Pass, "", "%s", said)
 }
 
-// lastBackup is the setting backup.last: a time alone, or a document.
-type lastBackup struct {
-	At   time.Time `json:"at"`
-	File string    `json:"file"`
-	Size int64     `json:"size"`
-}
-
-func readBackup(text string) (lastBackup, error) {
-	var b lastBackup
-	if json.Unmarshal([]byte(text), &b) == nil && !b.At.IsZero() {
-		return b, nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, time.RFC3339} {
-		if t, err := time.Parse(layout, strings.Trim(text, `" `)); err == nil {
-			return lastBackup{At: t}, nil
-		}
-	}
-	return b, errors.New("the record of the last backup cannot be read")
-}
-
 // backup: how old is the last one, and is its file still whole?
 func (v *visit) backup(context.Context) []Check {
 	const name = "backup"
@@ -249,12 +228,12 @@ func (v *visit) backup(context.Context) []Check {
 	if !ok {
 		return answer
 	}
-	if s.Backup == "" {
-		return one(name, Warn, make1, "there is no backup: the passwords of all devices are in this database alone")
+	b := s.Backup
+	if s.BackupProblem != nil {
+		return one(name, Warn, make1, "the record of the last backup cannot be read: %v", s.BackupProblem)
 	}
-	b, err := readBackup(s.Backup)
-	if err != nil {
-		return one(name, Warn, make1, "%v", err)
+	if b.At.IsZero() {
+		return one(name, Warn, make1, "there is no backup: the passwords of all devices are in this database alone")
 	}
 	age := v.now.Sub(b.At)
 	said := fmt.Sprintf("the last backup is of %s, %s ago", b.At.UTC().Format("2006-01-02 15:04"), ageWords(age))

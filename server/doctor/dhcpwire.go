@@ -293,6 +293,17 @@ func firstIPv4(nic *net.Interface) (netip.Addr, error) {
 	return netip.Addr{}, errNoIPv4
 }
 
+// asciiLower leaves every byte that is no letter of ASCII as it is.
+func asciiLower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
+
 // A domainReading is option 15 as firmware gets it, and what is odd about it.
 type domainReading struct {
 	Suffix   string   // the one domain that was meant, lower case, no last dot; "" none
@@ -336,7 +347,7 @@ func readDomain(times [][]byte) domainReading {
 		r.Odd = append(r.Odd, "it ends in a dot, which the certificate's name does not")
 		text = trimmed
 	}
-	if lower := strings.ToLower(text); lower != text {
+	if lower := asciiLower(text); lower != text {
 		r.Odd = append(r.Odd, "it has capital letters; Intel's rule says that case does not matter, lower case is safer")
 		text = lower
 	}

@@ -49,10 +49,10 @@ func (v *visit) suffixes(context.Context) []Check {
 		return one(name, Pass, "", "no zone is configured and no device has reported a suffix yet, so there is nothing to compare")
 	}
 	if len(v.loaded()) == 0 {
-		return one(name, Warn, "provctl cert import FILE, or provisioning.certificates in the configuration", "no certificate is loaded that could be compared with %s", plural(len(rows), "suffix"))
+		return one(name, Warn, "provctl cert import FILE, or provisioning.certificates in the configuration", "no certificate is loaded that could be compared with %s", suffixWords(len(rows)))
 	}
 
-	status, bad := Pass, 0
+	status, bad, unserved := Pass, 0, ""
 	table := [][]string{{"SUFFIX", "FROM", "CERTIFICATE", "RULE", "WHY"}}
 	for _, r := range rows {
 		d, of := certs.Decision{}, "none"
@@ -64,10 +64,12 @@ func (v *visit) suffixes(context.Context) []Check {
 			}
 		}
 		switch {
-		case !d.OK && r.from == "zone", !d.OK && r.from == "DHCP":
-			status, bad = Fail, bad+1
 		case !d.OK:
-			status, bad = worse(status, Warn), bad+1
+			bad, unserved = bad+1, orElse(unserved, r.suffix)
+			status = worse(status, Warn)
+			if r.devices == 0 {
+				status = Fail // a zone or a scope: everybody in it
+			}
 		case d.Unsure:
 			status = worse(status, Warn)
 		}
@@ -76,12 +78,19 @@ func (v *visit) suffixes(context.Context) []Check {
 	head := "every suffix is served by a certificate"
 	hint := ""
 	if bad > 0 {
-		head = fmt.Sprintf("%d of %s served by no certificate: devices there refuse the server", bad, plural(len(rows), "suffix")+" "+is(bad))
-		hint = "correct option 15 where it is wrong, or get a certificate that names the suffix: provctl cert request --cn provisionserver." + rows[0].suffix
+		head = fmt.Sprintf("%d of %s %s served by no certificate: devices there refuse the server", bad, suffixWords(len(rows)), is(bad))
+		hint = "correct option 15 where it is wrong, or get a certificate that names the suffix: provctl cert request --cn provisionserver." + unserved
 	} else if status != Pass {
 		head = "every suffix is served, but for some firmware no source is certain"
 	}
 	return one(name, status, hint, "%s\n%s", head, lined(table))
+}
+
+func suffixWords(n int) string {
+	if n == 1 {
+		return "1 suffix"
+	}
+	return fmt.Sprintf("%d suffixes", n)
 }
 
 func is(n int) string {

@@ -1,0 +1,463 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/store"
+	"github.com/provisiond/provisiond/store/pgtest"
+)
+
+// A site is a configuration in a folder, without a network of its own.
+type site struct {
+	t    *testing.T
+	dir  string
+	data string
+}
+
+func newSite(t *testing.T) *site {
+	dir := t.TempDir()
+	s := &site{t: t, dir: dir, data: filepath.Join(dir, "data")}
+	for name, b := range map[string][]byte{"amt.pfx": labCertificate().PFX(certtest.Modern, "secret"), "amt.password": []byte("secret")} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// config writes the configuration; keys that come again in more win.
+func (s *site) config(more ...string) string {
+	s.t.Helper()
+	text := map[string]string{
+		"data_dir": s.data, "hello": `{listen: "127.0.0.1:0"}`, "api": `{listen: "127.0.0.1:1"}`, "log": "{level: error}",
+		"provisioning": fmt.Sprintf("{certificates: [{pfx: %[1]s/amt.pfx, password_file: %[1]s/amt.password}], networks: [127.0.0.0/8]}", s.dir),
+	}
+	for _, m := range more {
+		k, v, _ := strings.Cut(m, ": ")
+		text[k] = v
+	}
+	var b strings.Builder
+	for k, v := range text {
+		fmt.Fprintf(&b, "%s: %s\n", k, v)
+	}
+	file := filepath.Join(s.dir, "provisiond.yaml")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return file
+}
+
+func (s *site) migrate(config string) {
+	s.t.Helper()
+	if out, err := exec.Command(program(s.t, "provisiond"), "migrate", "--config", config).CombinedOutput(); err != nil {
+		s.t.Fatalf("migrate: %v: %s", err, out)
+	}
+}
+
+func (s *site) doctor(config string, args ...string) (Report, int) {
+	s.t.Helper()
+	c := exec.Command(program(s.t, "provisiond"), append([]string{"doctor", "--json", "--config", config}, args...)...)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	start := time.Now()
+	_ = c.Run()
+	if took := time.Since(start); took > 20*time.Second {
+		s.t.Errorf("the doctor took %v", took)
+	}
+	return decodeReport(s.t, &stdout, stderr.String()), c.ProcessState.ExitCode()
+}
+
+// sql changes the SQLite file behind everybody's back.
+func (s *site) sql(text string, args ...any) {
+	s.t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.data, store.DatabaseFile))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(text, args...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// mount gives the data folder a small file system of its own.
+func (s *site) mount() {
+	s.t.Helper()
+	needs(s.t)
+	if err := os.MkdirAll(s.data, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := syscall.Mount("doctor-test", s.data, "tmpfs", 0, "size=24m"); err != nil {
+		s.t.Fatalf("mount a small file system: %v", err)
+	}
+	s.t.Cleanup(func() {
+		if err := syscall.Unmount(s.data, syscall.MNT_DETACH); err != nil {
+			s.t.Errorf("unmount: %v", err)
+		}
+	})
+}
+
+// TestBadInput: each thing that may be wrong is found, explained and survived.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		make   func(t *testing.T, s *site) string
+		check  string
+		status Status
+		detail []string
+		hint   []string
+	}{
+		{"all is well", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			return f
+		}, "master_key", Pass, []string{"opens 1 data key"}, nil},
+		{"a master key that changed", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			if err := os.WriteFile(filepath.Join(s.data, "master.key"), bytes.Repeat([]byte("ab"), 32), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}, "master_key", Fail, []string{"not the one this database was sealed with"}, []string{"give the right key", "Was the file replaced"}},
+		{"a master key that is gone", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			if err := os.Remove(filepath.Join(s.data, "master.key")); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}, "master_key", Fail, []string{"no such file"}, []string{"give the right key"}},
+		{"a master key that others may read", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			if err := os.Chmod(filepath.Join(s.data, "master.key"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}, "master_key", Fail, []string{"others may read it"}, nil},
+		{"a schema from the future", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			s.sql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)")
+			return f
+		}, "schema", Fail, []string{"schema 9999 is from the future"}, []string{"start the newer provisiond"}},
+		{"a newer schema that this program can use", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			s.sql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)")
+			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '1', 0)")
+			return f
+		}, "schema", Warn, []string{"says that this program can use it"}, nil},
+		{"a file that is no database", func(t *testing.T, s *site) string {
+			f := s.config()
+			if err := os.MkdirAll(s.data, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(s.data, store.DatabaseFile), bytes.Repeat([]byte("nonsense"), 1000), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}, "database", Fail, []string{"not a database"}, []string{"restore the newest backup"}},
+		{"a read-only data folder", func(t *testing.T, s *site) string {
+			s.mount()
+			f := s.config()
+			s.migrate(f)
+			if err := syscall.Mount("doctor-test", s.data, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}, "rights", Fail, []string{"the file system is read-only"}, []string{"mount it writable"}},
+		{"a full disk", func(t *testing.T, s *site) string {
+			s.mount()
+			f := s.config()
+			s.migrate(f)
+			_ = os.WriteFile(filepath.Join(s.data, "fill"), make([]byte, 64<<20), 0o600) // until there is no more room
+			return f
+		}, "rights", Fail, []string{"the disk is full"}, []string{"make room"}},
+		{"a disk with little left", func(t *testing.T, s *site) string {
+			s.mount()
+			f := s.config()
+			s.migrate(f)
+			return f
+		}, "disk", Fail, []string{"free for"}, []string{"retention.hellos"}},
+		{"no backup", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			return f
+		}, "backup", Warn, []string{"there is no backup"}, []string{"provisiond backup create"}},
+		{"an old backup", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', ?, 0)", `{"at":"`+time.Now().Add(-30*24*time.Hour).Format(time.RFC3339)+`"}`)
+			return f
+		}, "backup", Fail, []string{"30 days ago"}, []string{"every night"}},
+		{"a backup that is cut", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			file := filepath.Join(s.dir, "amt.backup")
+			if err := os.WriteFile(file, []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', ?, 0)",
+				fmt.Sprintf(`{"at":%q,"file":%q,"size":1000}`, time.Now().Format(time.RFC3339), file))
+			return f
+		}, "backup", Fail, []string{"has 4 bytes and should have 1000"}, []string{"provisiond backup verify"}},
+		{"a record of a backup that is nonsense", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', '{', 0)")
+			return f
+		}, "backup", Warn, []string{"cannot be read"}, nil},
+		{"a clock off by a day", func(t *testing.T, s *site) string {
+			return s.config("doctor: {ntp: \"" + ntpServer(t, 24*time.Hour) + "\"}")
+		}, "clock", Fail, []string{"the clock is 24h0m0s slow"}, []string{"chronyd"}},
+		{"a clock that went back", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			s.sql("INSERT INTO events (at, name) VALUES (?, 'x')", time.Now().Add(time.Hour).UnixMilli())
+			return f
+		}, "clock", Fail, []string{"lies in the future: this clock went back"}, nil},
+		{"work that nobody does", func(t *testing.T, s *site) string {
+			f := s.config()
+			s.migrate(f)
+			s.sql("INSERT INTO devices (uuid) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee')")
+			s.sql("INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', 'provision', 'hello', 'queued', ?, ?)",
+				time.Now().UnixMilli(), time.Now().Add(-time.Hour).UnixMilli())
+			return f
+		}, "queue", Fail, []string{"1 run could be worked on, the oldest for 1h0m"}, []string{"is a daemon running?"}},
+		{"devices that report a suffix nobody serves", func(t *testing.T, s *site) string {
+			f := s.config("zones: [corp.example.com]")
+			s.migrate(f)
+			s.sql("INSERT INTO devices (uuid, suffix, amt_version, amt_major) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', 'plant.local', '11.8.65', 11)")
+			return f
+		}, "suffixes", Warn, []string{"1 of 2 suffixes is served by no certificate", "plant.local       1 device, AMT 11.8  none"}, []string{"provctl cert request --cn provisionserver.plant.local"}},
+		{"a certificate file that is gone", func(t *testing.T, s *site) string {
+			if err := os.Remove(filepath.Join(s.dir, "amt.pfx")); err != nil {
+				t.Fatal(err)
+			}
+			return s.config()
+		}, "configuration", Fail, []string{"there is no file"}, nil},
+		{"a certificate with a wrong password", func(t *testing.T, s *site) string {
+			if err := os.WriteFile(filepath.Join(s.dir, "amt.password"), []byte("wrong"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return s.config()
+		}, "certificates", Fail, []string{"pfx_password_wrong"}, nil},
+		{"a configuration that is no YAML", func(t *testing.T, s *site) string {
+			f := s.config()
+			if err := os.WriteFile(f, []byte("{[}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}, "configuration", Fail, nil, []string{"config keys"}},
+		{"an interface that is not there", func(t *testing.T, s *site) string {
+			return s.config("doctor: {dhcp_interface: nope0}")
+		}, "dhcp:nope0", Fail, []string{"there is no interface nope0"}, nil},
+		{"a device that is off", func(t *testing.T, s *site) string {
+			return s.config("doctor: {sample_device: 127.0.0.77}")
+		}, "device:127.0.0.77", Fail, []string{"it stops at TCP"}, []string{"16993"}},
+		{"a device outside of the networks", func(t *testing.T, s *site) string {
+			return s.config("doctor: {sample_device: 10.99.0.1}")
+		}, "device:10.99.0.1", Warn, []string{"not tried"}, []string{"provisioning.networks: [10.99.0.1]"}},
+		{"a Postgres that is not there", func(t *testing.T, s *site) string {
+			return s.config("database: {url: \"postgres://nobody:hunter2@127.0.0.1:1/none\"}")
+		}, "database", Fail, []string{"postgres://nobody@127.0.0.1:1/none does not answer"}, []string{"is Postgres running"}},
+		{"a Postgres that is a standby", func(t *testing.T, s *site) string {
+			pg := pgtest.Start(t)
+			f := s.config(fmt.Sprintf("database: {url: %q}", pg.URL()))
+			s.migrate(f)
+			standby(t, pg)
+			return f
+		}, "database", Fail, []string{"is a standby: it takes no writes"}, []string{"target_session_attrs=primary"}},
+		{"a Postgres that takes no writes", func(t *testing.T, s *site) string {
+			u := pgtest.URL(t)
+			f := s.config(fmt.Sprintf("database: {url: %q}", u))
+			s.migrate(f)
+			return s.config(fmt.Sprintf("database: {url: %q}", with(t, u, "default_transaction_read_only", "on")))
+		}, "database", Fail, []string{"default_transaction_read_only is on"}, []string{"ALTER ROLE"}},
+		{"a Postgres that is well", func(t *testing.T, s *site) string {
+			f := s.config(fmt.Sprintf("database: {url: %q}", pgtest.URL(t)))
+			s.migrate(f)
+			return f
+		}, "rights", Pass, []string{"can be written"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			r, exit := s.doctor(c.make(t, s))
+			want(t, checkOf(t, r, c.check), c.status, c.detail, c.hint)
+			if exit != r.Worst().Level() {
+				t.Errorf("exit status %d with %s as the worst", exit, r.Worst())
+			}
+			for _, k := range r.Checks {
+				if strings.Contains(k.Detail+k.Hint, "hunter2") {
+					t.Errorf("%s shows a password", k.Name)
+				}
+				if strings.Contains(k.Detail, "check itself failed") {
+					t.Errorf("%s: %s", k.Name, k.Hint)
+				}
+			}
+		})
+	}
+}
+
+// standby restarts a Postgres in recovery.
+func standby(t *testing.T, pg *pgtest.Server) {
+	t.Helper()
+	u, err := url.Parse(pg.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(u.Query().Get("host"), "data")
+	info, err := os.Stat(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "standby.signal"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		if err := os.Chown(filepath.Join(data, "standby.signal"), int(st.Uid), int(st.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pg.Kill(t)
+	pg.Restart(t)
+}
+
+func with(t *testing.T, text, key, value string) string {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set(key, value)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// TestWithoutRights: no port below 1024 and no port 68 is explained.
+func TestWithoutRights(t *testing.T) {
+	t.Parallel()
+	l := newNetLab(t)
+	config := l.configure("")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, bytes.Replace(text, []byte("0.0.0.0:9971"), []byte("0.0.0.0:971"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := l.command("server", "setpriv", "--bounding-set=-net_bind_service", program(t, "provisiond"), "doctor", "--json", "--config", config)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	_ = c.Run()
+	r := decodeReport(t, &stdout, stderr.String())
+	want(t, checkOf(t, r, "listener"), Fail, []string{"no right to open 0.0.0.0:971"}, []string{"CAP_NET_BIND_SERVICE"})
+	want(t, checkOf(t, r, "dhcp:eth0"), Warn, []string{"no right to use port 68"}, []string{"run the doctor as root"})
+}
+
+// ntpServer tells a time that is off.
+func ntpServer(t *testing.T, off time.Duration) string {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = c.Close(); <-done })
+	go func() {
+		defer close(done)
+		b := make([]byte, 512)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if n < 48 {
+				continue
+			}
+			a := make([]byte, 48)
+			a[0], a[1] = 4<<3|4, 2
+			copy(a[24:32], b[40:48])
+			now := time.Now().Add(off)
+			for _, at := range []int{32, 40} {
+				binary.BigEndian.PutUint32(a[at:], uint32(now.Unix()+2208988800))
+				binary.BigEndian.PutUint32(a[at+4:], uint32(int64(now.Nanosecond())<<32/1e9))
+			}
+			_, _ = c.WriteTo(a, from)
+		}
+	}()
+	return c.LocalAddr().String()
+}
+
+// TestASilentWorldEndsInTime: nothing answers, everything is said, nothing hangs.
+func TestASilentWorldEndsInTime(t *testing.T) {
+	t.Parallel()
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = udp.Close(), tcp.Close() })
+	silent := netip.MustParseAddrPort(udp.LocalAddr().String())
+	port := netip.MustParseAddrPort(tcp.Addr().String()).Port()
+	var zones []string
+	for i := range 40 {
+		zones = append(zones, fmt.Sprintf("z%d.example.com", i))
+	}
+	d := New(Config{
+		HelloListen: tcp.Addr().String(), Zones: zones, Resolvers: []netip.AddrPort{silent, silent}, NTP: silent.String(), DataDir: t.TempDir(),
+		Sample: netip.MustParseAddr("127.0.0.1"), Port: port, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Own: func() []netip.Addr { return nil },
+		Look: func(ctx context.Context) (store.Survey, error) {
+			return store.Look(ctx, store.Options{URL: fmt.Sprintf("postgres://a@127.0.0.1:%d/b?sslmode=disable", port)}), nil
+		},
+		Running: func(ctx context.Context) Daemon { <-ctx.Done(); return Daemon{Unknown: "silence"} },
+	})
+	start := time.Now()
+	r, _ := d.Run(t.Context())
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	for _, name := range []string{"dns:z0.example.com", "dns:z39.example.com", "database", "device:127.0.0.1"} {
+		if c := checkOf(t, r, name); c.Status != Fail {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// TestAPanicIsAFinding: a check that breaks does not take the others with it.
+func TestAPanicIsAFinding(t *testing.T) {
+	t.Parallel()
+	d := New(Config{HelloListen: "127.0.0.1:0", Own: func() []netip.Addr { return nil },
+		Look: func(context.Context) (store.Survey, error) { panic("told to") }})
+	r, _ := d.Run(t.Context())
+	if c := checkOf(t, r, "database"); c.Status != Fail || !strings.Contains(c.Detail, "told to") {
+		t.Errorf("%+v", c)
+	}
+	if c := checkOf(t, r, "disk"); c.Status == Fail {
+		t.Errorf("%+v", c)
+	}
+}
