@@ -7,8 +7,6 @@ import (
 	"time"
 )
 
-const lastBackupSetting = "backup.last"
-
 // LastBackup is what is remembered of the newest backup.
 type LastBackup struct {
 	At   time.Time `json:"at"`
@@ -22,18 +20,18 @@ func (tx *Tx) PutLastBackup(ctx context.Context, b LastBackup) error {
 	if err != nil {
 		return err
 	}
-	return tx.PutSetting(ctx, lastBackupSetting, string(text))
+	return tx.PutSetting(ctx, BackupSetting, string(text))
 }
 
 // LastBackup is the newest backup, or ErrNotFound.
 func (tx *Tx) LastBackup(ctx context.Context) (LastBackup, error) {
 	var b LastBackup
-	v, err := tx.Setting(ctx, lastBackupSetting)
+	v, err := tx.Setting(ctx, BackupSetting)
 	if err != nil {
 		return b, err
 	}
 	if err := json.Unmarshal([]byte(v), &b); err != nil {
-		return b, fmt.Errorf("setting %s: %w", lastBackupSetting, err)
+		return b, fmt.Errorf("setting %s: %w", BackupSetting, err)
 	}
 	return b, nil
 }

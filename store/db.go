@@ -24,6 +24,12 @@ type Options struct {
 	Metrics   *Metrics
 	NoMigrate bool // refuse a schema older than this program instead of migrating it
 
+	// Beside opens a database that a daemon may be running on: nothing is
+	// migrated, no lease is ended and on SQLite the directory is not locked.
+	Beside bool
+
+	upTo int64 // migrate so far only, 0 is all the way
+
 	// Clock replaces the process clock on SQLite, where it is the database's
 	// clock as well; for simulations. Postgres always asks the database.
 	Clock func() time.Time

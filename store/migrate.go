@@ -28,15 +28,15 @@ import (
 // an empty database would trip over each other.
 const migrationLock = 0x70726f766973696f // "provisio"
 
-func (db *DB) migrateSQLite(ctx context.Context, noMigrate bool) error {
+func (db *DB) migrateSQLite(ctx context.Context, o Options) error {
 	// The lock on the data directory is the lock here.
-	if err := db.goose(ctx, goose.DialectSQLite3, db.write, noMigrate); err != nil {
+	if err := db.goose(ctx, goose.DialectSQLite3, db.write, o); err != nil {
 		return err
 	}
-	return migrateRiver(ctx, riversqlite.New(db.write), db.log, noMigrate)
+	return migrateRiver(ctx, riversqlite.New(db.write), db.log, o.NoMigrate || o.Beside)
 }
 
-func (db *DB) migratePostgres(ctx context.Context, noMigrate bool) error {
+func (db *DB) migratePostgres(ctx context.Context, o Options) error {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -61,13 +61,13 @@ func (db *DB) migratePostgres(ctx context.Context, noMigrate bool) error {
 	}()
 	std := stdlib.OpenDBFromPool(db.pool)
 	defer std.Close()
-	if err := db.goose(ctx, goose.DialectPostgres, std, noMigrate); err != nil {
+	if err := db.goose(ctx, goose.DialectPostgres, std, o); err != nil {
 		return err
 	}
-	return migrateRiver(ctx, riverpgxv5.New(db.pool), db.log, noMigrate)
+	return migrateRiver(ctx, riverpgxv5.New(db.pool), db.log, o.NoMigrate || o.Beside)
 }
 
-func (db *DB) goose(ctx context.Context, dialect goose.Dialect, std *sql.DB, noMigrate bool) error {
+func (db *DB) goose(ctx context.Context, dialect goose.Dialect, std *sql.DB, o Options) error {
 	files, err := migrations.For(db.engine)
 	if err != nil {
 		return err
@@ -78,6 +78,9 @@ func (db *DB) goose(ctx context.Context, dialect goose.Dialect, std *sql.DB, noM
 	}
 	sources := p.ListSources()
 	target := sources[len(sources)-1].Version
+	if o.upTo > 0 {
+		target = min(target, o.upTo)
+	}
 	current, err := db.schemaNow(ctx, std)
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
@@ -88,10 +91,10 @@ func (db *DB) goose(ctx context.Context, dialect goose.Dialect, std *sql.DB, noM
 		return db.newer(ctx, std, current, target)
 	case current == target:
 		return nil
-	case noMigrate:
+	case o.NoMigrate || o.Beside:
 		return fmt.Errorf("the database has schema %d and this program needs %d: run provisiond migrate, or start without --no-migrate", current, target)
 	}
-	done, err := p.Up(ctx)
+	done, err := p.UpTo(ctx, target)
 	if err != nil {
 		return fmt.Errorf("migrate the schema from %d to %d: %w", current, target, err)
 	}

@@ -52,7 +52,7 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	if err := db.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return db.migratePostgres(ctx, o.NoMigrate)
+	return db.migratePostgres(ctx, o)
 }
 
 // durable makes commits wait for the disk where the server's default is not

@@ -28,21 +28,15 @@ func (db *DB) openSQLite(ctx context.Context, o Options) error {
 	if o.Dir == "" {
 		return errors.New("open the store: no data directory is given and no database URL")
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return fmt.Errorf("open the store: %w", err)
-	}
-	lock, err := lockDir(o.Dir)
-	if err != nil {
+	file := filepath.Join(o.Dir, DatabaseFile)
+	var err error
+	if o.Beside {
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("open the store: there is no database: %w", err)
+		}
+	} else if err := db.takeDir(o.Dir, file); err != nil {
 		return err
 	}
-	db.lock = lock
-	file := filepath.Join(o.Dir, DatabaseFile)
-	// Made here so that no other account can read it, whatever the umask.
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("open the store: %w", err)
-	}
-	_ = f.Close()
 
 	common := url.Values{"_pragma": {"busy_timeout(10000)", "foreign_keys(1)", "temp_store(2)", "mmap_size(268435456)"}}
 	rw := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"journal_mode(WAL)", "synchronous(FULL)", "cache_size(-65536)", "wal_autocheckpoint(8000)", "journal_size_limit(67108864)"}, common["_pragma"]...)}
@@ -59,11 +53,13 @@ func (db *DB) openSQLite(ctx context.Context, o Options) error {
 	if !strings.EqualFold(mode, "wal") {
 		return fmt.Errorf("open %s: this file system cannot hold a write-ahead log (journal mode is %s); use a local disk", file, mode)
 	}
-	if err := db.migrateSQLite(ctx, o.NoMigrate); err != nil {
+	if err := db.migrateSQLite(ctx, o); err != nil {
 		return err
 	}
-	if err := db.endOldLeases(ctx); err != nil {
-		return err
+	if !o.Beside {
+		if err := db.endOldLeases(ctx); err != nil {
+			return err
+		}
 	}
 	if db.read, err = sql.Open("sqlite", dsn(file, ro)); err != nil {
 		return fmt.Errorf("open %s: %w", file, err)
@@ -74,6 +70,24 @@ func (db *DB) openSQLite(ctx context.Context, o Options) error {
 	db.writer = newWriter(db)
 	go db.writer.loop()
 	return nil
+}
+
+// takeDir makes the directory and the file and locks them for this process.
+func (db *DB) takeDir(dir, file string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	db.lock = lock
+	// Made here so that no other account can read it, whatever the umask.
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	return f.Close()
 }
 
 func dsn(file string, v url.Values) string {
