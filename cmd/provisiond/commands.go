@@ -3,4 +3,4 @@ package main
 import "github.com/spf13/cobra"
 
 // moreCommands are those beside serving and its configuration.
-func moreCommands() []*cobra.Command { return []*cobra.Command{newDoctor()} }
+func moreCommands() []*cobra.Command { return []*cobra.Command{newDoctor(), newBackup()} }

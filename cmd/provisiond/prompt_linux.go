@@ -1,0 +1,39 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// readHidden asks on the terminal without showing what is typed.
+func readHidden(out io.Writer, question string) (amt.Secret, error) {
+	fd := int(os.Stdin.Fd())
+	was, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return amt.Secret{}, errNoTerminal
+	}
+	hidden := *was
+	hidden.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &hidden); err != nil {
+		return amt.Secret{}, errNoTerminal
+	}
+	defer func() {
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, was)
+		fmt.Fprintln(out)
+	}()
+	fmt.Fprint(out, question)
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" {
+		return amt.Secret{}, errors.Join(errors.New("no passphrase was given"), err)
+	}
+	return amt.NewSecret(line), nil
+}
