@@ -14,20 +14,57 @@ import (
 )
 
 const (
-	factsEvery = 10 * time.Second
-	factsLast  = time.Minute // older than this they are left out rather than shown
-	auditEvery = time.Hour
+	factsEvery    = 10 * time.Second
+	factsFresh    = 500 * time.Millisecond // a scrape that meets older ones reads again
+	factsPatience = 2 * time.Second        // so long it waits for that
+	factsLast     = time.Minute            // older than this they are left out rather than shown
+	auditEvery    = time.Hour
 )
 
-// facts are the figures that only the database knows. They are read on a timer
-// and not by the scrape: a database that hangs must not take /metrics with it,
-// which is how anybody learns that it hangs.
+// facts are the figures that only the database knows. They are read on a timer,
+// and by a scrape only while the database answered last time: one that hangs
+// must not take /metrics with it, which is how anybody learns that it hangs.
 type facts struct {
 	certificates func() []*certs.Provisioning
+	read         func(context.Context) (store.Facts, error)
 
-	mu   sync.Mutex
-	last store.Facts
-	at   time.Time
+	reading sync.Mutex // one at a time asks the database
+
+	mu     sync.Mutex
+	last   store.Facts
+	at     time.Time
+	failed bool // the last time
+}
+
+// refresh reads the figures again; a second caller does not wait for the first.
+func (f *facts) refresh(ctx context.Context) error {
+	if !f.reading.TryLock() {
+		return nil
+	}
+	defer f.reading.Unlock()
+	got, err := f.read(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed = err != nil
+	if err == nil {
+		f.last, f.at = got, time.Now()
+	}
+	return err
+}
+
+// now are the figures for a scrape.
+func (f *facts) now() (store.Facts, time.Time) {
+	f.mu.Lock()
+	stale := !f.failed && time.Since(f.at) > factsFresh
+	f.mu.Unlock()
+	if stale {
+		ctx, cancel := context.WithTimeout(context.Background(), factsPatience)
+		defer cancel()
+		_ = f.refresh(ctx) // the timer's turn says what is wrong
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last, f.at
 }
 
 func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
@@ -84,9 +121,7 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		show(c.d.usable, usable, p.ID)
 	}
-	c.mu.Lock()
-	f, at := c.last, c.at
-	c.mu.Unlock()
+	f, at := c.now()
 	if at.IsZero() || time.Since(at) > factsLast {
 		return // provisiond_store_up says why
 	}
@@ -120,7 +155,7 @@ func (s *Server) startFacts(ctx context.Context) {
 			return nil
 		}
 		return s.Trust.All()
-	}}
+	}, read: s.DB.Facts}
 	s.readFacts(ctx, f)
 	s.metrics.reg.MustRegister(factsCollector{f, newFactsDescs()})
 
@@ -160,16 +195,9 @@ func (s *Server) readFacts(ctx context.Context, f *facts) {
 		}
 		return
 	}
-	got, err := s.DB.Facts(ctx)
-	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			s.log.Warn("figures", zap.Error(err))
-		}
-		return
+	if err := f.refresh(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		s.log.Warn("figures", zap.Error(err))
 	}
-	f.mu.Lock()
-	f.last, f.at = got, time.Now()
-	f.mu.Unlock()
 }
 
 // checkAudit walks the audit chain. A break is an incident, not a fault of the
