@@ -36,6 +36,7 @@ type Config struct {
 	RootsOEM   bool            // Roots count as OEM hashes, so that a full unprovision leaves them
 	HostName   string          // known already, as with a shared FQDN; usually empty
 	OTP        string          // one-time password an agent left in the device
+	Realm      string          // its digest realm; empty: one of its own, as firmware has. A rogue may copy another's
 
 	Latency        time.Duration // before every answer
 	Restart        time.Duration // how long the network is gone after a commit; 0: 200 ms
@@ -189,6 +190,9 @@ func New(cfg Config) (*Device, error) {
 	}
 	if cfg.Factory {
 		d.state = amt.StatePre
+	}
+	if cfg.Realm != "" {
+		d.realm = cfg.Realm
 	}
 	d.faults = newFaultState(cfg.Faults, id)
 	d.digest.rng = rand.New(rand.NewPCG(id, uint64(d.started.UnixNano())))
