@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// BackupSetting is the key under which the last backup is recorded.
+const BackupSetting = "backup.last"
+
 // LastBackup is what is remembered of the newest backup.
 type LastBackup struct {
 	At   time.Time `json:"at"`
