@@ -2,6 +2,7 @@ package desk
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -62,6 +63,9 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 		return Imported{}, err
 	}
 	out := Imported{Report: report, Refused: report.Err()}
+	if _, ok := p.Leaf.PublicKey.(*rsa.PublicKey); !ok && out.Refused == nil {
+		out.Refused = reason.Because(reason.KeyTypeUnsupported, "%s has a key of kind %s: AMT before 15 takes RSA only, and no source says which firmware takes another; order it again over an RSA key", p.Name, certs.KeyKind(p.Leaf.PublicKey))
+	}
 	if o.DryRun {
 		return out, nil
 	}
