@@ -33,7 +33,8 @@ func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 		}
 	}
 	args := []any{d.After, d.CertBefore, d.ContactBefore, -d.Rest.Milliseconds(), page(d.Limit)}
-	due := "device_cert_not_after < $2 OR last_contact < $3"
+	// A reason on a managed device is a run that failed: it is looked at again.
+	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> ''"
 	if d.Names {
 		due += " OR fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	}

@@ -3,7 +3,8 @@ package provision
 import (
 	"context"
 
-	"github.com/provisiond/provisiond/amt"
+	"go.uber.org/zap"
+
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -81,7 +82,8 @@ var extendWindow = Step{
 	Needed: func(r *Run) bool { return r.Profile.ExtendHours > 0 },
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.ExtendSetup(ctx, r.Profile.ExtendHours)
-		if isStatus(err, amt.StatusNotPermitted, amt.StatusInvalidState, amt.StatusUnsupported, amt.StatusInvalidParameter) {
+		if codeOf(err) == reason.WSMANFault && !sent(err) {
+			r.log.Info("window.not_extended", zap.Error(err))
 			return nil // the remaining time stands; the setup itself can go on
 		}
 		if err == nil {

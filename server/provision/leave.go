@@ -94,7 +94,7 @@ var confirmGone = Step{
 	},
 }
 
-// watchGone shakes hands without a password until the device asks for a setup
+// watchGone shakes hands, and asks nothing, until the device asks for a setup
 // certificate, or its port stays closed for as long as a restart could take.
 func (r *Run) watchGone(ctx context.Context) error {
 	until := r.e.Clock.Now().Add(r.e.VerifyFor)
@@ -103,7 +103,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 	word := ""
 	for {
 		word = ""
-		d, err := r.e.Dial(ctx, r.managedTarget(nil))
+		d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
 		if err == nil {
 			asks := d.Peer().ClientCertAsked
 			_ = d.Close()

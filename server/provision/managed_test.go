@@ -96,6 +96,9 @@ func TestRotation(t *testing.T) {
 				t.Fatalf("AMT %s: %s: %s: %s\n%s", personality, dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 			}
 			after, takes := l.active(d)
+			if after.SentAt.IsZero() || !after.SentAt.Before(after.ActivatedAt) && !after.SentAt.Equal(after.ActivatedAt) {
+				t.Errorf("AMT %s: sent at %s, active at %s", personality, after.SentAt, after.ActivatedAt)
+			}
 			if !takes || after.Generation <= before.Generation || after.Password.Equal(before.Password) {
 				t.Errorf("AMT %s: active is generation %d (was %d), taken: %t", personality, after.Generation, before.Generation, takes)
 			}

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -33,7 +35,7 @@ var stagePassword = Step{
 			return true, nil
 		}
 		newest := r.Job.Admin[0]
-		if newest.State != store.CredentialCandidate || exposed(newest, r.Device.Peer(), r.Job.Device.Address) || r.Profile.DerivedPassword() && newest.SentAt.IsZero() {
+		if newest.State != store.CredentialCandidate || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && newest.SentAt.IsZero() {
 			return false, nil
 		}
 		r.next = newest
@@ -54,6 +56,12 @@ var stagePassword = Step{
 		r.Job.Admin = append([]store.Credential{a}, r.Job.Admin...)
 		return nil
 	},
+}
+
+// shownToAnother reports whether a password went to a device with another key.
+// Its address does not matter: a managed device is known by its certificate.
+func shownToAnother(c store.Credential, p session.Peer) bool {
+	return !c.SentAt.IsZero() && !bytes.Equal(c.Peer, p.Fingerprint)
 }
 
 // changedBefore reports whether the device let us in with the candidate of an

@@ -145,7 +145,7 @@ func (r *Run) step(ctx context.Context, s Step) error {
 }
 
 // intend makes the step's start durable, under the fence, and renews the lease.
-// The two steps that hand out a password record which one in the same write.
+// The steps that hand out a password record which one in the same write.
 func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	steps := append(r.book, store.StepRecord{Seq: r.seq, Name: s.Name, State: "started", Attempt: r.Job.Run.Attempt, StartedAt: began})
 	t0 := r.e.Clock.Now()
@@ -153,7 +153,9 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	switch s.Name {
 	case setMEBxPassword.Name:
 		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.mebx.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
-	case setAdminPassword.Name, changePassword.Name:
+	case changePassword.Name:
+		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.next.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
+	case setAdminPassword.Name:
 		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.admin.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
 	default:
 		err = r.e.Store.Journal(ctx, r.lease.Lease, steps, r.news())

@@ -201,6 +201,18 @@ func (c *simSession) SetMEBxPassword(_ context.Context, pw amt.Secret) error {
 }
 
 func (c *simSession) SetAdminPassword(_ context.Context, _, _ string, pw amt.Secret) error {
+	if !c.s.w.db.told(pw.Reveal()) && c.s.w.mutant == "" {
+		c.s.w.broken("I10", "a password is sent that is not noted as sent")
+	}
+	if !c.setup {
+		return c.call("admin", true, func(d *simDevice) error {
+			if d.state != amt.StatePost {
+				return &reason.Error{Code: reason.WSMANFault, Err: amt.StatusInvalidState}
+			}
+			d.admin = pw.Reveal()
+			return nil
+		})
+	}
 	return c.inSetup("admin", func(d *simDevice) error {
 		if d.atOnce {
 			d.admin = pw.Reveal()

@@ -54,7 +54,8 @@ func TestSimulation(t *testing.T) {
 	t.Logf("%d seeds, %d events, %d changes sent to devices, %d fault sites", *simSeeds, events.Load(), sends.Load(), len(hits))
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, site := range []string{"node1 dies", "power loss", "stall", "late: mebx", "late: admin", "reply lost: commit", "request lost: commit",
-		"store outcome unknown: stage", "store outcome unknown: sending set_admin_password", "store fails: settle ", "address changes"} {
+		"store outcome unknown: stage", "store outcome unknown: sending set_admin_password", "store fails: settle ", "address changes",
+		"rotation asked for", "store outcome unknown: sending change_password"} {
 		if hits[site] == 0 && *simSeeds >= 2000 {
 			t.Errorf("in %d seeds the fault %q never happened", *simSeeds, site)
 		}

@@ -153,7 +153,7 @@ func (w *world) boot(id int) {
 	n.eng = New(Config{
 		Store: nil, Trust: simTrust{}, Rand: simRand{w.rng},
 		Lease: simLease, Margin: simMargin, Quiet: simQuiet, AttemptFor: time.Hour,
-		VerifyFor: time.Minute, VerifyPause: time.Second, KeyPause: time.Second,
+		VerifyFor: time.Minute, VerifyPause: time.Second, KeyPause: time.Second, Later: 10 * time.Minute,
 	}, zap.NewNop(), simMetrics)
 	for i := range 2 {
 		w.spawn(fmt.Sprintf("n%d.%d/w%d", id, n.boot, i), id, func(a *actor, yield func(time.Duration) bool) {
@@ -249,11 +249,16 @@ func (w *world) run() {
 
 // settled means that nothing is under way and the device is ours.
 func (w *world) settled() bool {
-	return w.db.lifecycle == store.Provisioned && w.dev.state == amt.StatePost && len(w.late) == 0 && w.db.live() == nil
+	return w.db.lifecycle == store.Provisioned && w.db.reason == "" && w.dev.state == amt.StatePost && len(w.late) == 0 && w.db.live() == nil
 }
 
-// disasters are what happens to the world rather than to a call.
+// disasters are what happens to the world rather than to a call. Among them is
+// an operator who wants another password.
 func (w *world) disasters() {
+	if w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.p(.02) {
+		w.hit("rotation asked for")
+		w.db.order("api", w.now)
+	}
 	switch {
 	case w.p(.002):
 		node := 1 + w.rng.IntN(3)
@@ -480,6 +485,9 @@ func (s *seams) Stage(_ context.Context, l Lease, admin, mebx amt.Secret) (a, m 
 			return err
 		}
 		a, m = s.w.db.stage(l.RunID, admin, mebx)
+		if mebx.IsZero() {
+			m = store.Credential{}
+		}
 		return nil
 	})
 	return a, m, err
@@ -525,6 +533,7 @@ type simStore struct {
 	creds     []*store.Credential
 	most      int
 	moved     bool
+	later     time.Time
 }
 
 func (d *simStore) live() *store.Run {
@@ -540,6 +549,10 @@ func (d *simStore) live() *store.Run {
 func (d *simStore) due() int64 {
 	if r := d.live(); r != nil && !d.w.now.Before(r.NotBefore) {
 		return r.ID
+	}
+	// A managed device whose last run failed is looked at again.
+	if d.live() == nil && d.lifecycle == store.Provisioned && d.reason != "" && d.w.now.After(d.later) {
+		d.order("timer", d.w.now)
 	}
 	return 0
 }
@@ -573,6 +586,11 @@ func (d *simStore) start(trigger string, at time.Time) {
 	}
 }
 
+// order makes a run that changes the password; it stages nothing itself.
+func (d *simStore) order(trigger string, at time.Time) {
+	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindRotate, State: store.RunQueued, Trigger: trigger, NotBefore: at})
+}
+
 func (d *simStore) newest(kind string) *store.Credential {
 	for i := len(d.creds) - 1; i >= 0; i-- {
 		if d.creds[i].Kind == kind {
@@ -587,16 +605,21 @@ func (d *simStore) stage(run int64, admin, mebx amt.Secret) (a, m store.Credenti
 		for _, c := range d.creds {
 			if c.Kind == store.KindAdmin {
 				c.Password = admin
-			} else {
+			} else if !mebx.IsZero() {
 				c.Password = mebx
 			}
 		}
 	}
-	gen := len(d.creds)/2 + 1
+	gen := 1
+	if c := d.newest(store.KindAdmin); c != nil {
+		gen = c.Generation + 1
+	}
 	id := int64(len(d.creds) + 1)
-	d.creds = append(d.creds,
-		&store.Credential{ID: id, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run},
-		&store.Credential{ID: id + 1, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run})
+	d.creds = append(d.creds, &store.Credential{ID: id, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run})
+	if mebx.IsZero() {
+		return *d.creds[id-1], m
+	}
+	d.creds = append(d.creds, &store.Credential{ID: id + 1, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run})
 	return *d.creds[id-1], *d.creds[id]
 }
 
@@ -607,6 +630,16 @@ func (d *simStore) cred(id int64) *store.Credential {
 		}
 	}
 	return nil
+}
+
+// told reports whether a password was noted as sent before it went.
+func (d *simStore) told(pw string) bool {
+	for _, c := range d.creds {
+		if c.Password.Reveal() == pw {
+			return !c.SentAt.IsZero()
+		}
+	}
+	return false
 }
 
 func (d *simStore) holds(kind, pw string) bool {
@@ -634,7 +667,7 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	d.owner, d.until = owner, d.w.now.Add(lease)
 	r.State, r.Attempt, r.Fence = store.RunRunning, r.Attempt+1, d.fence
 	d.attempts++
-	d.lifecycle = store.Provisioning
+	d.lifecycle = underWay(r.Kind)
 	p := profile.Default()
 	p.TLS = profile.TLSNone
 	if d.w.dev.slowKeys {
@@ -642,6 +675,9 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	}
 	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}, Profile: p, FQDN: simName}
 	job.Device = store.Device{UUID: simUUID, Address: d.address(), Attempts: d.attempts, Lifecycle: d.lifecycle}
+	if r.Kind == KindRotate {
+		job.Device.PeerFingerprint = []byte{d.w.dev.cert}
+	}
 	for i := len(d.creds) - 1; i >= 0; i-- {
 		if c := *d.creds[i]; c.Kind == store.KindAdmin {
 			job.Admin = append(job.Admin, c)
@@ -699,24 +735,22 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 		return store.ErrFenced
 	}
 	i := slices.IndexFunc(d.runs, func(r store.Run) bool { return r.ID == l.RunID })
-	if v.OK {
-		if d.w.dev.state != amt.StatePost {
-			d.w.broken("I7", "reported as provisioned while the device is in %s mode", d.w.dev.state)
+	if v.OK && d.w.dev.state != amt.StatePost {
+		d.w.broken("I7", "reported as provisioned while the device is in %s mode", d.w.dev.state)
+	}
+	for _, id := range v.Active {
+		c := d.cred(id)
+		if c == nil {
+			continue
 		}
-		for _, id := range v.Active {
-			c := d.cred(id)
-			if c == nil {
-				continue
+		for _, o := range d.creds {
+			if o.Kind == c.Kind && o.State == store.CredentialActive && o != c {
+				o.State = store.CredentialRetired
 			}
-			for _, o := range d.creds {
-				if o.Kind == c.Kind && o.State == store.CredentialActive && o != c {
-					o.State = store.CredentialRetired
-				}
-			}
-			c.State = store.CredentialActive
-			if c.Kind == store.KindAdmin && c.Password.Reveal() != d.w.dev.admin {
-				d.w.broken("I7", "reported as provisioned with a password the device does not take")
-			}
+		}
+		c.State = store.CredentialActive
+		if v.OK && c.Kind == store.KindAdmin && c.Password.Reveal() != d.w.dev.admin {
+			d.w.broken("I7", "reported as provisioned with a password the device does not take")
 		}
 	}
 	if d.runs[i].State != store.RunQueued && d.runs[i].State != store.RunRunning {
@@ -728,7 +762,14 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 		return nil
 	}
 	d.runs[i].State, d.lifecycle, d.reason = store.RunFailed, v.Ended, v.Reason
-	if v.Again > 0 {
+	d.later = d.w.now.Add(v.Later)
+	if v.Later > 0 {
+		d.attempts = 0
+	}
+	switch {
+	case v.Again > 0 && d.runs[i].Kind == KindRotate:
+		d.order("timer", d.w.now.Add(v.Again))
+	case v.Again > 0:
 		d.start("timer", d.w.now.Add(v.Again))
 		d.lifecycle = v.Ended
 	}
