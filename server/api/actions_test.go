@@ -121,12 +121,22 @@ func TestCommandsAndLiveRuns(t *testing.T) {
 			_, err := tx.Claim(ctx, res.RunID, "n1", time.Minute)
 			return err
 		})
-		if _, err := admin.Act(ctx, "retire", busy.String(), ""); code(err) != "conflict" {
-			t.Errorf("a device is retired while a worker talks to it: %v", err)
-		}
 		if res, err := admin.Act(ctx, "retry", busy.String(), ""); err != nil || !strings.Contains(res.Said, "right now") {
 			t.Errorf("retry while at work: %+v %v", res, err)
 		}
+		if gone, err := admin.Act(ctx, "retire", busy.String(), ""); err != nil || gone.RunID != res.RunID || !strings.Contains(gone.Said, "is stopped") {
+			t.Errorf("retired while a worker talks to it: %+v %v", gone, err)
+		}
+		b.Write(func(ctx context.Context, tx *store.Tx) error {
+			d, err := tx.Device(ctx, busy)
+			if err != nil {
+				return err
+			}
+			if err := tx.CheckFence(ctx, busy, d.Fence-1); !errors.Is(err, store.ErrFenced) {
+				t.Errorf("the worker's fence still holds: %v", err)
+			}
+			return nil
+		})
 	})
 }
 

@@ -70,6 +70,18 @@ var grants = map[string][]Role{
 	"create-root":                {KeyAdmin},
 	"issue-certificate":          {KeyAdmin},
 
+	"list-authorisations":   lookers,
+	"import-authorisations": {Operator, PolicyAdmin},
+	"remove-authorisation":  {Operator, PolicyAdmin},
+	"name-device":           {Operator, PolicyAdmin},
+	"adopt-device":          {Operator},
+	"list-rules":            lookers,
+	"apply-rules":           {PolicyAdmin},
+	"test-rules":            lookers,
+	"list-profiles":         lookers,
+	"get-profile":           lookers,
+	"apply-profile":         {PolicyAdmin},
+
 	"reveal-secret": {SecretReader},
 	"list-secrets":  {Operator, SecretReader, KeyAdmin},
 	"rotate-secret": {Operator, KeyAdmin},

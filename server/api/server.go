@@ -23,6 +23,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/desk"
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -35,6 +36,11 @@ type Deps struct {
 	StartRun func(ctx context.Context, tx *store.Tx, uuid amt.UUID, kind, trigger, profile string, at time.Time) (store.Run, error)
 	// Enqueue nudges a worker in the caller's transaction (queue.EnqueueTx).
 	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
+	// Reconsider asks again about devices that wait, after something they may
+	// have waited for was changed (admit.Reconsider); nil leaves it to a timer.
+	Reconsider func(ctx context.Context) (started int, err error)
+	// DefaultProfile is the configuration's.
+	DefaultProfile profile.Profile
 	// Certs are the provisioning certificates in use.
 	Certs func() []*certs.Provisioning
 	// Desk handles provisioning certificates; without it they are only listed.
@@ -243,6 +249,8 @@ func (s *Server) authorise(api huma.API) func(huma.Context, func(huma.Context)) 
 func (s *Server) routes(api huma.API) {
 	s.deviceRoutes(api)
 	s.actionRoutes(api)
+	s.admissionRoutes(api)
+	s.ruleRoutes(api)
 	s.orderRoutes(api)
 	s.jobRoutes(api)
 	s.secretRoutes(api)

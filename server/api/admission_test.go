@@ -1,0 +1,251 @@
+package api_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/store"
+)
+
+const list = `uuid,mac,serial,network,fqdn,profile,tags,note
+11223344-5566-7788-99aa-bbccddeeff00,00-11-22-33-44-55,,,PC7.Corp.Example.,,floor2|lab,first
+,,PF2ABCDE,,,,,
+,,,10.20.0.0/16,,,,the branch
+`
+
+// TestDeviceImport: a dry run changes nothing, an import does what it said, and
+// doing it again changes nothing.
+func TestDeviceImport(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Token(api.PolicyAdmin))
+		u, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
+		b.Seen(apitest.Device{UUID: u, Lifecycle: store.PendingApproval, Reason: reason.NotAuthorized})
+		want := api.ImportReport{DryRun: true, Rows: 3, New: 4, Names: 1, Waiting: 1, Problems: []api.ImportProblem{}}
+		got, err := c.ImportDevices(ctx, api.DeviceImport{Document: list, DryRun: true})
+		if d := cmp.Diff(want, got); err != nil || d != "" {
+			t.Fatalf("dry run: %v\n%s", err, d)
+		}
+		if page, err := c.Authorisations(ctx, api.AuthorisationQuery{}); err != nil || len(page.Authorisations) != 0 {
+			t.Fatalf("after a dry run: %v %v", page, err)
+		}
+		want.DryRun = false
+		got, err = c.ImportDevices(ctx, api.DeviceImport{Document: list})
+		if d := cmp.Diff(want, got); err != nil || d != "" {
+			t.Fatalf("import: %v\n%s", err, d)
+		}
+		got, err = c.ImportDevices(ctx, api.DeviceImport{Document: list})
+		if d := cmp.Diff(api.ImportReport{Rows: 3, Same: 4, Waiting: 1, Problems: []api.ImportProblem{}}, got); err != nil || d != "" {
+			t.Fatalf("again: %v\n%s", err, d)
+		}
+		b.Read(func(ctx context.Context, tx *store.Tx) error {
+			d, err := tx.Device(ctx, u)
+			if d := cmp.Diff([]string{"floor2", "lab"}, d.Tags); d != "" {
+				t.Errorf("tags\n%s", d)
+			}
+			if n, err := tx.NameOf(ctx, u); err != nil || n.FQDN != "pc7.corp.example" {
+				t.Errorf("named %q %v", n.FQDN, err)
+			}
+			for _, d := range []store.Device{{UUID: u}, {Serial: "pf2abcde"}, {MAC: "00:11:22:33:44:55"}} {
+				if _, err := tx.AuthorisedFor(ctx, d); err != nil {
+					t.Errorf("%+v: %v", d, err)
+				}
+			}
+			return err
+		})
+		page, err := c.Authorisations(ctx, api.AuthorisationQuery{Limit: 1})
+		if err != nil || len(page.Authorisations) != 1 || page.Next == 0 {
+			t.Fatalf("%+v %v", page, err)
+		}
+		if _, err := c.RemoveAuthorisation(ctx, page.Authorisations[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.RemoveAuthorisation(ctx, page.Authorisations[0].ID); code(err) != "not_found" {
+			t.Errorf("removed twice: %v", err)
+		}
+	})
+}
+
+// TestImportProblems: every problem of a file is named with its line, and
+// nothing of the file is used.
+func TestImportProblems(t *testing.T) {
+	t.Parallel()
+	b := apitest.New(t)
+	c := b.Client(b.Admin)
+	for name, row := range map[string]struct {
+		document string
+		want     []string
+	}{
+		"empty":            {"", []string{"1: no heading"}},
+		"heading only":     {"uuid,fqdn\n", []string{"1: there is no device"}},
+		"unknown column":   {"uuid,color\n", []string{`1: unknown column "color"`}},
+		"not JSON":         {"[{]", []string{"1: not a JSON list"}},
+		"unknown field":    {`[{"uuid":"11223344-5566-7788-99aa-bbccddeeff00","colour":"red"}]`, []string{"1: not a JSON list"}},
+		"several":          {"uuid,mac,network\nxyz,,\n,12,\n,,10.1.2.3/16\n,,\n", []string{"2: uuid", "3: mac", "4: network", "5: names no device"}},
+		"twice":            {"serial\nA\na\n", []string{"3: serial a is in line 2 too"}},
+		"placeholder":      {"uuid\n03000200-0400-0500-0006-000700080009\n", []string{"2: uuid 03000200"}},
+		"no such profile":  {"serial,profile\nA,kiosk\n", []string{"2: there is no profile kiosk"}},
+		"one name for all": {"network,fqdn\n10.0.0.0/8,pc.example\n", []string{"2: one name for all"}},
+		"bad name":         {"serial,fqdn\nA,pc_1.example\n", []string{`2: name "pc_1.example"`}},
+		"over":             {"serial,expires\nA,2020-01-01\n", []string{"2: expires 2020-01-01 is over"}},
+		"semicolons":       {"serial;fqdn\nA;pc_1\n", []string{`2: name "pc_1"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rep, err := c.ImportDevices(t.Context(), api.DeviceImport{Document: row.document})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rep.Problems) != len(row.want) {
+				t.Fatalf("%d problems: %+v", len(rep.Problems), rep.Problems)
+			}
+			for i, w := range row.want {
+				line, text, _ := strings.Cut(w, ": ")
+				if p := rep.Problems[i]; line[0]-'0' != byte(p.Line) || !strings.HasPrefix(p.Problem, text) {
+					t.Errorf("line %d: %s; want %s", p.Line, p.Problem, w)
+				}
+			}
+		})
+	}
+	if page, err := c.Authorisations(t.Context(), api.AuthorisationQuery{}); err != nil || len(page.Authorisations) != 0 {
+		t.Errorf("something was used: %+v %v", page, err)
+	}
+}
+
+// TestRules: applied whole, compared, refused whole, and tried on a device.
+func TestRules(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Token(api.PolicyAdmin))
+		u := b.Seen(apitest.Device{Address: "10.20.0.7"})
+		if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"host_name": "kiosk-{uuid8}", "extend_hours": 2}}); err != nil {
+			t.Fatal(err)
+		}
+		rules := []map[string]any{
+			{"name": "old", "match": map[string]any{"amt": "<6"}, "assign": map[string]any{"profile": "kiosk"}},
+			{"name": "branch", "match": map[string]any{"networks": []string{"10.20.0.0/16"}}, "assign": map[string]any{"profile": "kiosk", "names": []string{"assigned", "reverse_dns"}, "domain": "branch.example"}},
+			{"name": "rest", "match": map[string]any{}, "assign": map[string]any{}},
+		}
+		rep, err := c.ApplyRules(ctx, api.RuleSet{Rules: rules, DryRun: true})
+		want := api.RulesReport{DryRun: true, Added: []string{"old", "branch", "rest"}, Changed: []string{}, Removed: []string{}}
+		if d := cmp.Diff(want, rep); err != nil || d != "" {
+			t.Fatalf("%v\n%s", err, d)
+		}
+		if l, err := c.Rules(ctx); err != nil || len(l.Rules) != 0 {
+			t.Fatalf("after a dry run: %+v %v", l, err)
+		}
+		if _, err := c.ApplyRules(ctx, api.RuleSet{Rules: rules}); err != nil {
+			t.Fatal(err)
+		}
+		v, err := c.TestRules(ctx, u.String())
+		if err != nil || v.Rule != "branch" || v.Profile != "kiosk" || v.Domain != "branch.example" || len(v.Tried) != 2 || !strings.Contains(v.Tried[0].Why, "not known before") {
+			t.Errorf("%+v %v", v, err)
+		}
+		rep, err = c.ApplyRules(ctx, api.RuleSet{Rules: rules[1:]})
+		want = api.RulesReport{Added: []string{}, Changed: []string{"branch", "rest"}, Removed: []string{"old"}}
+		if d := cmp.Diff(want, rep); err != nil || d != "" {
+			t.Errorf("%v\n%s", err, d)
+		}
+		rep, err = c.ApplyRules(ctx, api.RuleSet{Rules: rules[1:]})
+		if err != nil || rep.Same != 2 {
+			t.Errorf("again: %+v %v", rep, err)
+		}
+		for name, bad := range map[string]map[string]any{
+			"no such profile": {"name": "x", "assign": map[string]any{"profile": "nope"}},
+			"unknown key":     {"name": "x", "when": 1},
+			"bad bounds":      {"name": "x", "match": map[string]any{"amt": "eleven"}},
+			"bad network":     {"name": "x", "match": map[string]any{"networks": []string{"10.20.0.1/16"}}},
+			"bad source":      {"name": "x", "assign": map[string]any{"names": []string{"oracle"}}},
+			"no name":         {},
+		} {
+			if _, err := c.ApplyRules(ctx, api.RuleSet{Rules: []map[string]any{bad}}); code(err) != "invalid_request" {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if l, err := c.Rules(ctx); err != nil || len(l.Rules) != 2 {
+			t.Errorf("a bad list changed something: %+v %v", l, err)
+		}
+	})
+}
+
+// TestProfiles: versions are kept, equal ones are not made twice, and what
+// firmware could not take is refused.
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Token(api.PolicyAdmin))
+		for i, hours := range []int{2, 2, 3} {
+			p, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"extend_hours": hours}})
+			if want := []int{1, 1, 2}[i]; err != nil || p.Version != want || p.Profile.ExtendHours != hours {
+				t.Errorf("version %d with %d hours, want %d: %v", p.Version, p.Profile.ExtendHours, want, err)
+			}
+		}
+		if p, err := c.Profile(ctx, "kiosk", 1); err != nil || p.Profile.ExtendHours != 2 {
+			t.Errorf("%+v %v", p, err)
+		}
+		if _, err := c.Profile(ctx, "kiosk", 9); code(err) != "not_found" {
+			t.Errorf("version 9: %v", err)
+		}
+		for _, bad := range []map[string]any{{"extend_hours": 99}, {"tls": "maybe"}, {"colour": "red"}, {"host_name": "{nothing}"}} {
+			if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: bad}); code(err) != "invalid_request" {
+				t.Errorf("%v: %v", bad, err)
+			}
+		}
+		l, err := c.Profiles(ctx)
+		if err != nil || len(l.Profiles) != 2 || l.Profiles[0].Name != "default" || l.Profiles[1].Version != 2 {
+			t.Errorf("%+v %v", l, err)
+		}
+	})
+}
+
+// TestNames: for a device heard of or not.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Token(api.Operator))
+		known, unknown := b.Seen(apitest.Device{}), amt.UUID{1, 2, 3}
+		for _, u := range []amt.UUID{known, unknown} {
+			if _, err := c.NameDevice(ctx, u.String(), api.NewName{FQDN: "PC9.corp.example"}); err != nil {
+				t.Errorf("%s: %v", u, err)
+			}
+		}
+		if _, err := c.NameDevice(ctx, known.String(), api.NewName{FQDN: "not a name"}); code(err) != "invalid_request" {
+			t.Errorf("%v", err)
+		}
+		d, err := c.Device(ctx, known.String())
+		if err != nil || d.FQDN != "pc9.corp.example" {
+			t.Errorf("%q %v", d.FQDN, err)
+		}
+	})
+}
+
+// TestAdopt: the password is sealed as the newest candidate, and asked for
+// within the limit.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Token(api.Operator))
+		u := b.Seen(apitest.Device{Lifecycle: store.CredentialsUnknown, Reason: reason.CredentialsUnknown})
+		res, err := c.AdoptDevice(ctx, u.String(), api.Adoption{Password: "Canary-Adopt-1!"})
+		if err != nil || res.RunID == 0 {
+			t.Fatalf("%+v %v", res, err)
+		}
+		b.Read(func(ctx context.Context, tx *store.Tx) error {
+			list, err := tx.Credentials(ctx, u, store.KindAdmin)
+			if len(list) == 0 || list[0].Password.Reveal() != "Canary-Adopt-1!" && (len(list) < 2 || list[1].Password.Reveal() != "Canary-Adopt-1!") {
+				t.Errorf("%d passwords", len(list))
+			}
+			return err
+		})
+		managed := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!")
+		if _, err := c.AdoptDevice(ctx, managed.String(), api.Adoption{Password: "x"}); code(err) != "conflict" {
+			t.Errorf("%v", err)
+		}
+	})
+}

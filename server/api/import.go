@@ -1,0 +1,236 @@
+package api
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/server/profile"
+)
+
+// ImportRow is one line of a list of authorised devices. What it names, any of
+// the four, lets a device in; the rest is what it is let in with.
+type ImportRow struct {
+	UUID    string   `json:"uuid"`
+	Serial  string   `json:"serial"`
+	MAC     string   `json:"mac"`
+	Network string   `json:"network"`
+	FQDN    string   `json:"fqdn"`
+	Profile string   `json:"profile"`
+	Tags    []string `json:"tags"`
+	Note    string   `json:"note"`
+	Expires string   `json:"expires"`
+
+	line    int
+	uuid    amt.UUID
+	network netip.Prefix
+	expires time.Time
+}
+
+// ImportProblem is a line that cannot be used.
+type ImportProblem struct {
+	Line    int    `json:"line" doc:"of the file, or the place in the JSON list"`
+	Problem string `json:"problem"`
+}
+
+const maxImport = 100000
+
+// readImport reads CSV with a heading, or a JSON list of objects with the same
+// words. Every problem of the file is found at once.
+func readImport(text []byte, now time.Time) ([]ImportRow, []ImportProblem) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	var rows []ImportRow
+	var bad []ImportProblem
+	if t := bytes.TrimLeft(text, " \t\r\n"); len(t) > 0 && t[0] == '[' {
+		dec := json.NewDecoder(bytes.NewReader(t))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&rows); err != nil {
+			return nil, []ImportProblem{{1, "not a JSON list of devices: " + err.Error()}}
+		}
+		for i := range rows {
+			rows[i].line = i + 1
+		}
+	} else if rows, bad = readCSV(text); len(bad) > 0 {
+		return nil, bad
+	}
+	if len(rows) == 0 {
+		return nil, []ImportProblem{{1, "there is no device in it"}}
+	}
+	if len(rows) > maxImport {
+		return nil, []ImportProblem{{1, fmt.Sprintf("%d devices; %d at a time, please", len(rows), maxImport)}}
+	}
+	seen := map[string]int{}
+	for i := range rows {
+		r := &rows[i]
+		for _, problem := range r.check(now) {
+			bad = append(bad, ImportProblem{r.line, problem})
+		}
+		for _, e := range r.entries() {
+			key := e.kind + " " + e.value
+			if first, twice := seen[key]; twice {
+				bad = append(bad, ImportProblem{r.line, fmt.Sprintf("%s is in line %d too", key, first)})
+			}
+			seen[key] = r.line
+		}
+	}
+	return rows, bad
+}
+
+func readCSV(text []byte) (rows []ImportRow, bad []ImportProblem) {
+	first, _, _ := bytes.Cut(text, []byte("\n"))
+	r := csv.NewReader(bytes.NewReader(text))
+	r.TrimLeadingSpace, r.Comment, r.FieldsPerRecord = true, '#', -1
+	if bytes.Count(first, []byte(";")) > bytes.Count(first, []byte(",")) {
+		r.Comma = ';' // as spreadsheets of half of Europe write it
+	}
+	head, err := r.Read()
+	if err != nil {
+		return nil, []ImportProblem{{1, "no heading: want columns such as uuid,fqdn,profile"}}
+	}
+	set := make([]func(*ImportRow, string), len(head))
+	for i, h := range head {
+		set[i] = column(strings.ToLower(strings.TrimSpace(h)))
+		if set[i] == nil {
+			bad = append(bad, ImportProblem{1, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, fqdn, profile, tags, note, expires", clip(h, 40))})
+		}
+	}
+	if len(bad) > 0 {
+		return nil, bad
+	}
+	for {
+		rec, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return rows, bad
+		}
+		line, _ := r.FieldPos(0)
+		if err != nil {
+			return nil, append(bad, ImportProblem{line, err.Error()})
+		}
+		row := ImportRow{line: line}
+		if len(rec) > len(head) {
+			bad = append(bad, ImportProblem{line, fmt.Sprintf("%d fields under %d headings", len(rec), len(head))})
+			continue
+		}
+		for i, v := range rec {
+			set[i](&row, strings.TrimSpace(v))
+		}
+		rows = append(rows, row)
+	}
+}
+
+func column(name string) func(*ImportRow, string) {
+	switch name {
+	case "uuid":
+		return func(r *ImportRow, v string) { r.UUID = v }
+	case "serial":
+		return func(r *ImportRow, v string) { r.Serial = v }
+	case "mac":
+		return func(r *ImportRow, v string) { r.MAC = v }
+	case "network":
+		return func(r *ImportRow, v string) { r.Network = v }
+	case "fqdn", "name":
+		return func(r *ImportRow, v string) { r.FQDN = v }
+	case "profile":
+		return func(r *ImportRow, v string) { r.Profile = v }
+	case "tags":
+		return func(r *ImportRow, v string) {
+			r.Tags = strings.FieldsFunc(v, func(c rune) bool { return c == ' ' || c == '|' })
+		}
+	case "note":
+		return func(r *ImportRow, v string) { r.Note = v }
+	case "expires":
+		return func(r *ImportRow, v string) { r.Expires = v }
+	}
+	return nil
+}
+
+// check reads what is text so far, and lists what is wrong with it.
+func (r *ImportRow) check(now time.Time) (bad []string) {
+	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
+	if r.UUID == "" && r.Serial == "" && r.MAC == "" && r.Network == "" {
+		say("names no device: want a uuid, serial, mac or network")
+	}
+	var err error
+	if r.UUID != "" {
+		if r.uuid, err = amt.ParseUUID(r.UUID); err != nil {
+			say("%v", err)
+		} else if r.uuid.IsPlaceholder() {
+			say("uuid %s is a placeholder that many machines carry", r.uuid)
+		}
+	}
+	if r.MAC != "" {
+		mac, ok := macOf(r.MAC)
+		if !ok {
+			say("mac %q: want 12 hexadecimal digits", clip(r.MAC, 40))
+		}
+		r.MAC = colons(mac)
+	}
+	if r.Network != "" {
+		if r.network, err = netip.ParsePrefix(r.Network); err != nil {
+			if a, e := netip.ParseAddr(r.Network); e == nil {
+				r.network, err = netip.PrefixFrom(a, a.BitLen()), nil
+			}
+		}
+		switch {
+		case err != nil:
+			say("network %q: want such as 10.20.0.0/16", clip(r.Network, 40))
+		case r.network != r.network.Masked():
+			say("network %s has bits set behind its length; perhaps %s is meant", r.Network, r.network.Masked())
+		}
+	}
+	if r.FQDN = strings.ToLower(strings.TrimSuffix(r.FQDN, ".")); r.FQDN != "" {
+		if err := profile.CheckFQDN(r.FQDN); err != nil {
+			say("%v", err)
+		}
+		if r.UUID == "" && r.Serial == "" && r.MAC == "" && r.network.IsValid() && !r.network.IsSingleIP() {
+			say("one name for all devices in %s", r.network)
+		}
+	}
+	if r.Expires != "" {
+		for _, layout := range []string{time.RFC3339, time.DateOnly} {
+			if r.expires, err = time.Parse(layout, r.Expires); err == nil {
+				break
+			}
+		}
+		switch {
+		case err != nil:
+			say("expires %q: want such as 2027-01-31", clip(r.Expires, 40))
+		case !r.expires.After(now):
+			say("expires %s is over", r.Expires)
+		}
+	}
+	for _, t := range r.Tags {
+		if len(t) > 64 {
+			say("tag %q is longer than 64 characters", clip(t, 40))
+		}
+	}
+	if len(r.Serial) > 128 || len(r.Note) > 500 || len(r.Profile) > 64 {
+		say("a serial, note or profile is too long")
+	}
+	return bad
+}
+
+type importEntry struct{ kind, value string }
+
+func (r *ImportRow) entries() (out []importEntry) {
+	if !r.uuid.IsZero() {
+		out = append(out, importEntry{"uuid", r.uuid.String()})
+	}
+	if r.Serial != "" {
+		out = append(out, importEntry{"serial", strings.ToLower(r.Serial)})
+	}
+	if r.MAC != "" {
+		out = append(out, importEntry{"mac", r.MAC})
+	}
+	if r.network.IsValid() {
+		out = append(out, importEntry{"network", r.network.String()})
+	}
+	return out
+}

@@ -1,0 +1,402 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// RuleList is the assignment rules in the order they are tried.
+type RuleList struct {
+	Rules []profile.Rule `json:"rules"`
+}
+
+// RulesInput replaces all rules.
+type RulesInput struct {
+	Body RuleSet
+}
+
+// RuleSet is the whole ordered list.
+type RuleSet struct {
+	Rules  []map[string]any `json:"rules" maxItems:"1000" doc:"name, disabled, match {networks, suffixes, amt, roots, tags}, assign {profile, names, domain, pattern}"`
+	DryRun bool             `json:"dry_run,omitempty"`
+}
+
+// RulesReport says what a new list changes.
+type RulesReport struct {
+	DryRun  bool     `json:"dry_run"`
+	Added   []string `json:"added"`
+	Changed []string `json:"changed"`
+	Removed []string `json:"removed"`
+	Same    int      `json:"same"`
+	Started int      `json:"started" doc:"runs that began at once, of devices that waited for a rule"`
+}
+
+// RuleVerdict says what the rules make of one device.
+type RuleVerdict struct {
+	UUID    string           `json:"uuid"`
+	Rule    string           `json:"rule" doc:"the one that decides; empty: none fits"`
+	Profile string           `json:"profile"`
+	Names   []profile.Source `json:"names" doc:"name sources in the order they are asked"`
+	Domain  string           `json:"domain"`
+	FQDN    string           `json:"fqdn" doc:"the name assigned; empty leaves it to the sources"`
+	By      string           `json:"by" doc:"the entry of the list of authorised devices that goes before the rules; empty: none"`
+	Tried   []profile.Tried  `json:"tried" doc:"each rule asked, and why it did or did not fit"`
+}
+
+// ProfileView is one version of a profile.
+type ProfileView struct {
+	Name      string          `json:"name"`
+	Version   int             `json:"version" doc:"0: the configuration's, not stored"`
+	Profile   profile.Profile `json:"profile"`
+	CreatedBy string          `json:"created_by"`
+	CreatedAt *time.Time      `json:"created_at"`
+}
+
+// ProfileList is the newest version of each profile.
+type ProfileList struct {
+	Profiles []ProfileView `json:"profiles"`
+}
+
+// ProfileQuery names a profile and, perhaps, a version.
+type ProfileQuery struct {
+	Name    string `path:"name" maxLength:"64"`
+	Version int    `query:"version" minimum:"0" doc:"0 is the newest"`
+}
+
+// ProfileInput is a new version.
+type ProfileInput struct {
+	Name string `path:"name" pattern:"^[a-z0-9][a-z0-9._-]{0,62}$" patternDescription:"lower-case letters, digits, dots, hyphens and underscores"`
+	Body NewProfile
+}
+
+// NewProfile is what is wanted; what it does not say stays as in the built-in default.
+type NewProfile struct {
+	Document map[string]any `json:"document"`
+	DryRun   bool           `json:"dry_run,omitempty" doc:"check it only"`
+}
+
+func (s *Server) ruleRoutes(api huma.API) {
+	tags := []string{"rules"}
+	add(s, api, huma.Operation{OperationID: "list-rules", Method: http.MethodGet, Path: "/api/v1/rules", Summary: "The assignment rules in their order", Tags: tags}, s.listRules)
+	add(s, api, huma.Operation{OperationID: "apply-rules", Method: http.MethodPut, Path: "/api/v1/rules", Summary: "Replace the assignment rules", Tags: tags}, s.applyRules)
+	add(s, api, huma.Operation{OperationID: "test-rules", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/rule", Summary: "What the rules make of a device, and why", Tags: tags}, s.testRules)
+	add(s, api, huma.Operation{OperationID: "list-profiles", Method: http.MethodGet, Path: "/api/v1/profiles", Summary: "The newest version of each profile", Tags: tags}, s.listProfiles)
+	add(s, api, huma.Operation{OperationID: "get-profile", Method: http.MethodGet, Path: "/api/v1/profiles/{name}", Summary: "One version of a profile", Tags: tags}, s.getProfile)
+	add(s, api, huma.Operation{OperationID: "apply-profile", Method: http.MethodPut, Path: "/api/v1/profiles/{name}", Summary: "Keep a new version of a profile", Description: "Versions are never changed. A document like the newest one makes no new version.", Tags: tags}, s.applyProfile)
+}
+
+func storedRules(ctx context.Context, tx *store.Tx) ([]profile.Rule, error) {
+	stored, err := tx.AssignmentRules(ctx)
+	rules := make([]profile.Rule, 0, len(stored))
+	for _, r := range stored {
+		rule, bad := profile.ReadRule(r.Name, r.Enabled, r.Match, r.Assign)
+		if bad != nil {
+			return nil, bad
+		}
+		rules = append(rules, rule)
+	}
+	return rules, err
+}
+
+func (s *Server) listRules(ctx context.Context, _ *none) (out RuleList, err error) {
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		out.Rules, err = storedRules(ctx, tx)
+		return err
+	})
+	return out, err
+}
+
+// strictly reads a document into a struct and refuses what it does not know.
+func strictly(document, into any) error {
+	b, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	return dec.Decode(into)
+}
+
+func (s *Server) applyRules(ctx context.Context, in *RulesInput) (RulesReport, error) {
+	who, _ := PrincipalOf(ctx)
+	rep := RulesReport{DryRun: in.Body.DryRun, Added: []string{}, Changed: []string{}, Removed: []string{}}
+	var rules []profile.Rule
+	var bad []ProblemField
+	seen := map[string]bool{}
+	for i, doc := range in.Body.Rules {
+		var r profile.Rule
+		where := fmt.Sprintf("rules[%d]", i)
+		if err := strictly(doc, &r); err != nil {
+			bad = append(bad, ProblemField{where, err.Error()})
+			continue
+		}
+		if err := r.Validate(); err != nil {
+			bad = append(bad, ProblemField{where, err.Error()})
+		}
+		if seen[r.Name] {
+			bad = append(bad, ProblemField{where, "a second rule named " + clip(r.Name, 64)})
+		}
+		seen[r.Name] = true
+		rules = append(rules, r)
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		rep.Added, rep.Changed, rep.Removed, rep.Same = rep.Added[:0], rep.Changed[:0], rep.Removed[:0], 0
+		wrong := slices.Clone(bad)
+		for i, r := range rules {
+			if ok, err := profileKnown(ctx, tx, r.Assign.Profile); err != nil {
+				return err
+			} else if !ok {
+				wrong = append(wrong, ProblemField{fmt.Sprintf("rules[%d].assign.profile", i), "there is no profile " + clip(r.Assign.Profile, 64) + "; provctl profile apply makes one"})
+			}
+		}
+		if len(wrong) > 0 {
+			p := problem(http.StatusUnprocessableEntity, CodeInvalid, "the rules cannot be used: %s: %s", wrong[0].Location, wrong[0].Message)
+			p.Errors = wrong
+			return p
+		}
+		return rep.replace(ctx, tx, rules, who)
+	})
+	if err != nil || in.Body.DryRun {
+		return rep, err
+	}
+	rep.Started, err = s.reconsider(ctx)
+	return rep, err
+}
+
+// replace makes the stored list this one.
+func (rep *RulesReport) replace(ctx context.Context, tx *store.Tx, rules []profile.Rule, who Principal) error {
+	have, err := tx.AssignmentRules(ctx)
+	if err != nil {
+		return err
+	}
+	before := map[string]store.AssignmentRule{}
+	for _, h := range have {
+		before[h.Name] = h
+	}
+	for i, r := range rules {
+		match, err1 := json.Marshal(r.Match)
+		assign, err2 := json.Marshal(r.Assign)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		next := store.AssignmentRule{Position: i + 1, Name: r.Name, Match: match, Assign: assign, Enabled: !r.Disabled}
+		old, known := before[r.Name]
+		delete(before, r.Name)
+		switch {
+		case !known:
+			rep.Added = append(rep.Added, r.Name)
+		case old.Position == next.Position && old.Enabled == next.Enabled && sameJSON(old.Match, match) && sameJSON(old.Assign, assign):
+			rep.Same++
+			continue
+		default:
+			rep.Changed = append(rep.Changed, r.Name)
+		}
+		if rep.DryRun {
+			continue
+		}
+		if _, err := tx.PutAssignmentRule(ctx, next); err != nil {
+			return err
+		}
+	}
+	for name := range before {
+		rep.Removed = append(rep.Removed, name)
+	}
+	slices.Sort(rep.Removed)
+	if rep.DryRun {
+		return nil
+	}
+	for _, name := range rep.Removed {
+		if err := tx.DeleteAssignmentRule(ctx, name); err != nil {
+			return err
+		}
+	}
+	return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "rules.apply", Subject: fmt.Sprintf("%d rules", len(rules)),
+		Detail: map[string]any{"added": rep.Added, "changed": rep.Changed, "removed": rep.Removed}})
+}
+
+// sameJSON compares what two documents say: an engine may write them its own way.
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return false
+	}
+	xb, err1 := json.Marshal(x)
+	yb, err2 := json.Marshal(y)
+	return err1 == nil && err2 == nil && bytes.Equal(xb, yb)
+}
+
+func (s *Server) testRules(ctx context.Context, in *OneDevice) (RuleVerdict, error) {
+	u, err := uuidOf(in.UUID)
+	if err != nil {
+		return RuleVerdict{}, err
+	}
+	v := RuleVerdict{UUID: u.String(), Names: profile.DefaultSources(), Tried: []profile.Tried{}, Profile: "default"}
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		d, err := tx.Device(ctx, u)
+		if errors.Is(err, store.ErrNotFound) {
+			return unknownDevice(u)
+		} else if err != nil {
+			return err
+		}
+		rules, err := storedRules(ctx, tx)
+		if err != nil {
+			return err
+		}
+		subject := profile.Subject{Address: d.Address, Suffix: d.Suffix, Version: d.Version, Tags: d.Tags}
+		if d.TrustTable != 0 {
+			if subject.Roots, err = tx.TrustHashes(ctx, d.TrustTable); err != nil {
+				return err
+			}
+		}
+		for _, h := range subject.Roots {
+			if n, ok := certs.RootName(h); ok {
+				subject.RootNames = append(subject.RootNames, n)
+			}
+		}
+		rule, tried := profile.Choose(rules, subject)
+		v.Tried = append(v.Tried, tried...)
+		if rule != nil {
+			v.Rule, v.Domain = rule.Name, rule.Assign.Domain
+			if rule.Assign.Profile != "" {
+				v.Profile = rule.Assign.Profile
+			}
+			if len(rule.Assign.Names) > 0 {
+				v.Names = rule.Assign.Names
+			}
+		}
+		entry, err := tx.AuthorisedFor(ctx, d)
+		if err == nil {
+			v.By = entry.Kind + " " + entry.Value
+			if entry.Profile != "" {
+				v.Profile = entry.Profile
+			}
+			v.FQDN = entry.FQDN
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if n, err := tx.NameOf(ctx, u); err == nil {
+			v.FQDN = n.FQDN
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		return nil
+	})
+	return v, err
+}
+
+// configured is the profile of the configuration, which is called default.
+func (s *Server) configured() ProfileView {
+	p := profile.Default()
+	if s.DefaultProfile.Name != "" {
+		p = s.DefaultProfile
+	}
+	return ProfileView{Name: p.Name, Profile: p, CreatedBy: "configuration"}
+}
+
+func profileView(p store.Profile) (ProfileView, error) {
+	doc := profile.Default()
+	if err := json.Unmarshal(p.Document, &doc); err != nil {
+		return ProfileView{}, fmt.Errorf("profile %s version %d: %w", p.Name, p.Version, err)
+	}
+	doc.Name, doc.Version = p.Name, p.Version
+	return ProfileView{Name: p.Name, Version: p.Version, Profile: doc, CreatedBy: p.CreatedBy, CreatedAt: timeOrNull(p.CreatedAt)}, nil
+}
+
+func (s *Server) listProfiles(ctx context.Context, _ *none) (ProfileList, error) {
+	out := ProfileList{Profiles: []ProfileView{}}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		all, err := tx.Profiles(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(p store.Profile) bool { return p.Name == s.configured().Name }) {
+			out.Profiles = append(out.Profiles, s.configured())
+		}
+		for _, p := range all {
+			v, err := profileView(p)
+			if err != nil {
+				return err
+			}
+			out.Profiles = append(out.Profiles, v)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (s *Server) getProfile(ctx context.Context, in *ProfileQuery) (out ProfileView, err error) {
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		p, err := tx.Profile(ctx, in.Name, in.Version)
+		if errors.Is(err, store.ErrNotFound) {
+			if in.Name == s.configured().Name && in.Version == 0 {
+				out = s.configured()
+				return nil
+			}
+			return notFound("no profile %s in this version; provctl profile list has them", clip(in.Name, 64))
+		}
+		if err != nil {
+			return err
+		}
+		out, err = profileView(p)
+		return err
+	})
+	return out, err
+}
+
+func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out ProfileView, err error) {
+	who, _ := PrincipalOf(ctx)
+	p := profile.Default()
+	if err := strictly(in.Body.Document, &p); err != nil {
+		return out, problem(http.StatusUnprocessableEntity, CodeInvalid, "the profile cannot be read: %v", err)
+	}
+	p.Name, p.Version = in.Name, 0
+	if err := p.Validate(); err != nil {
+		return out, problem(http.StatusUnprocessableEntity, CodeInvalid, "the profile cannot be used: %v", err)
+	}
+	doc, err := json.Marshal(p)
+	if err != nil {
+		return out, err
+	}
+	if in.Body.DryRun {
+		return ProfileView{Name: in.Name, Profile: p}, nil
+	}
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		last, err := tx.Profile(ctx, in.Name, 0)
+		if err == nil && sameJSON(last.Document, doc) {
+			out, err = profileView(last)
+			return err
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		version, err := tx.PutProfile(ctx, store.Profile{Name: in.Name, Document: doc, CreatedBy: who.Actor()})
+		if err != nil {
+			return err
+		}
+		kept, err := tx.Profile(ctx, in.Name, version)
+		if err != nil {
+			return err
+		}
+		if out, err = profileView(kept); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "profile.apply", Subject: in.Name, Detail: map[string]any{"version": version}})
+	})
+	if err != nil {
+		return out, err
+	}
+	_, err = s.reconsider(ctx)
+	return out, err
+}
