@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -52,9 +53,16 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 			d.Force = map[string]bool{}
 			list, errs := certificateFiles(cfg, d.Force)
 			d.Certificates = func() ([]*certs.Provisioning, []error) { return list, errs }
-			d.Running = func(ctx context.Context) doctor.Daemon { return askDaemon(ctx, cfg) }
+			var running api.DoctorReport
+			d.Running = func(ctx context.Context) (out doctor.Daemon) {
+				out, running = askDaemon(ctx, cfg)
+				return out
+			}
 			found, _ := doctor.New(d).Run(cmd.Context())
 			report.Checks = append(report.Checks, found.Checks...)
+			if serviceOnly(cfg) {
+				borrow(report.Checks, running)
+			}
 		}
 		var err error
 		if *asJSON {
@@ -85,6 +93,53 @@ func configuration(path string, problems []Problem) doctor.Check {
 		c.Status, c.Detail, c.Hint = doctor.Fail, strings.Join(lines, "\n"), "provisiond config keys explains every key; the daemon does not start before this is mended"
 	}
 	return c
+}
+
+// credentials is where systemd shows a service what is for it alone.
+const credentials = "/run/credentials/"
+
+// serviceOnly reports whether the certificates or the master key are systemd
+// credentials that this process, which is not the service, cannot read.
+func serviceOnly(cfg Config) bool {
+	for _, c := range cfg.Provisioning.Certificates {
+		if strings.HasPrefix(string(c.PFX), credentials) {
+			if f, err := os.Open(string(c.PFX)); err != nil {
+				return true
+			} else {
+				_ = f.Close()
+			}
+		}
+	}
+	return cfg.MasterKey.Credential != "" && os.Getenv("CREDENTIALS_DIRECTORY") == ""
+}
+
+// borrow takes what only the service can know from the daemon's own last round;
+// without one it is not known, which is no failure.
+func borrow(checks []doctor.Check, running api.DoctorReport) {
+	theirs := map[string]api.DoctorCheck{}
+	for _, c := range running.Checks {
+		theirs[c.Name] = c
+	}
+	for i, c := range checks {
+		switch c.Name {
+		case "certificates", "suffixes", "master_key":
+			if t, ok := theirs[c.Name]; ok {
+				checks[i] = doctor.Check{Name: c.Name, Status: doctor.Status(t.Status), Detail: "as the running daemon sees it: " + t.Detail, Hint: t.Hint}
+				continue
+			}
+		case "configuration":
+			if _, ok := theirs["certificates"]; !ok || strings.Count(c.Detail, "\n")+1 != strings.Count(c.Detail, credentials) {
+				continue
+			}
+			checks[i] = doctor.Check{Name: c.Name, Status: doctor.Pass, Detail: "good as far as it can be seen from here: files under " + credentials + " are for the service alone, and the running daemon has read them"}
+			continue
+		default:
+			continue
+		}
+		if c.Status == doctor.Fail {
+			checks[i].Status, checks[i].Hint = doctor.Warn, "files under "+credentials+" and systemd's master key are for the service alone: run the doctor while the service runs"
+		}
+	}
 }
 
 // unread reports whether nothing of the file could be understood.
@@ -146,22 +201,32 @@ func certificateFiles(cfg Config, force map[string]bool) (list []*certs.Provisio
 
 // askDaemon asks the daemon of this configuration, if it runs on this machine,
 // for what only it knows.
-func askDaemon(ctx context.Context, cfg Config) doctor.Daemon {
+func askDaemon(ctx context.Context, cfg Config) (out doctor.Daemon, last api.DoctorReport) {
 	host, port, err := net.SplitHostPort(string(cfg.API.Listen))
 	if err != nil {
-		return doctor.Daemon{Unknown: "api.listen is not an address and a port"}
+		return doctor.Daemon{Unknown: "api.listen is not an address and a port"}, last
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
 	c := &api.Client{Base: "http://" + net.JoinHostPort(host, port), HTTP: &http.Client{Timeout: 4 * time.Second}}
 	if cfg.API.TLS.Cert != "" {
-		// It asks its own machine; the certificate names the outside.
+		// The certificate names the outside, not this machine; that it is the very
+		// one of api.tls says that our token goes to our daemon.
+		pair, err := tls.LoadX509KeyPair(string(cfg.API.TLS.Cert), string(cfg.API.TLS.Key))
+		if err != nil {
+			return doctor.Daemon{Unknown: "api.tls cannot be read"}, last
+		}
 		c.Base = "https://" + net.JoinHostPort(host, port)
-		c.HTTP.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		c.HTTP.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, pair.Certificate[0]) {
+				return errors.New("what answers there does not have the certificate of api.tls")
+			}
+			return nil
+		}}}
 	}
 	if _, err := c.Ready(ctx); err != nil {
-		return doctor.Daemon{Unknown: "no daemon answers at " + c.Base}
+		return doctor.Daemon{Unknown: "no daemon answers at " + c.Base}, last
 	}
 	token, err := os.ReadFile(filepath.Join(cfg.DataDir, "admin.token"))
 	if err != nil {
@@ -169,19 +234,19 @@ func askDaemon(ctx context.Context, cfg Config) doctor.Daemon {
 		if errors.Is(err, fs.ErrNotExist) {
 			why = "there is no admin.token in " + cfg.DataDir
 		}
-		return doctor.Daemon{Up: true, Unknown: "the daemon runs, but " + why}
+		return doctor.Daemon{Up: true, Unknown: "the daemon runs, but " + why}, last
 	}
 	c.Token = strings.TrimSpace(string(token))
-	r, err := c.Doctor(ctx)
+	last, err = c.Doctor(ctx)
 	if err != nil {
-		return doctor.Daemon{Up: true, Unknown: "the daemon runs, but does not say: " + err.Error()}
+		return doctor.Daemon{Up: true, Unknown: "the daemon runs, but does not say: " + err.Error()}, last
 	}
-	out := doctor.Daemon{Up: true}
-	if r.Started != nil {
-		out.Since = *r.Started
+	out = doctor.Daemon{Up: true}
+	if last.Started != nil {
+		out.Since = *last.Started
 	}
-	if r.Scraped != nil {
-		out.Scraped = *r.Scraped
+	if last.Scraped != nil {
+		out.Scraped = *last.Scraped
 	}
-	return out
+	return out, last
 }
