@@ -2,6 +2,7 @@ package wsman
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,7 @@ type Client struct {
 	changed    bool  // a change has been sent
 	shuts      bool  // it closes after a 401 without saying so
 	habit      bool  // it closed unannounced before anything was changed
+	prompt     bool  // it closed unannounced right after an answer
 	dead       error // why the conversation is over
 	id         uint64
 	auth       auth
@@ -217,12 +219,19 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 	c.auth.begin()
 	reopened := false
 	for range 2*len(c.auth.logins) + 6 {
+		if c.prompt && !q.repeat && c.answers > 0 && !c.closing && c.mayReopen() {
+			c.settle(closePatience)
+		}
 		r, body, err := c.exchange(ctx, q.envelope, c.auth.current())
 		c.changed = c.changed || q.changes && err == nil && r.status != 401
 		if failed := (*lineError)(nil); errors.As(err, &failed) {
 			if failed.gone && q.repeat && !reopened {
 				reopened, c.closing = true, true
 				c.shuts = c.shuts || c.refused
+				if !c.refused {
+					c.habit = c.habit || !c.changed
+					c.prompt = c.prompt || failed.soon
+				}
 				continue
 			}
 			c.cfg.Metrics.count(q.op, lineResult(err))
@@ -314,7 +323,7 @@ func openEnvelope(body []byte) (content Node, relatesTo string, err error) {
 	if len(body) == 0 {
 		return Node{}, "", badXML("it is empty")
 	}
-	root, err := Parse(body)
+	root, err := Parse(bytes.TrimRight(body, "\x00")) // a C string's end may have been sent along
 	if err != nil {
 		return Node{}, "", err
 	}

@@ -22,8 +22,8 @@ const (
 	reopenWithin = 30 * time.Second
 
 	// idleRace is how long a line must have been idle before its end, met while
-	// asking, can be the device's idle time-out rather than a break. Firmware's
-	// idle time-outs are several seconds.
+	// asking, can be the device's idle time-out rather than a break, once the
+	// device was changed. Firmware's idle time-outs are several seconds.
 	idleRace = 2 * time.Second
 
 	// closePatience is how long a device may take to close a connection after it
@@ -68,8 +68,8 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 		return nil, nil, &lineError{err: err, sent: n > 0}
 	}
 	if _, err := c.br.Peek(1); err != nil {
-		gone := isClosed(err) && (c.refused || c.answers > 0 && idle >= idleRace && c.mayReopen())
-		return nil, nil, &lineError{err: err, sent: true, gone: gone}
+		gone := isClosed(err) && (c.refused || c.answers > 0 && (idle >= idleRace || c.prompt || !c.changed) && c.mayReopen())
+		return nil, nil, &lineError{err: err, sent: true, gone: gone, soon: idle < idleRace}
 	}
 	r, err := readHead(c.br)
 	if err != nil {
@@ -106,6 +106,7 @@ type lineError struct {
 	err  error
 	sent bool
 	gone bool
+	soon bool // not long after its last answer
 }
 
 func (e *lineError) Error() string { return e.err.Error() }
@@ -126,6 +127,7 @@ func (c *Client) ready(ctx context.Context) error {
 				return &lineError{err: errors.New("the device closed the connection without a word after it was changed: it may have restarted and forgotten")}
 			}
 			c.habit = c.habit || !c.changed
+			c.prompt = c.prompt || !c.refused && time.Since(c.lastAnswer) < idleRace
 			c.shuts = c.shuts || c.refused
 			c.closing = true
 		case peerReset:
@@ -239,9 +241,17 @@ func (c *Client) settleAfterRefusal() {
 	if c.shuts {
 		patience = closePatience
 	}
-	if _, err := c.peekUntil(time.Now().Add(patience)); isClosed(err) {
-		c.closing, c.shuts = true, true
+	if c.settle(patience) {
+		c.shuts = true
 	}
+}
+
+// settle waits for the device to close the connection and reports whether it
+// did: before what must not be sent twice, where it is known to close unannounced.
+func (c *Client) settle(patience time.Duration) bool {
+	_, err := c.peekUntil(time.Now().Add(patience))
+	c.closing = c.closing || isClosed(err)
+	return c.closing
 }
 
 // code says what a failure of the line is called.

@@ -59,19 +59,22 @@ func TestWhatTheLineDoes(t *testing.T) {
 		{"byte order mark", func(r request) reply {
 			return reply{raw: httpAnswer(200, "\ufeff"+soap(r.id, committed))}
 		}, worked, worked, 1},
+		{"zero bytes behind", func(r request) reply {
+			return reply{raw: httpAnswer(200, soap(r.id, committed)+"\x00\x00")}
+		}, worked, worked, 1},
 		{"no RelatesTo", func(r request) reply { return reply{raw: httpAnswer(200, soap("", committed))} }, worked, worked, 1},
 		{"cut before any answer", func(r request) reply {
 			if r.n == 1 {
 				return reply{cut: true}
 			}
 			return ok(r, committed)
-		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		}, outcome{reason.ConnectionLost, true}, worked, 1}, // nothing was changed, so that it is asked again
 		{"reset before any answer", func(r request) reply {
 			if r.n == 1 {
 				return reply{reset: true}
 			}
 			return ok(r, committed)
-		}, outcome{reason.ConnectionLost, true}, outcome{reason.ConnectionLost, false}, 1},
+		}, outcome{reason.ConnectionLost, true}, worked, 1}, // nothing was changed, so that it is asked again
 		{"cut in the middle of the head", func(r request) reply {
 			if r.n == 1 {
 				return reply{raw: "HTTP/1.1 200 OK\r\nContent-Le", cut: true}
@@ -135,8 +138,12 @@ func TestWhatTheLineDoes(t *testing.T) {
 				}
 				p.mu.Lock()
 				defer p.mu.Unlock()
-				if p.conns != tc.conns {
-					t.Errorf("%d connections, want %d", p.conns, tc.conns)
+				conns := tc.conns
+				if kind == "read" && want == worked && tc.change != worked {
+					conns++
+				}
+				if p.conns != conns {
+					t.Errorf("%d connections, want %d", p.conns, conns)
 				}
 			})
 		}
@@ -202,6 +209,36 @@ func TestUnannouncedCloseAfterAChange(t *testing.T) {
 			waitClosed(t, c)
 		}
 	})
+}
+
+// A device that closes after each answer, a moment later and without a word, is
+// found out while it is only asked, and waited for before it is changed.
+func TestLateCloseAfterEachAnswer(t *testing.T) {
+	t.Parallel()
+	for _, late := range []time.Duration{0, 5 * time.Millisecond, 30 * time.Millisecond} {
+		t.Run(late.String(), func(t *testing.T) {
+			t.Parallel()
+			p := startPeer(t, func(r request) reply {
+				a := ok(r, committed)
+				a.cut, a.late = true, late
+				return a
+			})
+			c := p.client(Config{})
+			for range 3 {
+				if err := read(c, t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 3 {
+				if err := commit(c, t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := len(p.seen()); n != 6 {
+				t.Errorf("%d requests were read, want 6", n)
+			}
+		})
+	}
 }
 
 // A reset while idle is no orderly end: the device may have restarted.
