@@ -184,6 +184,11 @@ func TestIdentify(t *testing.T) {
 			"Get " + setupService:            {setup(`<ProvisioningServerOTP>` + base64.StdEncoding.EncodeToString(make([]byte, 32)) + `</ProvisioningServerOTP>`)},
 			"GetUuid":                        {uuidAnswer},
 		}, "", with(func(id *Identity) { id.Version = amt.Version{Major: 3, Minor: 2, Hotfix: 1} }), ""},
+		{"no method for the UUID", script{
+			"Enumerate CIM_SoftwareIdentity": {software("AMT", "3.2.1")},
+			"Get AMT_GeneralSettings":        {settings},
+			"Get " + setupService:            {setup(``)},
+		}, "", with(func(id *Identity) { id.Version, id.UUID = amt.Version{Major: 3, Minor: 2, Hotfix: 1}, amt.UUID{} }), ""},
 		{"control mode and MAC refused", script{
 			"Enumerate CIM_SoftwareIdentity": {software("AMT", "12.0.1")},
 			"Get AMT_GeneralSettings":        {settings},
@@ -462,8 +467,8 @@ func TestHandles(t *testing.T) {
 	if h, err := d.AddCertificate(ctx, []byte{1}); err != nil || h != cert {
 		t.Errorf("%q, %v", h, err)
 	}
-	if _, err := d.AddCertificate(ctx, []byte{1}); err == nil {
-		t.Error("an answer without a handle passes")
+	if h, err := d.AddCertificate(ctx, []byte{1}); err != nil || h != "" {
+		t.Errorf("stored without a name: %q, %v", h, err)
 	}
 	if err := errors.Join(d.Delete(ctx, key), d.Delete(ctx, cert)); err != nil {
 		t.Error(err)

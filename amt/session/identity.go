@@ -20,7 +20,7 @@ const (
 )
 
 // Identify asks a device who it is, by reading only. What a release does not
-// have stays zero; version, realm, state and UUID are always there.
+// have stays zero, its UUID included; version, realm and state are always there.
 func (s *Session) Identify(ctx context.Context) (Identity, error) {
 	var id Identity
 	if err := s.readVersion(ctx, &id); err != nil {
@@ -41,7 +41,8 @@ func (s *Session) Identify(ctx context.Context) (Identity, error) {
 	if err := s.readSetup(ctx, &id); err != nil {
 		return id, err
 	}
-	if id.UUID, err = s.uuid(ctx); err != nil {
+	// A release without the method leaves the UUID unsaid.
+	if id.UUID, err = s.uuid(ctx); err != nil && !absent(err) {
 		return id, err
 	}
 	if id.Version.AtLeast(6, 2) {

@@ -5,7 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -86,7 +85,7 @@ func readPublicKey(der []byte) *rsa.PublicKey {
 }
 
 // GenerateKey makes an RSA key pair inside the device (AMT 6.2 and later) and
-// returns its handle. It fails with keypair_generation_failed while the device
+// returns its handle, "" when the device does not say it. It fails with keypair_generation_failed while the device
 // is busy; the amt.Status inside says whether waiting helps.
 func (s *Session) GenerateKey(ctx context.Context, bits int) (string, error) {
 	out, err := s.client.Invoke(ctx, keyService, "GenerateKeyPair",
@@ -95,7 +94,7 @@ func (s *Session) GenerateKey(ctx context.Context, bits int) (string, error) {
 	if err != nil {
 		return "", recode(reason.KeypairGenerationFailed, err)
 	}
-	return handleOf(out, "KeyPair")
+	return handleOf(out, "KeyPair"), nil
 }
 
 // AddKey stores a key made outside, for devices that cannot make one.
@@ -104,7 +103,8 @@ func (s *Session) AddKey(ctx context.Context, key *rsa.PrivateKey) (string, erro
 }
 
 // AddCertificate stores a certificate, the device's own or an intermediate.
-// amt.StatusDuplicate means that it is there already.
+// amt.StatusDuplicate means that it is there already. A handle of "" means that
+// the device stored it and did not say under which name: TLSMaterial does.
 func (s *Session) AddCertificate(ctx context.Context, der []byte) (string, error) {
 	return s.add(ctx, "AddCertificate", "CertificateBlob", "CreatedCertificate", der)
 }
@@ -119,20 +119,17 @@ func (s *Session) add(ctx context.Context, method, input, output string, der []b
 	if err != nil {
 		return "", recode(reason.DeviceCertInstallFailed, err)
 	}
-	return handleOf(out, output)
+	return handleOf(out, output), nil
 }
 
-// handleOf reads the InstanceID out of a returned reference.
-func handleOf(out wsman.Node, name string) (string, error) {
+// handleOf reads the InstanceID out of a returned reference; "" when the device
+// made something and does not say what it is called.
+func handleOf(out wsman.Node, name string) string {
 	ref := out.Child(name)
 	if !ref.OK() {
 		ref = out // whatever this release calls it, the output holds one reference
 	}
-	h := ref.Selector("InstanceID")
-	if h == "" { // made, and we do not know what it is called: enumerate
-		return "", &reason.Error{Code: reason.WSMANInvalid, Sent: true, Err: fmt.Errorf("%s: the answer refers to no instance", name)}
-	}
-	return h, nil
+	return ref.Selector("InstanceID")
 }
 
 // Delete removes a certificate or key by its handle. What is in use cannot be
