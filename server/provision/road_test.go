@@ -3,6 +3,7 @@ package provision
 import (
 	"testing"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/store"
 )
@@ -29,4 +30,27 @@ func TestEveryGenerationBecomesManaged(t *testing.T) {
 			})
 		}
 	})
+}
+
+// The time left for setup is a convenience: a device that will not lengthen it
+// is set up all the same, at the first attempt.
+func TestAWindowThatStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]sim.Fault{
+		"internal error": sim.Refused("ExtendProvisioningPeriod", amt.StatusInternalError),
+		"503":            {Kind: sim.Busy503, Call: "ExtendProvisioningPeriod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, store.SQLite)
+			l.trust.load(t, l.ca.Plain("Second Root", "prov.corp.example.com"))
+			d := l.device("11", sim.With(fault))
+			l.hello(d)
+			dev := l.settle(l.engine, d)
+			if dev.Lifecycle != store.Provisioned || d.Snapshot().Handshakes != 2 {
+				t.Fatalf("%s after %d handshakes: %s: %s\n%s", dev.Lifecycle, d.Snapshot().Handshakes, dev.Reason, dev.Detail, l.journal(d))
+			}
+			l.invariants(d, dev)
+		})
+	}
 }
