@@ -13,6 +13,7 @@ import (
 
 func (p *program) deviceCommand() *cobra.Command {
 	cmd := group("device", "Devices: list, show, why, and commands about them", p.deviceList(), p.deviceShow(), p.deviceWhy(),
+		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAdopt(),
 		p.deviceAct("approve", "Let devices in", "", false),
 		p.deviceAct("retry", "Try devices again now", "", false),
 		p.deviceAct("restore", "Take retired or quarantined devices back", "", false),

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/provisiond/provisiond/server/api"
+)
+
+func (p *program) ruleCommand() *cobra.Command {
+	cmd := group("rule", "Assignment rules: which profile and name a device gets", p.ruleList(), p.ruleTest(), p.ruleApply())
+	cmd.Aliases = []string{"rules"}
+	return cmd
+}
+
+func (p *program) ruleList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "The rules in the order they are tried", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			l, err := c.Rules(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(l)
+			}
+			if len(l.Rules) == 0 {
+				fmt.Fprintln(p.err, "no rules: every device gets the profile default")
+				return nil
+			}
+			var t table
+			t.row("", "RULE", "IF", "PROFILE", "NAME FROM", "DOMAIN")
+			for i, r := range l.Rules {
+				name := r.Name
+				if r.Disabled {
+					name += " (off)"
+				}
+				var from []string
+				for _, s := range r.Assign.Names {
+					from = append(from, string(s))
+				}
+				t.row(fmt.Sprint(i+1), name, conditions(r.Match), dash(r.Assign.Profile), dash(strings.Join(from, ", ")), dash(r.Assign.Domain))
+			}
+			t.print(p.out)
+			return nil
+		},
+	}
+}
+
+// conditions writes what a rule asks for in one line.
+func conditions(match any) string {
+	b, err := json.Marshal(match)
+	if err != nil {
+		return "?"
+	}
+	s := strings.Trim(strings.NewReplacer(`\u003e`, ">", `\u003c`, "<").Replace(string(b)), "{}")
+	if s == "" {
+		return "always"
+	}
+	return strings.NewReplacer(`"`, "", "],", "] ").Replace(s)
+}
+
+func (p *program) ruleTest() *cobra.Command {
+	return &cobra.Command{
+		Use: "test UUID", Short: "What the rules make of a device, and why", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.TestRules(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(v)
+			}
+			rule := "no rule fits"
+			if v.Rule != "" {
+				rule = "rule " + v.Rule
+			}
+			fmt.Fprintf(p.out, "%s: profile %s\n", rule, v.Profile)
+			if v.By != "" {
+				fmt.Fprintf(p.out, "the list of authorised devices goes before the rules: %s\n", v.By)
+			}
+			var from []string
+			for _, s := range v.Names {
+				from = append(from, string(s))
+			}
+			switch {
+			case v.FQDN != "":
+				fmt.Fprintf(p.out, "name: %s (assigned)\n", v.FQDN)
+			default:
+				fmt.Fprintf(p.out, "name: none assigned; asked in this order: %s\n", strings.Join(from, ", "))
+			}
+			for _, t := range v.Tried {
+				mark := "no "
+				if t.Fits {
+					mark = "yes"
+				}
+				fmt.Fprintf(p.out, "  %s  %s: %s\n", mark, t.Name, t.Why)
+			}
+			return nil
+		},
+	}
+}
+
+func (p *program) ruleApply() *cobra.Command {
+	dry := false
+	cmd := &cobra.Command{
+		Use: "apply FILE", Short: "Replace the rules with those of a file (YAML or JSON)", Args: cobra.ExactArgs(1),
+		Long: "Replace the rules with those of a file (YAML or JSON); - reads standard input.\nWhat the file does not name is removed. A file with a mistake changes nothing.",
+		Example: `  rules:
+  - name: branch
+    match: {networks: [10.20.0.0/16], amt: ">=11"}
+    assign: {profile: kiosk, names: [assigned, reverse_dns], domain: branch.example.com}`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var set api.RuleSet
+			if err := p.document(args[0], &set); err != nil {
+				return err
+			}
+			set.DryRun = set.DryRun || dry
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			rep, err := c.ApplyRules(cmd.Context(), set)
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(rep)
+			}
+			for _, part := range []struct {
+				what  string
+				names []string
+			}{{"added", rep.Added}, {"changed", rep.Changed}, {"removed", rep.Removed}} {
+				if len(part.names) > 0 {
+					fmt.Fprintf(p.out, "%s: %s\n", part.what, strings.Join(part.names, ", "))
+				}
+			}
+			fmt.Fprintf(p.out, "the same as before: %d\n", rep.Same)
+			if rep.DryRun {
+				fmt.Fprintln(p.out, "a dry run: nothing was changed")
+			}
+			if rep.Started > 0 {
+				fmt.Fprintf(p.out, "%d devices that waited are set up now\n", rep.Started)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would change and change nothing")
+	return cmd
+}
+
+func (p *program) profileCommand() *cobra.Command {
+	cmd := group("profile", "Profiles: what a device is made into", p.profileList(), p.profileShow(), p.profileApply("validate"), p.profileApply("apply"))
+	cmd.Aliases = []string{"profiles"}
+	return cmd
+}
+
+func (p *program) profileList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "The newest version of each profile", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			l, err := c.Profiles(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(l)
+			}
+			var t table
+			t.row("PROFILE", "VERSION", "TLS", "HOST NAME", "DOMAIN", "MADE BY", "SINCE")
+			for _, v := range l.Profiles {
+				t.row(v.Name, fmt.Sprint(v.Version), string(v.Profile.TLS), v.Profile.HostName, dash(v.Profile.Domain), v.CreatedBy, when(v.CreatedAt))
+			}
+			t.print(p.out)
+			return nil
+		},
+	}
+}
+
+func (p *program) profileShow() *cobra.Command {
+	version := 0
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "One profile as a document", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.Profile(cmd.Context(), args[0], version)
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(v)
+			}
+			text, err := yaml.Marshal(v.Profile)
+			if err == nil {
+				_, err = p.out.Write(text)
+			}
+			return err
+		},
+	}
+	cmd.Flags().IntVar(&version, "version", 0, "an older version; 0 is the newest")
+	return cmd
+}
+
+func (p *program) profileApply(verb string) *cobra.Command {
+	short := "Keep a file as a new version of a profile"
+	if verb == "validate" {
+		short = "Check a file and change nothing"
+	}
+	return &cobra.Command{
+		Use: verb + " FILE", Short: short, Args: cobra.ExactArgs(1),
+		Long: short + ". The file is YAML or JSON with a name in it; - reads standard input.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			doc := map[string]any{}
+			if err := p.document(args[0], &doc); err != nil {
+				return err
+			}
+			name, _ := doc["name"].(string)
+			if name == "" {
+				return usage("%s: name: a profile needs a name", args[0])
+			}
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			v, err := c.ApplyProfile(cmd.Context(), name, api.NewProfile{Document: doc, DryRun: verb == "validate"})
+			if err != nil {
+				return err
+			}
+			switch {
+			case p.json:
+				return p.printJSON(v)
+			case verb == "validate":
+				fmt.Fprintf(p.out, "profile %s: good\n", v.Name)
+			default:
+				fmt.Fprintf(p.out, "profile %s: version %d\n", v.Name, v.Version)
+			}
+			return nil
+		},
+	}
+}
+
+// document reads YAML, which JSON is too, into what the API takes.
+func (p *program) document(file string, into any) error {
+	text, err := p.file(file)
+	if err != nil {
+		return err
+	}
+	var doc any
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return usage("%s: %w", file, err)
+	}
+	b, err := json.Marshal(doc)
+	if err != nil {
+		return usage("%s: %w", file, err)
+	}
+	dec := json.NewDecoder(strings.NewReader(string(b)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return usage("%s: %w", file, err)
+	}
+	return nil
+}
+
+// file reads a file, or standard input for "-".
+func (p *program) file(name string) ([]byte, error) {
+	if name == "-" {
+		return readAll(p.in)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	return text, nil
+}
