@@ -85,6 +85,9 @@ func (p *program) startJob(cmd *cobra.Command, f jobFlags) error {
 	}
 	if preview.Confirm != "" && f.Confirm == "" {
 		what := fmt.Sprintf("%s %d devices", f.Kind, preview.Devices)
+		if preview.Devices == 1 {
+			what = f.Kind + " one device"
+		}
 		if f.Confirm, err = p.askFor(what, preview.Confirm); err != nil {
 			return err
 		}

@@ -139,8 +139,9 @@ var checkName = Step{
 // wantedName decides the name without recording it: the device has it only
 // after it was told.
 func (r *Run) wantedName() error {
+	host, domain := r.facts.HostName, r.facts.Domain
 	err := r.nameDevice()
-	r.facts.HostName, r.facts.Domain = "", ""
+	r.facts.HostName, r.facts.Domain = host, domain
 	return err
 }
 
@@ -349,17 +350,10 @@ var saveChanges = Step{
 		case err != nil:
 			r.log.Info("commit.ambiguous", zap.Error(err))
 		}
-		r.hangUp()
-		if _, err := r.verify(ctx); err != nil {
+		if err := r.settled(ctx); err != nil {
 			return err
 		}
-		r.unsaved, r.material = false, nil
-		if err := r.readMaterial(ctx); err != nil {
-			return err
-		}
-		if r.pending() {
-			return reason.Because(reason.CommitFailed, "the device says its new TLS settings and still shows the old ones")
-		}
+		r.unsaved = false
 		if until, ok := r.inUse(); ok {
 			r.facts.CertUntil = until
 		}
@@ -368,6 +362,31 @@ var saveChanges = Step{
 		}
 		return nil
 	},
+}
+
+// settled meets the device again until it shows what was committed: the old
+// listener may answer for a moment.
+func (r *Run) settled(ctx context.Context) error {
+	until := r.e.Clock.Now().Add(r.e.VerifyFor / 6)
+	for pause := r.e.VerifyPause; ; pause = min(2*pause, 5*time.Second) {
+		r.hangUp()
+		if _, err := r.verify(ctx); err != nil {
+			return err
+		}
+		r.material = nil
+		if err := r.readMaterial(ctx); err != nil {
+			return err
+		}
+		if !r.pending() {
+			return nil
+		}
+		if r.e.Clock.Now().Add(pause).After(until) {
+			return reason.Because(reason.CommitFailed, "the device says its new TLS settings and still shows the old ones")
+		}
+		if err := r.e.Clock.Sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
 }
 
 // dropOldCertificates makes room: a device's store holds few. A refusal changes
