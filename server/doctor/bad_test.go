@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,11 +63,47 @@ func (s *site) config(more ...string) string {
 	return file
 }
 
+// migrate makes the database that the configuration names.
 func (s *site) migrate(config string) {
 	s.t.Helper()
 	if out, err := exec.Command(program(s.t, "provisiond"), "migrate", "--config", config).CombinedOutput(); err != nil {
 		s.t.Fatalf("migrate: %v: %s", err, out)
 	}
+}
+
+// fresh is a SQLite database as migrate leaves it, made once and copied.
+var fresh struct {
+	sync.Once
+	files map[string][]byte
+}
+
+func (s *site) sqlite() string {
+	s.t.Helper()
+	config := s.config()
+	fresh.Do(func() {
+		s.migrate(config)
+		files := map[string][]byte{}
+		for _, name := range []string{store.DatabaseFile, "master.key"} {
+			b, err := os.ReadFile(filepath.Join(s.data, name))
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			files[name] = b
+		}
+		fresh.files = files
+	})
+	if fresh.files == nil {
+		s.t.Fatal("no database could be made")
+	}
+	if err := os.MkdirAll(s.data, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	for name, b := range fresh.files {
+		if err := os.WriteFile(filepath.Join(s.data, name), b, 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return config
 }
 
 func (s *site) doctor(config string, args ...string) (Report, int) {
@@ -124,43 +161,37 @@ func TestBadInput(t *testing.T) {
 		hint   []string
 	}{
 		{"all is well", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			return f
 		}, "master_key", Pass, []string{"opens 1 data key"}, nil},
 		{"a master key that changed", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			if err := os.WriteFile(filepath.Join(s.data, "master.key"), bytes.Repeat([]byte("ab"), 32), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return f
 		}, "master_key", Fail, []string{"not the one this database was sealed with"}, []string{"give the right key", "Was the file replaced"}},
 		{"a master key that is gone", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			if err := os.Remove(filepath.Join(s.data, "master.key")); err != nil {
 				t.Fatal(err)
 			}
 			return f
 		}, "master_key", Fail, []string{"no such file"}, []string{"give the right key"}},
 		{"a master key that others may read", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			if err := os.Chmod(filepath.Join(s.data, "master.key"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			return f
 		}, "master_key", Fail, []string{"others may read it"}, nil},
 		{"a schema from the future", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			s.sql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)")
 			return f
 		}, "schema", Fail, []string{"schema 9999 is from the future"}, []string{"start the newer provisiond"}},
 		{"a newer schema that this program can use", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			s.sql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)")
 			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '1', 0)")
 			return f
@@ -177,8 +208,7 @@ func TestBadInput(t *testing.T) {
 		}, "database", Fail, []string{"not a database"}, []string{"restore the newest backup"}},
 		{"a read-only data folder", func(t *testing.T, s *site) string {
 			s.mount()
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			if err := syscall.Mount("doctor-test", s.data, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 				t.Fatal(err)
 			}
@@ -186,31 +216,26 @@ func TestBadInput(t *testing.T) {
 		}, "rights", Fail, []string{"the file system is read-only"}, []string{"mount it writable"}},
 		{"a full disk", func(t *testing.T, s *site) string {
 			s.mount()
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			_ = os.WriteFile(filepath.Join(s.data, "fill"), make([]byte, 64<<20), 0o600) // until there is no more room
 			return f
 		}, "rights", Fail, []string{"the disk is full"}, []string{"make room"}},
 		{"a disk with little left", func(t *testing.T, s *site) string {
 			s.mount()
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			return f
 		}, "disk", Fail, []string{"free for"}, []string{"retention.hellos"}},
 		{"no backup", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			return f
 		}, "backup", Warn, []string{"there is no backup"}, []string{"provisiond backup create"}},
 		{"an old backup", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', ?, 0)", `{"at":"`+time.Now().Add(-30*24*time.Hour).Format(time.RFC3339)+`"}`)
 			return f
 		}, "backup", Fail, []string{"30 days ago"}, []string{"every night"}},
 		{"a backup that is cut", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			file := filepath.Join(s.dir, "amt.backup")
 			if err := os.WriteFile(file, []byte("half"), 0o600); err != nil {
 				t.Fatal(err)
@@ -220,8 +245,7 @@ func TestBadInput(t *testing.T) {
 			return f
 		}, "backup", Fail, []string{"has 4 bytes and should have 1000"}, []string{"provisiond backup verify"}},
 		{"a record of a backup that is nonsense", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', '{', 0)")
 			return f
 		}, "backup", Warn, []string{"cannot be read"}, nil},
@@ -229,22 +253,20 @@ func TestBadInput(t *testing.T) {
 			return s.config("doctor: {ntp: \"" + ntpServer(t, 24*time.Hour) + "\"}")
 		}, "clock", Fail, []string{"the clock is 24h0m0s slow"}, []string{"chronyd"}},
 		{"a clock that went back", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			s.sql("INSERT INTO events (at, name) VALUES (?, 'x')", time.Now().Add(time.Hour).UnixMilli())
 			return f
 		}, "clock", Fail, []string{"lies in the future: this clock went back"}, nil},
 		{"work that nobody does", func(t *testing.T, s *site) string {
-			f := s.config()
-			s.migrate(f)
+			f := s.sqlite()
 			s.sql("INSERT INTO devices (uuid) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee')")
 			s.sql("INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', 'provision', 'hello', 'queued', ?, ?)",
 				time.Now().UnixMilli(), time.Now().Add(-time.Hour).UnixMilli())
 			return f
 		}, "queue", Fail, []string{"1 run could be worked on, the oldest for 1h0m"}, []string{"is a daemon running?"}},
 		{"devices that report a suffix nobody serves", func(t *testing.T, s *site) string {
+			s.sqlite()
 			f := s.config("zones: [corp.example.com]")
-			s.migrate(f)
 			s.sql("INSERT INTO devices (uuid, suffix, amt_version, amt_major) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', 'plant.local', '11.8.65', 11)")
 			return f
 		}, "suffixes", Warn, []string{"1 of 2 suffixes is served by no certificate", "plant.local       1 device, AMT 11.8  none"}, []string{"provctl cert request --cn provisionserver.plant.local"}},
