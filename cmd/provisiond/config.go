@@ -173,8 +173,54 @@ type Provisioning struct {
 	// knows nothing newer, and each connection uses the best the device has.
 	MinTLS string `yaml:"min_tls" oneof:"1.0 1.1 1.2"`
 
+	// One-time passwords that a host agent leaves in the device and announces here.
+	// off: not looked at. agent: compared when an agent announced one. required: no
+	// device is set up without. Default agent: bare metal has no agent.
+	OTP string `yaml:"otp" oneof:"off agent required"`
+	// How long firmware listens for setup after its first hello. Default 6h, what
+	// makers set; work is ordered by what is left of it.
+	SetupWindow time.Duration `yaml:"setup_window" min:"10m" max:"255h"`
+	// How many devices that nobody approved are remembered. Default 50000: anybody
+	// who reaches the hello port can make them, so the oldest make room.
+	PendingDevices int `yaml:"pending_devices" min:"100" max:"10000000"`
+
+	Names   Names   `yaml:"names"`
+	Limits  Attempt `yaml:"limits"`
 	Profile Profile `yaml:"profile"`
 	Retry   Retry   `yaml:"retry"`
+}
+
+// Names is where the names of devices come from that no assignment rule speaks of.
+type Names struct {
+	// The sources in the order they are asked. assigned: an import, an operator or an
+	// authenticated agent said it. reverse_dns: the address's name, if it leads back
+	// to the address. webhook: the address below. pattern: profile.host_name, which
+	// always answers. Without pattern at the end a device waits in pending_identity
+	// until a source knows it. Default: assigned, pattern.
+	Sources []string `yaml:"sources" oneof:"assigned reverse_dns webhook pattern"`
+	// Where to ask for a name: a POST with uuid, address and what else is known,
+	// answered by {"fqdn": "pc7.corp.example.com"}, 204 or 404. https, or http on
+	// loopback; redirects are not followed. Default: none.
+	Webhook string `yaml:"webhook"`
+	// A PEM file with the authorities of the webhook's certificate. Default: the
+	// system's.
+	WebhookCA File `yaml:"webhook_ca"`
+	// The longest one question may take. Default 5s; it is asked again each minute.
+	Timeout time.Duration `yaml:"timeout" min:"100ms" max:"1m"`
+}
+
+// Attempt bounds how many devices are talked to at once, counted over all nodes.
+type Attempt struct {
+	// In one network, a /24 or a /64. Default 0, any number: workers is the limit.
+	PerNetwork int `yaml:"per_network" min:"0"`
+	// Altogether. Default 0, any number.
+	Total int `yaml:"total" min:"0"`
+	// After how many failures in a row, all blamed on the network, a network is left
+	// alone for a while. Default 30; 0 never.
+	BreakAfter int `yaml:"break_after" min:"0"`
+	// For how long at first; it doubles up to 15m while the next try fails too.
+	// Default 1m.
+	BreakFor time.Duration `yaml:"break_for" min:"1s" max:"15m"`
 }
 
 // Certificate is one provisioning certificate with its key and chain.
@@ -330,6 +376,9 @@ func Defaults() Config {
 		Metrics: Metrics{},
 		Provisioning: Provisioning{
 			Admission: "approve", Reprovision: "approve", Workers: 256, AttemptTimeout: 5 * time.Minute, CallTimeout: 30 * time.Second, MinTLS: "1.0",
+			OTP: "agent", SetupWindow: 6 * time.Hour, PendingDevices: 50000,
+			Names:   Names{Sources: []string{"assigned", "pattern"}, Timeout: 5 * time.Second},
+			Limits:  Attempt{BreakAfter: 30, BreakFor: time.Minute},
 			Profile: Profile{TLS: "server", AdminUser: "admin", MEBx: "set", HostName: "amt-{uuid8}", ExtendHours: 6, CertificateDays: 825},
 			Retry:   Retry{First: 30 * time.Second, Max: time.Hour},
 		},

@@ -122,6 +122,10 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		Zones: cfg.Zones, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, Log: log,
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
+	admissionOptions(cfg.Provisioning, &o)
+	if o.Lookup, err = lookup(cfg.Provisioning.Names); err != nil {
+		return o, err
+	}
 	if cfg.Hello.ClientCA != "" {
 		if o.ClientCAs, err = clientCAs(string(cfg.Hello.ClientCA)); err != nil {
 			return o, err

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/provisiond/provisiond/server"
+	"github.com/provisiond/provisiond/server/admit"
+	"github.com/provisiond/provisiond/server/profile"
+)
+
+// admissionOptions hands over who is let in, named and worked on.
+func admissionOptions(p Provisioning, o *server.Options) {
+	o.OTP, o.SetupWindow, o.Strangers = admit.OTPMode(p.OTP), p.SetupWindow, p.PendingDevices
+	for _, s := range p.Names.Sources {
+		o.Names = append(o.Names, profile.Source(s))
+	}
+	o.PerNetwork, o.AtOnce, o.BreakAfter, o.BreakFor = p.Limits.PerNetwork, p.Limits.Total, p.Limits.BreakAfter, p.Limits.BreakFor
+}
+
+// lookup is the way to the sources of names outside.
+func lookup(n Names) (admit.Lookup, error) {
+	l := admit.Lookup{ReverseDNS: &net.Resolver{}, Webhook: n.Webhook, Timeout: n.Timeout}
+	if n.Webhook == "" {
+		return l, nil
+	}
+	// No proxy: what is asked names a machine of this network.
+	l.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 5 * time.Second,
+		MaxIdleConnsPerHost: 2, MaxConnsPerHost: 16, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10}
+	if n.WebhookCA != "" {
+		text, err := readSome(string(n.WebhookCA))
+		if err != nil {
+			return l, fmt.Errorf("provisioning.names.webhook_ca: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(text) {
+			return l, fmt.Errorf("provisioning.names.webhook_ca: no certificate in %q", n.WebhookCA)
+		}
+		l.HTTP.TLSClientConfig.RootCAs = pool
+	}
+	return l, nil
+}
+
+func (l *loader) names(n Names) {
+	if len(n.Sources) == 0 {
+		l.wrong("provisioning.names.sources", "is empty", "a device could never be named", "sources: [assigned, pattern]")
+	}
+	if i := slices.Index(n.Sources, "pattern"); i >= 0 && i < len(n.Sources)-1 {
+		l.wrong("provisioning.names.sources", fmt.Sprintf("%s stands behind pattern", n.Sources[i+1]), "pattern always answers, so what stands behind it is never asked", "sources: [assigned, reverse_dns, pattern]")
+	}
+	if n.Webhook == "" {
+		if slices.Contains(n.Sources, "webhook") {
+			l.wrong("provisioning.names.webhook", "missing while provisioning.names.sources names webhook", "", "webhook: https://cmdb.example.com/amt-name")
+		}
+		return
+	}
+	u, err := url.Parse(n.Webhook)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		l.wrong("provisioning.names.webhook", "want an https address", "", "webhook: https://cmdb.example.com/amt-name")
+		return
+	}
+	if a, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !a.IsLoopback()) {
+		l.wrong("provisioning.names.webhook", "http to another machine", "whoever sits between could name devices", "webhook: https://cmdb.example.com/amt-name")
+	}
+	if n.WebhookCA != "" {
+		if b := l.mustRead("provisioning.names.webhook_ca", n.WebhookCA); b != nil && !hasCertificate(b) {
+			l.wrong("provisioning.names.webhook_ca", fmt.Sprintf("no certificate in %q", n.WebhookCA), "the authorities are PEM: -----BEGIN CERTIFICATE-----", "")
+		}
+	}
+}
