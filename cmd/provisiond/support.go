@@ -184,7 +184,10 @@ func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path 
 		d := doctorConfig(cfg, map[string]bool{})
 		list, errs := certificateFiles(cfg, d.Force)
 		d.Certificates = func() ([]*certs.Provisioning, []error) { return list, errs }
-		d.Running = func(ctx context.Context) doctor.Daemon { return askDaemon(ctx, cfg) }
+		d.Running = func(ctx context.Context) doctor.Daemon {
+			running, _ := askDaemon(ctx, cfg)
+			return running
+		}
 		report, _ := doctor.New(d).Run(ctx)
 		return printJSON(w, report)
 	})
