@@ -44,6 +44,9 @@ type Survey struct {
 	DataKeys int
 	Keys     error // the master key given does not open the data keys
 
+	AuditRecords int   // in the chain of the audit
+	Audit        error // an *AuditError where the chain is broken, else why it was not read to its end
+
 	Waiting       int       // runs that could be worked on now
 	OldestWaiting time.Time // since when
 	Newest        time.Time // the newest record's time
@@ -254,6 +257,7 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 		}, "SELECT suffix, max(amt_version), count(*) FROM devices WHERE suffix <> '' GROUP BY suffix, amt_major ORDER BY count(*) DESC, suffix LIMIT 40")
 		return err
 	})
+	s.audit(ctx, db)
 	read("read the certificates", func(tx *Tx) (err error) {
 		s.Certificates, err = list(ctx, tx, func(r scanner) (Certificate, error) {
 			var c certificateRow
@@ -262,6 +266,22 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 		}, "SELECT "+certificateColumns+" FROM certificates ORDER BY created_at, id")
 		return err
 	})
+}
+
+// auditPatience bounds the reading of the audit, which grows for ever.
+const auditPatience = 4 * time.Second
+
+func (s *Survey) audit(ctx context.Context, db *DB) {
+	ctx, cancel := context.WithTimeout(ctx, auditPatience)
+	defer cancel()
+	s.Audit = db.Read(ctx, func(tx *Tx) error {
+		n, err := tx.VerifyAudit(ctx)
+		s.AuditRecords = int(n)
+		return err
+	})
+	if ctx.Err() != nil {
+		s.Audit = ctx.Err()
+	}
 }
 
 func (s *Survey) keys(ctx context.Context, tx *Tx) error {

@@ -225,6 +225,11 @@ func TestBadInput(t *testing.T) {
 			f := s.sqlite()
 			return f
 		}, "disk", Fail, []string{"free for"}, []string{"retention.hellos"}},
+		{"an audit that somebody changed", func(t *testing.T, s *site) string {
+			f := s.sqlite()
+			s.sql("INSERT INTO audit (seq, at, actor, action, subject, detail, prev_hash, hash) VALUES (1, 0, 'x', 'y', '', '{}', x'', x'00')")
+			return f
+		}, "audit", Fail, []string{"the chain is broken"}, []string{"newest backup"}},
 		{"no backup", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			return f

@@ -195,6 +195,25 @@ func (v *visit) masterKey(context.Context) []Check {
 	return one(name, Pass, "", "the master key opens %s", plural(s.DataKeys, "data key"))
 }
 
+// audit: is the chain of the audit whole?
+func (v *visit) audit(context.Context) []Check {
+	const name = "audit"
+	s, answer, ok := v.known(name)
+	if !ok {
+		return answer
+	}
+	var broken *store.AuditError
+	switch {
+	case errors.As(s.Audit, &broken):
+		return one(name, Fail, "somebody changed the audit in the database itself: keep a copy of it as it is, and compare it with the newest backup", "the chain is broken: %v", broken)
+	case errors.Is(s.Audit, context.DeadlineExceeded):
+		return one(name, Pass, "provctl audit verify reads all of it", "the audit is too long to be read here")
+	case s.Audit != nil:
+		return one(name, Warn, "", "the audit could not be read: %v", s.Audit)
+	}
+	return one(name, Pass, "", "the chain of %s is whole", plural(s.AuditRecords, "record"))
+}
+
 // queue: for how long has work that could be done waited?
 func (v *visit) queue(context.Context) []Check {
 	const name = "queue"

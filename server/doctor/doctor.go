@@ -123,7 +123,7 @@ type Daemon struct {
 // Kinds lists every kind of check, in the order of a report.
 func Kinds() []string {
 	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "certificates", "device", "clock",
-		"database", "schema", "rights", "master_key", "queue", "backup", "disk", "metrics"}
+		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "metrics"}
 }
 
 // limit bounds a whole run; each check has less.
@@ -216,7 +216,7 @@ func (d *Doctor) Run(ctx context.Context) (Report, Measures) {
 	}{
 		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes},
 		{"certificates", v.certificates}, {"device", v.device}, {"clock", v.clock}, {"database", v.database},
-		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"metrics", v.metrics},
+		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"audit", v.audit}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"metrics", v.metrics},
 	}
 	answers := make([]chan []Check, len(all))
 	for i, c := range all {
