@@ -82,7 +82,7 @@ func (v *visit) certificate(p *certs.Provisioning) (Status, []string, string) {
 	switch {
 	case p.Validity(v.now) != nil:
 		status = Fail
-		if v.c.Force[p.ID] {
+		if p.Forced || v.c.Force[p.ID] {
 			status = Warn
 		}
 		head = p.Validity(v.now).Error()
