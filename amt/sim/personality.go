@@ -187,7 +187,9 @@ func plain(base string) (Personality, bool) {
 		p.Hashes, p.Knows, p.AuthInt, p.ECC, p.ModernChain = sha2Roots, knowsSHA2, true, true, true
 		p.ServerName = "Intel(R) Active Management Technology" // newer builds leave the number out
 		p.Style = styleNamed
-		p.Style.alphabetical = true
+		// Namespaces on the envelope, as fixtures of this age have them: MeshCentral
+		// takes an element that declares one for something else.
+		p.Style.alphabetical, p.Style.declareLate = true, false
 		if base == "19" {
 			p.Version = amt.Version{Major: 19, Minor: 0, Hotfix: 5, Build: 1985}
 			p.MEBxBeforeCommit = true
