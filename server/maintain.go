@@ -125,6 +125,7 @@ const pruneTick = time.Hour
 const (
 	keepHellosEach = 200
 	keepEventsEach = 1000
+	keepRunsEach   = 100
 	keepSteps      = 30 * 24 * time.Hour
 	keepJobs       = 365 * 24 * time.Hour
 	keepOTPs       = 24 * time.Hour
@@ -148,6 +149,6 @@ func (s *Server) retention() store.Retention {
 	}
 	return store.Retention{
 		HelloAge: s.o.KeepHellos, HellosPerDevice: keepHellosEach, EventAge: s.o.KeepEvents, EventsPerDevice: keepEventsEach,
-		RunAge: s.o.KeepRuns, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs,
+		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs,
 	}
 }

@@ -364,6 +364,10 @@ func TestPruneKeepsWhatIsNeeded(t *testing.T) {
 				})
 			}
 		}
+		older := run(t, db, 0) // the newest of a device stays
+		write(t, db, func(ctx context.Context, tx *store.Tx) error {
+			return tx.FinishRun(ctx, older.ID, store.RunDone, "", "", "")
+		})
 		ended := run(t, db, 0)
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
 			return errors.Join(tx.PutSteps(ctx, ended.ID, []store.StepRecord{{Seq: 1, Name: "a", State: "done"}}), tx.FinishRun(ctx, ended.ID, store.RunDone, "", "", ""))

@@ -13,7 +13,8 @@ type Retention struct {
 	HellosPerDevice int           // and all but the newest so many of each device
 	EventAge        time.Duration
 	EventsPerDevice int
-	RunAge          time.Duration // ended runs, with their steps
+	RunAge          time.Duration // ended runs, with their steps; a device's newest run stays
+	RunsPerDevice   int
 	StepAge         time.Duration // the steps of ended runs, earlier than the run itself
 	JobAge          time.Duration // ended bulk jobs
 	OTPAge          time.Duration // one-time passwords after their end
@@ -78,8 +79,12 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 	if err := aged("steps", &p.Steps, r.StepAge, "run_steps", "run_id", "run_id IN (SELECT id FROM runs WHERE finished_at < {now+$1})"); err != nil {
 		return p, err
 	}
-	if err := aged("runs", &p.Runs, r.RunAge, "runs", "id", "finished_at < {now+$1} AND state NOT IN ('queued', 'running')"); err != nil {
+	if err := aged("runs", &p.Runs, r.RunAge, "runs", "id", `finished_at < {now+$1} AND state NOT IN ('queued', 'running')
+		AND EXISTS (SELECT 1 FROM runs newer WHERE newer.uuid = runs.uuid AND newer.id > runs.id)`); err != nil {
 		return p, err
+	}
+	if err := db.pruneEach(ctx, &p.Runs, "runs", r.RunsPerDevice, batch); err != nil {
+		return p, fmt.Errorf("prune runs: %w", err)
 	}
 	if err := aged("jobs", &p.Jobs, r.JobAge, "jobs", "id", "finished_at < {now+$1}"); err != nil {
 		return p, err
