@@ -177,6 +177,9 @@ func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path 
 			if s.Key == "master_key.exec" { // a command may be given its own token
 				settings[i].Value = strings.Join(cfg.MasterKey.Exec[:min(1, len(cfg.MasterKey.Exec))], "")
 			}
+			if u, err := url.Parse(s.Value); strings.HasSuffix(s.Key, "webhook") && err == nil { // as may a URL
+				settings[i].Value = u.Scheme + "://" + u.Host
+			}
 		}
 		return printJSON(w, map[string]any{"file": path, "problems": lines, "settings": settings})
 	})
