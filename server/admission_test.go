@@ -277,3 +277,17 @@ func TestAFloodOfStrangersIsBounded(t *testing.T) {
 		})
 	})
 }
+
+// TestNoAnnouncedRootIsNotForgotten: firmware without an active root hash goes
+// on waiting, however often it is asked again whether a certificate has come.
+func TestNoAnnouncedRootIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(o *Options) { o.Admission = admit.Open }, func(t *testing.T, l *lab) {
+		u := newUUID()
+		l.hello(address(), u, 0, nil)
+		l.untilState(u, store.PendingCertificate)
+		if n, err := l.s.Admit.Reconsider(t.Context()); n != 0 || err != nil {
+			t.Errorf("%d runs started, %v\n%s", n, err, l.story(u))
+		}
+	})
+}

@@ -126,6 +126,10 @@ func (a *Admitter) asked(ctx context.Context, tx *store.Tx, d store.Device, answ
 			return Decision{}, err
 		}
 		h.Version, h.Hashes = hello.VersionPKI, hashes
+	} else if last, err := tx.Hellos(ctx, d.UUID, 1); err != nil {
+		return Decision{}, err
+	} else if len(last) == 1 {
+		h.Version = uint16(last[0].Version) // firmware that announced no root; an agent announces none either
 	}
 	q, failed := a.question(ctx, tx, h, d, answers)
 	if !q.letIn() {
