@@ -179,6 +179,15 @@ func (p *program) deviceWhy() *cobra.Command {
 func (p *program) printWhy(w api.Why) {
 	fmt.Fprintln(p.out, w.Says)
 	fmt.Fprintln(p.out, "next: "+w.Next)
+	if w.Since != nil {
+		fmt.Fprintln(p.out, "since: "+when(w.Since))
+	}
+	if len(w.Tried) > 0 {
+		fmt.Fprintln(p.out, "tried:")
+		for _, t := range w.Tried {
+			fmt.Fprintln(p.out, "  - "+t)
+		}
+	}
 	if w.LastRun != nil {
 		line := fmt.Sprintf("last run: %d, %s", w.LastRun.ID, w.LastRun.State)
 		if n := len(w.LastRun.Steps); n > 0 {

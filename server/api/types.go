@@ -154,6 +154,8 @@ type Why struct {
 	Device  *Device         `json:"device"`
 	Others  []DeviceSummary `json:"others" doc:"further devices the query fits"`
 	Says    string          `json:"says" doc:"the answer in a sentence"`
+	Since   *time.Time      `json:"since" doc:"when it came to stand there for this reason"`
+	Tried   []string        `json:"tried" doc:"what was tried, newest first"`
 	Reason  *Reason         `json:"reason"`
 	Next    string          `json:"next" doc:"what happens by itself, and when"`
 	Checks  []string        `json:"checks" doc:"what a person can look at or do, first things first"`

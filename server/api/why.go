@@ -20,7 +20,7 @@ type AnyDevice struct {
 
 func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 	id := strings.TrimSpace(in.ID)
-	w := Why{Query: clean(id), Others: []DeviceSummary{}, Checks: []string{}}
+	w := Why{Query: clean(id), Others: []DeviceSummary{}, Checks: []string{}, Tried: []string{}}
 	if id == "" {
 		return w, problem(422, CodeInvalid, "want a UUID, an address, a MAC or a name")
 	}
@@ -51,10 +51,90 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 			r := toRun(runs[0], steps)
 			w.LastRun = &r
 		}
+		if err := s.history(ctx, tx, &w, d); err != nil {
+			return err
+		}
 		s.answer(&w, d)
 		return nil
 	})
 	return w, err
+}
+
+// history says since when a device stands where it does, and what was tried.
+func (s *Server) history(ctx context.Context, tx *store.Tx, w *Why, d store.Device) error {
+	events, err := tx.Events(ctx, store.EventFilter{UUID: d.UUID, Newest: true, Limit: 200})
+	if err != nil {
+		return err
+	}
+	w.Since = timeOrNull(since(d, events))
+	runs, err := tx.Runs(ctx, d.UUID, 5)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		w.Tried = append(w.Tried, tried(r, s.now()))
+	}
+	switch {
+	case len(runs) > 0:
+	case d.Lifecycle == store.PendingIdentity:
+		w.Tried = append(w.Tried, "its name was asked for, and nobody has connected to it yet")
+	case managed(d.Lifecycle):
+		w.Tried = append(w.Tried, "its setup is too long ago for its runs to be kept")
+	default:
+		w.Tried = append(w.Tried, "nobody has connected to it yet")
+	}
+	return nil
+}
+
+// since is when a device came to stand where it does for the reason it has.
+// Attempts in between that ended the same way do not count.
+func since(d store.Device, newestFirst []store.Event) time.Time {
+	var at time.Time
+	for _, e := range newestFirst {
+		to, _ := e.Data["lifecycle"].(string)
+		switch {
+		case to == "" && e.Reason != d.Reason, to == string(store.Provisioning), to == string(store.Verifying):
+			if to != "" && to == string(d.Lifecycle) {
+				return e.At
+			}
+			continue // says nothing of where it stands, or is an attempt on the way
+		case to != "" && to != string(d.Lifecycle), e.Reason != d.Reason:
+			if at.IsZero() {
+				continue
+			}
+			return at
+		}
+		at = e.At
+	}
+	if at.IsZero() {
+		return d.FirstSeen
+	}
+	return at
+}
+
+// tried is one run in a sentence.
+func tried(r store.Run, now time.Time) string {
+	text := fmt.Sprintf("run %d (%s)", r.ID, r.Kind)
+	switch r.State {
+	case store.RunDone:
+		return text + " came through " + ago(now.Sub(r.FinishedAt)) + " ago"
+	case store.RunRunning:
+		return text + " is at work since " + r.StartedAt.UTC().Format(time.RFC3339)
+	case store.RunQueued:
+		return text + " has not begun"
+	case store.RunCancelled:
+		text += " was stopped "
+	default:
+		text += " failed "
+	}
+	text += ago(now.Sub(r.FinishedAt)) + " ago"
+	if r.Reason != "" {
+		text += ": " + reason.Of(r.Reason).Title
+	}
+	if r.Detail != "" {
+		text += " (" + clean(r.Detail) + ")"
+	}
+	return text
 }
 
 // find looks a device up by UUID in both byte orders, then by what else the
@@ -249,8 +329,28 @@ func next(d store.Device, last *Run, now time.Time) string {
 		return "nothing; a hello of it raises an alarm. provctl device restore brings it back"
 	case store.PendingApproval:
 		return "nothing, until it is approved: provctl device approve " + d.UUID.String()
+	case store.Unprovisioned:
+		return "nothing, until it is approved again: provctl device approve " + d.UUID.String()
 	case store.Quarantined:
-		return "nothing, until a person decides: provctl device restore or retire"
+		if d.Reason == reason.UUIDInvalid {
+			return "nothing, until the machine has a UUID of its own"
+		}
+		return "nothing, until a person has looked: provctl device release " + d.UUID.String() + ", or retire"
+	case store.PendingIdentity:
+		text := "it goes on as soon as its name is known: provctl device name " + d.UUID.String() + " FQDN"
+		if d.Reason == reason.NoProfileRule {
+			text = "it goes on as soon as the profile is there: provctl profile apply"
+		}
+		if d.NextRetry.After(now) {
+			text += "; it is looked up again in " + ago(d.NextRetry.Sub(now))
+		}
+		return text
+	case store.Dormant:
+		return "it is taken up again at its next hello: disconnect its power for a moment, or reopen its setup from an agent or MEBx"
+	case store.CredentialsUnknown:
+		if last == nil || last.State != "queued" && last.State != "running" {
+			return "nothing by itself, so that it locks nobody out: provctl device adopt " + d.UUID.String() + " --password-file FILE tries a password, or reset it at the machine"
+		}
 	}
 	if last != nil && last.State == store.RunRunning {
 		return fmt.Sprintf("run %d is working on it", last.ID)

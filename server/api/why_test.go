@@ -1,0 +1,58 @@
+package api_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/store"
+)
+
+// TestWhyAnswersWhole: whatever holds a device up, the answer says what, since
+// when, what was tried, what a person can do and what happens by itself.
+func TestWhyAnswersWhole(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		c := b.Client(b.Token(api.Viewer))
+		states := map[reason.Code]store.Lifecycle{
+			reason.UUIDInvalid: store.Quarantined, reason.UUIDDuplicate: store.Quarantined, reason.IdentityConflict: store.Quarantined,
+			reason.OTPMismatch: store.Quarantined, reason.UUIDMismatch: store.Quarantined, reason.NotAuthorized: store.PendingApproval,
+			reason.ReappearedUnprovisioned: store.PendingApproval, reason.NoProfileRule: store.PendingIdentity, reason.IdentityIncomplete: store.PendingIdentity,
+			reason.SetupWindowExpired: store.Dormant, reason.Blocklisted: store.Retired, reason.CredentialsUnknown: store.CredentialsUnknown,
+		}
+		for _, e := range reason.All() {
+			to := states[e.Code]
+			if to == "" {
+				to = store.Failed
+				if e.Retry == reason.ForCertificate {
+					to = store.PendingCertificate
+				}
+			}
+			u := b.Seen(apitest.Device{Lifecycle: to, Reason: e.Code, Detail: "evidence of " + string(e.Code)})
+			w, err := c.Why(t.Context(), u.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(w.Says, e.Title) || !strings.Contains(w.Says, "evidence of") {
+				t.Errorf("%s: says %q", e.Code, w.Says)
+			}
+			if w.Since == nil || w.Next == "" || len(w.Tried) == 0 || len(w.Checks) == 0 || w.Reason == nil {
+				t.Errorf("%s: since %v, next %q, tried %v, checks %v", e.Code, w.Since, w.Next, w.Tried, w.Checks)
+			}
+		}
+		for _, l := range store.Lifecycles() {
+			w, err := c.Why(t.Context(), b.Seen(apitest.Device{Lifecycle: l}).String())
+			if err != nil || w.Says == "" || w.Since == nil || w.Next == "" || len(w.Tried) == 0 {
+				t.Errorf("%s: %+v %v", l, w, err)
+			}
+		}
+		for _, id := range []string{"11223344-5566-7788-99aa-0123456789ab", "192.0.2.77", "00-11-22-33-44-55", "pc99.corp.example"} {
+			w, err := c.Why(t.Context(), id)
+			if err != nil || w.Found || w.Says == "" || w.Next == "" || len(w.Checks) < 4 {
+				t.Errorf("never seen, %s: %+v %v", id, w, err)
+			}
+		}
+	})
+}
