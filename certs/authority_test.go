@@ -149,3 +149,33 @@ func TestReminder(t *testing.T) {
 		}
 	}
 }
+
+// TestConsole: what is shown to managed devices with mutual TLS carries the
+// usage they ask for and verifies under the root they were given.
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ca, err := certs.NewAuthority("device CA", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ca.Console("prov.corp.example.com", now, 365*24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	marked := false
+	for _, o := range c.Leaf.UnknownExtKeyUsage {
+		marked = marked || o.Equal(certs.ConsoleOID())
+	}
+	if !marked || len(c.Certificate) != 2 || c.Leaf.Subject.CommonName != "prov.corp.example.com" {
+		t.Errorf("marked: %t; %d certificates; %s", marked, len(c.Certificate), c.Leaf.Subject)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Certificate())
+	if _, err := c.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := ca.Console("", now, time.Hour); err == nil {
+		t.Error("a console without a name")
+	}
+}
