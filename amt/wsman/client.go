@@ -59,6 +59,7 @@ type Client struct {
 	conn    net.Conn
 	call    time.Time // when the call at hand must be over
 	hard    time.Time // when everything must be over: the lease
+	look    time.Time // when a mere look at the line must be over; zero: none under way
 	aborted bool      // the call's context ended
 }
 

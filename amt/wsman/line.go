@@ -163,16 +163,19 @@ func (c *Client) endWaiting() bool {
 
 // peekUntil waits for the next byte for at most that long.
 func (c *Client) peekUntil(t time.Time) ([]byte, error) {
-	c.mu.Lock()
-	if !c.aborted {
-		_ = c.conn.SetReadDeadline(t)
-	}
-	c.mu.Unlock()
+	c.lookUntil(t)
 	first, err := c.br.Peek(1)
-	c.mu.Lock()
-	c.setDeadline()
-	c.mu.Unlock()
+	c.lookUntil(time.Time{})
 	return first, err
+}
+
+// lookUntil bounds reads apart from the call's deadline, until it is called
+// again with zero.
+func (c *Client) lookUntil(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.look = t
+	c.setDeadline()
 }
 
 func (c *Client) redial(ctx context.Context) error {
@@ -186,8 +189,9 @@ func (c *Client) redial(ctx context.Context) error {
 	limit := time.Now().Add(closePatience)
 	if _, err := c.peekUntil(limit); isClosed(err) {
 		if t, ok := c.conn.(interface{ NetConn() net.Conn }); ok { // TLS said so; TCP follows
-			_ = t.NetConn().SetReadDeadline(limit)
+			c.lookUntil(limit)
 			_, _ = t.NetConn().Read(make([]byte, 64))
+			c.lookUntil(time.Time{})
 		}
 	}
 	_ = c.conn.Close()
@@ -231,6 +235,9 @@ func (c *Client) setDeadline() {
 		return
 	}
 	_ = c.conn.SetDeadline(c.until())
+	if !c.look.IsZero() { // a renewed lease does not make a look longer
+		_ = c.conn.SetReadDeadline(c.look)
+	}
 }
 
 // settleAfterRefusal looks whether the device closes after a 401 without having

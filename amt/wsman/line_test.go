@@ -406,6 +406,41 @@ func TestDeadlines(t *testing.T) {
 	})
 }
 
+// A lease may be renewed at any moment, also while the line is only looked at
+// for a moment; the look must not turn into a wait for the whole call.
+func TestRenewalDoesNotHoldUpALook(t *testing.T) {
+	t.Parallel()
+	p := startPeer(t, func(r request) reply {
+		if r.auth == "" {
+			return reply{raw: refusal("n", `, qop="auth"`)}
+		}
+		return ok(r, committed)
+	})
+	c := p.client(Config{CallTimeout: 5 * time.Second, Logins: []Login{login("active", "x")}})
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				c.SetDeadline(time.Now().Add(time.Hour))
+				runtime.Gosched()
+			}
+		}
+	}()
+	for range 5 {
+		c.SetLogins([]Login{login("active", "x")}) // so that it is refused first
+		if err := commit(c, t.Context()); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-done
+}
+
 // A slow drip must not outlive the call's deadline.
 func TestDripEndsAtTheDeadline(t *testing.T) {
 	t.Parallel()
