@@ -58,9 +58,9 @@ type NewImport struct {
 type ImportResult struct {
 	Report     *CertificateReport `json:"report"`
 	Refused    string             `json:"refused,omitempty" doc:"dry run: why it would be refused"`
-	State      string             `json:"state,omitempty" doc:"active, standby or removed"`
-	Known      bool               `json:"known,omitempty" doc:"it was here before; its chains are now those of the report"`
-	Activated  bool               `json:"activated,omitempty" doc:"it came into use by this"`
+	State      string             `json:"state" doc:"active, standby or removed; empty after a dry run"`
+	Known      bool               `json:"known" doc:"it was here before; its chains are now those of the report"`
+	Activated  bool               `json:"activated" doc:"it came into use by this"`
 	Backup     *BackupView        `json:"backup,omitempty"`
 	Passphrase string             `json:"passphrase,omitempty" doc:"opens the backup; shown this once and kept nowhere"`
 	Requeued   desk.Requeued      `json:"requeued" doc:"devices that failed for a certificate reason and were queued again"`
