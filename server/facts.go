@@ -71,6 +71,9 @@ func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("provisiond_"+name, help, labels, nil)
 }
 
+// mostCertificates bounds the label cert; nobody has as many in use.
+const mostCertificates = 50
+
 type factsDescs struct {
 	devices, health, secrets, depth, running, expiring, backup, bytes, clock, notAfter, usable *prometheus.Desc
 }
@@ -109,17 +112,22 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	shown := map[string]bool{}
-	for _, p := range c.certificates() {
-		if shown[p.ID] {
+	for i, p := range c.certificates() {
+		if shown[p.ID] || i == mostCertificates {
 			continue
 		}
-		shown[p.ID] = true
-		show(c.d.notAfter, float64(p.Leaf.NotAfter.Unix()), p.ID)
+		// By name, as an alert should read; of two of one name the second carries its id.
+		name := p.Name
+		if shown[name] {
+			name += " " + p.ID
+		}
+		shown[p.ID], shown[name] = true, true
+		show(c.d.notAfter, float64(p.Leaf.NotAfter.Unix()), name)
 		usable := 0.0
-		if p.Usable() {
+		if p.Usable() && (p.Forced || p.Validity(time.Now()) == nil) {
 			usable = 1
 		}
-		show(c.d.usable, usable, p.ID)
+		show(c.d.usable, usable, name)
 	}
 	f, at := c.now()
 	if at.IsZero() || time.Since(at) > factsLast {

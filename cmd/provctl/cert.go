@@ -203,6 +203,9 @@ func (p *program) printCertificate(k api.Certificate) {
 	for _, r := range k.Roots {
 		p.say("  root %s\n", r)
 	}
+	if k.Waiting > 0 {
+		p.say("  would serve %d of the devices that wait\n", k.Waiting)
+	}
 	switch {
 	case k.UndoUntil != nil:
 		p.say("  can be taken back until %s: provctl cert restore %s\n", k.UndoUntil.Format("2006-01-02"), k.ID)

@@ -82,8 +82,14 @@ func (s *Server) listCertificates(ctx context.Context, _ *none) (CertificateList
 	out := CertificateList{Certificates: []Certificate{}}
 	if s.Desk != nil {
 		all, err := s.Desk.List(ctx)
+		if err != nil {
+			return out, err
+		}
+		waiting, err := s.Desk.Waiting(ctx, all)
 		for _, e := range all {
-			out.Certificates = append(out.Certificates, fromEntry(e, s.now()))
+			c := fromEntry(e, s.now())
+			c.Waiting = waiting[e.ID]
+			out.Certificates = append(out.Certificates, c)
 		}
 		return out, err
 	}

@@ -199,6 +199,7 @@ type Certificate struct {
 	Findings  []Finding `json:"findings"`
 	Devices   int       `json:"devices" doc:"devices on this page of the fleet that were set up with it"`
 
+	Waiting    int         `json:"waiting" doc:"devices not under management yet that it would serve"`
 	State      string      `json:"state" doc:"active, standby or removed"`
 	Source     string      `json:"source" doc:"file: the configuration names it; desk: it was imported here"`
 	Request    string      `json:"request,omitempty" doc:"id of the request it answered"`

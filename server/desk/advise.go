@@ -43,6 +43,32 @@ func (d *Desk) Advise(ctx context.Context) (certs.Advice, error) {
 	return a, nil
 }
 
+// Waiting counts, by id, the devices not under management yet that a certificate
+// would serve, were it the only one.
+func (d *Desk) Waiting(ctx context.Context, all []Entry) (map[string]int, error) {
+	var groups []store.FleetGroup
+	var tables map[int64][]amt.TrustHash
+	err := d.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		if groups, err = tx.FleetGroups(ctx); err != nil {
+			return err
+		}
+		tables, err = tx.TrustTables(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count the devices that wait: %w", err)
+	}
+	f := fleetOf(groups, tables, func(g store.FleetGroup) int { return g.Waiting })
+	out := map[string]int{}
+	for _, e := range all {
+		served, _ := certs.Change(f, nil, []*certs.Provisioning{e.Provisioning})
+		for _, g := range served {
+			out[e.ID] += g.Devices
+		}
+	}
+	return out, nil
+}
+
 func (d *Desk) held() []*certs.Provisioning {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -104,6 +104,11 @@ func (d *Desk) join(ctx context.Context, b *certs.Bundle, aia bool) (*certs.Prov
 			}
 		}
 	}
+	if len(b.Keys) == 0 && !slices.ContainsFunc(b.Certs, func(c *x509.Certificate) bool { return !c.IsCA }) {
+		if p, report := extended(ctx, b, all, o); p != nil {
+			return p, report, nil
+		}
+	}
 	open, err := pending(rows, true)
 	if err != nil {
 		return nil, nil, err
@@ -126,6 +131,31 @@ func (d *Desk) join(ctx context.Context, b *certs.Bundle, aia bool) (*certs.Prov
 		return p, report, nil
 	}
 	return nil, nil, err // it names the open requests only
+}
+
+// extended finds the one certificate that CA certificates alone give a further
+// chain: a cross-certificate out of a vendor's repository, for devices that know
+// the older root only. nil when none or several gain by it.
+func extended(ctx context.Context, b *certs.Bundle, all []Entry, o certs.JoinOptions) (*certs.Provisioning, *certs.Report) {
+	var found *certs.Provisioning
+	var told *certs.Report
+	for _, e := range all {
+		if !e.Desk || e.State == Removed {
+			continue
+		}
+		with := *b
+		with.Certs = append(slices.Clone(b.Certs), e.Leaf)
+		o.Pending = []certs.Pending{{ID: e.Note.Request, Key: e.Key, CreatedAt: e.ImportedAt}}
+		p, report, err := certs.Join(ctx, &with, o)
+		if err != nil || len(p.Paths) <= len(e.Paths) {
+			continue
+		}
+		if found != nil {
+			return nil, nil
+		}
+		found, told = p, report
+	}
+	return found, told
 }
 
 // keep writes the backup, proves it and stores everything.

@@ -63,13 +63,17 @@ func TestRequestOutlivesRestart(t *testing.T) {
 		}
 
 		// Again, and then with a cross-certificate: the same certificate, one more chain, no second backup.
+		older := l.vendor.Root(certtest.Options{Name: "Older Root", SHA1: true})
+		if alone := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "cross", Data: certtest.PEM(older.Cross(root, certtest.Options{}), older.Cert)}}}); alone.Report.ID != got.Report.ID || !alone.Known || len(alone.Report.Chains) != 2 {
+			t.Errorf("a cross-certificate alone: %+v", alone)
+		}
 		old := l.vendor.Root(certtest.Options{Name: "Old Root", SHA1: true})
 		again := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "more", Data: certtest.PEM(leaf, old.Cross(root, certtest.Options{}), old.Cert)}}})
-		if !again.Known || len(again.Report.Chains) != 2 || !again.Passphrase.IsZero() || len(l.backups()) != 1 || again.Report.Request != made.ID {
+		if !again.Known || len(again.Report.Chains) != 3 || !again.Passphrase.IsZero() || len(l.backups()) != 1 || again.Report.Request != made.ID {
 			t.Errorf("again: %+v, backups %v", again, l.backups())
 		}
 		l.restart()
-		if all, err := l.desk.List(ctx); err != nil || len(all) != 1 || len(all[0].Paths) != 2 || all[0].Note.Request != made.ID {
+		if all, err := l.desk.List(ctx); err != nil || len(all) != 1 || len(all[0].Paths) != 3 || all[0].Note.Request != made.ID {
 			t.Errorf("after another restart: %v %v", all, err)
 		}
 	})

@@ -63,6 +63,13 @@ func TestReplaceAndUndo(t *testing.T) {
 		gains := l.device(3, store.Failed, "16.1.25", "corp.example.com", newLeaf)
 		by := desk.UseOptions{Actor: "token:test"}
 
+		all, err := l.desk.List(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if counts, err := l.desk.Waiting(ctx, all); err != nil || counts[old] != 1 || counts[fresh] != 1 {
+			t.Errorf("who waits for which: %v %v", counts, err)
+		}
 		before := l.state()
 		dry, err := l.desk.Replace(ctx, old, fresh, desk.UseOptions{Actor: "x", DryRun: true})
 		if err != nil {
