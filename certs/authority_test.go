@@ -155,7 +155,7 @@ func TestReminder(t *testing.T) {
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	ca, err := certs.NewAuthority("device CA", now)
+	ca, err := NewAuthority("device CA", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestConsole(t *testing.T) {
 	}
 	marked := false
 	for _, o := range c.Leaf.UnknownExtKeyUsage {
-		marked = marked || o.Equal(certs.ConsoleOID())
+		marked = marked || o.Equal(ConsoleOID())
 	}
 	if !marked || len(c.Certificate) != 2 || c.Leaf.Subject.CommonName != "prov.corp.example.com" {
 		t.Errorf("marked: %t; %d certificates; %s", marked, len(c.Certificate), c.Leaf.Subject)
