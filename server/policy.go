@@ -39,6 +39,22 @@ func (s *Server) profileOf(ctx context.Context, tx *store.Tx, d store.Device, na
 	return p.With(as), nil
 }
 
+// assignAgain is profileOf in the middle of a run, when the device has said what
+// it is.
+func (s *Server) assignAgain(ctx context.Context, d store.Device, name string) (p profile.Profile, err error) {
+	err = s.DB.Write(ctx, func(tx *store.Tx) error {
+		as, _, _, err := admit.Assign(ctx, tx, d)
+		if err != nil {
+			return err
+		}
+		if p, err = s.profileOf(ctx, tx, d, name); err != nil || as.Profile == d.Profile {
+			return err
+		}
+		return tx.UpdateDevice(ctx, d.UUID, store.DeviceFacts{Profile: &as.Profile})
+	})
+	return p, err
+}
+
 // profileNamed reads the newest version of a stored profile. The configuration's
 // is the default until one of that name is stored.
 func (s *Server) profileNamed(ctx context.Context, tx *store.Tx, name string) (profile.Profile, error) {

@@ -271,7 +271,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 		Enqueue: s.enqueue, Profile: s.profileOf, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
 	s.engine = provision.New(provision.Config{
-		Store: newLimited(s, journal), Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
+		Store: newLimited(s, journal), Assign: s.assignAgain, Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
 			d := patient
 			if len(t.Logins) > 0 {

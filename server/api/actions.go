@@ -117,8 +117,12 @@ func (c *command) approve() error {
 	if d.Reason == reason.UUIDDuplicate {
 		return conflict("two machines carry this UUID; find out which one it is, give the other a UUID of its own, then: provctl device release %s", d.UUID)
 	}
-	yes := true
-	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Approved: &yes}); err != nil {
+	yes, facts := true, store.DeviceFacts{}
+	facts.Approved = &yes
+	if d.Lifecycle == store.Quarantined {
+		facts.MAC, facts.PeerFingerprint = new(string), &[]byte{} // whoever approves has looked at the machine
+	}
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, facts); err != nil {
 		return err
 	}
 	switch d.Lifecycle {

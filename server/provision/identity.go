@@ -2,10 +2,13 @@ package provision
 
 import (
 	"context"
+	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 )
 
 // readIdentity asks who answered, before anything is told to it.
@@ -17,11 +20,15 @@ var readIdentity = Step{
 			return false, r.refused(err)
 		}
 		r.Identity = id
-		r.facts.Identity = &id
-		r.facts.DeviceMode, r.facts.ModeKnown = id.State, true
 		if !id.UUID.IsZero() && id.UUID != r.Job.Device.UUID {
 			return false, reason.Because(reason.UUIDMismatch, "the hello came from %s, but %s answers at %s", r.Job.Device.UUID, id.UUID, r.Job.Device.Address)
 		}
+		if err := r.sameMachine(id); err != nil {
+			return false, err
+		}
+		// Only now: what another machine says of itself is no news of this one.
+		r.facts.Identity = &id
+		r.facts.DeviceMode, r.facts.ModeKnown = id.State, true
 		if v := id.Version; !v.IsZero() && !v.AtLeast(3, 2) {
 			return false, reason.Because(reason.FirmwareTooOld, "AMT %s has no WS-MAN setup; 3.2 is the first release that has", v)
 		}
@@ -31,8 +38,53 @@ var readIdentity = Step{
 		if r.committed() && !r.ours() {
 			return false, reason.Because(reason.NotInSetup, "the device is in operational mode and let us in without a password of ours")
 		}
+		if err := r.reassign(ctx); err != nil {
+			return false, err
+		}
 		return true, nil
 	},
+}
+
+// sameMachine compares the network port with the one this UUID had before: two
+// machines with one UUID look alike in a hello, and only one may be told the
+// passwords. After a board was changed a person says so.
+func (r *Run) sameMachine(id session.Identity) error {
+	known := r.Job.Device.MAC
+	if known == "" || id.MAC == "" || strings.EqualFold(known, id.MAC) {
+		return nil
+	}
+	code := reason.IdentityConflict
+	if last := r.Job.Device.LastContact; !last.IsZero() && r.e.Clock.Now().Sub(last).Abs() < twinContact {
+		code = reason.UUIDDuplicate
+	}
+	return reason.Because(code, "the machine at %s has the MAC %s, and the one known under this UUID has %s", r.Job.Device.Address, id.MAC, known)
+}
+
+// twinContact is how soon after each other two machines must answer to be two;
+// a board is not changed that fast.
+const twinContact = 10 * time.Minute
+
+// reassign asks the rules again when the device has told us what they may ask
+// for: until now its suffix and version were perhaps not known.
+func (r *Run) reassign(ctx context.Context) error {
+	if r.e.Assign == nil || !r.setup || r.committed() {
+		return nil
+	}
+	d, id := r.Job.Device, r.Identity
+	suffix := first(id.TrustedSuffix, id.DHCPSuffix)
+	if d.Version == id.Version && (suffix == "" || strings.EqualFold(d.Suffix, suffix)) {
+		return nil
+	}
+	d.Version, d.MAC = id.Version, id.MAC
+	if suffix != "" {
+		d.Suffix = suffix
+	}
+	p, err := r.e.Assign(ctx, d, r.Job.Run.Profile)
+	if err != nil {
+		return storeError("ask the assignment rules", err)
+	}
+	r.Profile = p
+	return nil
 }
 
 // refused gives a login failure on a committed device its name: none of the

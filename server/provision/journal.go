@@ -304,6 +304,9 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	default:
 		facts.ProvisionedAt, facts.PasswordChanged = &now, &now
 		t.To, t.Event = store.Provisioned, "verified"
+		if err := spendOTP(ctx, tx, l.UUID); err != nil {
+			return err
+		}
 	}
 	if err := tx.UpdateDevice(ctx, l.UUID, facts); err != nil {
 		return err
@@ -315,6 +318,18 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 		return err
 	}
 	return tx.Release(ctx, l.UUID, l.Fence, time.Time{})
+}
+
+// spendOTP marks the one-time password that was compared as used.
+func spendOTP(ctx context.Context, tx *store.Tx, uuid amt.UUID) error {
+	otp, err := tx.OTPFor(ctx, uuid)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tx.UseOTP(ctx, otp.ID)
 }
 
 func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {

@@ -170,8 +170,11 @@ type Config struct {
 	Store Store
 	Dial  Dial
 	Trust Trust
-	Clock Clock
-	Rand  io.Reader
+	// Assign finds the profile again once the device has said what it is; nil
+	// keeps the one the run was claimed with.
+	Assign func(ctx context.Context, d store.Device, name string) (profile.Profile, error)
+	Clock  Clock
+	Rand   io.Reader
 
 	Lease       time.Duration // how long a claim holds without renewal
 	Margin      time.Duration // the socket's deadline ends this long before the lease

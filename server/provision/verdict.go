@@ -46,7 +46,7 @@ func (r *Run) verdictBare(err error) Verdict {
 	switch code {
 	case reason.CredentialsUnknown:
 		v.Ended = store.CredentialsUnknown
-	case reason.UUIDMismatch, reason.IdentityConflict, reason.OTPMismatch:
+	case reason.UUIDMismatch, reason.UUIDDuplicate, reason.IdentityConflict, reason.OTPMismatch:
 		v.Ended = store.Quarantined
 	case reason.Cancelled:
 		v.Again = 0
