@@ -171,6 +171,7 @@ func freePort(t *testing.T) string {
 // red and goes on by itself when the database comes, at the start and later.
 func TestBoxDatabaseAway(t *testing.T) {
 	t.Parallel()
+	seat(t)
 	pg := pgtest.Start(t)
 	s := newSite(t, pg.URL())
 	pg.Kill(t)

@@ -179,6 +179,7 @@ func TestBoxCanary(t *testing.T) {
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
+		seat(t)
 		pg := pgtest.Start(t)
 		u, err := url.Parse(pg.URL())
 		if err != nil {
@@ -192,7 +193,7 @@ func canaryRun(t *testing.T, s *site, folder string) {
 	const oneTime = "Kx7$one-time&canary"
 	relays := certtest.NewLab(time.Now()).ClientCA("relays")
 	s.file("relays.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: relays.Cert.Raw}))
-	d := s.serve([]string{"PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem")})
+	d := s.serve([]string{"PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem"), "PROVISIOND_LOG_LEVEL=debug"})
 	h := s.herd()
 	good := h.mixed(t, 10)
 	var bad []*sim.Device

@@ -30,8 +30,8 @@ import (
 
 // programs is where the built ones are; each is built when first asked for.
 type programs struct {
-	dir                               string
-	daemon, crashing, provctl, amtsim func() (string, error)
+	dir                                        string
+	daemon, watched, crashing, provctl, amtsim func() (string, error)
 }
 
 var box = newPrograms()
@@ -43,16 +43,13 @@ func newPrograms() *programs {
 		p.dir = dir
 		return dir, err
 	})
-	build := func(name, pkg string, watched bool, flags ...string) func() (string, error) {
+	build := func(name, pkg string, flags ...string) func() (string, error) {
 		return sync.OnceValues(func() (string, error) {
 			dir, err := folder()
 			if err != nil {
 				return "", err
 			}
 			args := append([]string{"build"}, flags...)
-			if watched && raceEnabled {
-				args = append(args, "-race")
-			}
 			out := filepath.Join(dir, name)
 			text, err := exec.Command("go", append(args, "-o", out, pkg)...).CombinedOutput()
 			if err != nil {
@@ -61,10 +58,14 @@ func newPrograms() *programs {
 			return out, nil
 		})
 	}
-	p.daemon = build("provisiond", ".", true)
-	p.crashing = build("provisiond-failpoints", ".", false, "-tags", "failpoints")
-	p.provctl = build("provctl", "../provctl", false)
-	p.amtsim = build("amtsim", "../amtsim", false)
+	p.daemon = build("provisiond", ".")
+	p.watched = p.daemon
+	if raceEnabled {
+		p.watched = build("provisiond-race", ".", "-race")
+	}
+	p.crashing = build("provisiond-failpoints", ".", "-tags", "failpoints")
+	p.provctl = build("provctl", "../provctl")
+	p.amtsim = build("amtsim", "../amtsim")
 	return p
 }
 
@@ -75,6 +76,24 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(code)
 }
+
+// slots bounds how many sites are at work at once: each has processes of its
+// own, and what is measured in seconds must not wait for a crowd.
+var slots = make(chan struct{}, 3)
+
+var seated sync.Map // tests that have their slot
+
+func seat(t *testing.T) {
+	if _, has := seated.LoadOrStore(t, true); has {
+		return
+	}
+	slots <- struct{}{}
+	t.Cleanup(func() { <-slots; seated.Delete(t) })
+}
+
+// patience stretches every time limit where a machine is slow on purpose. A
+// limit only says when a test stops to hope.
+const patience = 3
 
 func program(t *testing.T, which func() (string, error)) string {
 	t.Helper()
@@ -210,8 +229,8 @@ func (p *proc) wait(most time.Duration) int {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(most):
-		p.t.Fatalf("%s still runs after %s", p.name, most)
+	case <-time.After(patience * most):
+		p.t.Fatalf("%s still runs after %s", p.name, patience*most)
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
@@ -219,7 +238,7 @@ func (p *proc) wait(most time.Duration) int {
 // line waits for a JSON line of the log with this msg.
 func (p *proc) line(msg string, most time.Duration) map[string]any {
 	p.t.Helper()
-	late := time.After(most)
+	late := time.After(patience * most)
 	for {
 		text := p.errs.String()
 		for l := range strings.Lines(text) {
@@ -235,7 +254,7 @@ func (p *proc) line(msg string, most time.Duration) map[string]any {
 				p.t.Fatalf("%s ended (%v) before it said %q:\n%s", p.name, p.err, msg, tail(text, 4000))
 			}
 		case <-late:
-			p.t.Fatalf("%s did not say %q within %s:\n%s", p.name, msg, most, tail(text, 4000))
+			p.t.Fatalf("%s did not say %q within %s:\n%s", p.name, msg, patience*most, tail(text, 4000))
 		}
 	}
 }
@@ -251,6 +270,7 @@ type site struct {
 	hello string // address of the daemon's hello port, once it has run
 	api   string
 	cfg   string
+	bin   func() (string, error) // the daemon it runs
 }
 
 var ranges atomic.Int64
@@ -267,7 +287,8 @@ const sitePassword = "pfx pass word"
 // newSite makes the files. url is the database, "" for SQLite.
 func newSite(t *testing.T, url string) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), base: rangeOf(), db: url}
+	seat(t)
+	s := &site{t: t, dir: t.TempDir(), base: rangeOf(), db: url, bin: box.daemon}
 	lab := certtest.NewLab(time.Now())
 	s.leaf = lab.Plain("Box", "provisionserver.corp.example.com")
 	root := s.leaf.Issuers[len(s.leaf.Issuers)-1]
@@ -286,6 +307,7 @@ func forEachDatabase(t *testing.T, f func(t *testing.T, s *site)) {
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
+		seat(t)
 		f(t, newSite(t, pgtest.URL(t)))
 	})
 }
@@ -310,7 +332,6 @@ hello:
   listen: "127.0.0.1:0"
   limits: {per_source_per_minute: 0, per_network_per_minute: 0, connections: 4096}
 api: {listen: "127.0.0.1:0", reveals_per_hour: 10000}
-log: {level: debug}
 provisioning:
   certificates: [{pfx: %[1]s/prov.pfx, password_file: %[1]s/prov.pass}]
   networks: [127.0.0.0/8]
@@ -340,7 +361,7 @@ func (s *site) launch(bin string, env []string, args ...string) *daemon {
 // serve starts a daemon and waits until it is ready.
 func (s *site) serve(env []string, args ...string) *daemon {
 	s.t.Helper()
-	d := s.launch(program(s.t, box.daemon), env, args...)
+	d := s.launch(program(s.t, s.bin), env, args...)
 	d.ready()
 	if s.hello == "" {
 		s.hello, s.api = d.hello, d.api
@@ -445,7 +466,7 @@ func command(t *testing.T, bin string, env []string, args ...string) (stdout, st
 // poll asks again and again until f says yes.
 func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 	t.Helper()
-	late := time.NewTimer(most)
+	late := time.NewTimer(patience * most)
 	defer late.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -453,7 +474,7 @@ func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 		select {
 		case <-tick.C:
 		case <-late.C:
-			t.Fatalf("not within %s: %s", most, what)
+			t.Fatalf("not within %s: %s", patience*most, what)
 		}
 	}
 }

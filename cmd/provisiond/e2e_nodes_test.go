@@ -4,21 +4,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/store/pgtest"
 )
 
 // twoDaemons is two daemons on one Postgres behind one name, of which one dies.
 func twoDaemons(t *testing.T, devices int) {
+	seat(t)
 	url := pgtest.URL(t)
 	first, second := newSite(t, url), newSite(t, url)
 	second.leaf = first.leaf
 	second.dir = first.dir // the same certificate and master key, as nodes share them
 	second.cfg = second.file("second.yaml", []byte(readFile(t, first.cfg)))
-	a := first.serve(nil, "--node-name", "node-a", "--log-level", "info")
-	b := second.serve(nil, "--node-name", "node-b", "--log-level", "info")
+	first.bin, second.bin = box.watched, box.watched
+	a := first.serve(nil, "--node-name", "node-a")
+	b := second.serve(nil, "--node-name", "node-b")
 
 	h := first.herd()
-	h.live(2*time.Second, turn(a.hello, b.hello), h.mixed(t, devices)...)
+	// One after the other, and slow: the middle is wide enough to hit.
+	wake := time.NewTicker(150 * time.Millisecond)
+	defer wake.Stop()
+	for i := range devices {
+		<-wake.C
+		h.live(2*time.Second, turn(a.hello, b.hello), h.add(generations[i%len(generations)], func(c *sim.Config) { c.Latency = 40 * time.Millisecond }))
+	}
 	// The first to have something under way dies with it.
 	poll(t, "a quarter of the fleet managed", 3*time.Minute, func() bool { return a.metric(`provisiond_devices{state="provisioned"}`) >= float64(devices)/4 })
 	live := b.metric("provisiond_sessions_active")
