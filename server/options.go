@@ -86,7 +86,8 @@ type Options struct {
 	KeepHellos, KeepEvents, KeepRuns time.Duration
 
 	Registry         *prometheus.Registry
-	NativeHistograms bool // show them beside the classic ones
+	NativeHistograms bool   // show them beside the classic ones
+	OTLPEndpoint     string // where spans go; "" is nowhere
 	Log              *zap.Logger
 	Now              func() time.Time
 }

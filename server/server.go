@@ -270,8 +270,13 @@ func (s *Server) startQueue(ctx context.Context) error {
 		DB: s.DB, Node: s.node, Clock: wallClock{},
 		Enqueue: s.enqueue, Profile: s.profileOf, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
+	tracer, err := s.startTracing(ctx)
+	if err != nil {
+		return err
+	}
 	s.engine = provision.New(provision.Config{
-		Store: newLimited(s, journal), Assign: s.assignAgain, Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
+		Tracer: tracer,
+		Store:  newLimited(s, journal), Assign: s.assignAgain, Trust: s.Trust, Clock: wallClock{}, Rand: rand.Reader,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
 			d := patient
 			if len(t.Logins) > 0 {

@@ -138,6 +138,7 @@ type call struct {
 	sel      []Selector
 	changes  bool     // it may change the device
 	repeat   bool     // asking twice is the same as asking once
+	again    bool     // a question that has to be begun anew instead: errBeginAnew
 	method   bool     // its answer has a ReturnValue
 	secrets  []string // values that no error may hold
 	write    func(*buffer)
@@ -194,6 +195,10 @@ func (c *Client) do(ctx context.Context, q *call) (Node, error) {
 	return n, err
 }
 
+// errBeginAnew says that the device closed the line between two questions that
+// belong together, while nothing had been changed.
+var errBeginAnew = errors.New("the device closed the connection half way")
+
 // errEcho stands for an error whose text a device made to hold our secret.
 var errEcho = errors.New("the device failed the call, and its words are left out because they repeat a password")
 
@@ -236,6 +241,10 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 				continue
 			}
 			c.cfg.Metrics.count(q.op, lineResult(err))
+			if failed.gone && q.again && !c.refused {
+				c.closing, c.habit, c.prompt = true, c.habit || !c.changed, c.prompt || failed.soon
+				return Node{}, &reason.Error{Code: c.code(ctx, failed.err), Err: fmt.Errorf("%s: %w: %w", q.op, errBeginAnew, failed.err)}
+			}
 			return Node{}, c.end(&reason.Error{
 				Code: c.code(ctx, failed.err), Sent: failed.sent && q.changes,
 				Err: fmt.Errorf("%s: %w", q.op, failed.err),

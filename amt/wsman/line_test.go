@@ -219,11 +219,21 @@ func TestLateCloseAfterEachAnswer(t *testing.T) {
 		t.Run(late.String(), func(t *testing.T) {
 			t.Parallel()
 			p := startPeer(t, func(r request) reply {
-				a := ok(r, committed)
+				answer := committed
+				switch {
+				case strings.Contains(r.body, "<Pull "):
+					answer = `<PullResponse><Items><A/></Items><EndOfSequence/></PullResponse>`
+				case strings.Contains(r.body, "<Enumerate "):
+					answer = `<EnumerateResponse><EnumerationContext>1</EnumerationContext></EnumerateResponse>`
+				}
+				a := ok(r, answer)
 				a.cut, a.late = true, late
 				return a
 			})
 			c := p.client(Config{})
+			if items, err := c.Enumerate(t.Context(), "CIM_SoftwareIdentity"); err != nil || len(items) != 1 {
+				t.Fatalf("%d items, %v", len(items), err)
+			}
 			for range 3 {
 				if err := read(c, t.Context()); err != nil {
 					t.Fatal(err)
@@ -234,8 +244,12 @@ func TestLateCloseAfterEachAnswer(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if n := len(p.seen()); n != 6 {
-				t.Errorf("%d requests were read, want 6", n)
+			commits := 0
+			for _, r := range p.seen() {
+				commits += strings.Count(r.body, "<r:CommitChanges_INPUT") + strings.Count(r.body, "<CommitChanges_INPUT")
+			}
+			if commits != 3 {
+				t.Errorf("%d commits were read, want 3", commits)
 			}
 		})
 	}

@@ -56,6 +56,14 @@ func (c *Client) Delete(ctx context.Context, class string, sel ...Selector) erro
 
 // Enumerate reads all instances of a class.
 func (c *Client) Enumerate(ctx context.Context, class string) ([]Node, error) {
+	items, err := c.enumerate(ctx, class)
+	if errors.Is(err, errBeginAnew) {
+		return c.enumerate(ctx, class)
+	}
+	return items, err
+}
+
+func (c *Client) enumerate(ctx context.Context, class string) ([]Node, error) {
 	body, err := c.do(ctx, &call{
 		op: "Enumerate", class: class, action: nsEnum + "/Enumerate", repeat: true,
 		write: func(b *buffer) { b.raw(`<Enumerate xmlns="` + nsEnum + `"/>`) },
@@ -75,7 +83,7 @@ func (c *Client) Enumerate(ctx context.Context, class string) ([]Node, error) {
 	}
 	for range maxPulls {
 		body, err := c.do(ctx, &call{
-			op: "Pull", class: class, action: nsEnum + "/Pull",
+			op: "Pull", class: class, action: nsEnum + "/Pull", again: true,
 			write: func(b *buffer) {
 				b.raw(`<Pull xmlns="` + nsEnum + `"><EnumerationContext>`)
 				b.text(enumeration)

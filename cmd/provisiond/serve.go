@@ -119,7 +119,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		Workers: cfg.Provisioning.Workers, AttemptTimeout: cfg.Provisioning.AttemptTimeout, CallTimeout: cfg.Provisioning.CallTimeout,
 		MinTLS: tlsVersion(cfg.Provisioning.MinTLS), Retry: cfg.Provisioning.Retry.schedule(), Drain: cfg.Node.Drain,
 		KeepHellos: cfg.Retention.Hellos, KeepEvents: cfg.Retention.Events, KeepRuns: cfg.Retention.Runs,
-		Zones: cfg.Zones, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, Log: log,
+		Zones: cfg.Zones, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, OTLPEndpoint: cfg.Tracing.OTLPEndpoint, Log: log,
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
 	admissionOptions(cfg.Provisioning, &o)

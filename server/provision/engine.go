@@ -157,6 +157,9 @@ func (r *Run) settle(ctx context.Context, err error) error {
 		switch {
 		case err == nil:
 			r.e.metrics.finished(v, r.Job)
+			if t := r.e.Tracer; t != nil {
+				t.Done(r.Job, r.began(), v)
+			}
 			if v.OK {
 				r.log.Info("run.finished", append(fields, zap.String("result", string(v.Ended)))...)
 			} else {

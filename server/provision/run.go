@@ -194,6 +194,9 @@ func (r *Run) note(s Step, state string, began time.Time, err error) {
 	}
 	r.book = append(r.book, rec)
 	r.e.metrics.step(s.Name, state, now.Sub(began))
+	if t := r.e.Tracer; t != nil {
+		t.Step(r.Job.Run.ID, rec)
+	}
 }
 
 // storeError turns a store's failure into a reason: nothing was sent.

@@ -188,6 +188,14 @@ type Config struct {
 	Later       time.Duration // that while
 	Port        uint16
 	MinTLS      uint16
+
+	Tracer Tracer // nil: nobody watches
+}
+
+// A Tracer is told how an attempt went. It must not block.
+type Tracer interface {
+	Step(runID int64, s store.StepRecord)
+	Done(j Job, began time.Time, v Verdict)
 }
 
 // Defaults fills what was left zero.

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// spans is an OTLP/HTTP receiver.
+type spans struct {
+	mu   sync.Mutex
+	all  []*tracepb.Span
+	errs []error
+}
+
+func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err == nil && r.Header.Get("Content-Encoding") == "gzip" {
+		var z *gzip.Reader
+		if z, err = gzip.NewReader(bytes.NewReader(b)); err == nil {
+			b, err = io.ReadAll(z)
+		}
+	}
+	var req collector.ExportTraceServiceRequest
+	if err == nil {
+		err = proto.Unmarshal(b, &req)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || r.URL.Path != "/v1/traces" {
+		s.errs = append(s.errs, err)
+		return
+	}
+	for _, rs := range req.ResourceSpans {
+		for _, ss := range rs.ScopeSpans {
+			s.all = append(s.all, ss.Spans...)
+		}
+	}
+	w.Header().Set("Content-Type", "application/x-protobuf")
+}
+
+// TestBoxTraceOfARun follows one device through the spans of its run.
+func TestBoxTraceOfARun(t *testing.T) {
+	t.Parallel()
+	got := &spans{}
+	collector := httptest.NewServer(got)
+	defer collector.Close()
+	s := newSite(t, "")
+	s.configure("tracing: {otlp_endpoint: \"" + collector.URL + "\"}\n")
+	d := s.serve(nil, "--log-level", "info")
+	h := s.herd()
+	dev := h.add("11", nil)
+	h.live(time.Second, one(d.hello), dev)
+	d.managed(1, time.Minute)
+	secrets := [][]byte{[]byte(d.reveal(dev.UUID(), "admin")), []byte(d.reveal(dev.UUID(), "mebx"))}
+	d.stop() // sends what is left
+
+	got.mu.Lock()
+	defer got.mu.Unlock()
+	if len(got.errs) > 0 {
+		t.Fatal(got.errs)
+	}
+	var root, hello *tracepb.Span
+	for _, sp := range got.all {
+		switch {
+		case sp.Name == "provision" && len(sp.ParentSpanId) == 0:
+			root = sp
+		case sp.Name == "hello" && len(sp.ParentSpanId) == 0:
+			hello = sp
+		}
+		b, _ := proto.Marshal(sp)
+		for _, secret := range secrets {
+			if bytes.Contains(b, secret) {
+				t.Errorf("span %s holds a password", sp.Name)
+			}
+		}
+	}
+	if root == nil || hello == nil {
+		t.Fatalf("no root or no hello among %d spans", len(got.all))
+	}
+	if bytes.Equal(root.TraceId, hello.TraceId) || len(root.Links) != 1 || !bytes.Equal(root.Links[0].SpanId, hello.SpanId) || !bytes.Equal(root.Links[0].TraceId, hello.TraceId) {
+		t.Errorf("the attempt does not link to the hello: %v", root.Links)
+	}
+	steps := map[string]bool{}
+	for _, sp := range got.all {
+		if !bytes.Equal(sp.ParentSpanId, root.SpanId) {
+			continue
+		}
+		steps[sp.Name] = true
+		if !bytes.Equal(sp.TraceId, root.TraceId) || sp.StartTimeUnixNano < root.StartTimeUnixNano || sp.EndTimeUnixNano > root.EndTimeUnixNano || sp.EndTimeUnixNano < sp.StartTimeUnixNano {
+			t.Errorf("step %s lies outside its run", sp.Name)
+		}
+	}
+	for _, want := range []string{"set_clock", "set_admin_password", "verify_login"} {
+		if !steps[want] {
+			t.Errorf("no span for %s among %v", want, steps)
+		}
+	}
+	if root.Status.GetCode() == tracepb.Status_STATUS_CODE_ERROR {
+		t.Errorf("the run went well and its span says %s", root.Status.GetMessage())
+	}
+}

@@ -1,0 +1,155 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/store"
+)
+
+// tracer makes one trace of each attempt at a run: the root span is the
+// attempt, its children are the steps. The request that made the run is a trace
+// of its own that the attempt links to, since it may be hours older and was
+// taken by another node; a second attempt links to the one before. Links need
+// the other's ids, which may be on another node as well: so ids of roots come
+// from the run's number, and nothing has to be remembered.
+//
+// Spans are made when an attempt has ended, from the times in its journal. A
+// collector that is away costs the spans and nothing else.
+type tracer struct {
+	spans trace.Tracer
+
+	mu    sync.Mutex
+	steps map[int64][]store.StepRecord // by run, until it ends
+}
+
+// What is held at most: steps of one attempt, and runs with an attempt under way.
+const (
+	traceSteps = 200
+	traceRuns  = 10_000
+)
+
+// startTracing gives nil when no endpoint is configured.
+func (s *Server) startTracing(ctx context.Context) (provision.Tracer, error) {
+	if s.o.OTLPEndpoint == "" {
+		return nil, nil
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		s.log.Warn("tracing", zap.Error(err))
+	}))
+	out, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(s.o.OTLPEndpoint+"/v1/traces"))
+	if err != nil {
+		return nil, fmt.Errorf("tracing.otlp_endpoint: %w", err)
+	}
+	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(out, sdktrace.WithBatchTimeout(2*time.Second)), sdktrace.WithIDGenerator(givenIDs{}),
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "provisiond"),
+			attribute.String("service.version", s.o.Version), attribute.String("service.instance.id", s.node))))
+	s.onStop("tracing", func(ctx context.Context) error {
+		short, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if err := p.Shutdown(short); err != nil {
+			s.log.Warn("tracing", zap.Error(err)) // the last spans are lost; no reason to end badly
+		}
+		return nil
+	})
+	return &tracer{spans: p.Tracer("provisiond"), steps: map[int64][]store.StepRecord{}}, nil
+}
+
+// Step takes note of a step that has ended.
+func (t *tracer) Step(runID int64, s store.StepRecord) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := t.steps[runID]
+	if len(list) > 0 && list[0].Attempt != s.Attempt {
+		list = nil // of an attempt whose end was another worker's
+	}
+	if len(t.steps) > traceRuns {
+		clear(t.steps)
+	}
+	if len(list) < traceSteps {
+		t.steps[runID] = append(list, s)
+	}
+}
+
+// Done makes the spans of an attempt.
+func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
+	t.mu.Lock()
+	steps := t.steps[j.Run.ID]
+	delete(t.steps, j.Run.ID)
+	t.mu.Unlock()
+
+	cause := rootSpan("cause", j.Run, 0)
+	links := []trace.Link{{SpanContext: cause, Attributes: []attribute.KeyValue{attribute.String("link", j.Run.Trigger)}}}
+	if j.Run.Attempt > 1 {
+		links = append(links, trace.Link{SpanContext: rootSpan("attempt", j.Run, j.Run.Attempt-1), Attributes: []attribute.KeyValue{attribute.String("link", "attempt before")}})
+	} else {
+		_, span := t.spans.Start(withIDs(cause), j.Run.Trigger, trace.WithTimestamp(j.Run.CreatedAt), trace.WithSpanKind(trace.SpanKindServer),
+			trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String())))
+		span.End(trace.WithTimestamp(j.Run.CreatedAt.Add(time.Millisecond)))
+	}
+	ended := time.Now()
+	ctx, root := t.spans.Start(withIDs(rootSpan("attempt", j.Run, j.Run.Attempt)), j.Run.Kind, trace.WithTimestamp(began), trace.WithLinks(links...),
+		trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String()), attribute.Int("attempt", j.Run.Attempt),
+			attribute.Int64("fence", j.Fence), attribute.String("amt_version", j.Device.Version.String())))
+	for _, s := range steps {
+		_, span := t.spans.Start(ctx, s.Name, trace.WithTimestamp(s.StartedAt), trace.WithAttributes(attribute.Int("seq", s.Seq), attribute.String("state", s.State)))
+		if s.State == "failed" {
+			span.SetStatus(codes.Error, string(s.Reason))
+		}
+		end := s.FinishedAt
+		if end.IsZero() {
+			end = ended
+		}
+		span.End(trace.WithTimestamp(end))
+	}
+	root.SetAttributes(attribute.String("lifecycle", string(v.Ended)))
+	if !v.OK {
+		root.SetStatus(codes.Error, string(v.Reason))
+		root.SetAttributes(attribute.String("reason", string(v.Reason)), attribute.String("blame", string(v.Blame)))
+	}
+	root.End(trace.WithTimestamp(ended))
+}
+
+// rootSpan is the identity of a root span, the same on every node.
+func rootSpan(what string, r store.Run, attempt int) trace.SpanContext {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s %d %d", what, r.ID, r.UUID, r.CreatedAt.UnixMilli(), attempt))
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID(sum[:16]), SpanID: trace.SpanID(sum[16:24]), TraceFlags: trace.FlagsSampled})
+}
+
+type idsKey struct{}
+
+func withIDs(c trace.SpanContext) context.Context {
+	return context.WithValue(context.Background(), idsKey{}, c)
+}
+
+// givenIDs gives a root the ids its context names, and children random ones.
+type givenIDs struct{}
+
+func (givenIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
+	if c, ok := ctx.Value(idsKey{}).(trace.SpanContext); ok {
+		return c.TraceID(), c.SpanID()
+	}
+	id := randomSpan()
+	return trace.TraceID(append(id[:], id[:]...)), id
+}
+
+func (givenIDs) NewSpanID(context.Context, trace.TraceID) trace.SpanID { return randomSpan() }
+
+func randomSpan() (id trace.SpanID) {
+	_, _ = rand.Read(id[:]) // never fails since Go 1.24
+	return id
+}
