@@ -21,6 +21,18 @@ func (l *lab) fleet(n int, change ...func(*sim.Config)) []*sim.Device {
 		l.says(d)
 		list = append(list, d)
 	}
+	managed := func() bool {
+		n := 0
+		err := l.s.DB.Read(context.WithoutCancel(l.t.Context()), func(tx *store.Tx) error {
+			counts, err := tx.CountDevices(context.Background())
+			n = counts[store.Provisioned]
+			return err
+		})
+		return err == nil && n >= len(list)
+	}
+	if !waitFor(l.t, managed) && !waitFor(l.t, managed) { // a loaded machine takes its time
+		waitFor(l.t, managed)
+	}
 	for _, d := range list {
 		l.untilState(d.UUID(), store.Provisioned)
 	}
