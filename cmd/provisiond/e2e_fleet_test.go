@@ -164,5 +164,5 @@ func killedRun(t *testing.T, s *site, devices int) {
 // in the middle. The other ends what it left: all managed, none twice.
 func TestBoxTwoDaemons(t *testing.T) {
 	t.Parallel()
-	twoDaemons(t, size(60, 12))
+	twoDaemons(t, size(60, 20))
 }

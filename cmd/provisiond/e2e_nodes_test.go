@@ -29,7 +29,10 @@ func twoDaemons(t *testing.T, devices int) {
 		h.live(2*time.Second, turn(a.hello, b.hello), h.add(generations[i%len(generations)], func(c *sim.Config) { c.Latency = 40 * time.Millisecond }))
 	}
 	// The first to have something under way dies with it.
-	poll(t, "a quarter of the fleet managed", 3*time.Minute, func() bool { return a.metric(`provisiond_devices{state="provisioned"}`) >= float64(devices)/4 })
+	poll(t, "a quarter of the fleet managed, and work under way at the one that will die", 3*time.Minute, func() bool {
+		n := a.metric(`provisiond_devices{state="provisioned"}`)
+		return n >= float64(devices)/4 && b.metric("provisiond_sessions_active") > 0 || n == float64(devices)
+	})
 	live := b.metric("provisiond_sessions_active")
 	b.kill()
 	killed := time.Now()
