@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -60,6 +61,7 @@ var verifyLogin = Step{
 func (r *Run) verify(ctx context.Context) (bool, error) {
 	// Patience is measured on the run's own clock, which a test can turn.
 	until := r.e.Clock.Now().Add(r.e.VerifyFor)
+	ask := r.e.Clock.Now().Add(r.e.VerifyFor / 12)
 	pause := r.e.VerifyPause
 	var last error
 	for {
@@ -68,6 +70,15 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 			return true, nil
 		}
 		last = err
+		if now := r.e.Clock.Now(); wantsSetup(err) && now.After(ask) {
+			// A restart is over by now. Is it one of those that said yes to the
+			// commit and did nothing?
+			if err := r.stillInSetup(ctx); err != nil {
+				last = err
+				break
+			}
+			ask = now.Add(r.e.VerifyFor / 12)
+		}
 		if final(err) || r.e.Clock.Now().Add(pause).After(until) {
 			break
 		}
@@ -83,6 +94,39 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 		return false, last
 	}
 	return false, reason.Because(reason.CommitUnverified, "the device did not come back as ours after commit: %w", last)
+}
+
+// wantsSetup reports whether a device answered as one in setup mode does to
+// somebody without a setup certificate.
+func wantsSetup(err error) bool {
+	switch codeOf(err) {
+	case reason.TLSClientCertRefused, reason.TLSHandshakeFailed, reason.ConnectionLost, reason.DeviceHalfProvisioned:
+		return true
+	}
+	return false
+}
+
+// stillInSetup asks with the setup certificate. Only a device that says it is
+// in setup mode is an error; silence proves nothing.
+func (r *Run) stillInSetup(ctx context.Context) error {
+	if r.cert.Cert == nil {
+		return nil
+	}
+	d, err := r.dial(ctx, r.cert)
+	if err != nil {
+		return nil
+	}
+	r.lease.guard(d)
+	defer func() {
+		r.lease.guard(nil)
+		_ = d.Close()
+	}()
+	d.SetLogins(r.setupLogins())
+	if state, err := d.State(ctx); err == nil && state == amt.StateIn && d.Peer().ClientCertAsked {
+		// The commit may still be on its way: a quiet time has to pass first.
+		return &reason.Error{Code: reason.CommitFailed, Sent: true, Err: errors.New("the commit was sent and the device is still in setup mode")}
+	}
+	return nil
 }
 
 // final reports whether asking again cannot change the answer.
@@ -116,7 +160,7 @@ func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
 		r.hangUp()
 		// The old listener may answer for a moment; if it stays in setup the
 		// commit did nothing.
-		return false, reason.Because(reason.CommitFailed, "the device accepted the commit and is still in %s mode", state)
+		return false, &reason.Error{Code: reason.CommitFailed, Sent: true, Err: fmt.Errorf("the commit was sent and the device is still in %s mode", state)}
 	}
 	if d.LoginUsed() != credentialName(r.admin) {
 		r.hangUp()

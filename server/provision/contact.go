@@ -103,13 +103,19 @@ func (r *Run) setupLogins() []session.Login {
 // of ours or somebody else's.
 func (r *Run) committedLogins() []session.Login { return r.storedLogins(maxProbes) }
 
-// storedLogins lists active first, then candidates, then retired ones, newest
-// first, bounded.
+// storedLogins lists what the device may hold, most likely first, bounded: the
+// active password, the candidates it was sent, those it was not (a person may
+// have adopted one), the retired ones; newest first in each.
 func (r *Run) storedLogins(most int) []session.Login {
 	var logins []session.Login
-	for _, state := range []string{"active", "candidate", "retired"} {
+	for _, may := range []func(store.Credential) bool{
+		func(c store.Credential) bool { return c.State == store.CredentialActive },
+		func(c store.Credential) bool { return c.State == store.CredentialCandidate && !c.SentAt.IsZero() },
+		func(c store.Credential) bool { return c.State == store.CredentialCandidate },
+		func(c store.Credential) bool { return c.State == store.CredentialRetired },
+	} {
 		for _, c := range r.Job.Admin {
-			if c.State == state && len(logins) < most && !known(logins, c.Password) {
+			if may(c) && len(logins) < most && !known(logins, c.Password) {
 				logins = append(logins, session.Login{Name: credentialName(c), User: r.Profile.AdminUser, Password: c.Password})
 			}
 		}
