@@ -107,7 +107,7 @@ func fleet() Dashboard {
 					Queries: sql(`SELECT tls_version, count(*) AS devices FROM v_device WHERE managed = 1 GROUP BY tls_version ORDER BY devices DESC`)},
 				{Title: "Longest without contact", Kind: table, Unit: "short", Width: 12, Height: 10, Help: "Sold, lost or in a drawer: retire them, so that their next hello raises an alarm.", Links: deviceLinks,
 					Queries: sql(`SELECT last_contact, uuid::text AS uuid, coalesce(nullif(fqdn, ''), uuid::text) AS device, lifecycle, health, amt_version, address::text AS address FROM v_device WHERE managed = 1 ORDER BY last_contact NULLS FIRST LIMIT 50`)},
-				{Title: "Oldest passwords", Kind: table, Unit: "short", Width: 12, Height: 10, Help: "Rotate with provctl job start password.", Links: deviceLinks,
+				{Title: "Oldest passwords", Kind: table, Unit: "short", Width: 12, Height: 10, Help: "Rotate with provctl job start rotate.", Links: deviceLinks,
 					Queries: sql(`SELECT password_changed_at, uuid::text AS uuid, coalesce(nullif(fqdn, ''), uuid::text) AS device, amt_version, last_contact FROM v_device WHERE managed = 1 ORDER BY password_changed_at NULLS FIRST LIMIT 50`)},
 			}},
 			{"Maintenance", []Panel{
