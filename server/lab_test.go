@@ -164,7 +164,7 @@ func (l *lab) hello(from netip.Addr, u amt.UUID, retry uint32, roots []amt.Trust
 // until waits for a device to be as wanted.
 func (l *lab) until(u amt.UUID, what string, ok func(store.Device) bool) store.Device {
 	l.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {

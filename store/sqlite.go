@@ -154,4 +154,8 @@ func lockDir(dir string) (*dirLock, error) {
 	return &dirLock{f}, nil
 }
 
-func (l *dirLock) release() error { return l.f.Close() }
+// release lets go at once: a child process that is about to be started may hold
+// a copy of the descriptor for a moment longer.
+func (l *dirLock) release() error {
+	return errors.Join(syscall.Flock(int(l.f.Fd()), syscall.LOCK_UN), l.f.Close())
+}

@@ -63,6 +63,10 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 	until := r.e.Clock.Now().Add(r.e.VerifyFor)
 	ask := r.e.Clock.Now().Add(r.e.VerifyFor / 12)
 	pause := r.e.VerifyPause
+	// The listener of the setup is open for a moment after the answer.
+	if err := r.e.Clock.Sleep(ctx, pause); err != nil {
+		return false, err
+	}
 	var last error
 	for {
 		ok, err := r.verifyOnce(ctx)
