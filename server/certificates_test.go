@@ -110,7 +110,7 @@ func TestSessionKeepsItsChain(t *testing.T) {
 	fresh := l.imports(false, second.PFX(certtest.Modern, "secret"))
 	d := l.device(sim.Faults{}, trusting(rootOf(first)), func(c *sim.Config) { c.Latency = 60 * time.Millisecond })
 	l.says(d)
-	for deadline := time.Now().Add(20 * time.Second); d.Snapshot().Requests < 2; {
+	for deadline := time.Now().Add(patience); d.Snapshot().Requests < 2; {
 		if time.Now().After(deadline) {
 			t.Fatal("no session began")
 		}

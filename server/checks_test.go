@@ -81,7 +81,7 @@ func TestTheDoctorInTheDaemon(t *testing.T) {
 func TestTheDoctorRunsByItself(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, store.SQLite, func(o *Options) { o.DoctorInterval = 50 * time.Millisecond })
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
