@@ -31,6 +31,7 @@ var mayFire = map[string]string{
 	"ProvisiondBackupStale":             "there never was a backup",
 	"ProvisiondNoCertificateForDevices": "some devices of the lab know no root of ours",
 	"ProvisiondFailureSurge":            "a quarter of this small fleet is made to fail",
+	"ProvisiondSessionServerFailures":   "two devices refuse our certificate for its suffix: of some twenty runs that is more than 2 %",
 	"ProvisiondDnsProbeFailed":          "corp.example.com is not a zone that exists",
 	"ProvisiondDoctorFailing":           "neither does its ProvisionServer",
 }
