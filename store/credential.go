@@ -56,9 +56,9 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 	rows, err := list(ctx, tx, func(s scanner) (row, error) {
 		var c row
 		err := s.Scan(&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.sealed, &c.Realm, &c.Peer, addrOf{&c.Address},
-			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, &c.RunID)
+			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID)
 		return c, err
-	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, run_id
+	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id
 		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", uuid, err)
@@ -77,7 +77,18 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 // MarkSent notes, before the bytes leave, to whom passwords are about to be told.
 func (tx *Tx) MarkSent(ctx context.Context, ids []int64, realm string, peer []byte, address netip.Addr) error {
 	for _, id := range ids {
-		n, err := tx.exec(ctx, "UPDATE credentials SET sent_at = coalesce(sent_at, {now}), realm = $2, peer = $3, address = $4 WHERE id = $1", id, realm, peer, address)
+		n, err := tx.exec(ctx, "UPDATE credentials SET sent_at = coalesce(sent_at, {now}), refused_at = NULL, realm = $2, peer = $3, address = $4 WHERE id = $1", id, realm, peer, address)
+		if err := touched(n, err, ErrNotFound); err != nil {
+			return fmt.Errorf("credential %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// MarkRefused notes that the device did not take these passwords.
+func (tx *Tx) MarkRefused(ctx context.Context, ids []int64) error {
+	for _, id := range ids {
+		n, err := tx.exec(ctx, "UPDATE credentials SET refused_at = {now} WHERE id = $1", id)
 		if err := touched(n, err, ErrNotFound); err != nil {
 			return fmt.Errorf("credential %d: %w", id, err)
 		}
@@ -96,7 +107,7 @@ func (tx *Tx) Activate(ctx context.Context, id int64) error {
 	}
 	_, err := tx.exec(ctx, "UPDATE credentials SET state = 'retired', retired_at = {now} WHERE uuid = $1 AND kind = $2 AND state = 'active' AND id <> $3", uuid, kind, id)
 	if err == nil {
-		_, err = tx.exec(ctx, "UPDATE credentials SET state = 'active', activated_at = coalesce(activated_at, {now}), retired_at = NULL WHERE id = $1", id)
+		_, err = tx.exec(ctx, "UPDATE credentials SET state = 'active', activated_at = coalesce(activated_at, {now}), retired_at = NULL, refused_at = NULL WHERE id = $1", id)
 	}
 	if err == nil && kind == KindAdmin {
 		_, err = tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", uuid, gen)

@@ -121,7 +121,7 @@ func (tx *Tx) restore(ctx context.Context, file io.ReadSeeker, passphrase amt.Se
 	return nil
 }
 
-// mustBeEmpty refuses a database that somebody uses, and takes away the one row
+// mustBeEmpty refuses a database that somebody uses, and takes away the rows
 // that the schema itself made.
 func (tx *Tx) mustBeEmpty(ctx context.Context) error {
 	tables, err := ownTables()
@@ -142,6 +142,11 @@ func (tx *Tx) mustBeEmpty(ctx context.Context) error {
 		}
 		if n == 0 {
 			continue // of a later schema than the backup's
+		}
+		if t.name == "settings" { // what the schema says of itself, the backup says again
+			if _, err := tx.exec(ctx, "DELETE FROM settings WHERE key = 'schema_readable_from'"); err != nil {
+				return fmt.Errorf("clear settings: %w", err)
+			}
 		}
 		if err := tx.one(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM "+t.name+" LIMIT 1) AS t", nil, &n); err != nil {
 			return fmt.Errorf("look into %s: %w", t.name, err)

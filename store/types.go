@@ -291,6 +291,7 @@ type Credential struct {
 	Peer                                      []byte     // fingerprint of the device it was sent to
 	Address                                   netip.Addr // where it was sent
 	CreatedAt, SentAt, ActivatedAt, RetiredAt time.Time
+	RefusedAt                                 time.Time // last refused by the device; zero again once it is sent anew or works
 	RunID                                     int64
 }
 

@@ -188,12 +188,13 @@ func TestBadInput(t *testing.T) {
 		{"a schema from the future", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			s.sql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)")
+			s.sql("UPDATE settings SET value = '9999' WHERE key = 'schema_readable_from'")
 			return f
 		}, "schema", Fail, []string{"schema 9999 is from the future"}, []string{"start the newer provisiond"}},
 		{"a newer schema that this program can use", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			s.sql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)")
-			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '1', 0)")
+			s.sql("UPDATE settings SET value = '1' WHERE key = 'schema_readable_from'")
 			return f
 		}, "schema", Warn, []string{"says that this program can use it"}, nil},
 		{"a file that is no database", func(t *testing.T, s *site) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -103,11 +104,26 @@ func (r *Run) setupLogins() []session.Login {
 // of ours or somebody else's.
 func (r *Run) committedLogins() []session.Login { return r.storedLogins(maxProbes) }
 
-// storedLogins lists what the device may hold, most likely first, bounded: the
-// active password, the candidates it was sent, those it was not (a person may
-// have adopted one), the retired ones; newest first in each.
+// storedLogins lists what the device may hold, bounded: the most likely one
+// first among those it did not refuse before, then those it did, the longest ago
+// first. So each stored password gets its turn, a few an attempt.
 func (r *Run) storedLogins(most int) []session.Login {
 	var logins []session.Login
+	likely := r.likely()
+	slices.SortStableFunc(likely, func(a, b store.Credential) int { return a.RefusedAt.Compare(b.RefusedAt) })
+	for _, c := range likely {
+		if len(logins) < most && !known(logins, c.Password) {
+			logins = append(logins, session.Login{Name: credentialName(c), User: r.Profile.AdminUser, Password: c.Password})
+		}
+	}
+	return logins
+}
+
+// likely is the stored admin passwords, most likely first: the active one, the
+// candidates the device was sent, those it was not (a person may have adopted
+// one), the retired ones; newest first in each.
+func (r *Run) likely() []store.Credential {
+	var list []store.Credential
 	for _, may := range []func(store.Credential) bool{
 		func(c store.Credential) bool { return c.State == store.CredentialActive },
 		func(c store.Credential) bool { return c.State == store.CredentialCandidate && !c.SentAt.IsZero() },
@@ -115,12 +131,12 @@ func (r *Run) storedLogins(most int) []session.Login {
 		func(c store.Credential) bool { return c.State == store.CredentialRetired },
 	} {
 		for _, c := range r.Job.Admin {
-			if may(c) && len(logins) < most && !known(logins, c.Password) {
-				logins = append(logins, session.Login{Name: credentialName(c), User: r.Profile.AdminUser, Password: c.Password})
+			if may(c) && !slices.ContainsFunc(list, func(o store.Credential) bool { return o.ID == c.ID }) {
+				list = append(list, c)
 			}
 		}
 	}
-	return logins
+	return list
 }
 
 func known(logins []session.Login, pw amt.Secret) bool {

@@ -87,18 +87,36 @@ func (r *Run) reassign(ctx context.Context) error {
 	return nil
 }
 
-// refused gives a login failure on a committed device its name: none of the
-// stored passwords works.
+// refused notes which stored passwords the device did not take. On a committed
+// device that has refused every one of them, the failure has a name of its own;
+// until then the others get their turn in later attempts, a few at a time, since
+// firmware may take many wrong logins in a row for an attack.
 func (r *Run) refused(err error) error {
-	if codeOf(err) == reason.AuthFailed && !r.setup {
-		for _, l := range r.committedLogins() {
-			if c, ok := r.credentialOf(l.Name); ok {
+	if codeOf(err) != reason.AuthFailed {
+		return err
+	}
+	offered := r.committedLogins()
+	if r.setup {
+		offered = r.setupLogins()
+	}
+	for _, c := range r.Job.Admin {
+		switch {
+		case known(offered, c.Password):
+			r.denied = append(r.denied, c.ID)
+			if !r.setup {
 				r.e.metrics.probe(c.State, "refused")
 			}
+		case c.RefusedAt.IsZero():
+			r.untried++
 		}
-		return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses the %d stored passwords tried: %w", len(r.committedLogins()), err)
 	}
-	return err
+	switch {
+	case r.setup:
+		return err
+	case r.untried > 0:
+		return reason.Because(reason.AuthFailed, "the device is set up and refuses %d stored passwords; %d more are tried in later attempts: %w", len(r.denied), r.untried, err)
+	}
+	return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses each of the %d stored passwords: %w", len(r.Job.Admin), err)
 }
 
 // ours reports whether the session's login was one of the stored passwords.

@@ -268,6 +268,9 @@ func (j *Journal) Settle(ctx context.Context, l Lease, v Verdict) error {
 		if err := j.update(ctx, tx, l.UUID, v.Facts); err != nil {
 			return err
 		}
+		if err := tx.MarkRefused(ctx, v.Refused); err != nil {
+			return err
+		}
 		for _, id := range v.Active {
 			if err := tx.Activate(ctx, id); err != nil {
 				return err

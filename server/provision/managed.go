@@ -130,7 +130,7 @@ var readManaged = Step{
 // verdictManaged ends a run on a managed device. Whatever failed, the device
 // stays managed, unless none of its passwords works.
 func (r *Run) verdictManaged(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
+	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
 	if r.Job.Device.Lifecycle == store.Drifted {
 		v.Ended = store.Drifted
 	}
@@ -160,7 +160,7 @@ func (r *Run) verdictManaged(err error) Verdict {
 		v.Quiet = r.e.Quiet
 	}
 	v.Later = r.e.Later - r.e.Later/5 + jitter(r.e.Rand, r.e.Later*2/5)
-	if entry.Retry == reason.Repeat && r.Job.Device.Attempts < r.e.Tries {
+	if entry.Retry == reason.Repeat && (r.Job.Device.Attempts < r.e.Tries || r.untried > 0) {
 		v.Again, v.Later = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet), 0
 	}
 	return v

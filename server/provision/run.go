@@ -32,6 +32,8 @@ type Run struct {
 	mebxHeld    int64            // the MEBx password the device is believed to hold, 0: unknown
 	verified    bool             // a login with r.admin succeeded
 	setup       bool             // the device asked for the setup certificate
+	denied      []int64          // stored passwords it refused in this attempt
+	untried     int              // stored passwords it was not offered yet
 	facts       Facts
 	material    *session.TLSMaterial
 	keyHandle   string

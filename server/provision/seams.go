@@ -122,20 +122,21 @@ type Lease struct {
 
 // Verdict is how an attempt ended.
 type Verdict struct {
-	Kind   string // of the run; "" is provision
-	OK     bool
-	Again  time.Duration // wait before the next attempt; 0 with !OK: nobody retries by itself
-	Reason reason.Code
-	Detail string
-	Steps  []store.StepRecord
-	Facts  Facts
-	Active []int64 // credentials the device now answers with
-	Quiet  time.Duration
-	Ended  store.Lifecycle
-	Blame  reason.Blame
-	Later  time.Duration // with neither OK nor Again: when maintenance may look again
-	Health string        // ok, warn or unreachable; "" leaves it
-	Did    []string      // what maintenance changed
+	Kind    string // of the run; "" is provision
+	OK      bool
+	Again   time.Duration // wait before the next attempt; 0 with !OK: nobody retries by itself
+	Reason  reason.Code
+	Detail  string
+	Steps   []store.StepRecord
+	Facts   Facts
+	Active  []int64 // credentials the device now answers with
+	Refused []int64 // credentials it was offered and did not take
+	Quiet   time.Duration
+	Ended   store.Lifecycle
+	Blame   reason.Blame
+	Later   time.Duration // with neither OK nor Again: when maintenance may look again
+	Health  string        // ok, warn or unreachable; "" leaves it
+	Did     []string      // what maintenance changed
 }
 
 // Store is the part of the truth a run reads and writes. Each method is one

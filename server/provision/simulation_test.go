@@ -473,7 +473,7 @@ func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, id
 			if c == nil {
 				return fmt.Errorf("credential %d is not there", id)
 			}
-			c.SentAt, c.Peer, c.Address, c.Realm = s.w.now, bytes.Clone(peer), addr, realm
+			c.SentAt, c.Peer, c.Address, c.Realm, c.RefusedAt = s.w.now, bytes.Clone(peer), addr, realm, time.Time{}
 		}
 		return nil
 	})
@@ -738,6 +738,11 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 	if v.OK && d.w.dev.state != amt.StatePost {
 		d.w.broken("I7", "reported as provisioned while the device is in %s mode", d.w.dev.state)
 	}
+	for _, id := range v.Refused {
+		if c := d.cred(id); c != nil {
+			c.RefusedAt = d.w.now
+		}
+	}
 	for _, id := range v.Active {
 		c := d.cred(id)
 		if c == nil {
@@ -748,7 +753,7 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 				o.State = store.CredentialRetired
 			}
 		}
-		c.State = store.CredentialActive
+		c.State, c.RefusedAt = store.CredentialActive, time.Time{}
 		if v.OK && c.Kind == store.KindAdmin && c.Password.Reveal() != d.w.dev.admin {
 			d.w.broken("I7", "reported as provisioned with a password the device does not take")
 		}

@@ -13,7 +13,7 @@ import (
 
 // verdictBare turns the end of a setup attempt into what is written down.
 func (r *Run) verdictBare(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame}
+	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Refused: r.denied}
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.
 		v.OK, v.Ended = true, store.Provisioned
@@ -33,8 +33,8 @@ func (r *Run) verdictBare(err error) Verdict {
 	switch entry.Retry {
 	case reason.Repeat:
 		n := r.Job.Device.Attempts
-		if entry.Blame == reason.OurServer {
-			n = min(n, 3) // our fault: the device is not made to wait for it
+		if entry.Blame == reason.OurServer || r.untried > 0 {
+			n = min(n, 3) // ours to mend: the device is not made to wait for it
 		}
 		v.Again = max(r.e.backoff(n), v.Quiet)
 	case reason.ForCertificate:
