@@ -18,7 +18,7 @@ func TestLongKilled(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, s *site) { killedRun(t, s, 500) })
 }
 
-func TestLongTwoDaemons(t *testing.T) { twoDaemons(t, 300) }
+func TestLongTwoDaemons(t *testing.T) { twoDaemons(t, 500) }
 
 // TestLongKillPoints: every kill point there is, on devices of four
 // temperaments, on both engines.

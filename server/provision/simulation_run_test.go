@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 var (
@@ -32,18 +34,25 @@ func TestSimulation(t *testing.T) {
 		}
 		return
 	}
-	var events, sends atomic.Int64
-	hits := map[string]int{}
+	began := time.Now()
+	var played, events, sends int
+	hits, kinds := map[string]int{}, map[string]int{}
+	histories := make(map[uint64]bool, *simSeeds)
 	var mu sync.Mutex
 	each(*simFirst, *simSeeds, func(seed uint64) bool {
 		w := newWorld(seed, "")
 		w.run()
-		events.Add(int64(w.events))
-		sends.Add(int64(w.sends))
 		mu.Lock()
 		defer mu.Unlock()
+		played++
+		events += w.events
+		sends += w.sends
+		histories[w.sum.Sum64()] = true
 		for k, n := range w.hits {
 			hits[k] += n
+		}
+		for k, n := range w.kinds {
+			kinds[k] += n
 		}
 		if w.violation != "" {
 			t.Errorf("seed %d: %s\n  go test ./server/provision -run TestSimulation -sim.seed=%d", seed, w.violation, seed)
@@ -51,15 +60,46 @@ func TestSimulation(t *testing.T) {
 		}
 		return true
 	})
-	t.Logf("%d seeds, %d events, %d changes sent to devices, %d fault sites", *simSeeds, events.Load(), sends.Load(), len(hits))
+	t.Logf("%d seeds from %d, %d different histories, %d events, %d changes sent to devices, %d fault sites, %.0f s",
+		played, *simFirst, len(histories), events, sends, len(hits), time.Since(began).Seconds())
+	for _, k := range faultKinds {
+		t.Logf("%8d  %s", kinds[k], k)
+	}
+	if t.Failed() {
+		return
+	}
 	// A simulation in which nothing goes wrong proves nothing.
-	for _, site := range []string{"node1 dies", "power loss", "stall", "late: mebx", "late: admin", "reply lost: commit", "request lost: commit",
-		"store outcome unknown: stage", "store outcome unknown: sending set_admin_password", "store fails: settle ", "address changes",
-		"rotation asked for", "store outcome unknown: sending change_password"} {
+	if played != *simSeeds || len(histories) != played {
+		t.Errorf("%d seeds were played, of %d asked for; %d histories differ", played, *simSeeds, len(histories))
+	}
+	for _, k := range faultKinds {
+		if kinds[k] < *simSeeds/50 {
+			t.Errorf("in %d seeds %q happened %d times", *simSeeds, k, kinds[k])
+		}
+	}
+	for k := range kinds {
+		if !slices.Contains(faultKinds, k) {
+			t.Errorf("%q is no kind of fault", k)
+		}
+	}
+	for _, site := range []string{"late delivery: mebx", "late delivery: admin", "reply lost: commit", "request lost: commit",
+		"commit outcome unknown, made: stage", "commit outcome unknown, not made: sending set_admin_password", "commit outcome unknown, made: sending set_admin_password",
+		"commit outcome unknown, made: sending change_password", "store fails: settle", "node dies in commit", "node dies in mebx", "node dies in stage",
+		"node dies in settle", "stall across a lease commit", "stall across a lease admin"} {
 		if hits[site] == 0 && *simSeeds >= 2000 {
 			t.Errorf("in %d seeds the fault %q never happened", *simSeeds, site)
 		}
 	}
+}
+
+// faultKinds are what the simulation draws from; each must have happened.
+var faultKinds = []string{
+	"node dies", "stall", "stall across a lease",
+	"power loss, settings kept", "power loss, settings lost",
+	"request lost:", "reply lost:", "late delivery:",
+	"store fails:", "commit outcome unknown, made:", "commit outcome unknown, not made:",
+	"duplicate hello", "hello lost", "address changes", "rotation asked for",
+	"a node's clock is off", "the device's clock steps", "the database's clock steps back", "the database's clock steps forward",
 }
 
 // TestMutants proves that the simulation sees: each rule of the protocol is
@@ -68,26 +108,31 @@ func TestMutants(t *testing.T) {
 	t.Parallel()
 	for _, m := range []struct {
 		name  string
+		first uint64 // near the first seed that shows it, so that the search is short
 		seeds int
 	}{
-		{"send before store", 200},
-		{"overwrite old secret", 2000},
-		{"no recovery probe", 500},
-		{"transparent reconnect", 2000},
-		{"trust the commit call", 500},
-		{"no socket deadline", 20000},
-		{"lease end from unfenced read", 20000},
-		{"no quiet period", 20000},
-		{"no fence on writes", 20000},
-		{"no heartbeat", 500},
-		{"check, then act", 20000},
-		{"same node re-claims its own live lease", 2000},
+		{"send before store", 1, 200},
+		{"overwrite old secret", 1, 2000},
+		{"delete old secret", 1, 2000},
+		{"no recovery probe", 1, 500},
+		{"transparent reconnect", 1, 2000},
+		{"trust the commit call", 1, 500},
+		{"no socket deadline", 1, 20000},
+		{"lease end from unfenced read", 11880, 20000},
+		{"no quiet period", 1, 20000},
+		{"no fence on writes", 5410, 20000},
+		{"no heartbeat", 1, 500},
+		{"check, then act", 2690, 20000},
+		{"same node re-claims its own live lease", 1, 2000},
+		{"an unknown outcome counts as done", 1, 2000},
+		{"a node's wall clock decides", 1, 2000},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			var caught atomic.Uint64
 			var why atomic.Value
-			each(1, m.seeds, func(seed uint64) bool {
+			began := time.Now()
+			each(m.first, m.seeds, func(seed uint64) bool {
 				w := newWorld(seed, m.name)
 				w.run()
 				if w.violation != "" {
@@ -100,7 +145,13 @@ func TestMutants(t *testing.T) {
 			if caught.Load() == 0 {
 				t.Fatalf("without this rule %d histories still hold every invariant", m.seeds)
 			}
-			t.Logf("caught at seed %d: %v", caught.Load(), why.Load())
+			t.Logf("caught at seed %d: %v (%.1f s)", caught.Load(), why.Load(), time.Since(began).Seconds())
+			a, b := newWorld(caught.Load(), m.name), newWorld(caught.Load(), m.name)
+			a.run()
+			b.run()
+			if a.violation != why.Load() || !slices.Equal(a.trace, b.trace) {
+				t.Errorf("played again, seed %d says %q: not the same to the line", caught.Load(), a.violation)
+			}
 		})
 	}
 }

@@ -7,10 +7,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/fnv"
+	"io"
 	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,7 +23,6 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
-	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -42,10 +45,19 @@ type world struct {
 	epoch int
 
 	trace     []string
+	sum       hash.Hash64 // of the history, line by line
 	violation string
 	events    int
 	sends     int
-	hits      map[string]int
+	hits      map[string]int   // by site
+	kinds     map[string]int   // by kind of fault
+	certain   map[handout]bool // what a Sending that surely committed has noted
+}
+
+// handout is a password one attempt hands to the device.
+type handout struct {
+	fence    int64
+	password string
 }
 
 type lateChange struct {
@@ -62,6 +74,9 @@ type actor struct {
 	next func() (time.Duration, bool)
 	stop func()
 	dead bool
+	in   string // the call it is suspended in
+
+	clock func() time.Time // its node's
 }
 
 // died ends an actor from inside: its node is gone and executes nothing more.
@@ -81,7 +96,7 @@ var simMetrics = NewMetrics(prometheus.NewRegistry())
 func newWorld(seed uint64, mutant string) *world {
 	w := &world{
 		rng: rand.New(rand.NewPCG(seed, 0x5eed)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		faulty: true, mutant: mutant, hits: map[string]int{},
+		faulty: true, mutant: mutant, sum: fnv.New64a(), hits: map[string]int{}, kinds: map[string]int{}, certain: map[handout]bool{},
 	}
 	w.dev = simDevice{
 		state: amt.StateIn, admin: "admin", mebx: "admin", cert: byte(1 + w.rng.IntN(200)),
@@ -97,12 +112,20 @@ func (w *world) p(x float64) bool { return w.faulty && w.rng.Float64() < x }
 
 func (w *world) say(format string, args ...any) {
 	w.events++
+	line := fmt.Sprintf("%8.3fs ", w.now.Sub(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).Seconds()) + fmt.Sprintf(format, args...)
+	_, _ = io.WriteString(w.sum, line)
 	if len(w.trace) < 20000 {
-		w.trace = append(w.trace, fmt.Sprintf("%8.3fs ", w.now.Sub(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).Seconds())+fmt.Sprintf(format, args...))
+		w.trace = append(w.trace, line)
 	}
 }
 
-func (w *world) hit(site string) { w.hits[site]++; w.say("FAULT %s", site) }
+// hit notes a fault: its kind, one of faultKinds, and where it struck.
+func (w *world) hit(kind, where string) {
+	w.kinds[kind]++
+	site := strings.TrimSpace(kind + " " + where)
+	w.hits[site]++
+	w.say("FAULT %s", site)
+}
 
 func (w *world) broken(invariant, format string, args ...any) {
 	if w.violation == "" {
@@ -129,13 +152,17 @@ func (w *world) spawn(name string, node int, body func(*actor, func(time.Duratio
 
 // kill ends every actor of a node where it stands.
 func (w *world) kill(node int) {
-	w.hit(fmt.Sprintf("node%d dies", node))
+	at := "between two calls"
 	for _, a := range w.acts {
 		if a.node == node && !a.dead {
+			if a.in != "" {
+				at = "in " + a.in
+			}
 			a.dead = true
 			a.stop()
 		}
 	}
+	w.hit("node dies", at)
 	w.acts = slices.DeleteFunc(w.acts, func(a *actor) bool { return a.dead })
 }
 
@@ -145,11 +172,16 @@ type simNode struct {
 	id   int
 	boot int
 	eng  *Engine
+	skew time.Duration // its clock against the world's; monotonic, so it stays while the process lives
 }
 
 func (w *world) boot(id int) {
 	w.epoch++
 	n := &simNode{w: w, id: id, boot: w.epoch}
+	if w.rng.IntN(2) == 0 {
+		n.skew = time.Duration(w.rng.Int64N(int64(48*time.Hour))) - 24*time.Hour
+		w.hit("a node's clock is off", "")
+	}
 	n.eng = New(Config{
 		Store: nil, Trust: simTrust{}, Rand: simRand{w.rng},
 		Lease: simLease, Margin: simMargin, Quiet: simQuiet, AttemptFor: time.Hour,
@@ -187,6 +219,7 @@ func (w *world) boot(id int) {
 func (n *simNode) engine(a *actor, yield func(time.Duration) bool) *Engine {
 	e := &Engine{Config: n.eng.Config, metrics: n.eng.metrics, log: n.eng.log, live: n.eng.live}
 	s := &seams{w: n.w, n: n, a: a, yield: yield}
+	a.clock = s.Now
 	e.Store, e.Clock, e.Dial = s, s, s.dial
 	if n.w.mutant == "no quiet period" {
 		e.Quiet = 0
@@ -203,6 +236,16 @@ func (w *world) idle() time.Duration {
 		d *= 20
 	}
 	return d
+}
+
+// clock is what a node's wall clock shows.
+func (w *world) clock(owner string) time.Time {
+	for _, a := range w.acts {
+		if a.clock != nil && fmt.Sprintf("n%d", a.node) == owner {
+			return a.clock()
+		}
+	}
+	return w.now
 }
 
 func pause(a *actor, yield func(time.Duration) bool, d time.Duration) {
@@ -236,7 +279,11 @@ func (w *world) run() {
 		w.step()
 	}
 	if w.violation == "" && !w.settled() {
-		w.broken("I4", "not settled in the calm: lifecycle %s (%s), device %s", w.db.lifecycle, w.db.reason, w.dev.state)
+		which := "I4"
+		if w.kinds["node dies"] > 0 {
+			which = "I12"
+		}
+		w.broken(which, "not settled in the calm: lifecycle %s (%s), device %s", w.db.lifecycle, w.db.reason, w.dev.state)
 	}
 	if w.violation == "" {
 		w.atRest()
@@ -256,7 +303,7 @@ func (w *world) settled() bool {
 // an operator who wants another password.
 func (w *world) disasters() {
 	if w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.p(.02) {
-		w.hit("rotation asked for")
+		w.hit("rotation asked for", "")
 		w.db.order("api", w.now)
 	}
 	switch {
@@ -268,9 +315,35 @@ func (w *world) disasters() {
 		w.dev.powerLoss(w)
 	case w.p(.004) && len(w.acts) > 0:
 		a := w.acts[w.rng.IntN(len(w.acts))]
-		a.at = a.at.Add(time.Duration(5+w.rng.IntN(60)) * time.Second)
-		w.hit("stall")
+		d := time.Duration(5+w.rng.IntN(60)) * time.Second
+		a.at = a.at.Add(d)
+		if d > simLease {
+			w.hit("stall across a lease", a.in)
+		} else {
+			w.hit("stall", a.in)
+		}
+	case w.p(.002):
+		w.hello() // beside the ones the firmware's timer makes
+	case w.p(.001):
+		w.db.leap()
+	case w.p(.001):
+		w.dev.clockOff = time.Duration(w.rng.Int64N(int64(20 * 365 * 24 * time.Hour)))
+		w.hit("the device's clock steps", "")
 	}
+}
+
+// leap is a step of the database's clock. Backwards by any amount: leases only
+// last longer. Forwards by less than what the margin and the quiet period leave
+// over, and not twice in a lease: that is what an operator has to see to.
+func (d *simStore) leap() {
+	if d.w.rng.IntN(2) == 0 || d.w.now.Before(d.leapt.Add(2*simLease)) {
+		d.skew -= time.Duration(d.w.rng.Int64N(int64(40 * time.Second)))
+		d.w.hit("the database's clock steps back", "")
+		return
+	}
+	d.skew += time.Duration(d.w.rng.Int64N(int64(2 * time.Second)))
+	d.leapt = d.w.now
+	d.w.hit("the database's clock steps forward", "")
 }
 
 // step lets the late arrive, or resumes the actor whose time has come.
@@ -321,10 +394,16 @@ func (w *world) hello() {
 		return
 	}
 	if w.p(.1) {
-		w.hit("hello lost")
+		w.hit("hello lost", "")
 		return
 	}
+	if w.faulty && w.db.live() != nil {
+		w.hit("duplicate hello", "")
+	}
 	w.db.hello()
+	if w.db.lifecycle != store.Provisioned && w.db.live() == nil {
+		w.broken("I6", "a hello was taken and nothing came of it")
+	}
 	w.check("hello")
 }
 
@@ -341,7 +420,7 @@ func (w *world) check(where string) {
 	if w.dev.commits > 1 {
 		w.broken("I5", "%s: committed %d times in one setup", where, w.dev.commits)
 	}
-	if len(w.db.creds) < w.db.most {
+	if len(w.db.creds) < w.db.most && w.mutant != "delete old secret" {
 		w.broken("I8", "%s: a password was deleted", where)
 	}
 	w.db.most = max(w.db.most, len(w.db.creds))
@@ -382,17 +461,27 @@ type simDevice struct {
 	back                      time.Time // after a power loss or commit, when it listens again
 	power                     int       // counts power losses: a connection does not survive one
 	keyReady                  bool
+	clockOff                  time.Duration
 
 	atOnce, keeps, mebxOnce, asks, slowKeys, wantsClock bool
 }
 
 func (d *simDevice) powerLoss(w *world) {
-	w.hit("power loss")
+	effect := "counts at commit"
+	if d.atOnce {
+		effect = "counts at once"
+	}
+	if d.keeps {
+		w.hit("power loss, settings kept", "password "+effect)
+	} else {
+		w.hit("power loss, settings lost", "password "+effect)
+	}
 	d.power++
 	d.back = w.now.Add(time.Duration(2+w.rng.IntN(10)) * time.Second)
 	if d.state == amt.StateIn && !d.keeps {
 		d.admin, d.mebx, d.pendingAdmin, d.pendingMEBx = "admin", "admin", "", ""
 		d.clock, d.host, d.keyReady = false, false, false
+		d.clockOff = 22 * 365 * 24 * time.Hour // as a board without a battery: it is 2004
 	}
 }
 
@@ -424,7 +513,7 @@ type seams struct {
 	yield func(time.Duration) bool
 }
 
-func (s *seams) Now() time.Time { return s.w.now }
+func (s *seams) Now() time.Time { return s.w.now.Add(s.n.skew) }
 
 func (s *seams) Sleep(_ context.Context, d time.Duration) error {
 	pause(s.a, s.yield, d)
@@ -433,16 +522,23 @@ func (s *seams) Sleep(_ context.Context, d time.Duration) error {
 
 // db is one transaction: it may fail before it happens, or happen and not say so.
 func (s *seams) db(name string, f func() error) error {
+	s.a.in = name
+	defer func() { s.a.in = "" }()
 	pause(s.a, s.yield, time.Duration(1+s.w.rng.IntN(20))*time.Millisecond)
-	if s.w.p(.03) {
-		s.w.hit("store fails: " + name)
+	switch {
+	case s.w.p(.03):
+		s.w.hit("store fails:", name)
 		return errors.New("the database is away")
+	case s.w.p(.015):
+		// The commit was on its way when the line broke, and did not arrive.
+		s.w.hit("commit outcome unknown, not made:", name)
+		return store.ErrUnknownOutcome
 	}
 	err := f()
 	s.w.say("%s %s -> %v", s.a.name, name, err)
 	s.w.check(name)
 	if err == nil && s.w.p(.03) {
-		s.w.hit("store outcome unknown: " + name)
+		s.w.hit("commit outcome unknown, made:", name)
 		err = store.ErrUnknownOutcome
 	}
 	pause(s.a, s.yield, time.Duration(1+s.w.rng.IntN(20))*time.Millisecond)
@@ -464,7 +560,7 @@ func (s *seams) Journal(_ context.Context, l Lease, steps []store.StepRecord, _ 
 }
 
 func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) error {
-	return s.db("sending "+lastName(steps), func() error {
+	err := s.db("sending "+lastName(steps), func() error {
 		if err := s.w.db.renew(l, lastName(steps)); err != nil {
 			return err
 		}
@@ -477,6 +573,15 @@ func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, id
 		}
 		return nil
 	})
+	if err == nil {
+		for _, id := range ids {
+			s.w.certain[handout{l.Fence, s.w.db.cred(id).Password.Reveal()}] = true
+		}
+	}
+	if errors.Is(err, store.ErrUnknownOutcome) && s.w.mutant == "an unknown outcome counts as done" {
+		err = nil
+	}
+	return err
 }
 
 func (s *seams) Stage(_ context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error) {
@@ -518,267 +623,6 @@ func lastName(steps []store.StepRecord) string {
 		return ""
 	}
 	return steps[len(steps)-1].Name
-}
-
-// simStore is the store's part of the truth, with its fences.
-type simStore struct {
-	w         *world
-	lifecycle store.Lifecycle
-	reason    reason.Code
-	attempts  int
-	fence     int64
-	owner     string
-	until     time.Time
-	runs      []store.Run
-	creds     []*store.Credential
-	most      int
-	moved     bool
-	later     time.Time
-}
-
-func (d *simStore) live() *store.Run {
-	for i := range d.runs {
-		if s := d.runs[i].State; s == store.RunQueued || s == store.RunRunning {
-			return &d.runs[i]
-		}
-	}
-	return nil
-}
-
-// due is the queue's nudge, and the sweep for runs whose worker went away.
-func (d *simStore) due() int64 {
-	if r := d.live(); r != nil && !d.w.now.Before(r.NotBefore) {
-		return r.ID
-	}
-	// A managed device whose last run failed is looked at again.
-	if d.live() == nil && d.lifecycle == store.Provisioned && d.reason != "" && d.w.now.After(d.later) {
-		d.order("timer", d.w.now)
-	}
-	return 0
-}
-
-func (d *simStore) hello() {
-	d.w.say("hello")
-	if r := d.live(); r != nil {
-		if r.State == store.RunQueued && d.w.now.Before(r.NotBefore) && d.attempts < 6 {
-			r.NotBefore = d.w.now
-		}
-		return
-	}
-	if d.lifecycle == store.Provisioned {
-		return
-	}
-	d.start("hello", d.w.now)
-}
-
-func (d *simStore) start(trigger string, at time.Time) {
-	id := int64(len(d.runs) + 1)
-	d.runs = append(d.runs, store.Run{ID: id, State: store.RunQueued, Trigger: trigger, NotBefore: at})
-	d.lifecycle = store.Queued
-	if c := d.newest(store.KindAdmin); c == nil || c.State != store.CredentialCandidate {
-		if d.w.mutant == "send before store" {
-			return
-		}
-		rnd := simRand{d.w.rng}
-		admin, _ := amt.NewAdminPassword(rnd)
-		mebx, _ := amt.NewMEBxPassword(rnd)
-		d.stage(id, admin, mebx)
-	}
-}
-
-// order makes a run that changes the password; it stages nothing itself.
-func (d *simStore) order(trigger string, at time.Time) {
-	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindRotate, State: store.RunQueued, Trigger: trigger, NotBefore: at})
-}
-
-func (d *simStore) newest(kind string) *store.Credential {
-	for i := len(d.creds) - 1; i >= 0; i-- {
-		if d.creds[i].Kind == kind {
-			return d.creds[i]
-		}
-	}
-	return nil
-}
-
-func (d *simStore) stage(run int64, admin, mebx amt.Secret) (a, m store.Credential) {
-	if d.w.mutant == "overwrite old secret" {
-		for _, c := range d.creds {
-			if c.Kind == store.KindAdmin {
-				c.Password = admin
-			} else if !mebx.IsZero() {
-				c.Password = mebx
-			}
-		}
-	}
-	gen := 1
-	if c := d.newest(store.KindAdmin); c != nil {
-		gen = c.Generation + 1
-	}
-	id := int64(len(d.creds) + 1)
-	d.creds = append(d.creds, &store.Credential{ID: id, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run})
-	if mebx.IsZero() {
-		return *d.creds[id-1], m
-	}
-	d.creds = append(d.creds, &store.Credential{ID: id + 1, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run})
-	return *d.creds[id-1], *d.creds[id]
-}
-
-func (d *simStore) cred(id int64) *store.Credential {
-	for _, c := range d.creds {
-		if c.ID == id {
-			return c
-		}
-	}
-	return nil
-}
-
-// told reports whether a password was noted as sent before it went.
-func (d *simStore) told(pw string) bool {
-	for _, c := range d.creds {
-		if c.Password.Reveal() == pw {
-			return !c.SentAt.IsZero()
-		}
-	}
-	return false
-}
-
-func (d *simStore) holds(kind, pw string) bool {
-	for _, c := range d.creds {
-		if c.Kind == kind && c.Password.Reveal() == pw {
-			return true
-		}
-	}
-	return false
-}
-
-var simUUID = amt.UUID{1, 2, 3}
-
-func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, error) {
-	i := slices.IndexFunc(d.runs, func(r store.Run) bool { return r.ID == id })
-	r := &d.runs[i]
-	if r.State != store.RunQueued && r.State != store.RunRunning {
-		return nil, nil
-	}
-	own := d.w.mutant == "same node re-claims its own live lease" && d.owner == owner
-	if d.w.now.Before(d.until) && !own {
-		return nil, &Held{Until: d.until}
-	}
-	d.fence++
-	d.owner, d.until = owner, d.w.now.Add(lease)
-	r.State, r.Attempt, r.Fence = store.RunRunning, r.Attempt+1, d.fence
-	d.attempts++
-	d.lifecycle = underWay(r.Kind)
-	p := profile.Default()
-	p.TLS = profile.TLSNone
-	if d.w.dev.slowKeys {
-		p.TLS = profile.TLSServer
-	}
-	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}, Profile: p, FQDN: simName}
-	job.Device = store.Device{UUID: simUUID, Address: d.address(), Attempts: d.attempts, Lifecycle: d.lifecycle}
-	if r.Kind == KindRotate {
-		job.Device.PeerFingerprint = []byte{d.w.dev.cert}
-	}
-	for i := len(d.creds) - 1; i >= 0; i-- {
-		if c := *d.creds[i]; c.Kind == store.KindAdmin {
-			job.Admin = append(job.Admin, c)
-		} else {
-			job.MEBx = append(job.MEBx, c)
-		}
-	}
-	if d.w.mutant == "send before store" && len(job.Admin) == 0 {
-		rnd := simRand{d.w.rng}
-		admin, _ := amt.NewAdminPassword(rnd)
-		mebx, _ := amt.NewMEBxPassword(rnd)
-		job.Admin = []store.Credential{{ID: 0, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin}}
-		job.MEBx = []store.Credential{{ID: 0, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx}}
-		// It would be stored at the end, with the success.
-		d.creds = append(d.creds, &store.Credential{Kind: "none"})
-	}
-	return job, nil
-}
-
-// address moves once in a while: a new lease in mid-history.
-func (d *simStore) address() netip.Addr {
-	if d.w.p(.05) {
-		d.moved = !d.moved
-		d.w.hit("address changes")
-	}
-	if d.moved {
-		return netip.AddrFrom4([4]byte{10, 0, 0, 8})
-	}
-	return netip.AddrFrom4([4]byte{10, 0, 0, 7})
-}
-
-func (d *simStore) fenced(l Lease) bool {
-	if d.w.mutant == "no fence on writes" {
-		return false
-	}
-	return l.Fence != d.fence || !d.w.now.Before(d.until)
-}
-
-func (d *simStore) renew(l Lease, step string) error {
-	if d.w.mutant == "check, then act" && step != "" {
-		return nil // the write is not fenced and renews nothing
-	}
-	if d.fenced(l) {
-		return store.ErrFenced
-	}
-	d.until = d.w.now.Add(l.For)
-	if step == commitChanges.Name {
-		d.lifecycle = store.Verifying
-	}
-	return nil
-}
-
-func (d *simStore) settle(l Lease, v Verdict) error {
-	if d.fenced(l) {
-		return store.ErrFenced
-	}
-	i := slices.IndexFunc(d.runs, func(r store.Run) bool { return r.ID == l.RunID })
-	if v.OK && d.w.dev.state != amt.StatePost {
-		d.w.broken("I7", "reported as provisioned while the device is in %s mode", d.w.dev.state)
-	}
-	for _, id := range v.Refused {
-		if c := d.cred(id); c != nil {
-			c.RefusedAt = d.w.now
-		}
-	}
-	for _, id := range v.Active {
-		c := d.cred(id)
-		if c == nil {
-			continue
-		}
-		for _, o := range d.creds {
-			if o.Kind == c.Kind && o.State == store.CredentialActive && o != c {
-				o.State = store.CredentialRetired
-			}
-		}
-		c.State, c.RefusedAt = store.CredentialActive, time.Time{}
-		if v.OK && c.Kind == store.KindAdmin && c.Password.Reveal() != d.w.dev.admin {
-			d.w.broken("I7", "reported as provisioned with a password the device does not take")
-		}
-	}
-	if d.runs[i].State != store.RunQueued && d.runs[i].State != store.RunRunning {
-		return nil
-	}
-	d.until, d.owner = d.w.now.Add(v.Quiet), ""
-	if v.OK {
-		d.runs[i].State, d.lifecycle, d.reason, d.attempts = store.RunDone, store.Provisioned, "", 0
-		return nil
-	}
-	d.runs[i].State, d.lifecycle, d.reason = store.RunFailed, v.Ended, v.Reason
-	d.later = d.w.now.Add(v.Later)
-	if v.Later > 0 {
-		d.attempts = 0
-	}
-	switch {
-	case v.Again > 0 && d.runs[i].Kind == KindRotate:
-		d.order("timer", d.w.now.Add(v.Again))
-	case v.Again > 0:
-		d.start("timer", d.w.now.Add(v.Again))
-		d.lifecycle = v.Ended
-	}
-	return nil
 }
 
 // simRand makes crypto-looking bytes out of the seed.

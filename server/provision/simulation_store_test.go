@@ -1,0 +1,291 @@
+package provision
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// simStore is the store's part of the truth, with its fences.
+type simStore struct {
+	w         *world
+	lifecycle store.Lifecycle
+	reason    reason.Code
+	attempts  int
+	fence     int64
+	owner     string
+	until     time.Time
+	runs      []store.Run
+	creds     []*store.Credential
+	last      int64 // the newest credential's ID
+	most      int
+	moved     bool
+	later     time.Time
+	skew      time.Duration // how far its clock is from the world's
+	leapt     time.Time     // when it last went forward
+}
+
+// now is the database's clock, the only one that says whether a lease is over.
+func (d *simStore) now() time.Time { return d.w.now.Add(d.skew) }
+
+func (d *simStore) live() *store.Run {
+	for i := range d.runs {
+		if s := d.runs[i].State; s == store.RunQueued || s == store.RunRunning {
+			return &d.runs[i]
+		}
+	}
+	return nil
+}
+
+// due is the queue's nudge, and the sweep for runs whose worker went away.
+func (d *simStore) due() int64 {
+	if r := d.live(); r != nil && !d.now().Before(r.NotBefore) {
+		return r.ID
+	}
+	// A managed device whose last run failed is looked at again.
+	if d.live() == nil && d.lifecycle == store.Provisioned && d.reason != "" && d.now().After(d.later) {
+		d.order("timer", d.now())
+	}
+	return 0
+}
+
+func (d *simStore) hello() {
+	d.w.say("hello")
+	if r := d.live(); r != nil {
+		if r.State == store.RunQueued && d.now().Before(r.NotBefore) && d.attempts < 6 {
+			r.NotBefore = d.now()
+		}
+		return
+	}
+	if d.lifecycle == store.Provisioned {
+		return
+	}
+	d.start("hello", d.now())
+}
+
+func (d *simStore) start(trigger string, at time.Time) {
+	id := int64(len(d.runs) + 1)
+	d.runs = append(d.runs, store.Run{ID: id, State: store.RunQueued, Trigger: trigger, NotBefore: at})
+	d.lifecycle = store.Queued
+	if c := d.newest(store.KindAdmin); c == nil || c.State != store.CredentialCandidate {
+		if d.w.mutant == "send before store" {
+			return
+		}
+		rnd := simRand{d.w.rng}
+		admin, _ := amt.NewAdminPassword(rnd)
+		mebx, _ := amt.NewMEBxPassword(rnd)
+		d.stage(id, admin, mebx)
+	}
+}
+
+// order makes a run that changes the password; it stages nothing itself.
+func (d *simStore) order(trigger string, at time.Time) {
+	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindRotate, State: store.RunQueued, Trigger: trigger, NotBefore: at})
+}
+
+func (d *simStore) newest(kind string) *store.Credential {
+	for i := len(d.creds) - 1; i >= 0; i-- {
+		if d.creds[i].Kind == kind {
+			return d.creds[i]
+		}
+	}
+	return nil
+}
+
+func (d *simStore) stage(run int64, admin, mebx amt.Secret) (a, m store.Credential) {
+	if d.w.mutant == "delete old secret" {
+		d.creds = slices.DeleteFunc(d.creds, func(c *store.Credential) bool {
+			return c.State == store.CredentialCandidate && (c.Kind == store.KindAdmin || !mebx.IsZero())
+		})
+	}
+	if d.w.mutant == "overwrite old secret" {
+		for _, c := range d.creds {
+			if c.Kind == store.KindAdmin {
+				c.Password = admin
+			} else if !mebx.IsZero() {
+				c.Password = mebx
+			}
+		}
+	}
+	gen := 1
+	if c := d.newest(store.KindAdmin); c != nil {
+		gen = c.Generation + 1
+	}
+	d.last++
+	first := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run}
+	d.creds = append(d.creds, first)
+	if mebx.IsZero() {
+		return *first, m
+	}
+	d.last++
+	second := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run}
+	d.creds = append(d.creds, second)
+	return *first, *second
+}
+
+func (d *simStore) cred(id int64) *store.Credential {
+	for _, c := range d.creds {
+		if c.ID == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// told reports whether a password was noted as sent before it went.
+func (d *simStore) told(pw string) bool {
+	for _, c := range d.creds {
+		if c.Password.Reveal() == pw {
+			return !c.SentAt.IsZero()
+		}
+	}
+	return false
+}
+
+func (d *simStore) holds(kind, pw string) bool {
+	for _, c := range d.creds {
+		if c.Kind == kind && c.Password.Reveal() == pw {
+			return true
+		}
+	}
+	return false
+}
+
+var simUUID = amt.UUID{1, 2, 3}
+
+func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, error) {
+	i := slices.IndexFunc(d.runs, func(r store.Run) bool { return r.ID == id })
+	r := &d.runs[i]
+	if r.State != store.RunQueued && r.State != store.RunRunning {
+		return nil, nil
+	}
+	own := d.w.mutant == "same node re-claims its own live lease" && d.owner == owner
+	now := d.now()
+	if d.w.mutant == "a node's wall clock decides" {
+		now = d.w.clock(owner)
+	}
+	if now.Before(d.until) && !own {
+		return nil, &Held{Until: d.until}
+	}
+	d.fence++
+	d.owner, d.until = owner, d.now().Add(lease)
+	r.State, r.Attempt, r.Fence = store.RunRunning, r.Attempt+1, d.fence
+	d.attempts++
+	d.lifecycle = underWay(r.Kind)
+	p := profile.Default()
+	p.TLS = profile.TLSNone
+	if d.w.dev.slowKeys {
+		p.TLS = profile.TLSServer
+	}
+	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}, Profile: p, FQDN: simName}
+	job.Device = store.Device{UUID: simUUID, Address: d.address(), Attempts: d.attempts, Lifecycle: d.lifecycle}
+	if r.Kind == KindRotate {
+		job.Device.PeerFingerprint = []byte{d.w.dev.cert}
+	}
+	for i := len(d.creds) - 1; i >= 0; i-- {
+		if c := *d.creds[i]; c.Kind == store.KindAdmin {
+			job.Admin = append(job.Admin, c)
+		} else {
+			job.MEBx = append(job.MEBx, c)
+		}
+	}
+	if d.w.mutant == "send before store" && len(job.Admin) == 0 {
+		rnd := simRand{d.w.rng}
+		admin, _ := amt.NewAdminPassword(rnd)
+		mebx, _ := amt.NewMEBxPassword(rnd)
+		job.Admin = []store.Credential{{ID: 0, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin}}
+		job.MEBx = []store.Credential{{ID: 0, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx}}
+		// It would be stored at the end, with the success.
+		d.creds = append(d.creds, &store.Credential{Kind: "none"})
+	}
+	return job, nil
+}
+
+// address moves once in a while: a new lease in mid-history.
+func (d *simStore) address() netip.Addr {
+	if d.w.p(.05) {
+		d.moved = !d.moved
+		d.w.hit("address changes", "")
+	}
+	if d.moved {
+		return netip.AddrFrom4([4]byte{10, 0, 0, 8})
+	}
+	return netip.AddrFrom4([4]byte{10, 0, 0, 7})
+}
+
+func (d *simStore) fenced(l Lease) bool {
+	if d.w.mutant == "no fence on writes" {
+		return false
+	}
+	return l.Fence != d.fence || !d.now().Before(d.until)
+}
+
+func (d *simStore) renew(l Lease, step string) error {
+	if d.w.mutant == "check, then act" && step != "" {
+		return nil // the write is not fenced and renews nothing
+	}
+	if d.fenced(l) {
+		return store.ErrFenced
+	}
+	d.until = d.now().Add(l.For)
+	if step == commitChanges.Name {
+		d.lifecycle = store.Verifying
+	}
+	return nil
+}
+
+func (d *simStore) settle(l Lease, v Verdict) error {
+	if d.fenced(l) {
+		return store.ErrFenced
+	}
+	i := slices.IndexFunc(d.runs, func(r store.Run) bool { return r.ID == l.RunID })
+	if v.OK && d.w.dev.state != amt.StatePost {
+		d.w.broken("I7", "reported as provisioned while the device is in %s mode", d.w.dev.state)
+	}
+	for _, id := range v.Refused {
+		if c := d.cred(id); c != nil {
+			c.RefusedAt = d.now()
+		}
+	}
+	for _, id := range v.Active {
+		c := d.cred(id)
+		if c == nil {
+			continue
+		}
+		for _, o := range d.creds {
+			if o.Kind == c.Kind && o.State == store.CredentialActive && o != c {
+				o.State = store.CredentialRetired
+			}
+		}
+		c.State, c.RefusedAt = store.CredentialActive, time.Time{}
+		if v.OK && c.Kind == store.KindAdmin && c.Password.Reveal() != d.w.dev.admin {
+			d.w.broken("I7", "reported as provisioned with a password the device does not take")
+		}
+	}
+	if d.runs[i].State != store.RunQueued && d.runs[i].State != store.RunRunning {
+		return nil
+	}
+	d.until, d.owner = d.now().Add(v.Quiet), ""
+	if v.OK {
+		d.runs[i].State, d.lifecycle, d.reason, d.attempts = store.RunDone, store.Provisioned, "", 0
+		return nil
+	}
+	d.runs[i].State, d.lifecycle, d.reason = store.RunFailed, v.Ended, v.Reason
+	d.later = d.now().Add(v.Later)
+	if v.Later > 0 {
+		d.attempts = 0
+	}
+	switch {
+	case v.Again > 0 && d.runs[i].Kind == KindRotate:
+		d.order("timer", d.now().Add(v.Again))
+	case v.Again > 0:
+		d.start("timer", d.now().Add(v.Again))
+		d.lifecycle = v.Ended
+	}
+	return nil
+}
