@@ -22,7 +22,13 @@ func (c *conn) answer(req *httpRequest) bool {
 	d.seen.lastRequest = time.Now()
 	d.handling++
 	d.seen.maxInFlight = max(d.seen.maxInFlight, d.handling)
-	if reply := c.atTheDoor(req); reply != nil {
+	odd, slow := d.faults.nuisance(req.authorization != "")
+	c.odd = odd == OddPieces
+	reply := c.atTheDoor(req)
+	if reply == nil && odd == StaleNonce {
+		reply = c.unauthorized(true)
+	}
+	if reply != nil {
 		d.handling--
 		d.mu.Unlock()
 		return c.write(reply) == nil && !reply.close && !req.close
@@ -38,6 +44,9 @@ func (c *conn) answer(req *httpRequest) bool {
 		d.mu.Unlock()
 		return more && !req.close
 	}
+	if odd == SlowAnswer && !d.wait(slow) {
+		return false
+	}
 	call.strange = f.kind == WrongRelate
 	if f.kind == Late {
 		d.leave(c.raw)
@@ -49,7 +58,6 @@ func (c *conn) answer(req *httpRequest) bool {
 		d.mu.Unlock()
 		return false
 	}
-	var reply *httpReply
 	switch {
 	case f.kind == Refuse && call.isMethod:
 		reply = d.methodReply(call, nil, amt.Status(f.number))
@@ -66,7 +74,7 @@ func (c *conn) answer(req *httpRequest) bool {
 	}
 	d.mu.Unlock()
 
-	reply.close = reply.close || req.close
+	reply.close = reply.close || req.close || odd == CloseAfter
 	more := f.reply(c, reply) && !reply.close
 	if call.after != nothing {
 		d.mu.Lock()

@@ -40,6 +40,13 @@ const (
 	SlowKeygen    Kind = "slow_keygen" // GenerateKeyPair is busy =N times
 	CommitNoop    Kind = "commit_noop" // CommitChanges says yes and does nothing
 	WrongUUID     Kind = "wrong_uuid"  // GetUuid names another machine, always
+
+	// What firmware does on a good day too, drawn by Faults.Nuisance. Nothing is
+	// lost by them, and a right client comes through within the session.
+	StaleNonce Kind = "stale_nonce" // a login that was good is asked for again
+	CloseAfter Kind = "close_after" // the connection ends with this answer, which says so
+	OddPieces  Kind = "odd_pieces"  // the answer comes in pieces of odd sizes
+	SlowAnswer Kind = "slow_answer" // it comes a moment later
 )
 
 var atCalls = []Kind{CutBefore, DropReply, CutReply, Garble, Refuse, Busy503, Hang, Delay, WrongRelate, HugeBody, NestedXML, PowerCycle, Ask401, Late}
@@ -48,6 +55,8 @@ var ofDevice = []Kind{NeverListen, RefuseCert, HangHandshake, OneByte, NonceStor
 // randomly are the faults a Rate draws from: those a server must come through
 // without a person.
 var randomly = []Kind{CutBefore, DropReply, CutReply, Garble, Busy503, Delay, PowerCycle, Ask401}
+
+var nuisances = []Kind{StaleNonce, CloseAfter, OddPieces, SlowAnswer}
 
 // Fault is one misbehaviour at one place.
 type Fault struct {
@@ -82,6 +91,9 @@ type Faults struct {
 	Rate float64 // chance of a random fault at each call
 	Most int     // random faults a device has in all; 0: 3
 	Seed uint64
+	// Nuisance is the chance of StaleNonce, CloseAfter, OddPieces or SlowAnswer at
+	// each request, without end, but never at two requests in a row.
+	Nuisance float64
 }
 
 // With collects faults: sim.With(sim.Cut("CommitChanges"), sim.NotListening()).
@@ -181,6 +193,9 @@ type faultState struct {
 	rate   float64
 	most   int
 	rng    *rand.Rand
+	bother float64
+	draws  *rand.Rand // of nuisances, so that faults by name stay where they were
+	spared bool       // the request before had one
 	fired  []string
 	always map[Kind]bool
 }
@@ -191,6 +206,7 @@ func newFaultState(f Faults, id uint64) faultState {
 		s.most = 3
 	}
 	s.rng = rand.New(rand.NewPCG(f.Seed, id))
+	s.bother, s.draws = f.Nuisance, rand.New(rand.NewPCG(^f.Seed, id))
 	for i, e := range f.List {
 		s.left[i] = 1
 		if n, err := strconv.Atoi(e.Arg); err == nil && (e.Kind == NonceStorm || e.Kind == SlowKeygen) {
@@ -205,6 +221,22 @@ func newFaultState(f Faults, id uint64) faultState {
 
 func (s *faultState) neverListens() bool   { return s.always[NeverListen] }
 func (s *faultState) oneByteRecords() bool { return s.always[OneByte] }
+
+// nuisance draws what happens to this request beside what is asked; "" is
+// nothing. A stale nonce needs a login that can be asked for again.
+func (s *faultState) nuisance(loggedIn bool) (Kind, time.Duration) {
+	if s.bother <= 0 || s.draws.Float64() >= s.bother || s.spared {
+		s.spared = false
+		return "", 0
+	}
+	k := nuisances[s.draws.IntN(len(nuisances))]
+	if k == StaleNonce && !loggedIn {
+		k = OddPieces
+	}
+	s.spared = true
+	s.fired = append(s.fired, string(k))
+	return k, time.Duration(20+s.draws.IntN(180)) * time.Millisecond
+}
 
 // once reports whether a fault of the whole device is due now.
 func (s *faultState) once(k Kind) bool {

@@ -165,3 +165,26 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestFleetIsANuisanceByDefault: 5 % of the time, by a seed that is printed.
+func TestFleetIsANuisanceByDefault(t *testing.T) {
+	t.Parallel()
+	server, _ := listener(t)
+	for want, more := range map[float64][]string{0.05: nil, 0: {"--fault-rate", "0"}, 0.5: {"--fault-rate", "0.5", "--seed", "7"}} {
+		out, _, err := runCommand(t, append([]string{"fleet", "--devices", "1", "--base", "127.63.9.1", "--server", server, "--personality", "11", "--duration", "300ms", "--json"}, more...)...)
+		var rep fleetReport
+		if !errors.Is(err, errFailed) || json.Unmarshal([]byte(out), &rep) != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if seed := rep.Seed; rep.FaultRate != want || seed != 1 && seed != 7 {
+			t.Errorf("%v: rate %v, seed %d", more, rep.FaultRate, seed)
+		}
+	}
+	_, progress, _ := runCommand(t, "fleet", "--devices", "1", "--base", "127.63.9.9", "--server", server, "--duration", "200ms")
+	if !strings.Contains(progress, "5 % of the requests, seed 1: --fault-rate 0 makes them behave") {
+		t.Errorf("it says %q", progress)
+	}
+	if _, _, err := runCommand(t, "fleet", "--fault-rate", "5"); err == nil || !strings.Contains(err.Error(), "between 0 and 1") {
+		t.Errorf("--fault-rate 5: %v", err)
+	}
+}

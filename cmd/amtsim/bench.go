@@ -203,6 +203,7 @@ func benchProvision() *cobra.Command {
 	}
 	f := c.Flags()
 	o.flags(f)
+	o.behave(f)
 	f.IntVar(&o.devices, "devices", 200, "how many")
 	f.Float64Var(&o.rate, "rate", 0, "devices that wake up a second; 0: all at once")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "give up after this long")
@@ -252,6 +253,7 @@ func benchFloor() *cobra.Command {
 	}
 	f := c.Flags()
 	o.flags(f)
+	o.behave(f)
 	f.IntVar(&devices, "devices", 200, "how many")
 	f.IntVar(&workers, "workers", 100, "how many at once")
 	f.IntVar(&handshakes, "handshakes", 2, "TLS handshakes a device")

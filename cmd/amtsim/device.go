@@ -33,11 +33,8 @@ func deviceCommand() *cobra.Command {
 			if o.personality == "mix" {
 				cfg.Personality = "11"
 			}
-			if cfg.Faults, err = sim.ParseFaults(o.faults); err != nil {
+			if cfg.Faults, err = o.misbehaviour(); err != nil {
 				return err
-			}
-			if o.faultRate > 0 {
-				cfg.Faults.Rate, cfg.Faults.Seed = o.faultRate, o.seed
 			}
 			if uuid != "" {
 				if cfg.UUID, err = amt.ParseUUID(uuid); err != nil {
@@ -60,6 +57,7 @@ func deviceCommand() *cobra.Command {
 				return err
 			}
 			defer d.Close()
+			fmt.Fprintln(cmd.ErrOrStderr(), o.mischief())
 			fl, err := startFleet(cmd.Context(), []*sim.Device{d}, o, 0)
 			if err != nil {
 				return err

@@ -57,15 +57,17 @@ func (o *fleetOptions) run(ctx context.Context, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if o.quiet || o.json {
+		progress = io.Discard
+	}
+	fmt.Fprintln(progress, o.mischief())
 	fl, err := startFleet(ctx, devices, &o.deviceOptions, o.rate)
 	if err != nil {
 		return err
 	}
-	if o.quiet || o.json {
-		progress = io.Discard
-	}
 	o.await(ctx, fl, progress)
 	rep := fl.report()
+	rep.FaultRate, rep.Seed = o.faultRate, o.seed
 	if o.secrets != "" {
 		if err := fl.writeSecrets(o.secrets); err != nil {
 			return err

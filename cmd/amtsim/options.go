@@ -47,7 +47,7 @@ func (o *deviceOptions) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.trust, "pfx-root", nil, "the same as --trust")
 	f.StringArrayVar(&o.hashes, "root-hash", nil, "hash of a root the devices trust, such as sha256:c3846b… (repeat)")
 	f.StringVar(&o.faults, "faults", "", "faults by name, such as drop_reply:CommitChanges,cut_before:SetMEBxPassword#2,refuse:AddCertificate=2058")
-	f.Float64Var(&o.faultRate, "fault-rate", 0, "chance of a random fault at each call, such as 0.05")
+	f.Float64Var(&o.faultRate, "fault-rate", 0.05, "chance at each request of what firmware does on a good day too: a stale nonce, a connection closed after the answer, an answer in odd pieces or a slow one; 0: none. What loses a call is asked for by name: --faults rate=0.05")
 	f.Uint64Var(&o.seed, "seed", 1, "makes the UUIDs and the random faults; the same seed makes the same fleet")
 	f.Uint16Var(&o.port, "port", sim.DefaultPort, "TLS port of the devices")
 	f.DurationVar(&o.latency, "latency", 0, "before every answer of a device")
@@ -90,15 +90,9 @@ func (o *deviceOptions) devices(n int) ([]*sim.Device, error) {
 	if err != nil || !addr.Is4() {
 		return nil, fmt.Errorf("--base %q: want an IPv4 address such as 127.20.0.1", o.base)
 	}
-	faults, err := sim.ParseFaults(o.faults)
+	faults, err := o.misbehaviour()
 	if err != nil {
 		return nil, err
-	}
-	if faults.Seed == 0 {
-		faults.Seed = o.seed
-	}
-	if o.faultRate > 0 {
-		faults.Rate = o.faultRate
 	}
 	list := make([]*sim.Device, 0, n)
 	for i := range n {
@@ -120,6 +114,36 @@ func (o *deviceOptions) devices(n int) ([]*sim.Device, error) {
 		addr = nextAddress(addr)
 	}
 	return list, nil
+}
+
+// misbehaviour is what --faults, --fault-rate and --seed make of the devices.
+func (o *deviceOptions) misbehaviour() (sim.Faults, error) {
+	f, err := sim.ParseFaults(o.faults)
+	if err != nil {
+		return f, err
+	}
+	if o.faultRate < 0 || o.faultRate > 1 {
+		return f, fmt.Errorf("--fault-rate %v: want a rate between 0 and 1", o.faultRate)
+	}
+	if f.Seed == 0 {
+		f.Seed = o.seed
+	}
+	f.Nuisance = o.faultRate
+	return f, nil
+}
+
+// behave makes quiet devices the default, where handshakes and requests count.
+func (o *deviceOptions) behave(f *pflag.FlagSet) {
+	o.faultRate = 0
+	f.Lookup("fault-rate").DefValue = "0"
+}
+
+// mischief says what to expect of the devices, and how to have it again.
+func (o *deviceOptions) mischief() string {
+	if o.faultRate == 0 {
+		return fmt.Sprintf("the devices behave (--fault-rate 0), seed %d", o.seed)
+	}
+	return fmt.Sprintf("the devices are a nuisance at %g %% of the requests, seed %d: --fault-rate 0 makes them behave, --seed %d these again", 100*o.faultRate, o.seed, o.seed)
 }
 
 // uuid is the same for the same seed, base address and number.

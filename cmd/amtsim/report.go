@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -27,6 +28,9 @@ type fleetReport struct {
 	P50MS         int64          `json:"managed_after_p50_ms"`
 	P99MS         int64          `json:"managed_after_p99_ms"`
 	MaxConcurrent int            `json:"max_concurrent"` // over one device
+	FaultRate     float64        `json:"fault_rate"`
+	Seed          uint64         `json:"seed"`
+	FaultsFired   map[string]int `json:"faults_fired"`
 	List          []deviceReport `json:"list"`
 }
 
@@ -96,13 +100,17 @@ func reportOf(d *sim.Device) deviceReport {
 }
 
 func (f *fleet) report() *fleetReport {
-	r := &fleetReport{Devices: len(f.devices), ElapsedMS: time.Since(f.began).Milliseconds()}
+	r := &fleetReport{Devices: len(f.devices), ElapsedMS: time.Since(f.began).Milliseconds(), FaultsFired: map[string]int{}}
 	var after []int64
 	var first, last time.Time
 	for _, d := range f.devices {
 		one := reportOf(d)
 		r.List = append(r.List, one)
 		r.MaxConcurrent = max(r.MaxConcurrent, one.MaxConcurrent)
+		for _, f := range one.Faults {
+			kind, _, _ := strings.Cut(f, " at ")
+			r.FaultsFired[kind]++
+		}
 		b := d.Brief()
 		if first.IsZero() || !b.FirstHello.IsZero() && b.FirstHello.Before(first) {
 			first = b.FirstHello
@@ -167,6 +175,13 @@ func (r *fleetReport) table(w io.Writer) {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", d.UUID, strings.TrimSuffix(d.Address, ":16993"), d.Personality, d.State, took, d.Commits, d.Handshakes, d.MaxConcurrent, note)
 	}
 	_ = tw.Flush()
+	if len(r.FaultsFired) > 0 {
+		fmt.Fprintf(w, "\nfaults, seed %d:", r.Seed)
+		for _, kind := range slices.Sorted(maps.Keys(r.FaultsFired)) {
+			fmt.Fprintf(w, " %s %d", kind, r.FaultsFired[kind])
+		}
+		fmt.Fprintln(w)
+	}
 	fmt.Fprintf(w, "\n%d of %d operational, %d managed; %.1f devices/s, hello to managed p50 %d ms, p99 %d ms\n",
 		r.Operational, r.Devices, r.Managed, r.PerSecond, r.P50MS, r.P99MS)
 }

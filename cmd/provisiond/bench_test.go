@@ -180,7 +180,7 @@ func (b *bench) memory(t *testing.T) {
 	defer stop()
 	before := rssOf(t, proc)
 	cmd := exec.Command(b.amtsim, "fleet", "--server", hello, "--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"),
-		"--suffix", "corp.example.com", "--latency", "8s", "--duration", "75s", "--scale", "1", "--quiet", "--json")
+		"--suffix", "corp.example.com", "--latency", "8s", "--duration", "75s", "--scale", "1", "--fault-rate", "0", "--quiet", "--json")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

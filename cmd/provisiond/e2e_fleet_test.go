@@ -18,7 +18,9 @@ import (
 // amtsimReport is the part of amtsim's report that is compared here.
 type amtsimReport struct {
 	Devices, Operational, Managed int
-	PerSecond                     float64 `json:"managed_per_second"`
+	PerSecond                     float64        `json:"managed_per_second"`
+	FaultRate                     float64        `json:"fault_rate"`
+	FaultsFired                   map[string]int `json:"faults_fired"`
 	List                          []struct {
 		UUID, Address, State, Version string
 		Commits                       int
@@ -128,7 +130,11 @@ func fleetRun(t *testing.T, s *site, devices int) {
 	d.managed(devices, time.Minute)
 	r := s.agrees(d, devices)
 	d.stop()
-	t.Logf("%d of %d managed, 0 unknown passwords, %.1f devices/s", r.Managed, r.Devices, r.PerSecond)
+	// The devices were a nuisance all the while, as they are unless told otherwise.
+	if len(r.FaultsFired) < 4 || r.FaultRate != .05 {
+		t.Errorf("faults at %v of the requests: %v", r.FaultRate, r.FaultsFired)
+	}
+	t.Logf("%d of %d managed, 0 unknown passwords, %.1f devices/s, faults %v", r.Managed, r.Devices, r.PerSecond, r.FaultsFired)
 }
 
 // TestBoxKilled: kill -9 of the daemon in the middle of a fleet, started again:

@@ -223,7 +223,7 @@ scrape_configs:
 // fleet runs devices to their end: all managed, or the time is over.
 func (l *lab) fleet(t *testing.T, d *daemon, part int, args ...string) {
 	t.Helper()
-	all := append([]string{"fleet", "--quiet", "--server", d.hello, "--base", fmt.Sprintf("127.%d.%d.1", l.base, part), "--seed", fmt.Sprint(l.base*100 + part), "--scale", "1"}, args...)
+	all := append([]string{"fleet", "--quiet", "--server", d.hello, "--base", fmt.Sprintf("127.%d.%d.1", l.base, part), "--seed", fmt.Sprint(l.base*100 + part), "--scale", "1", "--fault-rate", "0"}, args...)
 	if out, err := exec.Command(filepath.Join(l.dir, "amtsim"), all...).CombinedOutput(); err != nil {
 		t.Logf("amtsim %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

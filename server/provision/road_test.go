@@ -1,6 +1,8 @@
 package provision
 
 import (
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/provisiond/provisiond/amt"
@@ -51,6 +53,49 @@ func TestAWindowThatStaysAsItIs(t *testing.T) {
 				t.Fatalf("%s after %d handshakes: %s: %s\n%s", dev.Lifecycle, d.Snapshot().Handshakes, dev.Reason, dev.Detail, l.journal(d))
 			}
 			l.invariants(d, dev)
+		})
+	}
+}
+
+// TestNuisances: what firmware does on a good day too, at a third of the
+// requests. Every generation is managed at its first attempt all the same.
+func TestNuisances(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, store.SQLite)
+	l.trust.load(t, l.ca.Plain("Second Root", "prov.corp.example.com"))
+	var mu sync.Mutex
+	var fired []string
+	t.Cleanup(func() {
+		for _, k := range []sim.Kind{sim.StaleNonce, sim.CloseAfter, sim.OddPieces, sim.SlowAnswer} {
+			if !slices.Contains(fired, string(k)) {
+				t.Errorf("nobody met with %s", k)
+			}
+		}
+	})
+	for i, name := range sim.Personalities() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := l.in(t)
+			d := l.device(name, sim.Faults{Nuisance: .33, Seed: uint64(i)})
+			id := l.hello(d)
+			dev := l.settle(l.engine, d)
+			if dev.Lifecycle != store.Provisioned {
+				t.Errorf("AMT %s: %s: %s: %s\n%s", name, dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
+				return
+			}
+			l.invariants(d, dev)
+			if err := l.db.Read(t.Context(), func(tx *store.Tx) error {
+				run, err := tx.Run(t.Context(), id)
+				if run.State != store.RunDone || run.Attempt != 1 {
+					t.Errorf("AMT %s: %v: the first attempt was not the last: run %s after %d\n%s", name, d.Snapshot().FaultsFired, run.State, run.Attempt, l.journal(d))
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			fired = append(fired, d.Snapshot().FaultsFired...)
+			mu.Unlock()
 		})
 	}
 }
