@@ -302,22 +302,11 @@ func window(p Policy, h hello.Hello, dev store.Device, before store.SeenBefore, 
 	return now.Add(p.Window), true
 }
 
-// Priority orders work by the time that is left of the setup window.
-func Priority(windowUntil, now time.Time) int {
-	switch left := windowUntil.Sub(now); {
-	case windowUntil.IsZero(), left > 6*time.Hour:
-		return queue.Background
-	case left > time.Hour:
-		return queue.Normal
-	}
-	return queue.Urgent
-}
-
 // carryOut makes a decision true.
 func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, trigger string, d Decision) error {
 	priority := queue.Normal
 	if !dev.WindowUntil.IsZero() {
-		priority = Priority(dev.WindowUntil, tx.Now())
+		priority = queue.Priority(dev.WindowUntil, tx.Now())
 	}
 	if id := d.Identity; id != nil {
 		var f store.DeviceFacts

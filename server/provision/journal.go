@@ -13,6 +13,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -381,7 +382,18 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err != nil {
 		return err
 	}
-	return j.Enqueue(ctx, tx, run.ID, next, 2)
+	priority := queue.Background // a managed device has no window
+	if old.Kind == KindProvision {
+		d, err := tx.Device(ctx, l.UUID)
+		if err != nil {
+			return err
+		}
+		priority = queue.Normal
+		if !d.WindowUntil.IsZero() {
+			priority = queue.Priority(d.WindowUntil, next)
+		}
+	}
+	return j.Enqueue(ctx, tx, run.ID, next, priority)
 }
 
 // update writes what a run learnt about the device.

@@ -41,6 +41,18 @@ const (
 	Idle       = 4
 )
 
+// Priority orders work on devices in setup by what is left of their window at
+// the moment the work can begin. A window that is not known is taken to be wide.
+func Priority(windowUntil, at time.Time) int {
+	switch left := windowUntil.Sub(at); {
+	case windowUntil.IsZero(), left > 6*time.Hour:
+		return Background
+	case left > time.Hour:
+		return Normal
+	}
+	return Urgent
+}
+
 const (
 	defaultWorkers = 256
 	maxWorkers     = 4096

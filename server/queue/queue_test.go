@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -131,6 +132,47 @@ func TestAJobIsWorkedWhenItsTransactionCommits(t *testing.T) {
 			if err := db.Write(t.Context(), func(tx *store.Tx) error { return q.EnqueueTx(t.Context(), tx, 1, time.Time{}, p) }); err == nil {
 				t.Errorf("priority %d was accepted", p)
 			}
+		}
+	})
+}
+
+// The one worker there is takes what has least time left, whatever was asked
+// for first.
+func TestTheUrgentGoFirst(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, o store.Options) {
+		db := open(t, o)
+		began, goOn := make(chan struct{}), make(chan struct{})
+		worked := make(chan int64, 20)
+		q := start(t, db, queue.Config{Workers: 1}, func(_ context.Context, run int64) (time.Time, error) {
+			if run == 0 {
+				close(began)
+				<-goOn
+			}
+			worked <- run
+			return time.Time{}, nil
+		})
+		enqueue(t, db, q, 0, time.Time{})
+		wait(t, began, "the first job")
+		now := time.Now()
+		left := []time.Duration{30 * time.Hour, 5 * time.Hour, 20 * time.Minute, 7 * time.Hour, 2 * time.Hour, -time.Minute}
+		if err := db.Write(t.Context(), func(tx *store.Tx) error {
+			for i, l := range left {
+				if err := q.EnqueueTx(t.Context(), tx, int64(i+1), time.Time{}, queue.Priority(now.Add(l), now)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		close(goOn)
+		var order []int64
+		for range len(left) + 1 {
+			order = append(order, wait(t, worked, "a job"))
+		}
+		if want := []int64{0, 3, 6, 2, 5, 1, 4}; !slices.Equal(order, want) {
+			t.Errorf("worked in the order %v, want %v", order, want)
 		}
 	})
 }
