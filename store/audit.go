@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 )
 
 // AuditError says where the audit chain is broken.
@@ -92,12 +93,20 @@ func scanAudit(s scanner) (auditRow, error) {
 
 const auditColumns = "seq, at, actor, action, subject, detail, prev_hash, hash"
 
-// VerifyAudit walks the whole chain and counts its records; *AuditError says
-// where it is broken.
+// VerifyAudit walks the whole chain, holds the signed checkpoints against it,
+// and counts its records; *AuditError says where it is broken.
 func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
+	checkpoints, err := tx.AuditCheckpoints(ctx, 0, math.MaxInt64)
+	if err != nil {
+		return 0, err
+	}
+	signed := map[int64][]byte{}
+	for _, c := range checkpoints {
+		signed[c.Seq] = nil
+	}
 	var n int64
 	prev := []byte{}
-	err := tx.each(ctx, func(s scanner) error {
+	err = tx.each(ctx, func(s scanner) error {
 		r, err := scanAudit(s)
 		switch {
 		case err != nil:
@@ -110,6 +119,9 @@ func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
 			return &AuditError{r.Seq, "was changed"}
 		}
 		n, prev = r.Seq, r.Hash
+		if _, is := signed[n]; is {
+			signed[n] = r.Hash
+		}
 		return nil
 	}, "SELECT "+auditColumns+" FROM audit ORDER BY seq")
 	if err != nil {
@@ -123,7 +135,7 @@ func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
 	if seq != n || !bytes.Equal(head, prev) {
 		return n, &AuditError{n + 1, "is missing: the chain ends before its head"}
 	}
-	return n, nil
+	return n, tx.verifyCheckpoints(ctx, checkpoints, signed, n)
 }
 
 // AuditRecords lists a page of the chain, oldest first.
