@@ -29,6 +29,7 @@ func (s *Server) every() {
 	s.queue.Every("maintenance", dueTick, s.maintainDue)
 	s.queue.Every("reseal", resealTick, s.reseal)
 	s.queue.Every("prune", pruneTick, s.prune)
+	s.queue.Every("checkpoint", checkpointTick, s.DB.SignAuditWhenDue)
 	s.queue.Every("windows", 15*time.Second, s.windows)
 	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
 	s.queue.Every("reconsider", 5*time.Minute, s.reconsider)
@@ -36,6 +37,9 @@ func (s *Server) every() {
 	s.queue.Every("certificates", pollCertificates, s.Desk.Poll)
 	s.queue.Every("certificate reminders", tickCertificates, s.Desk.Tick)
 }
+
+// checkpointTick is how often it is asked whether the audit is to be signed.
+const checkpointTick = time.Minute
 
 // sweep finds live runs nobody works on: a worker that died, an outcome that
 // could not be written. It is the same road as a first attempt.

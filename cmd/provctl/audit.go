@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -45,29 +48,170 @@ func (p *program) auditCommand() *cobra.Command {
 		},
 	}
 	list.Flags().Int64Var(&after, "after", 0, "only records behind this number")
-	verify := &cobra.Command{
-		Use: "verify", Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
+	return group("audit", "Who did what", list, p.auditVerify(), p.auditExport(), p.auditCheckpoint())
+}
+
+func (p *program) auditVerify() *cobra.Command {
+	file, key, against := "", "", ""
+	cmd := &cobra.Command{
+		Use: "verify [--file FILE [--key KEY] | --against FILE]", Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
+		Long: "Checks the chain of the server's audit and its signed checkpoints. --against also holds it against an earlier\n" +
+			"export: whoever rewrote the whole chain, signatures and all, cannot have rewritten that copy.\n" +
+			"--file checks an export by itself and asks no server; --key says whose signature it has to bear, as audit checkpoint shows it.",
+		Example: "  provctl audit verify\n  provctl audit verify --against /mnt/elsewhere/audit-2026-10.jsonl\n  provctl audit verify --file audit-2026-10.jsonl --key 9b1f…",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case file != "" && against != "":
+				return usage("want --file, which asks no server, or --against, which does")
+			case key != "" && file == "" && against == "":
+				return usage("--key goes with --file or --against")
+			case file != "":
+				f, err := checkAuditFile(file, key)
+				if err != nil {
+					return err
+				}
+				if p.json {
+					return p.printJSON(f)
+				}
+				fmt.Fprintf(p.out, "the chain holds: %d records, signed at %s\n", f.Records, when(&f.SignedAt))
+				if key == "" {
+					fmt.Fprintf(p.out, "signed by %s: is that the server's? provctl audit checkpoint shows it, and --key compares\n", f.Key)
+				}
+				return nil
+			}
+			return p.verifyAudit(cmd, against, key)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "file", "", "check an exported `FILE` and ask no server")
+	f.StringVar(&key, "key", "", "the public `KEY` that has to have signed the file")
+	f.StringVar(&against, "against", "", "hold the server's audit against an earlier export in this `FILE`")
+	return cmd
+}
+
+func checkAuditFile(name, key string) (api.AuditFileChecked, error) {
+	in, err := os.Open(name)
+	if err != nil {
+		return api.AuditFileChecked{}, usage("%w", err)
+	}
+	defer in.Close()
+	f, err := api.CheckAuditFile(in)
+	if err != nil {
+		return f, &exitError{exitFailed, fmt.Errorf("%s was changed, or is no export of an audit: %w", name, err)}
+	}
+	if key != "" && !strings.EqualFold(key, f.Key) {
+		return f, &exitError{exitFailed, fmt.Errorf("%s was signed with another key: %s", name, f.Key)}
+	}
+	return f, nil
+}
+
+func (p *program) verifyAudit(cmd *cobra.Command, against, key string) error {
+	var old api.AuditFileChecked
+	var err error
+	if against != "" {
+		if old, err = checkAuditFile(against, key); err != nil {
+			return err
+		}
+	}
+	c, err := p.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.VerifyAudit(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if against != "" && v.Intact {
+		page, err := c.Audit(cmd.Context(), api.AuditQuery{After: old.Records - 1, Limit: 1})
+		if err != nil {
+			return err
+		}
+		if len(page.Records) == 0 || page.Records[0].Hash != old.Hash {
+			v.Intact, v.Problem = false, fmt.Sprintf("record %d is not the one that %s has: the chain was made anew", old.Records, against)
+		}
+	}
+	if p.json {
+		if err := p.printJSON(v); err != nil {
+			return err
+		}
+	} else if v.Intact {
+		fmt.Fprintf(p.out, "the chain holds: %d records\n", v.Records)
+		if v.Checkpoint != nil {
+			fmt.Fprintf(p.out, "signed up to record %d at %s\n", v.Checkpoint.Seq, when(v.Checkpoint.At))
+		}
+		if against != "" {
+			fmt.Fprintf(p.out, "it is the one that %s has, up to record %d\n", against, old.Records)
+		}
+	}
+	if !v.Intact {
+		return &exitError{exitFailed, errors.New("the chain is broken: " + v.Problem)}
+	}
+	return nil
+}
+
+func (p *program) auditExport() *cobra.Command {
+	file := ""
+	cmd := &cobra.Command{
+		Use: "export --out FILE", Short: "Sign the audit and write it to a file that can be checked without a server", Args: cobra.NoArgs,
+		Long: "Signs the audit as it stands and writes all of it as JSON lines: keep the file on another machine.\nprovctl audit verify --file FILE checks it, and no byte of it can be another one unseen.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return usage("--out is needed: a new file for the export")
+			}
+			out, err := newFile("--out", file)
+			if err != nil {
+				return err
+			}
+			c, err := p.client()
+			if err != nil {
+				return out.drop(err)
+			}
+			w := bufio.NewWriter(out.f)
+			last, err := c.ExportAudit(cmd.Context(), w)
+			if err == nil {
+				err = w.Flush()
+			}
+			if err != nil {
+				return out.drop(err)
+			}
+			if err := out.write(nil); err != nil {
+				return out.drop(err)
+			}
+			if p.json {
+				return p.printJSON(last)
+			}
+			fmt.Fprintf(p.out, "%d records: written to %s\nsigned by %s\n", last.Seq, file, last.Key)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "out", "", "write it to a new `FILE`")
+	return cmd
+}
+
+func (p *program) auditCheckpoint() *cobra.Command {
+	return &cobra.Command{
+		Use: "checkpoint", Short: "Sign the audit as it stands, and show the signature and its key", Args: cobra.NoArgs,
+		Long: "Signs the audit as it stands. It is also signed by itself, each thousand records or each hour.\nA copy of what is printed, kept elsewhere, holds for all records up to there.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.client()
 			if err != nil {
 				return err
 			}
-			v, err := c.VerifyAudit(cmd.Context())
+			last, err := c.SignAudit(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if p.json {
-				if err := p.printJSON(v); err != nil {
-					return err
-				}
-			} else if v.Intact {
-				fmt.Fprintf(p.out, "the chain holds: %d records\n", v.Records)
+				return p.printJSON(last)
 			}
-			if !v.Intact {
-				return &exitError{exitFailed, errors.New("the chain is broken: " + v.Problem)}
-			}
+			var t table
+			t.row("record", fmt.Sprint(last.Seq))
+			t.row("signed at", when(last.At))
+			t.row("hash", last.Hash)
+			t.row("signature", last.Signature)
+			t.row("key", last.Key)
+			t.print(p.out)
 			return nil
 		},
 	}
-	return group("audit", "Who did what", list, verify)
 }

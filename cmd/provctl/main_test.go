@@ -79,6 +79,7 @@ var (
 	tokens  = regexp.MustCompile(`pvd_[A-Za-z0-9_-]{43}`)
 	seconds = regexp.MustCompile(`a second ago|\d+ seconds ago`)
 	hashes  = regexp.MustCompile(`"hash": "[0-9a-f]{64}"`)
+	signed  = regexp.MustCompile(`(signed by |another key: |"signature": "|"key": ")[0-9a-f]+`)
 )
 
 func play(t *testing.T, b *apitest.Bench, script string) string {
@@ -132,7 +133,8 @@ func settle(s, dir string, b *apitest.Bench) string {
 	s = stamps.ReplaceAllString(s, "YYYY-MM-DD hh:mm:ss")
 	s = tokens.ReplaceAllString(s, "pvd_TEXT")
 	s = seconds.ReplaceAllString(s, "a moment ago")
-	return hashes.ReplaceAllString(s, `"hash": "HASH"`)
+	s = hashes.ReplaceAllString(s, `"hash": "HASH"`)
+	return signed.ReplaceAllString(s, "${1}HEX")
 }
 
 // words divides a command line as a shell would, with single quotes.

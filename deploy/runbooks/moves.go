@@ -165,7 +165,7 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondAuditChainBroken": {
 		"Keep the database as it is: take a copy before anything else.",
-		"Compare with the exported checkpoints to find the first record that differs.",
+		"`provctl audit verify` names the first record that is wrong, and `provctl audit verify --against FILE` holds the chain against the last export.",
 		"Treat it as an incident: somebody with write access to the database changed history, or a restore lost its tail.",
 	},
 	"ProvisiondBackupStale": {

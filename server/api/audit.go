@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"io"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -20,7 +22,11 @@ type AuditQuery struct {
 func (s *Server) auditRoutes(api huma.API) {
 	add(s, api, huma.Operation{OperationID: "list-audit", Method: http.MethodGet, Path: "/api/v1/audit", Summary: "Who did what, oldest first", Tags: []string{"audit"}}, s.listAudit)
 	add(s, api, huma.Operation{OperationID: "verify-audit", Method: http.MethodGet, Path: "/api/v1/audit/verify", Summary: "Check the chain of the audit",
-		Description: "Each record holds the hash of the one before it, so a record that was changed, added or taken out is found.", Tags: []string{"audit"}}, s.verifyAudit)
+		Description: "Each record holds the hash of the one before it, so a record that was changed, added or taken out is found; the signed checkpoints tell when the whole chain was made anew.", Tags: []string{"audit"}}, s.verifyAudit)
+	add(s, api, huma.Operation{OperationID: "sign-audit", Method: http.MethodPost, Path: "/api/v1/audit/checkpoint", Summary: "Sign the audit as it stands",
+		Description: "It is also signed by itself, each thousand records or each hour. A copy of a checkpoint that is kept elsewhere holds for all records before it.", Tags: []string{"audit"}}, s.signAudit)
+	add(s, api, huma.Operation{OperationID: "export-audit", Method: http.MethodGet, Path: "/api/v1/audit/export", Summary: "A page of the audit as lines that can be checked without a server",
+		Description: "Written one after another, each with a line end, the lines are the file that provctl audit verify --file reads.", Tags: []string{"audit"}}, s.exportAudit)
 }
 
 func (s *Server) listAudit(ctx context.Context, in *AuditQuery) (AuditPage, error) {
@@ -60,5 +66,97 @@ func (s *Server) verifyAudit(ctx context.Context, _ *none) (AuditVerified, error
 		return out, nil
 	}
 	out.Intact = err == nil
+	if err == nil {
+		err = s.db.Read(ctx, func(tx *store.Tx) error {
+			c, err := tx.LastCheckpoint(ctx)
+			if errors.Is(err, store.ErrNotFound) {
+				return nil
+			}
+			out.Checkpoint = toCheckpoint(c)
+			return err
+		})
+	}
 	return out, err
+}
+
+// AuditCheckpoint is the chain as it was, signed.
+type AuditCheckpoint struct {
+	Seq       int64      `json:"seq" doc:"the last record it holds for"`
+	At        *time.Time `json:"at"`
+	Hash      string     `json:"hash"`
+	Signature string     `json:"signature" doc:"Ed25519"`
+	Key       string     `json:"key,omitempty" doc:"the public key, in hexadecimal digits"`
+}
+
+func toCheckpoint(c store.AuditCheckpoint) *AuditCheckpoint {
+	return &AuditCheckpoint{Seq: c.Seq, At: timeOrNull(c.At), Hash: hex.EncodeToString(c.Hash), Signature: hex.EncodeToString(c.Signature)}
+}
+
+// signAudit makes a checkpoint. It is no record of the audit itself: that would
+// have to be signed again.
+func (s *Server) signAudit(ctx context.Context, _ *none) (AuditCheckpoint, error) {
+	var out AuditCheckpoint
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		c, err := tx.SignAudit(ctx)
+		if errors.Is(err, store.ErrNotFound) {
+			return conflict("the audit has no record yet")
+		}
+		if err != nil {
+			return err
+		}
+		key, err := tx.AuditKey(ctx)
+		out = *toCheckpoint(c)
+		out.Key = hex.EncodeToString(key)
+		return err
+	})
+	return out, err
+}
+
+// AuditExportQuery asks for lines of an export.
+type AuditExportQuery struct {
+	After   int64 `query:"after" minimum:"0" doc:"the last record of the page before; 0 begins the file"`
+	Through int64 `query:"through" minimum:"1" doc:"the record of the checkpoint that ends the file"`
+}
+
+// AuditLines is a page of an export.
+type AuditLines struct {
+	Lines []string `json:"lines"`
+	Next  int64    `json:"next" doc:"give it as after; 0 on the last page"`
+}
+
+func (s *Server) exportAudit(ctx context.Context, in *AuditExportQuery) (AuditLines, error) {
+	out := AuditLines{Lines: []string{}}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		key, err := tx.AuditKey(ctx)
+		if errors.Is(err, store.ErrNotFound) {
+			return conflict("the audit was never signed; sign it first")
+		}
+		if err != nil {
+			return err
+		}
+		if in.After == 0 {
+			out.Lines = append(out.Lines, store.AuditFileHead(key))
+		}
+		lines, next, err := tx.AuditFileLines(ctx, in.After, in.Through, 1000)
+		out.Lines, out.Next = append(out.Lines, lines...), next
+		return err
+	})
+	return out, err
+}
+
+// AuditFileChecked is what an exported file was found to hold.
+type AuditFileChecked struct {
+	Records     int64     `json:"records"`
+	Checkpoints int       `json:"checkpoints"`
+	Key         string    `json:"key"`
+	SignedAt    time.Time `json:"signed_at"`
+	Hash        string    `json:"hash" doc:"of the last record"`
+}
+
+// CheckAuditFile checks an exported audit without a server: the chain, the
+// signatures, and that each line is as it was written. Whether the key is the
+// server's is for the caller to compare.
+func CheckAuditFile(r io.Reader) (AuditFileChecked, error) {
+	f, err := store.CheckAuditFile(r)
+	return AuditFileChecked{f.Records, f.Checkpoints, hex.EncodeToString(f.Key), f.Last.At, hex.EncodeToString(f.Last.Hash)}, err
 }

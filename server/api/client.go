@@ -214,6 +214,35 @@ func (c *Client) VerifyAudit(ctx context.Context) (AuditVerified, error) {
 	return call[AuditVerified](ctx, c, http.MethodGet, "/api/v1/audit/verify", nil, nil)
 }
 
+// SignAudit makes a checkpoint of the audit as it stands.
+func (c *Client) SignAudit(ctx context.Context) (AuditCheckpoint, error) {
+	return call[AuditCheckpoint](ctx, c, http.MethodPost, "/api/v1/audit/checkpoint", nil, nil)
+}
+
+// ExportAudit signs the audit and writes all of it up to there, as CheckAuditFile
+// reads it.
+func (c *Client) ExportAudit(ctx context.Context, w io.Writer) (AuditCheckpoint, error) {
+	last, err := c.SignAudit(ctx)
+	if err != nil {
+		return last, err
+	}
+	q := AuditExportQuery{Through: last.Seq}
+	for {
+		page, err := call[AuditLines](ctx, c, http.MethodGet, "/api/v1/audit/export", values(q), nil)
+		if err != nil {
+			return last, err
+		}
+		for _, line := range page.Lines {
+			if _, err := io.WriteString(w, line+"\n"); err != nil {
+				return last, err
+			}
+		}
+		if q.After = page.Next; q.After == 0 {
+			return last, nil
+		}
+	}
+}
+
 // Tokens lists all tokens.
 func (c *Client) Tokens(ctx context.Context) (TokenList, error) {
 	return call[TokenList](ctx, c, http.MethodGet, "/api/v1/tokens", nil, nil)

@@ -104,6 +104,8 @@ var grants = map[string][]Role{
 
 	"list-audit":   {Auditor},
 	"verify-audit": {Auditor},
+	"sign-audit":   {Auditor},
+	"export-audit": {Auditor},
 
 	"list-tokens":  {},
 	"create-token": {},

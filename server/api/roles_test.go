@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func TestRolesKeepApart(t *testing.T) {
 		}
 	}
 	for id := range grants {
-		if id != "whoami" && id != "list-reasons" && id != "list-audit" && id != "verify-audit" && Auditor.May(id) {
+		if id != "whoami" && id != "list-reasons" && !strings.HasSuffix(id, "-audit") && Auditor.May(id) {
 			t.Errorf("an auditor may %s", id)
 		}
 	}

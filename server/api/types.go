@@ -260,6 +260,8 @@ type AuditVerified struct {
 	Intact  bool   `json:"intact"`
 	Records int64  `json:"records" doc:"how many were checked"`
 	Problem string `json:"problem"`
+
+	Checkpoint *AuditCheckpoint `json:"checkpoint" doc:"the last one; null before the first"`
 }
 
 // Token is an API token without its text.
