@@ -46,7 +46,7 @@ func (s *Server) actionRoutes(api huma.API) {
 		{"retry", "Try again now", "Brings a waiting run forward or starts a new one.", (*command).retry},
 		{"retire", "Take a device out for good", "Its record and its passwords are kept; a hello of it raises an alarm. The device itself is not touched.", (*command).retire},
 		{"restore", "Take a retired or quarantined device back", "It starts over as discovered and needs approval again.", (*command).restore},
-		{"release", "Let a quarantined device go on", "For after a person has looked: what was held against it, such as two machines with one UUID, is forgotten, and its next hello is looked at.", (*command).release},
+		{"release", "Let a quarantined device go on", "For after a person has looked: what was held against it, such as two machines with one UUID, is forgotten, and its next hello is looked at. A device under management that showed another key or MAC than before stays under management, and what it shows next is believed.", (*command).release},
 		{"quarantine", "Keep a device out until somebody has looked", "Hellos are recorded, nothing else happens.", (*command).quarantine},
 	} {
 		add(s, api, huma.Operation{
@@ -210,9 +210,10 @@ func (c *command) restore() error {
 // moment, and what it looked like at its last contact.
 func (c *command) release() error {
 	d := c.device
+	rebind := managed(d.Lifecycle) && anotherFace(d.Reason)
 	switch {
-	case d.Lifecycle != store.Quarantined:
-		return conflict("it is %s; only a quarantined device is released", d.Lifecycle)
+	case d.Lifecycle != store.Quarantined && !rebind:
+		return conflict("it is %s; only a quarantined device is released, or one under management that looks like another machine", d.Lifecycle)
 	case d.Reason == reason.UUIDInvalid:
 		return conflict("its UUID %s is a placeholder that many machines carry; give the machine a UUID of its own", d.UUID)
 	}
@@ -220,8 +221,22 @@ func (c *command) release() error {
 	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, PeerFingerprint: &peer}); err != nil {
 		return err
 	}
+	if rebind {
+		c.said = "what it looked like before is forgotten: the next contact is believed; for one now: provctl maintain " + d.UUID.String() + " --task check"
+		return c.transition("", "", "", "rebound", nil)
+	}
 	c.said = "released; its next hello is looked at"
 	return c.transition(store.Discovered, "", "", "released", nil)
+}
+
+// anotherFace are the reasons of a managed device that looked like another
+// machine at its last contact, so that it was told nothing.
+func anotherFace(code reason.Code) bool {
+	switch code {
+	case reason.TLSPinnedKeyChanged, reason.IdentityConflict, reason.UUIDDuplicate, reason.RealmChanged:
+		return true
+	}
+	return false
 }
 
 const priorityUrgent = 1

@@ -49,6 +49,11 @@ func TestCommands(t *testing.T) {
 			{store.Retired, "", "restore", store.Discovered, "", false},
 			{store.Failed, reason.WSMANFault, "quarantine", store.Quarantined, "", false},
 			{store.Quarantined, reason.PolicyDenied, "restore", store.Discovered, "", false},
+			{store.Quarantined, reason.IdentityConflict, "release", store.Discovered, "", false},
+			{store.Quarantined, reason.UUIDInvalid, "release", store.Quarantined, "conflict", false},
+			{store.Provisioned, reason.TLSPinnedKeyChanged, "release", store.Provisioned, "", false},
+			{store.Drifted, reason.IdentityConflict, "release", store.Drifted, "", false},
+			{store.Provisioned, "", "release", store.Provisioned, "conflict", false},
 			{store.Failed, reason.WSMANFault, "restore", store.Failed, "conflict", false},
 		} {
 			t.Run(fmt.Sprintf("%s %s", c.verb, c.from), func(t *testing.T) {

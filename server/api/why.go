@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -55,10 +56,21 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 			return err
 		}
 		s.answer(&w, d)
+		announced, err := tx.TrustHashes(ctx, d.TrustTable)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		s.sideBySide(&w, d, announced)
+		for i, c := range w.Checks { // what is said can be typed
+			w.Checks[i] = commandOnDevice.ReplaceAllString(c, "${1} "+d.UUID.String())
+		}
 		return nil
 	})
 	return w, err
 }
+
+// commandOnDevice finds commands of the catalogue that speak of a device.
+var commandOnDevice = regexp.MustCompile(`(provctl [a-z ]+) UUID\b`)
 
 // history says since when a device stands where it does, and what was tried.
 func (s *Server) history(ctx context.Context, tx *store.Tx, w *Why, d store.Device) error {

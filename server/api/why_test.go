@@ -3,8 +3,12 @@ package api_test
 import (
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
 	"github.com/provisiond/provisiond/store"
@@ -55,4 +59,35 @@ func TestWhyAnswersWhole(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestWhySideBySide: a device that refused our certificate is shown what its
+// firmware compared, and the rule that decides.
+func TestWhySideBySide(t *testing.T) {
+	t.Parallel()
+	prov, err := certs.LoadPFX(certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver.corp.example.com").PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := apitest.New(t, apitest.With(func(d *api.Deps) { d.Certs = func() []*certs.Provisioning { return []*certs.Provisioning{prov} } }))
+	for suffix, want := range map[string]string{
+		"corp.example.com": "provisionserver.corp.example.com: serves that suffix (",
+		"lab.example.org":  "provisionserver.corp.example.com: does not serve that suffix (",
+		"":                 "has not told its DNS suffix",
+	} {
+		d := apitest.Device{Lifecycle: store.Failed, Reason: reason.TLSClientCertRefused}
+		d.Facts.Suffix = &suffix
+		u := b.Seen(d)
+		w, err := b.Client(b.Admin).Why(t.Context(), u.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Join(w.Checks, "\n")
+		if !strings.Contains(all, want) || suffix != "" && !strings.Contains(all, "DNS suffix is "+suffix+", from DHCP option 15") || !strings.Contains(all, "its root is ") {
+			t.Errorf("suffix %q: want %q in\n%s", suffix, want, all)
+		}
+		if !strings.Contains(all, "provctl device why "+u.String()) || strings.Contains(all, "UUID") {
+			t.Errorf("the commands cannot be typed as they stand:\n%s", all)
+		}
+	}
 }

@@ -83,7 +83,7 @@ func service() Dashboard {
 			{"Process", []Panel{
 				{Title: "CPU", Kind: lines, Unit: "short", Help: "Cores in use. One handshake with a device costs a few milliseconds.",
 					Queries: one(`rate(process_cpu_seconds_total{job="provisiond"}[$__rate_interval])`, "{{instance}}")},
-				{Title: "Memory", Kind: lines, Unit: "bytes", Help: "Under 100 KiB a session. Growth without sessions is a leak: report it with provctl support-bundle.",
+				{Title: "Memory", Kind: lines, Unit: "bytes", Help: "Under 100 KiB a session. Growth without sessions is a leak: report it with provisiond support-bundle.",
 					Queries: []Query{{Expr: `process_resident_memory_bytes{job="provisiond"}`, Legend: "resident {{instance}}"}, {Expr: `go_memstats_heap_inuse_bytes{job="provisiond"}`, Legend: "heap {{instance}}"}}},
 				{Title: "Goroutines", Kind: lines, Unit: "short", Help: "A few for each session and connection.",
 					Queries: one(`go_goroutines{job="provisiond"}`, "{{instance}}")},

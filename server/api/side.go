@@ -1,0 +1,63 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// sideBySide shows what the firmware compares when it takes or refuses our
+// certificate: its own suffix and roots on one side, each certificate's names
+// and roots on the other, with the rule that decides.
+func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash) {
+	switch d.Reason {
+	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted, reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
+	default:
+		return
+	}
+	suffix := clean(d.Suffix)
+	switch {
+	case suffix == "":
+		w.Checks = append(w.Checks, "the device has not told its DNS suffix (DHCP option 15, or the PKI DNS suffix in MEBx); it compares that with the certificate's names")
+	case d.SecureDNS:
+		w.Checks = append(w.Checks, "the device's DNS suffix is "+suffix+", set in MEBx")
+	default:
+		w.Checks = append(w.Checks, "the device's DNS suffix is "+suffix+", from DHCP option 15")
+	}
+	if s.Certs == nil {
+		return
+	}
+	const most = 5 // certificates spelled out
+	all := s.Certs()
+	for i, c := range all {
+		if i == most {
+			w.Checks = append(w.Checks, fmt.Sprintf("and %d more certificates: provctl cert list", len(all)-most))
+			break
+		}
+		line := fmt.Sprintf("certificate %s is for %s", c.ID, strings.Join(c.Names, ", "))
+		if suffix != "" {
+			rule := c.Covers(d.Suffix, d.Version)
+			line += map[bool]string{true: ": serves that suffix", false: ": does not serve that suffix"}[rule.OK] + " (" + rule.Why + ")"
+		}
+		w.Checks = append(w.Checks, line+"; "+rootLine(c, announced))
+	}
+}
+
+// rootLine says whether one of a certificate's chains ends where the device
+// looks.
+func rootLine(c *certs.Provisioning, announced []amt.TrustHash) string {
+	for _, p := range c.Paths {
+		for _, ours := range p.RootHashes {
+			for _, theirs := range announced {
+				if ours.Equal(theirs) {
+					return fmt.Sprintf("its root %s is among the %d that the device announced", clean(p.Certs[len(p.Certs)-1].Subject.CommonName), len(announced))
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("its root is not among the %d that the device announced", len(announced))
+}
