@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -381,14 +382,30 @@ func (tx *Tx) Transition(ctx context.Context, t Transition) error {
 	if t.Event == "" {
 		return fmt.Errorf("move device %s to %s: no event names the reason", t.UUID, t.To)
 	}
-	data := t.Data
-	if t.To != "" {
-		data = make(map[string]any, len(t.Data)+1)
-		for k, v := range t.Data {
-			data[k] = v
-		}
-		data["lifecycle"] = string(t.To)
-	}
-	_, err = tx.AddEvent(ctx, Event{UUID: t.UUID, RunID: t.RunID, Name: t.Event, Reason: t.Reason, Detail: t.Detail, Actor: t.Actor, Data: data})
+	_, err = tx.AddEvent(ctx, Event{UUID: t.UUID, RunID: t.RunID, Name: t.Event, Reason: t.Reason, Detail: t.Detail, Actor: t.Actor, Data: t.evidence()})
 	return err
+}
+
+// evidence is the event's data: what was given, and where the device went.
+func (t Transition) evidence() map[string]any {
+	if t.To == "" {
+		return t.Data
+	}
+	data := make(map[string]any, len(t.Data)+1)
+	maps.Copy(data, t.Data)
+	data["lifecycle"] = string(t.To)
+	return data
+}
+
+// data is the evidence as the column has it.
+func (t Transition) data() (any, error) {
+	e := t.evidence()
+	if len(e) == 0 {
+		return nil, nil
+	}
+	text, err := jsonText(e)
+	if err != nil {
+		return nil, fmt.Errorf("event %s: %w", t.Event, err)
+	}
+	return text, nil
 }

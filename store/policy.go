@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/provisiond/provisiond/amt"
@@ -125,34 +124,11 @@ func (tx *Tx) Authorise(ctx context.Context, a AuthorisedDevice) (int64, error) 
 // AuthorisedFor finds the entry that lets a device in: by UUID, serial, MAC or
 // network, the narrowest first; ErrNotFound when nobody authorised it.
 func (tx *Tx) AuthorisedFor(ctx context.Context, d Device) (AuthorisedDevice, error) {
-	var networks []AuthorisedDevice
-	err := tx.each(ctx, func(s scanner) error {
-		a, err := scanAuthorised(s)
-		if err == nil {
-			networks = append(networks, a)
-		}
-		return err
-	}, "SELECT "+authorisedColumns+` FROM authorised_devices
-		WHERE (expires_at IS NULL OR expires_at > {now}) AND (kind = 'network'
-			OR (kind = 'uuid' AND value = $1) OR (kind = 'serial' AND value = $2 AND value <> '') OR (kind = 'mac' AND value = $3 AND value <> ''))
-		ORDER BY CASE kind WHEN 'uuid' THEN 0 WHEN 'serial' THEN 1 WHEN 'mac' THEN 2 ELSE 3 END, id`,
-		d.UUID.String(), strings.ToLower(d.Serial), strings.ToLower(d.MAC))
+	a, err := tx.Authorisations(ctx, d)
 	if err != nil {
-		return AuthorisedDevice{}, fmt.Errorf("who authorised %s: %w", d.UUID, err)
+		return AuthorisedDevice{}, err
 	}
-	best, bits := AuthorisedDevice{}, -1
-	for _, a := range networks {
-		if a.Kind != "network" {
-			return a, nil
-		}
-		if p, err := netip.ParsePrefix(a.Value); err == nil && p.Contains(d.Address) && p.Bits() > bits {
-			best, bits = a, p.Bits()
-		}
-	}
-	if bits < 0 {
-		return best, fmt.Errorf("who authorised %s: %w", d.UUID, ErrNotFound)
-	}
-	return best, nil
+	return a.For(d)
 }
 
 // AuthorisedDevices lists a page of all entries.

@@ -1,0 +1,443 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// Many hellos at once take the road of SeeHello in two halves: Meet reads what
+// is known of all their devices, Record writes all of them down together with
+// what was decided in between. The number of statements does not grow with the
+// number of hellos on Postgres, and on SQLite each row is written once.
+
+// A Sight is one hello's device as the hello leaves it, and what was known before.
+type Sight struct {
+	Device Device
+	Before SeenBefore
+
+	hello SeenHello
+	row   int64 // SQLite's, 0: there is none yet
+}
+
+// A Heard is a hello and what follows from it.
+type Heard struct {
+	Sight
+	WindowUntil   time.Time // zero: as it was
+	FQDN, Profile string    // what the device shall have
+	Move          *Transition
+}
+
+// Meet reads the devices of hellos that are about to be recorded in this
+// transaction, and on Postgres locks them. No two hellos may be of one device.
+func (tx *Tx) Meet(ctx context.Context, hellos []SeenHello) ([]Sight, error) {
+	out := make([]Sight, len(hellos))
+	at := map[string]int{}
+	uuids := make([]string, len(hellos))
+	for i, h := range hellos {
+		uuids[i] = h.UUID.String()
+		at[uuids[i]] = i
+		out[i].hello = h
+	}
+	if err := tx.tables(ctx, out); err != nil {
+		return nil, err
+	}
+	// One order for everybody, or two nodes' batches could lock each other out.
+	q := "SELECT 0, " + deviceColumns + " FROM devices WHERE " + tx.among("uuid", 1) + " ORDER BY uuid {lock}"
+	if tx.pg == nil {
+		q = "SELECT rowid, " + deviceColumns + " FROM devices WHERE " + tx.among("uuid", 1)
+	}
+	err := tx.each(ctx, func(s scanner) error {
+		var d Device
+		var row int64
+		if err := s.Scan(append([]any{&row}, d.dest()...)...); err != nil {
+			return err
+		}
+		if len(d.Tags) == 0 {
+			d.Tags = nil
+		}
+		i := at[d.UUID.String()]
+		out[i].row, out[i].Before = row, SeenBefore{Known: true, Previous: d}
+		return nil
+	}, q, tx.set(uuids))
+	if err != nil {
+		return nil, fmt.Errorf("the devices of %d hellos: %w", len(hellos), err)
+	}
+	for i := range out {
+		out[i].arrive(tx)
+	}
+	return out, nil
+}
+
+// tables finds or makes the hash lists, in one order for everybody.
+func (tx *Tx) tables(ctx context.Context, all []Sight) error {
+	type fresh struct {
+		digest [32]byte
+		i      int
+	}
+	var missing []fresh
+	for i := range all {
+		h := all[i].hello.Hashes
+		if len(h) == 0 {
+			continue
+		}
+		digest := trustDigest(h)
+		if id, ok := tx.db.trust.get(digest); ok {
+			all[i].Device.TrustTable = id
+		} else {
+			missing = append(missing, fresh{digest, i})
+		}
+	}
+	slices.SortFunc(missing, func(a, b fresh) int { return slices.Compare(a.digest[:], b.digest[:]) })
+	for n, m := range missing {
+		if n > 0 && m.digest == missing[n-1].digest {
+			all[m.i].Device.TrustTable = all[missing[n-1].i].Device.TrustTable
+			continue
+		}
+		id, err := tx.trustTable(ctx, all[m.i].hello.Hashes)
+		if err != nil {
+			return fmt.Errorf("hello of %s: %w", all[m.i].hello.UUID, err)
+		}
+		all[m.i].Device.TrustTable = id
+	}
+	return nil
+}
+
+// arrive works out the device as the hello leaves it.
+func (s *Sight) arrive(tx *Tx) {
+	h, old, table := s.hello, s.Before.Previous, s.Device.TrustTable
+	addr := h.Address
+	if !addr.IsValid() {
+		addr = h.From.Addr()
+	}
+	addr = addr.Unmap().WithZone("")
+	d := old
+	if !s.Before.Known {
+		d = Device{UUID: h.UUID, Lifecycle: Discovered}
+	}
+	d.LastSeen = millis(h.At)
+	if h.At.IsZero() {
+		d.LastSeen = tx.Now()
+	}
+	if d.FirstSeen.IsZero() {
+		d.FirstSeen = d.LastSeen
+	}
+	d.HelloCount++
+	d.Address, d.TrustTable, d.HelloRetry, d.AdminFlag = addr, table, h.Retry, h.AdminSet
+	s.Device = d
+	if s.Before.Known {
+		s.Before.TrustTableChanged, s.Before.AddressChanged = old.TrustTable != table, old.Address != addr
+	}
+}
+
+// Record writes hellos down that Meet saw in this transaction, and what follows
+// from each. ErrConflict: another node met one of the new devices first; then
+// nothing of this transaction may be kept.
+func (tx *Tx) Record(ctx context.Context, heard []Heard) error {
+	// Neighbours in the index are written one after the other.
+	slices.SortFunc(heard, func(a, b Heard) int { return bytes.Compare(a.Device.UUID[:], b.Device.UUID[:]) })
+	write := tx.recordSQLite
+	if tx.pg != nil {
+		write = tx.recordPostgres
+	}
+	if err := write(ctx, heard); err != nil {
+		return fmt.Errorf("record %d hellos: %w", len(heard), err)
+	}
+	for _, h := range heard {
+		if !h.Before.Known {
+			continue // its row was written as it shall be
+		}
+		var f DeviceFacts
+		if h.FQDN != h.Device.FQDN {
+			f.FQDN = &h.FQDN
+		}
+		if h.Profile != h.Device.Profile {
+			f.Profile = &h.Profile
+		}
+		if err := tx.UpdateDevice(ctx, h.Device.UUID, f); err != nil {
+			return err
+		}
+		if h.Move != nil {
+			if err := tx.Transition(ctx, *h.Move); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// born is a new device's lifecycle, reason and detail.
+func (h Heard) born() (Lifecycle, string, string, time.Time) {
+	if h.Move == nil {
+		return Discovered, "", "", time.Time{}
+	}
+	to := h.Move.To
+	if to == "" {
+		to = Discovered
+	}
+	return to, string(h.Move.Reason), h.Move.Detail, h.Move.NextRetry
+}
+
+const (
+	insertDevice = `INSERT INTO devices (uuid, address, address_key, trust_table, hello_retry, admin_flag, first_seen, last_seen,
+		hello_count, window_until, fqdn, profile, lifecycle, reason, detail, next_retry) `
+	insertEvent = "INSERT INTO events (at, uuid, run_id, name, reason, detail, actor, data) "
+)
+
+func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
+	for _, h := range heard {
+		d := h.Device
+		var err error
+		switch {
+		case !h.Before.Known:
+			to, code, detail, retry := h.born()
+			_, err = tx.exec(ctx, insertDevice+"VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1, $8, $9, $10, $11, $12, $13, $14)",
+				d.UUID, d.Address, addressKey(d.Address), d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen, h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry)
+		case h.Before.TrustTableChanged:
+			_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, hello_retry = $4, admin_flag = $5, last_seen = $6,
+				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9 WHERE rowid = $1`,
+				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable)
+		default: // no index has anything to do with what changes
+			_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, hello_retry = $4, admin_flag = $5, last_seen = $6,
+				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until) WHERE rowid = $1`,
+				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, h := range heard {
+		s := sighting{hello: h.hello, table: h.Device.TrustTable}
+		if _, err := tx.exec(ctx, insertHello+"$13)", append(s.record(), h.Device.LastSeen)...); err != nil {
+			return err
+		}
+	}
+	for _, h := range heard {
+		if h.Move == nil || h.Before.Known {
+			continue
+		}
+		data, err := h.Move.data()
+		if err != nil {
+			return err
+		}
+		m := h.Move
+		if _, err := tx.exec(ctx, insertEvent+"VALUES ({now}, $1, $2, $3, $4, $5, $6, $7)", m.UUID, m.RunID, m.Event, m.Reason, m.Detail, m.Actor, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recordPostgres sends four statements in one round trip, each with a column an
+// array.
+func (tx *Tx) recordPostgres(ctx context.Context, heard []Heard) error {
+	var born, known, said, events columns
+	for _, h := range heard {
+		d, s := h.Device, h.hello
+		if h.Before.Known {
+			known.row(d.UUID.String(), d.Address.String(), addressKey(d.Address), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil))
+		} else {
+			to, code, detail, retry := h.born()
+			born.row(d.UUID.String(), d.Address.String(), addressKey(d.Address), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail, tx.stamp(retry))
+			if m := h.Move; m != nil {
+				data, err := m.data()
+				if err != nil {
+					return err
+				}
+				events.row(m.UUID.String(), m.RunID, m.Event, string(m.Reason), m.Detail, m.Actor, data)
+			}
+		}
+		said.row(s.UUID.String(), portString(s.From), portString(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID, d.TrustTable, bytesOrNull(s.Trailing), bytesOrNull(s.Raw), tx.stamp(d.LastSeen))
+	}
+	var all []statement
+	var fresh int64
+	if born.n > 0 {
+		all = append(all, statement{q: `WITH born AS (` + insertDevice + `SELECT u, a, k, t, r, f, s, s, 1, w, n, p, l, c, d, x
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::timestamptz[], $8::timestamptz[],
+				$9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::timestamptz[]) AS v (u, a, k, t, r, f, s, w, n, p, l, c, d, x)
+			ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*) FROM born`, args: born.args, dest: []any{&fresh}})
+	}
+	if known.n > 0 {
+		all = append(all, statement{q: `UPDATE devices SET address = v.a, address_key = v.k, trust_table = v.t, hello_retry = v.r, admin_flag = v.f,
+				last_seen = v.s, first_seen = v.b, hello_count = hello_count + 1, window_until = coalesce(v.w, window_until)
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
+				AS v (u, a, k, t, r, f, s, b, w) WHERE uuid = v.u`, args: known.args})
+	}
+	all = append(all, statement{q: `INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at)
+		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::boolean[], $9::text[],
+			$10::bigint[], $11::bytea[], $12::bytea[], $13::timestamptz[])`, args: said.args})
+	if events.n > 0 {
+		all = append(all, statement{q: insertEvent + `SELECT {now}, * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[])`, args: events.args})
+	}
+	if err := tx.pipeline(ctx, all...); err != nil {
+		return err
+	}
+	if fresh != int64(born.n) {
+		return fmt.Errorf("another node met a new device first: %w", ErrConflict)
+	}
+	return nil
+}
+
+// columns turns rows into one array a column.
+type columns struct {
+	n    int
+	args []any
+}
+
+func (c *columns) row(values ...any) {
+	if c.args == nil {
+		c.args = make([]any, len(values))
+	}
+	for i, v := range values {
+		col, _ := c.args[i].([]any)
+		c.args[i] = append(col, v)
+	}
+	c.n++
+}
+
+func portString(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func bytesOrNull(b []byte) any {
+	if b == nil {
+		return nil
+	}
+	return b
+}
+
+// among is the condition that a column is one of the values of a set, which is
+// the parameter of that number.
+func (tx *Tx) among(column string, param int) string {
+	if tx.pg != nil {
+		return fmt.Sprintf("%s = ANY($%d)", column, param)
+	}
+	return fmt.Sprintf("%s IN (SELECT value FROM json_each($%d))", column, param)
+}
+
+// set is the argument for among.
+func (tx *Tx) set(values []string) any {
+	if tx.pg != nil {
+		return values
+	}
+	b, _ := json.Marshal(values) // strings can always be encoded
+	return string(b)
+}
+
+// LiveRuns reads the queued and running runs of devices.
+func (tx *Tx) LiveRuns(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Run, error) {
+	out := map[amt.UUID]Run{}
+	if len(uuids) == 0 {
+		return out, nil
+	}
+	err := tx.each(ctx, func(s scanner) error {
+		r, err := scanRun(s)
+		out[r.UUID] = r
+		return err
+	}, "SELECT "+runColumns+" FROM runs WHERE "+tx.among("uuid", 1)+" AND state IN ('queued', 'running')", tx.set(texts(uuids)))
+	if err != nil {
+		return nil, fmt.Errorf("live runs of %d devices: %w", len(uuids), err)
+	}
+	return out, nil
+}
+
+// NamesOf reads the names assigned to UUIDs; one without a name is not among them.
+func (tx *Tx) NamesOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Name, error) {
+	out := map[amt.UUID]Name{}
+	err := tx.each(ctx, func(s scanner) error {
+		var n Name
+		err := s.Scan(&n.UUID, &n.FQDN, &n.Source, timeOf{&n.UpdatedAt})
+		out[n.UUID] = n
+		return err
+	}, "SELECT uuid, fqdn, source, updated_at FROM names WHERE "+tx.among("uuid", 1), tx.set(texts(uuids)))
+	if err != nil {
+		return nil, fmt.Errorf("names of %d devices: %w", len(uuids), err)
+	}
+	return out, nil
+}
+
+func texts(uuids []amt.UUID) []string {
+	out := make([]string, len(uuids))
+	for i, u := range uuids {
+		out[i] = u.String()
+	}
+	return out
+}
+
+// Authorisations are the entries of the list of authorised devices that may
+// speak of some devices.
+type Authorisations struct {
+	exact    map[[2]string]AuthorisedDevice // by kind and value
+	networks []AuthorisedDevice
+}
+
+// Authorisations reads the entries, not expired, that may speak of devices.
+func (tx *Tx) Authorisations(ctx context.Context, devices ...Device) (Authorisations, error) {
+	var uuids, serials, macs []string
+	for _, d := range devices {
+		uuids = append(uuids, d.UUID.String())
+		if d.Serial != "" {
+			serials = append(serials, strings.ToLower(d.Serial))
+		}
+		if d.MAC != "" {
+			macs = append(macs, strings.ToLower(d.MAC))
+		}
+	}
+	const entries = "SELECT " + authorisedColumns + " FROM authorised_devices WHERE (expires_at IS NULL OR expires_at > {now}) AND kind = "
+	q, args := entries+"'network'", []any(nil)
+	for _, arm := range []struct {
+		kind   string
+		values []string
+	}{{"uuid", uuids}, {"serial", serials}, {"mac", macs}} {
+		if len(arm.values) > 0 {
+			args = append(args, tx.set(arm.values))
+			q += " UNION ALL " + entries + "'" + arm.kind + "' AND " + tx.among("value", len(args))
+		}
+	}
+	a := Authorisations{exact: map[[2]string]AuthorisedDevice{}}
+	err := tx.each(ctx, func(s scanner) error {
+		e, err := scanAuthorised(s)
+		if e.Kind == "network" {
+			a.networks = append(a.networks, e)
+		} else {
+			a.exact[[2]string{e.Kind, e.Value}] = e
+		}
+		return err
+	}, q, args...)
+	if err != nil {
+		return a, fmt.Errorf("who authorised %d devices: %w", len(devices), err)
+	}
+	slices.SortFunc(a.networks, func(x, y AuthorisedDevice) int { return cmp.Compare(x.ID, y.ID) })
+	return a, nil
+}
+
+// For finds the entry that lets one of the devices in: by UUID, serial, MAC or
+// network, the narrowest first; ErrNotFound when nobody authorised it.
+func (a Authorisations) For(d Device) (AuthorisedDevice, error) {
+	for _, key := range [][2]string{{"uuid", d.UUID.String()}, {"serial", strings.ToLower(d.Serial)}, {"mac", strings.ToLower(d.MAC)}} {
+		if e, ok := a.exact[key]; ok && key[1] != "" {
+			return e, nil
+		}
+	}
+	best, bits := AuthorisedDevice{}, -1
+	for _, e := range a.networks {
+		if p, err := netip.ParsePrefix(e.Value); err == nil && p.Contains(d.Address) && p.Bits() > bits {
+			best, bits = e, p.Bits()
+		}
+	}
+	if bits < 0 {
+		return best, fmt.Errorf("who authorised %s: %w", d.UUID, ErrNotFound)
+	}
+	return best, nil
+}
