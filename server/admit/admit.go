@@ -96,7 +96,8 @@ type Config struct {
 // Admitter is the hello listener's handler.
 type Admitter struct {
 	Config
-	turns [256]chan struct{} // by the UUID's last byte
+	turns [1024]chan struct{} // by the UUID's last bits
+	batch batch
 }
 
 // New makes an Admitter.
@@ -117,13 +118,26 @@ func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result
 	// Hellos of one device take turns here rather than in the database, where
 	// each would hold a connection while it waits for the device's row: one
 	// device that never stops talking would keep all others from being served.
-	turn := a.turns[h.UUID[15]]
+	turn := a.turns[(int(h.UUID[14])<<8|int(h.UUID[15]))%len(a.turns)]
 	select {
 	case turn <- struct{}{}:
 		defer func() { <-turn }()
 	case <-ctx.Done():
 		return "", fmt.Errorf("wait for the device's other hellos: %w", ctx.Err())
 	}
+	m, over, err := a.together(ctx, h)
+	if err != nil {
+		return "", err
+	}
+	if over {
+		a.say(m.dev, m.decision)
+		return m.decision.Result, nil
+	}
+	return a.alone(ctx, h)
+}
+
+// alone decides about one hello in a transaction of its own.
+func (a *Admitter) alone(ctx context.Context, h hello.Hello) (hello.Result, error) {
 	var d Decision
 	var dev store.Device
 	err := a.DB.Write(ctx, func(tx *store.Tx) error {
@@ -145,6 +159,12 @@ func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result
 	if err != nil {
 		return "", err
 	}
+	a.say(dev, d)
+	return d.Result, nil
+}
+
+// say counts and logs a decision that is durable.
+func (a *Admitter) say(dev store.Device, d Decision) {
 	if d.Alarm != "" {
 		a.Metrics.alarms.WithLabelValues(string(d.Alarm)).Inc()
 	}
@@ -152,7 +172,6 @@ func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result
 		a.Log.Info("hello."+d.Event, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address),
 			zap.String("lifecycle", string(d.To)), zap.String("reason", string(d.Reason)), zap.String("detail", d.Detail))
 	}
-	return d.Result, nil
 }
 
 func seen(h hello.Hello) store.SeenHello {
@@ -171,7 +190,7 @@ func seen(h hello.Hello) store.SeenHello {
 
 // decideTx gathers what decide needs to know from the store.
 func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, before store.SeenBefore) (Decision, error) {
-	q, failed := a.question(ctx, tx, h, dev, nil)
+	q, failed := a.question(ctx, factsOf(tx), h, dev, nil)
 	q.Before = before
 	switch run, err := tx.LiveRun(ctx, dev.UUID); {
 	case err == nil:
@@ -179,22 +198,28 @@ func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, de
 	case !errors.Is(err, store.ErrNotFound):
 		return Decision{}, err
 	}
-	if dev.Lifecycle == store.Failed || dev.Lifecycle == store.CredentialsUnknown {
-		runs, err := tx.Runs(ctx, dev.UUID, 1)
-		if err != nil {
-			return Decision{}, err
-		}
-		if len(runs) > 0 {
-			q.Ended = runs[0].FinishedAt
-		}
+	if err := ended(ctx, tx, &q); err != nil {
+		return Decision{}, err
 	}
 	d := decide(q)
 	return d, *failed
 }
 
+// ended tells a question when the last run ended, if it can matter.
+func ended(ctx context.Context, tx *store.Tx, q *Question) error {
+	if !q.failedBefore() {
+		return nil
+	}
+	runs, err := tx.Runs(ctx, q.Device.UUID, 1)
+	if err == nil && len(runs) > 0 {
+		q.Ended = runs[0].FinishedAt
+	}
+	return err
+}
+
 // question lets decide ask the store. A failed answer ends up in the error.
-func (a *Admitter) question(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, answers map[profile.Source]answer) (Question, *error) {
-	failed := new(error)
+func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev store.Device, answers map[profile.Source]answer) (Question, *error) {
+	tx, failed := f.tx, new(error)
 	note := func(err error) bool {
 		if err != nil && !errors.Is(err, store.ErrNotFound) && *failed == nil {
 			*failed = err
@@ -223,11 +248,11 @@ func (a *Admitter) question(ctx context.Context, tx *store.Tx, h hello.Hello, de
 		return twinEvidence(recent, q.Now, q.Policy.TwinWithin)
 	}
 	q.Authorised = func() bool {
-		_, err := tx.AuthorisedFor(ctx, dev)
+		_, err := f.authorisedFor(ctx, dev)
 		return note(err)
 	}
 	q.Identity = func() Identity {
-		id, err := a.identify(ctx, tx, dev, h, answers)
+		id, err := a.identify(ctx, f, dev, h, answers)
 		note(err)
 		return id
 	}
@@ -235,12 +260,11 @@ func (a *Admitter) question(ctx context.Context, tx *store.Tx, h hello.Hello, de
 		hashes := h.Hashes
 		if len(hashes) == 0 && dev.TrustTable != 0 {
 			var err error
-			if hashes, err = tx.TrustHashes(ctx, dev.TrustTable); !note(err) {
+			if hashes, _, err = f.hashes(ctx, dev.TrustTable); !note(err) {
 				return err
 			}
 		}
-		_, err := a.Config.Match(hashes, certs.Hints{Suffix: dev.Suffix, Version: dev.Version})
-		return err
+		return f.match(a.Config.Match, hashes, dev)
 	}
 	return q, failed
 }
@@ -335,10 +359,7 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 	if d.Event == "" {
 		return nil
 	}
-	t := store.Transition{UUID: dev.UUID, To: d.To, Reason: d.Reason, Detail: d.Detail, Event: d.Event, Actor: "system", Data: d.Evidence, RunID: d.StopRun}
-	if d.To == "" {
-		t.NextRetry = dev.NextRetry
-	}
+	t := transition(dev, d)
 	if !d.Start {
 		return tx.Transition(ctx, t)
 	}
@@ -356,6 +377,15 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 		}
 	}
 	return a.Enqueue(ctx, tx, run.ID, tx.Now(), priority)
+}
+
+// transition is how a decision moves a device.
+func transition(dev store.Device, d Decision) store.Transition {
+	t := store.Transition{UUID: dev.UUID, To: d.To, Reason: d.Reason, Detail: d.Detail, Event: d.Event, Actor: "system", Data: d.Evidence, RunID: d.StopRun}
+	if d.To == "" {
+		t.NextRetry = dev.NextRetry
+	}
+	return t
 }
 
 // StartRun creates a run and, in the same transaction, makes sure that the

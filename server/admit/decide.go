@@ -262,7 +262,7 @@ func (q Question) waiting() bool {
 // hello alone does not change.
 func (q Question) tooSoon() bool {
 	d := q.Device
-	if d.Lifecycle != store.Failed && d.Lifecycle != store.CredentialsUnknown || d.Attempts == 0 {
+	if !q.failedBefore() {
 		return false
 	}
 	pause := q.Policy.HelloPause
@@ -273,6 +273,11 @@ func (q Question) tooSoon() bool {
 		pause = min(time.Duration(d.Attempts)*time.Minute, q.Policy.StopPause)
 	}
 	return q.Now.Before(q.Ended.Add(pause))
+}
+
+func (q Question) failedBefore() bool {
+	d := q.Device
+	return (d.Lifecycle == store.Failed || d.Lifecycle == store.CredentialsUnknown) && d.Attempts > 0
 }
 
 func approvalText(m Mode) string {

@@ -25,21 +25,24 @@ const (
 // it now. An entry of the list of authorised devices that names a profile goes
 // before the rules: it speaks of this very device.
 func Assign(ctx context.Context, tx *store.Tx, d store.Device) (a profile.Assignment, rule string, entry store.AuthorisedDevice, err error) {
-	entry, err = tx.AuthorisedFor(ctx, d)
+	return factsOf(tx).assign(ctx, d)
+}
+
+func (f *facts) assign(ctx context.Context, d store.Device) (a profile.Assignment, rule string, entry store.AuthorisedDevice, err error) {
+	entry, err = f.authorisedFor(ctx, d)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return a, "", entry, err
 	}
-	rules, err := Rules(ctx, tx)
+	rules, err := f.allRules(ctx)
 	if err != nil {
 		return a, "", entry, err
 	}
 	if len(rules) > 0 {
 		s := profile.Subject{Address: d.Address, Suffix: d.Suffix, Version: d.Version, Tags: d.Tags}
 		if d.TrustTable != 0 {
-			if s.Roots, err = tx.TrustHashes(ctx, d.TrustTable); err != nil {
+			if s.Roots, s.RootNames, err = f.hashes(ctx, d.TrustTable); err != nil {
 				return a, "", entry, err
 			}
-			s.RootNames = rootNames(s.Roots)
 		}
 		if r, _ := profile.Choose(rules, s); r != nil {
 			a, rule = r.Assign, r.Name
@@ -79,14 +82,14 @@ func rootNames(hashes []amt.TrustHash) []string {
 // identify says what a device shall be and be called. answers are what the slow
 // sources said just now; a source without an answer there has not been asked,
 // and the device waits for it.
-func (a *Admitter) identify(ctx context.Context, tx *store.Tx, d store.Device, h hello.Hello, answers map[profile.Source]answer) (Identity, error) {
-	as, rule, entry, err := Assign(ctx, tx, d)
+func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hello.Hello, answers map[profile.Source]answer) (Identity, error) {
+	as, rule, entry, err := f.assign(ctx, d)
 	if err != nil {
 		return Identity{}, err
 	}
 	id := Identity{Profile: as.Profile, Rule: rule, Entry: entry.ID}
 	if id.Profile != "" && id.Profile != "default" {
-		if _, err := tx.Profile(ctx, id.Profile, 0); errors.Is(err, store.ErrNotFound) {
+		if err := f.profile(ctx, id.Profile); errors.Is(err, store.ErrNotFound) {
 			by := "the list of authorised devices"
 			if rule != "" && entry.Profile == "" {
 				by = "the rule " + rule
@@ -97,7 +100,7 @@ func (a *Admitter) identify(ctx context.Context, tx *store.Tx, d store.Device, h
 			return id, err
 		}
 	}
-	named, err := tx.NameOf(ctx, d.UUID)
+	named, err := f.nameOf(ctx, d.UUID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return id, err
 	}

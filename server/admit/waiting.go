@@ -26,12 +26,16 @@ func (a *Admitter) Reconsider(ctx context.Context) (started int, err error) {
 				if page, err = tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{life}, After: after, Limit: 200}); err != nil {
 					return err
 				}
+				f := factsOf(tx)
+				if err := f.about(ctx, page); err != nil {
+					return err
+				}
 				for _, d := range page {
 					if !a.mayWait(d) {
 						continue
 					}
 					// Most wait on: looking costs no write.
-					if dec, err := a.asked(ctx, tx, d, nil); err != nil {
+					if dec, err := a.asked(ctx, f, d, nil); err != nil {
 						return err
 					} else if dec.Event != "" {
 						news = append(news, d)
@@ -87,7 +91,7 @@ func (a *Admitter) reconsider(ctx context.Context, d store.Device, answers map[p
 		if _, err := tx.LiveRun(ctx, d.UUID); err == nil || !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		if dec, err = a.asked(ctx, tx, now, answers); err != nil {
+		if dec, err = a.asked(ctx, factsOf(tx), now, answers); err != nil {
 			return err
 		}
 		for s, got := range answers {
@@ -115,23 +119,23 @@ func (a *Admitter) reconsider(ctx context.Context, d store.Device, answers map[p
 
 // asked decides about a device that waits, as things stand now; an empty event
 // means that nothing has changed.
-func (a *Admitter) asked(ctx context.Context, tx *store.Tx, d store.Device, answers map[profile.Source]answer) (Decision, error) {
+func (a *Admitter) asked(ctx context.Context, f *facts, d store.Device, answers map[profile.Source]answer) (Decision, error) {
 	if !allowed(a.Policy().Networks, d.Address) {
 		return Decision{}, nil
 	}
-	h := hello.Hello{Message: hello.Message{UUID: d.UUID}, At: tx.Now()}
+	h := hello.Hello{Message: hello.Message{UUID: d.UUID}, At: f.tx.Now()}
 	if d.TrustTable != 0 {
-		hashes, err := tx.TrustHashes(ctx, d.TrustTable)
+		hashes, _, err := f.hashes(ctx, d.TrustTable)
 		if err != nil {
 			return Decision{}, err
 		}
 		h.Version, h.Hashes = hello.VersionPKI, hashes
-	} else if last, err := tx.Hellos(ctx, d.UUID, 1); err != nil {
+	} else if last, err := f.tx.Hellos(ctx, d.UUID, 1); err != nil {
 		return Decision{}, err
 	} else if len(last) == 1 {
 		h.Version = uint16(last[0].Version) // firmware that announced no root; an agent announces none either
 	}
-	q, failed := a.question(ctx, tx, h, d, answers)
+	q, failed := a.question(ctx, f, h, d, answers)
 	if !q.letIn() {
 		return Decision{}, *failed
 	}
