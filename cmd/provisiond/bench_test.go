@@ -18,23 +18,24 @@ import (
 	"github.com/provisiond/provisiond/store/pgtest"
 )
 
+// rounds is how often a figure and its floor are taken, in turns; the best of
+// each counts, so that a neighbour's burst on a shared machine spoils neither.
+const rounds = 3
+
 // TestBench measures the real daemon as a process of its own against simulated
 // devices in another, each figure beside its floor in the same run. It asserts
 // only that the work was done; the figures are for README.
 func TestBench(t *testing.T) {
 	b := newBench(t)
 	for _, engine := range []string{"sqlite", "postgres"} {
-		url := ""
-		if engine == "postgres" {
-			url = pgtest.DurableURL(t)
-		}
-		t.Logf("## %s", engine)
-		b.hellos(t, engine, url)
-		b.provision(t, engine, url, 20, "20 at once")
-		b.provision(t, engine, url, 100, "100 in flight")
-		b.provision(t, engine, url, 300, "300 at once")
+		t.Run("hellos/"+engine, func(t *testing.T) { b.hellos(t, engine) })
+		t.Run("devices/"+engine, func(t *testing.T) {
+			b.provision(t, engine, 20, "20 at once")
+			b.provision(t, engine, 100, "100 in flight")
+			b.provision(t, engine, 300, "300 at once")
+		})
 	}
-	b.memory(t)
+	t.Run("memory", b.memory)
 }
 
 type bench struct {
@@ -64,9 +65,13 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// serve starts a fresh daemon; stop ends it and tells its processor time.
-func (b *bench) serve(t *testing.T, url string) (hello string, proc *os.Process, stop func() time.Duration) {
+// serve starts a fresh daemon on an empty database; stop ends it.
+func (b *bench) serve(t *testing.T, engine string) (hello string, proc *os.Process, stop func()) {
 	t.Helper()
+	url := ""
+	if engine == "postgres" {
+		url = pgtest.DurableURL(t)
+	}
 	hello, api := freePort(t), freePort(t)
 	cfg := filepath.Join(b.dir, "bench.yaml")
 	data := t.TempDir()
@@ -103,10 +108,9 @@ provisioning:
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return hello, cmd.Process, func() time.Duration {
+	return hello, cmd.Process, func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
-		return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	}
 }
 
@@ -124,59 +128,101 @@ func (b *bench) sim(t *testing.T, into any, args ...string) {
 	}
 }
 
-func (b *bench) hellos(t *testing.T, engine, url string) {
-	hello, _, stop := b.serve(t, url)
-	defer stop()
-	var rows []struct {
+// hellos measures hellos that are durable before their connection is closed.
+// New devices: each says hello for the first time, and ends as a row that waits
+// for a certificate, since nobody knows its roots. Known devices: the same ones
+// again, as firmware repeats itself while it waits. The floor accepts, reads and
+// closes, for the same clients.
+func (b *bench) hellos(t *testing.T, engine string) {
+	type row struct {
 		What      string  `json:"what"`
 		PerSecond float64 `json:"per_second"`
 		Failed    int     `json:"failed"`
 		P99       float64 `json:"p99_us"`
 	}
-	b.sim(t, &rows, "bench", "hello", "--server", hello, "--hellos", "20000", "--json")
-	floor, got := rows[0], rows[len(rows)-1]
-	t.Logf("hellos durable, %s, each of a new device: %.0f/s (p99 %.0f ms), floor %.0f/s: %.0f %%", engine, got.PerSecond, got.P99/1000, floor.PerSecond, 100*got.PerSecond/floor.PerSecond)
-	if got.Failed > 0 {
-		t.Errorf("%d hellos failed", got.Failed)
+	best := map[string]row{}
+	keep := func(what string, r row) {
+		if r.Failed > 0 {
+			t.Errorf("%s: %d hellos failed", what, r.Failed)
+		}
+		if r.PerSecond > best[what].PerSecond {
+			best[what] = r
+		}
+	}
+	cpu := map[string]time.Duration{}
+	const count = 20000
+	hello, proc, stop := b.serve(t, engine)
+	defer stop()
+	for seed := range rounds {
+		for _, what := range []string{"new", "known"} {
+			var rows []row
+			before := cpuOf(proc)
+			b.sim(t, &rows, "bench", "hello", "--server", hello, "--hellos", fmt.Sprint(count), "--connections", "256", "--seed", fmt.Sprint(seed+1), "--json")
+			used := cpuOf(proc) - before
+			if cpu[what] == 0 || used < cpu[what] {
+				cpu[what] = used
+			}
+			keep("floor", rows[0])
+			keep(what, rows[1])
+		}
+	}
+	for _, what := range []string{"new", "known"} {
+		t.Logf("hellos durable, %s, %s devices: %.0f/s (p99 %.0f ms, server CPU %.0f µs each), floor %.0f/s: %.0f %%", engine, what,
+			best[what].PerSecond, best[what].P99/1000, float64(cpu[what].Microseconds())/count, best["floor"].PerSecond, 100*best[what].PerSecond/best["floor"].PerSecond)
 	}
 }
 
 const modern = "12,15,16,18"
 
-func (b *bench) provision(t *testing.T, engine, url string, n int, what string) {
-	hello, proc, stop := b.serve(t, url)
-	idle := cpuOf(proc)
-	var got struct {
+// provision measures devices set up a second, beside a bare Go client that
+// makes as many handshakes and round trips with the same simulated devices.
+func (b *bench) provision(t *testing.T, engine string, n int, what string) {
+	type result struct {
 		Devices, Managed int
 		PerSecond        float64 `json:"managed_per_second"`
 		P50              float64 `json:"managed_after_p50_ms"`
 		P99              float64 `json:"managed_after_p99_ms"`
 		List             []struct{ Requests, Handshakes int }
 	}
-	common := []string{"--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"), "--suffix", "corp.example.com", "--restart", "1ms", "--json"}
-	b.sim(t, &got, append([]string{"bench", "provision", "--server", hello, "--scale", "1"}, common...)...)
-	used := cpuOf(proc) - idle
-	stop()
-	trips, shakes := 0, 0
-	for _, d := range got.List {
-		trips, shakes = trips+d.Requests, shakes+d.Handshakes
+	var best result
+	var cpu time.Duration
+	fastest, trips, shakes := 0.0, 0, 0
+	for range rounds {
+		hello, proc, stop := b.serve(t, engine)
+		idle := cpuOf(proc)
+		var got result
+		common := []string{"--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"), "--suffix", "corp.example.com", "--restart", "1ms", "--json"}
+		b.sim(t, &got, append([]string{"bench", "provision", "--server", hello, "--scale", "1"}, common...)...)
+		used := cpuOf(proc) - idle
+		stop()
+		if got.Managed != n {
+			t.Errorf("%d of %d managed", got.Managed, n)
+		}
+		if got.PerSecond > best.PerSecond {
+			best = got
+		}
+		if cpu == 0 || used < cpu {
+			cpu = used
+		}
+		trips, shakes = 0, 0
+		for _, d := range got.List {
+			trips, shakes = trips+d.Requests, shakes+d.Handshakes
+		}
+		var floor struct {
+			PerSecond float64 `json:"per_second"`
+		}
+		b.sim(t, &floor, append([]string{"bench", "floor", "--round-trips", fmt.Sprint(trips / n), "--handshakes", fmt.Sprint(shakes / n)}, common...)...)
+		fastest = max(fastest, floor.PerSecond)
 	}
-	var floor struct {
-		PerSecond float64 `json:"per_second"`
-	}
-	b.sim(t, &floor, append([]string{"bench", "floor", "--round-trips", fmt.Sprint(trips / n), "--handshakes", fmt.Sprint(shakes / n)}, common...)...)
 	t.Logf("%s, %s: %d of %d managed, %.1f devices/s, floor %.1f/s: %.0f %%; hello to managed p50 %.0f ms, p99 %.0f ms; server CPU %.1f ms a device; %d handshakes and %d requests a device",
-		what, engine, got.Managed, n, got.PerSecond, floor.PerSecond, 100*got.PerSecond/floor.PerSecond, got.P50, got.P99,
-		used.Seconds()*1000/float64(n), shakes/n, trips/n)
-	if got.Managed != n {
-		t.Errorf("%d of %d managed", got.Managed, n)
-	}
+		what, engine, best.Managed, n, best.PerSecond, fastest, 100*best.PerSecond/fastest, best.P50, best.P99,
+		cpu.Seconds()*1000/float64(n), shakes/n, trips/n)
 }
 
 // memory is what a session costs while its device is slow: 2,000 at once.
 func (b *bench) memory(t *testing.T) {
 	const n = 2000
-	hello, proc, stop := b.serve(t, "")
+	hello, proc, stop := b.serve(t, "sqlite")
 	defer stop()
 	before := rssOf(t, proc)
 	cmd := exec.Command(b.amtsim, "fleet", "--server", hello, "--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"),
