@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -59,6 +60,40 @@ func (s *Server) sweep(ctx context.Context) error {
 			return fmt.Errorf("queue run %d again: %w", r.ID, err)
 		}
 		s.log.Info("run.found", zap.Int64("run", r.ID), zap.Stringer("device", r.UUID), zap.String("node", r.Node))
+	}
+	return s.hastenFar(ctx)
+}
+
+// hastenFar brings back what was put off while a clock was ahead: nothing waits
+// longer than twice the longest pause, unless its time was written by a clock
+// that has been set right since.
+func (s *Server) hastenFar(ctx context.Context) error {
+	longest := probeHour
+	for _, d := range s.o.Retry {
+		longest = max(longest, d)
+	}
+	var far []store.Run
+	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		far, err = tx.FarRuns(ctx, 2*longest, 500)
+		return err
+	}); err != nil {
+		return fmt.Errorf("look for runs that wait for a far day: %w", err)
+	}
+	for _, r := range far {
+		err := s.DB.Write(ctx, func(tx *store.Tx) error {
+			now := tx.Now()
+			if err := tx.HastenRun(ctx, r.ID, now); err != nil {
+				return err
+			}
+			return s.enqueue(ctx, tx, r.ID, now, 1)
+		})
+		if errors.Is(err, store.ErrGone) {
+			continue // it has ended
+		}
+		if err != nil {
+			return fmt.Errorf("bring run %d back to today: %w", r.ID, err)
+		}
+		s.log.Warn("run.clock_was_ahead", zap.Int64("run", r.ID), zap.Stringer("device", r.UUID), zap.Time("waited_for", r.NotBefore))
 	}
 	return nil
 }

@@ -77,6 +77,13 @@ func (tx *Tx) WaitingRuns(ctx context.Context, since time.Duration, limit int) (
 		ORDER BY r.not_before LIMIT $2`, -since.Milliseconds(), page(limit))
 }
 
+// FarRuns lists live runs that wait for a time further ahead than any pause is
+// long: they were written while a clock was ahead.
+func (tx *Tx) FarRuns(ctx context.Context, beyond time.Duration, limit int) ([]Run, error) {
+	return list(ctx, tx, scanRun, "SELECT "+runColumns+` FROM runs
+		WHERE state IN ('queued', 'running') AND not_before > {now+$1} ORDER BY not_before LIMIT $2`, beyond.Milliseconds(), page(limit))
+}
+
 // OldestWaiting says since when the longest-waiting run could have been worked
 // on; zero when none waits.
 func (tx *Tx) OldestWaiting(ctx context.Context) (time.Time, error) {

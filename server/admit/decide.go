@@ -254,8 +254,9 @@ func (q Question) result() hello.Result {
 // waiting reports whether the live run sits out a pause that this hello, a
 // proof that the device is there now, may cut short.
 func (q Question) waiting() bool {
-	return q.Live.State == store.RunQueued && q.Live.NotBefore.After(q.Now) &&
-		q.Device.Attempts <= q.Policy.MostHastened && !q.Now.Before(q.Live.CreatedAt.Add(q.Policy.HelloPause))
+	made := q.Live.CreatedAt
+	return q.Live.State == store.RunQueued && q.Live.NotBefore.After(q.Now) && q.Device.Attempts <= q.Policy.MostHastened &&
+		(!q.Now.Before(made.Add(q.Policy.HelloPause)) || made.After(q.Now)) // made in the future: the clock was ahead
 }
 
 // tooSoon holds back a device whose last attempt ended for a reason that a new
@@ -272,7 +273,7 @@ func (q Question) tooSoon() bool {
 	case reason.ForCertificate:
 		pause = min(time.Duration(d.Attempts)*time.Minute, q.Policy.StopPause)
 	}
-	return q.Now.Before(q.Ended.Add(pause))
+	return q.Now.Before(q.Ended.Add(pause)) && !q.Ended.After(q.Now) // an end in the future: the clock was ahead
 }
 
 func (q Question) failedBefore() bool {
