@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,9 +24,10 @@ import (
 var soakFor = flag.Duration("soak.for", 30*time.Minute, "how long hellos flow")
 
 // TestSoak lets devices arrive for half an hour on both engines while the daemon
-// is killed, the disk fills up, Postgres is killed and restarted, and at half
-// time Postgres fails over to a standby. In the end every device is managed,
-// every password known, none committed twice.
+// is killed, its clock is set a day ahead and a day back, the disk fills up,
+// Postgres is killed and restarted, and at half time Postgres fails over to a
+// standby. In the end every device is managed, every password known, none
+// committed twice.
 func TestSoak(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
@@ -35,6 +37,7 @@ func TestSoak(t *testing.T) {
 		smallDisk(t, disk)
 		soak(t, s, []disaster{
 			{"kill -9", func(r *soaking) { r.restart() }},
+			{"clock jump", func(r *soaking) { r.jump() }},
 			{"disk full", func(r *soaking) { fillDisk(r.t, disk, 15*time.Second) }},
 		}, nil)
 	})
@@ -46,6 +49,7 @@ func TestSoak(t *testing.T) {
 		s.base = "127.242.0.1"
 		soak(t, s, []disaster{
 			{"kill -9", func(r *soaking) { r.restart() }},
+			{"clock jump", func(r *soaking) { r.jump() }},
 			{"database killed", func(r *soaking) {
 				if standby.promoted {
 					r.restart()
@@ -62,6 +66,14 @@ func TestSoak(t *testing.T) {
 	})
 }
 
+var steppableDaemon = sync.OnceValues(func() (string, error) {
+	beside, err := box.daemon()
+	if err != nil {
+		return "", err
+	}
+	return steppable(filepath.Dir(beside))
+})
+
 type disaster struct {
 	name string
 	do   func(*soaking)
@@ -71,18 +83,30 @@ type soaking struct {
 	t      *testing.T
 	s      *site
 	daemon *daemon
+	clock  *wallClock
+}
+
+// jump sets the clock of the daemon's machine a day ahead, a day back, and right
+// again. Leases, timers, certificates and what is due live through all three.
+func (r *soaking) jump() {
+	for _, off := range []time.Duration{25 * time.Hour, -25 * time.Hour, 0} {
+		r.clock.set(off)
+		wait(10 * time.Second)
+	}
 }
 
 // restart kills the daemon as a power cut would and starts it again.
 func (r *soaking) restart() {
 	r.daemon.kill()
 	wait(2 * time.Second)
-	r.daemon = r.s.serve(nil)
+	r.daemon = r.s.serve(r.clock.env())
 }
 
 func soak(t *testing.T, s *site, disasters []disaster, atHalf func(*soaking)) {
 	s.configure("")
-	r := &soaking{t: t, s: s, daemon: s.serve(nil)}
+	s.bin = steppableDaemon
+	clock := newWallClock(t, s.dir)
+	r := &soaking{t: t, s: s, clock: clock, daemon: s.serve(clock.env())}
 	h := s.herd()
 	began := time.Now()
 	done := make(chan struct{})
