@@ -32,7 +32,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Attempts ended, by outcome, whose fault it was and the reason."}, []string{"outcome", "blame", "reason"}),
 		steps: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_steps_total", Help: "Steps of the plan, by how they ended."}, []string{"step", "result"}),
 		stepTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_step_duration_seconds", Help: "Time a step took.",
-			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 15, 60, 180}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"step"}),
+			Buckets: []float64{.02, .1, .5, 2.5, 15, 60, 180}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"step"}),
 		toManaged: f.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_time_to_provision_seconds",
 			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}),
 		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total", Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),
@@ -41,9 +41,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, t := range []string{"hello", "timer", "api"} {
 		m.startedBy.WithLabelValues(t)
 	}
-	for _, o := range []string{"failed", "deferred"} {
-		for _, e := range reason.All() {
-			m.finishedBy.WithLabelValues(o, string(e.Blame), string(e.Code))
+	for _, e := range reason.All() {
+		m.finishedBy.WithLabelValues("failed", string(e.Blame), string(e.Code))
+		if e.Retry == reason.Repeat { // nothing else is tried again by itself
+			m.finishedBy.WithLabelValues("deferred", string(e.Blame), string(e.Code))
 		}
 	}
 	m.finishedBy.WithLabelValues("success", string(reason.NoBlame), "")
