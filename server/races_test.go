@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -274,6 +273,6 @@ func TestManyDevicesAtOnce(t *testing.T) {
 		if most > 6 {
 			t.Errorf("%d attempts at once, 6 are allowed", most)
 		}
-		t.Log(fmt.Sprintf("at most %d attempts at once", most))
+		t.Logf("at most %d attempts at once", most)
 	})
 }

@@ -194,8 +194,9 @@ func hexField(key string, b []byte) zapcore.Field {
 // readProxy learns the device's address from the balancer's header. Only now
 // can the device's own limits be applied.
 func (s *Server) readProxy(c *conn) bool {
-	b, err := c.ahead(1)
-	for need := 1; err == nil; b, err = c.ahead(need) {
+	need := 1
+	b, err := c.ahead(need)
+	for ; err == nil; b, err = c.ahead(need) {
 		n, perr := proxyLen(b)
 		if perr != nil {
 			s.refuse(Malformed, c.from, "no PROXY protocol header", zap.Error(perr), hexField("received", b))

@@ -98,7 +98,7 @@ func read(r source, buf *[]byte, n, limit int) (Message, error) {
 func cut(b []byte, err error) (Message, error) {
 	m, perr := Parse(b)
 	if e := (*ParseError)(nil); errors.As(perr, &e) && e.Kind == KindTruncated {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		e.Err = err

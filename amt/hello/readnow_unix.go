@@ -2,7 +2,10 @@
 
 package hello
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
+)
 
 // readNow reads what the kernel holds already; 0 bytes and no error when that
 // is nothing or the other end has closed. A deadline in the past would not do:
@@ -19,7 +22,7 @@ func readNow(c syscall.Conn, p []byte) (n int, err error) {
 	if n < 0 {
 		n = 0
 	}
-	if err == syscall.EAGAIN || err == syscall.EINTR {
+	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
 		err = nil
 	}
 	if rerr != nil {

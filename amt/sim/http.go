@@ -129,7 +129,7 @@ func (c *conn) readRequest() (*httpRequest, error) {
 }
 
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -139,7 +139,7 @@ func (c *conn) line() (string, error) {
 	var long []byte
 	for {
 		part, err := c.in.ReadSlice('\n')
-		if err != nil && err != bufio.ErrBufferFull {
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			if len(part) > 0 || len(long) > 0 {
 				err = unexpected(err)
 			}

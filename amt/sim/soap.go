@@ -53,7 +53,7 @@ func parseXML(b []byte) (*node, error) {
 	count := 0
 	for {
 		tok, err := dec.Token()
-		if err == io.EOF && root != nil && len(stack) == 0 {
+		if errors.Is(err, io.EOF) && root != nil && len(stack) == 0 {
 			return root, nil
 		}
 		if err != nil {
@@ -164,7 +164,6 @@ var (
 	errNoClass     = addressing("DestinationUnreachable", "No route can be determined to reach the destination role defined by the WSAddressing To.")
 	errNoAction    = addressing("ActionNotSupported", "The action is not supported by the service.")
 	errNoHeader    = addressing("MessageInformationHeaderRequired", "A required message information header, To, MessageID, or Action, is not present.")
-	errBadHeader   = addressing("InvalidMessageInformationHeader", "A message information header is not valid and cannot be processed.")
 	errSelectors   = manage("InvalidSelectors", "The Selectors for the resource were not valid.")
 	errSchema      = manage("SchemaValidationError", "The supplied SOAP violates the corresponding XML Schema definition.")
 	errDenied      = manage("AccessDenied", "The sender was not authorized to access the resource.")

@@ -17,11 +17,11 @@ import (
 // fleetOptions are how a fleet runs and what it leaves behind.
 type fleetOptions struct {
 	deviceOptions
-	devices                      int
-	rate                         float64
-	timeout, duration, settle    time.Duration
-	report, secrets              string
-	json, stay, quiet, onlyHello bool
+	devices                   int
+	rate                      float64
+	timeout, duration, settle time.Duration
+	report, secrets           string
+	json, stay, quiet         bool
 }
 
 func fleetCommand() *cobra.Command {

@@ -47,14 +47,6 @@ func useless(t *testing.T, rogue, honest *sim.Device) {
 	}
 }
 
-// approve lets a device in whose hello waits for a person.
-func (d *daemon) approve(u amt.UUID) {
-	d.t.Helper()
-	if _, errs, status := d.provctl("device", "approve", u.String()); status != 0 {
-		d.t.Fatalf("approve %s: %s", u, errs)
-	}
-}
-
 // TestBoxRogues: what each sort of rogue gets, beside an honest device.
 func TestBoxRogues(t *testing.T) {
 	t.Parallel()

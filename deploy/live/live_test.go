@@ -114,7 +114,8 @@ func panelsAnswer(t *testing.T, l *lab) {
 			for _, q := range p.Targets {
 				asked++
 				name := page + "/" + p.Title
-				full, err := true, error(nil)
+				var full bool
+				var err error
 				switch {
 				case q.RawSQL != "":
 					full, err = answersSQL(ctx, db, q.RawSQL, device)

@@ -69,9 +69,7 @@ func Names(expr string) (series, labels []string) {
 	expr = quoted.ReplaceAllString(expr, `""`)
 	expr = ranges.ReplaceAllString(expr, "")
 	expr = grouping.ReplaceAllStringFunc(expr, func(s string) string {
-		for _, l := range word.FindAllString(grouping.FindStringSubmatch(s)[1], -1) {
-			labels = append(labels, l)
-		}
+		labels = append(labels, word.FindAllString(grouping.FindStringSubmatch(s)[1], -1)...)
 		return " "
 	})
 	expr = braces.ReplaceAllStringFunc(expr, func(s string) string {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -162,7 +163,7 @@ func (s *Server) importResult(ctx context.Context, out desk.Imported, err error)
 // withFindings tells everything that is to be said of a refused certificate.
 func (s *Server) withFindings(ctx context.Context, out desk.Imported, err error) error {
 	err = s.explain(ctx, "import-certificate", err)
-	if p, ok := err.(*Problem); ok && out.Report != nil {
+	if p := (*Problem)(nil); errors.As(err, &p) && out.Report != nil {
 		for _, f := range out.Report.Findings {
 			p.Errors = append(p.Errors, ProblemField{Location: string(f.Code), Message: string(f.Severity) + ": " + clean(f.Detail)})
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -339,7 +340,7 @@ func (s *Server) recoverer(next http.Handler) http.Handler {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler {
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v)
 			}
 			s.log.Error("api.panic", zap.String("path", clip(r.URL.Path, 80)), zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", debug.Stack()))

@@ -26,7 +26,6 @@ type lab struct {
 	vendor *certtest.Lab
 	now    time.Time
 	inUse  []string // ids, as the daemon was told last
-	asked  int      // how often devices were reconsidered
 }
 
 func newLab(tb testing.TB, engine string) *lab {

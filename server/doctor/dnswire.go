@@ -209,7 +209,7 @@ type noAnswer struct {
 }
 
 func (e *noAnswer) Error() string {
-	if ne, ok := e.err.(net.Error); ok && ne.Timeout() {
+	if ne := net.Error(nil); errors.As(e.err, &ne) && ne.Timeout() {
 		return fmt.Sprintf("%s does not answer", e.server)
 	}
 	return fmt.Sprintf("%s: %v", e.server, short(e.err))

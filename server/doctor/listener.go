@@ -171,7 +171,7 @@ func short(err error) error {
 	if errors.As(err, &op) && op.Err != nil {
 		err = op.Err
 	}
-	if ne, ok := err.(net.Error); ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+	if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		return errors.New("no answer in time")
 	}
 	var sys *os.SyscallError

@@ -237,16 +237,6 @@ func (r *Run) certificateDue() string {
 	return "it uses no certificate"
 }
 
-// reuse reports whether a certificate an earlier attempt put into the device
-// may be used now, rather than a new one.
-func (r *Run) reuse(c session.CertInstance) bool {
-	if !r.tasks.named[TaskCert] {
-		return true
-	}
-	x, err := x509.ParseCertificate(c.DER)
-	return err == nil && !x.NotBefore.Add(issueBackdate).Before(r.e.Clock.Now().Add(-renewedLately))
-}
-
 func (r *Run) renews() bool {
 	return r.wantsCert() && !r.tasks.only() && r.material != nil && r.certificateDue() != ""
 }
