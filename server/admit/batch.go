@@ -70,8 +70,8 @@ func (a *Admitter) together(ctx context.Context, h hello.Hello) (*member, bool, 
 	case <-m.done:
 		return m, m.over, nil
 	case <-m.lead:
+		defer b.pass()
 		a.run(ctx, b.take(m))
-		b.pass()
 		return m, m.over, nil
 	case <-ctx.Done():
 		if b.leave(m) {
