@@ -182,18 +182,25 @@ func TestFetchOver(t *testing.T) {
 			for range 100 {
 				_, _ = w.Write(make([]byte, 64<<10))
 			}
+		case "/moved":
+			http.Redirect(w, r, "/ca.crt", http.StatusFound)
 		default:
 			http.NotFound(w, r)
 		}
 	}))
 	t.Cleanup(srv.Close)
-	fetch := FetchOver(srv.Client())
+	fetch := FetchOver(http.DefaultTransport)
 	if got, err := fetch(context.Background(), srv.URL+"/ca.crt"); err != nil || len(got) != len(f.Issuers[0].Raw) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
-	for path, says := range map[string]string{"/none": "404", "/endless": "1 MB"} {
+	for path, says := range map[string]string{"/none": "404", "/endless": "1 MB", "/moved": "redirects are not followed"} {
 		if _, err := fetch(context.Background(), srv.URL+path); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, address := range []string{"https" + strings.TrimPrefix(srv.URL, "http"), "file:///etc/passwd", "http://who:secret@" + srv.Listener.Addr().String()} {
+		if _, err := fetch(context.Background(), address); err == nil || !strings.Contains(err.Error(), "plain http") {
+			t.Errorf("%s: %v", address, err)
 		}
 	}
 }

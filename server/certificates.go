@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/desk"
 )
@@ -33,7 +33,7 @@ func (s *Server) startDesk(ctx context.Context) error {
 	s.Desk = desk.New(desk.Config{
 		DB: s.DB, Backups: filepath.Join(s.o.DataDir, "backups"), Node: s.o.Node, Files: s.o.Certificates, InUse: s.Trust.Replace,
 		Reconsider: func(ctx context.Context) (int, error) { return s.Admit.Reconsider(ctx) },
-		Fetch:      certs.FetchOver(outsideOnly()), Check: s.o.CheckCertificate, Now: s.o.Now, Log: s.log.Named("desk"),
+		Fetch:      fetcher(s.o.IssuerNetworks), Check: s.o.CheckCertificate, Now: s.o.Now, Log: s.log.Named("desk"),
 	})
 	if err := s.Desk.Reload(ctx); err != nil {
 		return fmt.Errorf("load the provisioning certificates: %w", err)
@@ -42,18 +42,13 @@ func (s *Server) startDesk(ctx context.Context) error {
 	return nil
 }
 
-// outsideOnly is for addresses that a certificate names: they are not to reach
-// what listens on this machine only, nor a cloud's metadata service.
-func outsideOnly() *http.Client {
-	d := net.Dialer{Timeout: 5 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
-		to, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return err
-		}
-		if a := to.Addr().Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
-			return fmt.Errorf("%s is not asked for certificates", a)
-		}
+// fetcher reads what a certificate names as its issuer's address, in the networks
+// that the configuration opens for it; nil when it opens none. The address comes
+// from a stranger's certificate, so that it meets the same guard as a device's.
+func fetcher(allowed []netip.Prefix) certs.Fetch {
+	if len(allowed) == 0 {
 		return nil
-	}}
-	return &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: d.DialContext, TLSHandshakeTimeout: 5 * time.Second, DisableKeepAlives: true}}
+	}
+	d := net.Dialer{Timeout: 5 * time.Second, Control: session.EgressGuard(allowed, ownAddresses)}
+	return certs.FetchOver(&http.Transport{DialContext: d.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10})
 }

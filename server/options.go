@@ -52,6 +52,8 @@ type Options struct {
 	// be checked here.
 	CheckCertificate desk.CheckCertificate
 
+	IssuerNetworks []netip.Prefix // where missing intermediates may be fetched from; none: nowhere
+
 	Networks    []netip.Prefix
 	Admission   admit.Mode
 	Reprovision admit.Reprovision

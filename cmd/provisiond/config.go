@@ -153,6 +153,11 @@ type Provisioning struct {
 	// address as its own; 0.0.0.0/0 has to be typed. Loopback, link-local and our
 	// own addresses stay refused unless a network here is inside them.
 	Networks []netip.Prefix `yaml:"networks"`
+	// Where missing intermediates may be fetched from, over plain HTTP, by an import
+	// that asks for it (provctl cert import --aia). Default: nowhere, what is missing
+	// is named and can be given with the import. 0.0.0.0/0 and ::/0 have to be typed;
+	// loopback, link-local and our own addresses stay refused as for networks.
+	IssuerNetworks []netip.Prefix `yaml:"issuer_networks"`
 	// open: every device in networks. approve: a person allows each device once.
 	// allow-list: only devices imported before. Default approve, since setting up
 	// a device hands it secrets.

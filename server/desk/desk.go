@@ -64,7 +64,8 @@ type Config struct {
 	InUse func([]*certs.Provisioning)
 	// Reconsider queues the devices again that a new certificate may serve.
 	Reconsider func(ctx context.Context) (int, error)
-	// Fetch reads AIA addresses for imports that allow it.
+	// Fetch reads AIA addresses for imports that allow it; nil: the configuration
+	// allows none.
 	Fetch certs.Fetch
 	// Check plays a device of a generation for Prove.
 	Check CheckCertificate

@@ -62,7 +62,7 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 	if err != nil {
 		return Imported{}, err
 	}
-	out := Imported{Report: report, Refused: report.Err()}
+	out := Imported{Report: report, Refused: d.incomplete(report.Err(), o.AIA)}
 	if _, ok := p.Leaf.PublicKey.(*rsa.PublicKey); !ok && out.Refused == nil {
 		out.Refused = reason.Because(reason.KeyTypeUnsupported, "%s has a key of kind %s: AMT before 15 takes RSA only, and no source says which firmware takes another; order it again over an RSA key", p.Name, certs.KeyKind(p.Leaf.PublicKey))
 	}
@@ -73,6 +73,20 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 		return out, out.Refused
 	}
 	return d.keep(ctx, out, p, o)
+}
+
+// incomplete says what to do about a missing intermediate.
+func (d *Desk) incomplete(err error, aia bool) error {
+	r, ok := reasoned(err)
+	switch {
+	case !ok || r.Code != reason.ChainIncomplete:
+		return err
+	case d.Fetch == nil && aia:
+		return reason.Because(r.Code, "%w. It was not fetched: provisioning.issuer_networks names nothing that this server may fetch from; import its file together with the certificate", r)
+	case d.Fetch == nil || aia:
+		return reason.Because(r.Code, "%w. Import its file together with the certificate", r)
+	}
+	return reason.Because(r.Code, "%w. Import its file together with the certificate, or let the server fetch it: --aia", r)
 }
 
 // join looks for the key in the files and among open requests, then among
