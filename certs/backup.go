@@ -64,13 +64,13 @@ func NewBackup(p *Provisioning, now time.Time) (*Backup, error) {
 // was noted when it was made; an empty fingerprint is not compared. It is also
 // how a backup is restored.
 func VerifyBackup(data []byte, passphrase amt.Secret, fingerprint string, now time.Time) (*Provisioning, error) {
-	typed := passphrase.Reveal()
 	p, err := LoadPFX(data, passphrase, now)
 	if err != nil {
 		// A person may have typed it in small letters or without the dashes.
-		if again := groupFives(typed); again != typed {
-			if q, err2 := LoadPFX(data, amt.NewSecret(again), now); err2 == nil {
+		for _, again := range PassphraseForms(passphrase)[1:] {
+			if q, err2 := LoadPFX(data, again, now); err2 == nil {
 				p, err = q, nil
+				break
 			}
 		}
 	}
@@ -93,7 +93,7 @@ func newPassphrase() (amt.Secret, error) {
 	if _, err := rand.Read(raw); err != nil {
 		return amt.Secret{}, fmt.Errorf("make a passphrase: %w", err)
 	}
-	text := base32.NewEncoding("ABCDEFGHJKLMNPQRSTUVWXYZ23456789").WithPadding(base32.NoPadding).EncodeToString(raw)
+	text := base32.NewEncoding(phraseLetters).WithPadding(base32.NoPadding).EncodeToString(raw)
 	return amt.NewSecret(groupFives(text[:25])), nil
 }
 

@@ -118,11 +118,14 @@ func AuthorityFromStore(sealed amt.Secret) (*Authority, error) {
 }
 
 // PassphraseForms are the ways a backup's passphrase may have been typed: as it
-// is, and in groups of five capitals.
+// is, in groups of five capitals, and two parts of a split put together.
 func PassphraseForms(typed amt.Secret) []amt.Secret {
 	out := []amt.Secret{typed}
 	if again := groupFives(typed.Reveal()); again != typed.Reveal() {
 		out = append(out, amt.NewSecret(again))
+	}
+	if whole, ok := joinShares(typed.Reveal()); ok {
+		out = append(out, amt.NewSecret(whole))
 	}
 	return out
 }
