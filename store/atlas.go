@@ -42,6 +42,34 @@ func (tx *Tx) FleetGroups(ctx context.Context) ([]FleetGroup, error) {
 	return out, nil
 }
 
+// SuffixGroup counts devices by DNS suffix and release.
+type SuffixGroup struct {
+	Suffix  string      // what the device said; else the domain of the name it goes by
+	Version amt.Version // zero: not known yet
+	Devices int
+}
+
+// SuffixGroups counts every device whose DNS suffix or domain is known, but for
+// retired ones.
+func (tx *Tx) SuffixGroups(ctx context.Context) ([]SuffixGroup, error) {
+	var out []SuffixGroup
+	err := tx.each(ctx, func(s scanner) error {
+		var g SuffixGroup
+		var version string
+		if err := s.Scan(&g.Suffix, &version, &g.Devices); err != nil {
+			return err
+		}
+		g.Version, _ = amt.ParseVersion(version)
+		out = append(out, g)
+		return nil
+	}, `SELECT s, amt_version, count(*) FROM (SELECT CASE WHEN suffix <> '' THEN suffix ELSE domain END AS s, amt_version FROM devices WHERE lifecycle <> 'retired') AS known
+		WHERE s <> '' GROUP BY s, amt_version ORDER BY s, amt_version`)
+	if err != nil {
+		return nil, fmt.Errorf("count the fleet by DNS suffix: %w", err)
+	}
+	return out, nil
+}
+
 // TrustTables reads every distinct list of hashes that was announced.
 func (tx *Tx) TrustTables(ctx context.Context) (map[int64][]amt.TrustHash, error) {
 	out := map[int64][]amt.TrustHash{}

@@ -257,12 +257,14 @@ const (
 	ColumnSuffix    Column = "suffix"
 	ColumnProfile   Column = "profile"
 	ColumnTLS       Column = "tls_version"
+	// ColumnCertificate is the provisioning certificate a device was set up with, by id.
+	ColumnCertificate Column = "certificate"
 )
 
 // CountBy counts devices by one column, retired ones left out.
 func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 	switch col {
-	case ColumnLifecycle, ColumnReason, ColumnHealth, ColumnMajor, ColumnVersion, ColumnSuffix, ColumnProfile, ColumnTLS:
+	case ColumnLifecycle, ColumnReason, ColumnHealth, ColumnMajor, ColumnVersion, ColumnSuffix, ColumnProfile, ColumnTLS, ColumnCertificate:
 	default:
 		return nil, fmt.Errorf("count devices: unknown column %q", col)
 	}

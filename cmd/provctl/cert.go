@@ -25,6 +25,8 @@ func (p *program) certCommand() *cobra.Command {
 		p.certCheck(), p.certAdvise(), p.certBackup())
 	cmd.Long = `Provisioning certificates: from order form to proof.
 
+  provctl cert advise                     under which root to buy
+  provctl cert request --suggest          for which names
   provctl cert request --cn provisionserver.corp.example.com --out order.csr
       ... order it, with the text that is printed ...
   provctl cert import what-the-ca-sent.zip
@@ -38,11 +40,19 @@ that issues the AMT usage by ACME. Events and metrics remind from 45 days on.`
 func (p *program) certRequest() *cobra.Command {
 	var r api.NewCertificateRequest
 	var file string
+	var suggest bool
+	var suffixes []string
 	cmd := &cobra.Command{
-		Use: "request --cn NAME [--san NAME]... --out FILE", Short: "Make a key inside the server and a request for a CA", Args: cobra.NoArgs,
+		Use: "request --cn NAME [--san NAME]... --out FILE", Short: "Make a key inside the server and a request for a CA; --suggest says which names to ask for", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if suggest && (r.CommonName != "" || len(r.Names) > 0 || file != "") {
+				return usage("--suggest only proposes names; make the request with what it prints")
+			}
+			if suggest {
+				return p.suggestNames(cmd, suffixes)
+			}
 			if r.CommonName == "" {
-				return usage("--cn is needed, such as provisionserver.corp.example.com")
+				return usage("--cn is needed, such as provisionserver.corp.example.com; provctl cert request --suggest proposes names for your devices")
 			}
 			out, err := newFile("--out", file)
 			if err != nil {
@@ -65,6 +75,8 @@ func (p *program) certRequest() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&r.CommonName, "cn", "", "the common `NAME`: the most important one, old firmware reads no other")
 	f.StringArrayVar(&r.Names, "san", nil, "a further DNS `NAME`; may be repeated")
+	f.BoolVar(&suggest, "suggest", false, "make no request: propose the names, from the DNS suffixes of devices and zones")
+	f.StringArrayVar(&suffixes, "suffix", nil, "with --suggest: a further DNS `SUFFIX`, such as DHCP option 15 gives; may be repeated")
 	f.StringVar(&r.Organization, "org", "", "the organization")
 	f.StringVar(&r.Country, "country", "", "two letters such as DE")
 	f.StringVar(&r.Province, "province", "", "state or province")
@@ -203,8 +215,17 @@ func (p *program) printCertificate(k api.Certificate) {
 	for _, r := range k.Roots {
 		p.say("  root %s\n", r)
 	}
-	if k.Waiting > 0 {
-		p.say("  would serve %d of the devices that wait\n", k.Waiting)
+	if k.Devices > 0 {
+		p.say("  %s set up with it\n", plural(k.Devices, "device was", "devices were"))
+	}
+	switch {
+	case k.State == "standby" && k.Adds > 0 && k.Usable:
+		p.say("  recommended: %s served by it and by none in use: provctl cert activate %s\n", plural(k.Adds, "device that waits would be", "devices that wait would be"), k.ID)
+	case k.Waiting > 0:
+		p.say("  %s\n", plural(k.Waiting, "device that waits could be set up with it", "devices that wait could be set up with it"))
+	}
+	if k.Renews != "" {
+		p.say("  follows %s, same names and a longer life: provctl cert replace %s %s\n", k.Renews, k.Renews, k.ID)
 	}
 	switch {
 	case k.UndoUntil != nil:
@@ -245,17 +266,23 @@ func (p *program) certShow() *cobra.Command {
 func (p *program) certImport() *cobra.Command {
 	var n api.NewImport
 	var passwords []string
+	var wrapTo string
 	cmd := &cobra.Command{
 		Use: "import FILE...", Short: "Import what a CA sent: PEM, DER, PKCS#7, PFX or zip, several at once, in any order", Args: cobra.MinimumNArgs(1),
 		Long: "Import what a CA sent: PEM, DER, PKCS#7, PFX or zip, several at once, in any order.\n\n" +
 			"The certificate is joined by its public key with a pending request, or with the key in a PFX. It comes into use when it is the only one.\n" +
-			"The password of a PFX is read from --password-file or PROVISIOND_PFX_PASSWORD, or asked for.",
+			"The password of a PFX is read from --password-file (- is standard input) or PROVISIOND_PFX_PASSWORD, or asked for.\n\n" +
+			"An encrypted backup is written at once. Its passphrase is shown this once, or wrapped to your public key (--wrap-to), or split into parts of\n" +
+			"which any two open the backup (--split).",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if n.Files, err = uploads(args); err != nil {
 				return err
 			}
-			if n.Passwords, err = passwordsFrom(passwords, "PROVISIOND_PFX_PASSWORD"); err != nil {
+			if err := wrapKey(wrapTo, &n.Handover); err != nil {
+				return err
+			}
+			if n.Passwords, err = p.passwordsFrom(passwords, "PROVISIOND_PFX_PASSWORD"); err != nil {
 				return err
 			}
 			c, err := p.client()
@@ -278,10 +305,11 @@ func (p *program) certImport() *cobra.Command {
 			return p.printImport(r)
 		},
 	}
-	cmd.Flags().StringArrayVar(&passwords, "password-file", nil, "a `FILE` with the password of a PFX; may be repeated")
-	cmd.Flags().BoolVar(&n.AIA, "aia", false, "fetch missing intermediates from the addresses that certificates name")
+	cmd.Flags().StringArrayVar(&passwords, "password-file", nil, "a `FILE` with the password of a PFX, - for standard input; may be repeated")
+	cmd.Flags().BoolVar(&n.AIA, "aia", false, "fetch missing intermediates from the addresses that certificates name, where provisioning.issuer_networks allows it")
 	cmd.Flags().BoolVar(&n.Activate, "activate", false, "put it into use even if others are")
 	cmd.Flags().BoolVar(&n.DryRun, "dry-run", false, "report only; nothing is stored")
+	handoverFlags(cmd, &wrapTo, &n.Handover)
 	return cmd
 }
 
@@ -355,9 +383,9 @@ func (p *program) printImport(r api.ImportResult) error {
 	if r.Requeued.Devices > 0 || r.Requeued.Running {
 		p.say("%s\n", requeuedText(r.Requeued.Devices, r.Requeued.Running))
 	}
-	if r.Passphrase != "" && r.Backup != nil {
+	if r.Backup != nil && !r.Passphrases.None() {
 		p.say("\nencrypted backup: backups/%s in the data_dir of %s, opened again to prove it\n", r.Backup.File, r.Backup.Node)
-		p.say("passphrase, shown this once: %s\n", r.Passphrase)
+		p.printPassphrase(r.Passphrases, r.Backup.Handed)
 		p.say("keep a copy elsewhere: provctl cert backup export %s --out FILE; then: provctl cert backup confirm %s\n", r.Report.ID, r.Report.ID)
 	}
 	return nil

@@ -124,9 +124,12 @@ func (p *program) backupVerify() *cobra.Command {
 			if p.json {
 				return p.printJSON(b)
 			}
-			what := "the backup on the server"
-			if file != "" {
+			what := "the backup on " + b.Node
+			switch {
+			case file != "":
 				what = file
+			case b.Opened == "copy":
+				what = "the database's copy of the backup (the file lies on " + b.Node + ")"
 			}
 			p.say("%s opens and holds the key of %s\n", what, b.Certificate)
 			return nil
@@ -211,23 +214,68 @@ func (p *program) backupConfirm() *cobra.Command {
 }
 
 func (p *program) backupCreate() *cobra.Command {
-	return &cobra.Command{
+	var wrapTo string
+	var h api.Handover
+	cmd := &cobra.Command{
 		Use: "create ID", Short: "Write another backup, for when a passphrase is lost", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := wrapKey(wrapTo, &h); err != nil {
+				return err
+			}
 			c, err := p.client()
 			if err != nil {
 				return err
 			}
-			b, err := c.CreateBackup(cmd.Context(), args[0])
+			b, err := c.CreateBackup(cmd.Context(), args[0], h)
 			if err != nil {
-				return err
+				return p.withFindings(err)
 			}
 			if p.json {
 				return p.printJSON(b)
 			}
-			p.say("encrypted backup: backups/%s in the data_dir of %s\npassphrase, shown this once: %s\n", b.File, b.Node, b.Passphrase)
+			p.say("encrypted backup: backups/%s in the data_dir of %s, opened again to prove it\n", b.File, b.Node)
+			p.printPassphrase(b.Passphrases, b.Handed)
+			p.say("keep a copy elsewhere: provctl cert backup export %s --out FILE; then: provctl cert backup confirm %s\n", b.Certificate, b.Certificate)
 			return nil
 		},
+	}
+	handoverFlags(cmd, &wrapTo, &h)
+	return cmd
+}
+
+func handoverFlags(cmd *cobra.Command, wrapTo *string, h *api.Handover) {
+	cmd.Flags().StringVar(wrapTo, "wrap-to", "", "a `FILE` with an RSA public key or a certificate: the backup's passphrase is encrypted to it and not shown")
+	cmd.Flags().IntVar(&h.Split, "split", 0, "split the backup's passphrase into `N` parts for different people; any two of them open the backup")
+}
+
+// wrapKey reads the public key that a passphrase is wrapped to.
+func wrapKey(file string, h *api.Handover) error {
+	if file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return usage("--wrap-to: %w", err)
+	}
+	if len(text) > 16<<10 {
+		return usage("--wrap-to: %s is larger than a public key", file)
+	}
+	h.WrapTo = string(text)
+	return nil
+}
+
+func (p *program) printPassphrase(f api.Passphrases, handed string) {
+	switch {
+	case f.Wrapped != "":
+		p.say("passphrase, %s: %s\n", handed, f.Wrapped)
+		p.say("open it with your key: base64 -d | openssl pkeyutl -decrypt -inkey KEY -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256\n")
+	case len(f.Shares) > 0:
+		p.say("passphrase in %d parts, shown this once; give each to somebody else. Any two, typed one after the other, open the backup:\n", len(f.Shares))
+		for _, s := range f.Shares {
+			p.say("  %s\n", s)
+		}
+	default:
+		p.say("passphrase, shown this once: %s\n", f.Passphrase)
 	}
 }
 

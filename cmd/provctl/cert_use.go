@@ -10,7 +10,7 @@ import (
 
 func useFlags(cmd *cobra.Command, u *api.UseCertificate) {
 	cmd.Flags().BoolVar(&u.DryRun, "dry-run", false, "say which devices gain or lose a match, and change nothing")
-	cmd.Flags().BoolVar(&u.Force, "force", false, "although waiting devices would lose their match")
+	cmd.Flags().BoolVar(&u.Force, "force", false, "although waiting devices would lose their match, or it is not valid now")
 }
 
 func (p *program) certUse(verb, short string) *cobra.Command {
@@ -25,14 +25,32 @@ func (p *program) certUse(verb, short string) *cobra.Command {
 
 func (p *program) certReplace() *cobra.Command {
 	var u api.UseCertificate
+	var yes bool
 	cmd := &cobra.Command{
-		Use: "replace OLD NEW", Short: "Put NEW into use and OLD into the trash, in one move", Args: cobra.ExactArgs(2),
+		Use: "replace OLD NEW --yes", Short: "Put NEW into use and OLD into the trash, in one move; without --yes it only says what that would do", Args: cobra.ExactArgs(2),
+		Long: "Put NEW into use and OLD into the trash, in one move.\n\n" +
+			"Without --yes nothing is changed: the devices that would gain or lose a match are listed. Devices that failed for a certificate reason are\n" +
+			"queued again, and provctl cert restore OLD takes it back for 30 days.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if yes && u.DryRun {
+				return usage("--yes and --dry-run exclude each other")
+			}
 			u.With = args[1]
-			return p.useCertificate(cmd, "replace", args[0], u)
+			only := !yes && !u.DryRun
+			u.DryRun = !yes
+			if err := p.useCertificate(cmd, "replace", args[0], u); err != nil || !only || p.json {
+				return err
+			}
+			overlap := ""
+			if u.Overlap {
+				overlap = " --overlap"
+			}
+			p.say("do it: provctl cert replace %s %s%s --yes\n", args[0], args[1], overlap)
+			return nil
 		},
 	}
 	useFlags(cmd, &u)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	cmd.Flags().BoolVar(&u.Overlap, "overlap", false, "leave OLD in use beside NEW")
 	return cmd
 }
@@ -118,9 +136,17 @@ func (p *program) certCheck() *cobra.Command {
 func (p *program) certAdvise() *cobra.Command {
 	var from, to string
 	var limit int
+	var names bool
+	var suffixes []string
 	cmd := &cobra.Command{
-		Use: "advise [--from ROOT --to ROOT]", Short: "Which roots would serve the devices that said hello, or whom a change of the root would cut off", Args: cobra.NoArgs,
+		Use: "advise [--names | --from ROOT --to ROOT]", Short: "Which roots would serve the devices that said hello, which names to buy, or whom a change of the root would cut off", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if names && (from != "" || to != "") {
+				return usage("--names goes without --from and --to")
+			}
+			if names {
+				return p.suggestNames(cmd, suffixes)
+			}
 			if (from == "") != (to == "") {
 				return usage("--from and --to go together")
 			}
@@ -167,6 +193,8 @@ func (p *program) certAdvise() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&names, "names", false, "which names to order a certificate for, from the DNS suffixes of devices and zones")
+	cmd.Flags().StringArrayVar(&suffixes, "suffix", nil, "with --names: a further DNS `SUFFIX`, such as DHCP option 15 gives; may be repeated")
 	cmd.Flags().StringVar(&from, "from", "", "the `ROOT` in use, by name or hash")
 	cmd.Flags().StringVar(&to, "to", "", "the `ROOT` to change to")
 	cmd.Flags().IntVar(&limit, "limit", 20, "how many roots to show; 0 for all")

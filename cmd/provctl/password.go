@@ -13,9 +13,17 @@ import (
 // argument, which every user of the machine sees.
 
 // passwordsFrom reads files and a variable; nil when neither is there.
-func passwordsFrom(files []string, variable string) ([]string, error) {
+func (p *program) passwordsFrom(files []string, variable string) ([]string, error) {
 	var out []string
 	for _, name := range files {
+		if name == "-" {
+			line, err := p.line()
+			if err != nil && line == "" {
+				return nil, usage("the password on standard input: %w", err)
+			}
+			out = append(out, strings.TrimRight(line, "\r\n"))
+			continue
+		}
 		text, err := os.ReadFile(name)
 		if err != nil {
 			return nil, usage("the password file: %w", err)
@@ -59,7 +67,7 @@ func (p *program) onePassword(file, variable, prompt string) (string, error) {
 	if file != "" {
 		files = []string{file}
 	}
-	found, err := passwordsFrom(files, variable)
+	found, err := p.passwordsFrom(files, variable)
 	if err != nil || len(found) > 0 {
 		return strings.Join(found[:min(len(found), 1)], ""), err
 	}

@@ -63,6 +63,7 @@ func (s *Server) certRoutes(api huma.API) {
 	add(s, api, op("confirm-backup", http.MethodPost, "certificates/{id}/backup/confirm", "Say that a backup is kept elsewhere"), s.confirmBackup)
 	add(s, api, upload(op("restore-backup", http.MethodPost, "certificates/backups/restore", "Import a backup again")), s.restoreBackup)
 	add(s, api, op("advise-certificate", http.MethodGet, "certificates/advice", "Which roots would serve the fleet"), s.adviseCertificate)
+	add(s, api, op("advise-names", http.MethodGet, "certificates/advice/names", "Which names to order a certificate for"), s.adviseNames)
 	add(s, api, op("change-root", http.MethodGet, "certificates/advice/change", "Which devices a change of the root would cut off"), s.changeRoot)
 	add(s, api, made(op("create-root", http.MethodPost, "root", "Make a root of one's own")), s.createRoot)
 	add(s, api, op("get-root", http.MethodGet, "root", "The root of one's own and its hashes"), s.getRoot)
@@ -136,7 +137,7 @@ func (s *Server) importCertificate(ctx context.Context, in *bodyInput[NewImport]
 	if err != nil {
 		return ImportResult{}, err
 	}
-	o := desk.ImportOptions{Passwords: secrets(in.Body.Passwords), AIA: in.Body.AIA, Activate: in.Body.Activate, DryRun: in.Body.DryRun, Actor: actor(ctx)}
+	o := desk.ImportOptions{Passwords: secrets(in.Body.Passwords), AIA: in.Body.AIA, Activate: in.Body.Activate, DryRun: in.Body.DryRun, Handover: in.Body.desk(), Actor: actor(ctx)}
 	for _, f := range in.Body.Files {
 		o.Files = append(o.Files, certs.File{Name: clean(f.Name), Data: f.Data})
 	}
@@ -144,12 +145,11 @@ func (s *Server) importCertificate(ctx context.Context, in *bodyInput[NewImport]
 	return s.importResult(ctx, out, err)
 }
 
-// importResult is the one place where a backup's passphrase is shown.
 func (s *Server) importResult(ctx context.Context, out desk.Imported, err error) (ImportResult, error) {
 	if err != nil {
 		return ImportResult{}, s.withFindings(ctx, out, err)
 	}
-	r := ImportResult{Report: out.Report, State: string(out.State), Known: out.Known, Activated: out.Activated, Requeued: out.Requeued, Passphrase: out.Passphrase.Reveal()}
+	r := ImportResult{Report: out.Report, State: string(out.State), Known: out.Known, Activated: out.Activated, Requeued: out.Requeued, Passphrases: toPassphrases(out.Passphrase)}
 	if out.Refused != nil {
 		r.Refused = out.Refused.Error()
 	}
@@ -180,11 +180,18 @@ func (s *Server) getCertificate(ctx context.Context, in *certID) (CertificateDet
 	if err != nil {
 		return CertificateDetail{}, err
 	}
-	return CertificateDetail{Certificate: fromEntry(e, s.now()), Report: r}, nil
+	all, err := d.List(ctx)
+	if err != nil {
+		return CertificateDetail{}, err
+	}
+	counts, err := d.Counts(ctx, all)
+	return CertificateDetail{Certificate: fromEntry(e, all, counts, s.now()), Report: r}, err
 }
 
-func fromEntry(e desk.Entry, now time.Time) Certificate {
+func fromEntry(e desk.Entry, all []desk.Entry, counts map[string]desk.Counts, now time.Time) Certificate {
 	c := toCertificate(e.Provisioning, now)
+	n := counts[e.ID]
+	c.Devices, c.Waiting, c.Adds, c.Renews = n.SetUp, n.Waiting, n.Adds, desk.Renews(e, all, now)
 	c.State, c.Source, c.Request, c.ImportedBy = string(e.State), e.Source(), e.Note.Request, e.Note.ImportedBy
 	c.ImportedAt, c.RemovedAt, c.UndoUntil = timeOrNull(e.ImportedAt), timeOrNull(e.Note.RemovedAt), timeOrNull(e.UndoUntil())
 	if e.Note.Backup.File != "" {
@@ -195,7 +202,7 @@ func fromEntry(e desk.Entry, now time.Time) Certificate {
 }
 
 func toBackup(id string, b desk.Backup) BackupView {
-	return BackupView{Certificate: id, File: b.File, Node: b.Node, SHA256: b.SHA256, At: timeOrNull(b.At), ConfirmedAt: timeOrNull(b.ConfirmedAt), ConfirmedBy: b.ConfirmedBy}
+	return BackupView{Certificate: id, File: b.File, Node: b.Node, SHA256: b.SHA256, At: timeOrNull(b.At), By: b.By, Handed: b.Handed, ConfirmedAt: timeOrNull(b.ConfirmedAt), ConfirmedBy: b.ConfirmedBy}
 }
 
 type useFunc func(d *desk.Desk, ctx context.Context, id string, o desk.UseOptions) (desk.Changed, error)
@@ -249,6 +256,19 @@ func (s *Server) adviseCertificate(ctx context.Context, _ *none) (CertificateAdv
 		return CertificateAdvice{}, err
 	}
 	return d.Advise(ctx)
+}
+
+// namesQuery are suffixes beside those that are known.
+type namesQuery struct {
+	Suffix []string `query:"suffix,explode" maxItems:"100" doc:"a DNS suffix that devices have or will have, such as DHCP option 15 gives; may be repeated"`
+}
+
+func (s *Server) adviseNames(ctx context.Context, in *namesQuery) (NameAdvice, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return NameAdvice{}, err
+	}
+	return d.Names(ctx, in.Suffix)
 }
 
 func (s *Server) changeRoot(ctx context.Context, in *rootQuery) (RootChange, error) {

@@ -22,16 +22,38 @@ func (s *Server) listBackups(ctx context.Context, _ *none) (BackupList, error) {
 	return out, err
 }
 
-func (s *Server) createBackup(ctx context.Context, in *certID) (BackupFile, error) {
+// newBackup names a certificate; how the passphrase is handed over may be left out.
+type newBackup struct {
+	ID   string `path:"id" maxLength:"64"`
+	Body *Handover
+}
+
+func (s *Server) createBackup(ctx context.Context, in *newBackup) (BackupFile, error) {
 	d, err := s.theDesk()
 	if err != nil {
 		return BackupFile{}, err
 	}
-	e, passphrase, err := d.NewBackup(ctx, actor(ctx), in.ID)
+	e, passphrase, err := d.NewBackup(ctx, actor(ctx), in.ID, in.Body.desk())
 	if err != nil {
 		return BackupFile{}, err
 	}
-	return BackupFile{BackupView: toBackup(e.ID, e.Note.Backup), Passphrase: passphrase.Reveal()}, nil
+	return BackupFile{BackupView: toBackup(e.ID, e.Note.Backup), Passphrases: toPassphrases(passphrase)}, nil
+}
+
+func (h *Handover) desk() desk.Handover {
+	if h == nil {
+		return desk.Handover{}
+	}
+	return desk.Handover{WrapTo: []byte(h.WrapTo), Split: h.Split}
+}
+
+// toPassphrases is the one place where a backup's passphrase is shown.
+func toPassphrases(p desk.Passphrase) Passphrases {
+	out := Passphrases{Passphrase: p.Clear.Reveal(), Wrapped: p.Wrapped}
+	for _, s := range p.Shares {
+		out.Shares = append(out.Shares, s.Reveal())
+	}
+	return out
 }
 
 func (s *Server) getBackup(ctx context.Context, in *certID) (BackupFile, error) {
@@ -46,13 +68,13 @@ func (s *Server) getBackup(ctx context.Context, in *certID) (BackupFile, error) 
 	return BackupFile{BackupView: toBackup(e.ID, e.Note.Backup), Data: data}, nil
 }
 
-func (s *Server) verifyBackup(ctx context.Context, in *certInput[BackupProof]) (BackupView, error) {
+func (s *Server) verifyBackup(ctx context.Context, in *certInput[BackupProof]) (BackupProven, error) {
 	d, err := s.theDesk()
 	if err != nil {
-		return BackupView{}, err
+		return BackupProven{}, err
 	}
-	e, err := d.VerifyBackup(ctx, in.ID, in.Body.Data, amt.NewSecret(in.Body.Passphrase))
-	return toBackup(e.ID, e.Note.Backup), err
+	e, opened, err := d.VerifyBackup(ctx, in.ID, in.Body.Data, amt.NewSecret(in.Body.Passphrase))
+	return BackupProven{toBackup(e.ID, e.Note.Backup), string(opened)}, err
 }
 
 func (s *Server) confirmBackup(ctx context.Context, in *certID) (BackupView, error) {

@@ -61,8 +61,8 @@ func (c *Client) Backups(ctx context.Context) (BackupList, error) {
 }
 
 // CreateBackup writes another backup.
-func (c *Client) CreateBackup(ctx context.Context, id string) (BackupFile, error) {
-	return call[BackupFile](ctx, c, http.MethodPost, certPath(id, "backup"), nil, nil)
+func (c *Client) CreateBackup(ctx context.Context, id string, h Handover) (BackupFile, error) {
+	return call[BackupFile](ctx, c, http.MethodPost, certPath(id, "backup"), nil, h)
 }
 
 // Backup gives the encrypted file.
@@ -71,8 +71,8 @@ func (c *Client) Backup(ctx context.Context, id string) (BackupFile, error) {
 }
 
 // VerifyBackup opens a backup.
-func (c *Client) VerifyBackup(ctx context.Context, id string, p BackupProof) (BackupView, error) {
-	return call[BackupView](ctx, c, http.MethodPost, certPath(id, "backup", "verify"), nil, p)
+func (c *Client) VerifyBackup(ctx context.Context, id string, p BackupProof) (BackupProven, error) {
+	return call[BackupProven](ctx, c, http.MethodPost, certPath(id, "backup", "verify"), nil, p)
 }
 
 // ConfirmBackup says that a copy is kept elsewhere.
@@ -88,6 +88,12 @@ func (c *Client) RestoreBackup(ctx context.Context, p BackupProof) (ImportResult
 // AdviseCertificate ranks roots by the devices they serve.
 func (c *Client) AdviseCertificate(ctx context.Context) (CertificateAdvice, error) {
 	return call[CertificateAdvice](ctx, c, http.MethodGet, certPath("advice"), nil, nil)
+}
+
+// AdviseNames proposes which names to order, for the suffixes that are known and
+// those given.
+func (c *Client) AdviseNames(ctx context.Context, suffixes []string) (NameAdvice, error) {
+	return call[NameAdvice](ctx, c, http.MethodGet, certPath("advice", "names"), url.Values{"suffix": suffixes}, nil)
 }
 
 // ChangeRoot says whom a change of the root would cut off.

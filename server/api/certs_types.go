@@ -16,6 +16,7 @@ type (
 	CertificateGroup     = desk.Group
 	CertificateReport    = certs.Report
 	CertificateAdvice    = certs.Advice
+	NameAdvice           = certs.Proposal
 	RootChange           = desk.RootChange
 	OwnRoot              = desk.Root
 	Banner               = desk.Banner
@@ -52,18 +53,39 @@ type NewImport struct {
 	AIA       bool        `json:"aia,omitempty" doc:"fetch missing intermediates from the addresses that certificates name"`
 	Activate  bool        `json:"activate,omitempty" doc:"put it into use even if others are"`
 	DryRun    bool        `json:"dry_run,omitempty" doc:"report only; nothing is stored"`
+	Handover
+}
+
+// Handover says how the passphrase of a new backup is handed over; by itself it
+// is shown.
+type Handover struct {
+	WrapTo string `json:"wrap_to,omitempty" maxLength:"16384" doc:"PEM of an RSA public key, or of a certificate over one: the passphrase is encrypted to it and not shown"`
+	Split  int    `json:"split,omitempty" minimum:"0" maximum:"31" doc:"make so many parts of the passphrase, any two of which open the backup"`
+}
+
+// Passphrases open a new backup, in the form that was asked for. Shown this once
+// and kept nowhere.
+type Passphrases struct {
+	Passphrase string   `json:"passphrase,omitempty" doc:"opens the backup; shown this once and kept nowhere"`
+	Wrapped    string   `json:"wrapped,omitempty" doc:"the passphrase, RSA-OAEP with SHA-256, in base64"`
+	Shares     []string `json:"shares,omitempty" doc:"parts of the passphrase; any two, typed one after the other, stand for it"`
 }
 
 // ImportResult is what became of an import.
 type ImportResult struct {
-	Report     *CertificateReport `json:"report"`
-	Refused    string             `json:"refused,omitempty" doc:"dry run: why it would be refused"`
-	State      string             `json:"state" doc:"active, standby or removed; empty after a dry run"`
-	Known      bool               `json:"known" doc:"it was here before; its chains are now those of the report"`
-	Activated  bool               `json:"activated" doc:"it came into use by this"`
-	Backup     *BackupView        `json:"backup,omitempty"`
-	Passphrase string             `json:"passphrase,omitempty" doc:"opens the backup; shown this once and kept nowhere"`
-	Requeued   desk.Requeued      `json:"requeued" doc:"devices that failed for a certificate reason and were queued again"`
+	Report    *CertificateReport `json:"report"`
+	Refused   string             `json:"refused,omitempty" doc:"dry run: why it would be refused"`
+	State     string             `json:"state" doc:"active, standby or removed; empty after a dry run"`
+	Known     bool               `json:"known" doc:"it was here before; its chains are now those of the report"`
+	Activated bool               `json:"activated" doc:"it came into use by this"`
+	Backup    *BackupView        `json:"backup,omitempty"`
+	Requeued  desk.Requeued      `json:"requeued" doc:"devices that failed for a certificate reason and were queued again"`
+	Passphrases
+}
+
+// None reports whether no new backup was written.
+func (p Passphrases) None() bool {
+	return p.Passphrase == "" && p.Wrapped == "" && len(p.Shares) == 0
 }
 
 // BackupView is an encrypted PKCS#12 on the server's disk.
@@ -73,6 +95,8 @@ type BackupView struct {
 	Node        string     `json:"node"`
 	SHA256      string     `json:"sha256"`
 	At          *time.Time `json:"at"`
+	By          string     `json:"by" doc:"who had it written"`
+	Handed      string     `json:"handed" doc:"how its passphrase was handed over: shown, wrapped to KEY, or 2 of N parts"`
 	ConfirmedAt *time.Time `json:"confirmed_at" doc:"when somebody said that a copy is kept elsewhere"`
 	ConfirmedBy string     `json:"confirmed_by"`
 }
@@ -85,8 +109,14 @@ type BackupList struct {
 // BackupFile is a backup with its bytes, or a new one with its passphrase.
 type BackupFile struct {
 	BackupView
-	Data       []byte `json:"data,omitempty" doc:"the encrypted PKCS#12"`
-	Passphrase string `json:"passphrase,omitempty" doc:"of a new backup; shown this once"`
+	Data []byte `json:"data,omitempty" doc:"the encrypted PKCS#12"`
+	Passphrases
+}
+
+// BackupProven is a backup that was opened.
+type BackupProven struct {
+	BackupView
+	Opened string `json:"opened" doc:"file: the one on the node's disk; copy: the database's, since the file lies on another node; sent: the one in the request"`
 }
 
 // BackupProof opens a backup.

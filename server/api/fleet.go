@@ -85,11 +85,9 @@ func (s *Server) listCertificates(ctx context.Context, _ *none) (CertificateList
 		if err != nil {
 			return out, err
 		}
-		waiting, err := s.Desk.Waiting(ctx, all)
+		counts, err := s.Desk.Counts(ctx, all)
 		for _, e := range all {
-			c := fromEntry(e, s.now())
-			c.Waiting = waiting[e.ID]
-			out.Certificates = append(out.Certificates, c)
+			out.Certificates = append(out.Certificates, fromEntry(e, all, counts, s.now()))
 		}
 		return out, err
 	}

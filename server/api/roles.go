@@ -49,6 +49,7 @@ var grants = map[string][]Role{
 	"get-certificate-request":   lookers,
 	"get-certificate":           lookers,
 	"advise-certificate":        lookers,
+	"advise-names":              lookers,
 	"change-root":               lookers,
 	"get-root":                  lookers,
 	"list-backups":              lookers,

@@ -197,9 +197,11 @@ type Certificate struct {
 	Usable    bool      `json:"usable"`
 	Roots     []string  `json:"roots" doc:"names of the roots its chains end in"`
 	Findings  []Finding `json:"findings"`
-	Devices   int       `json:"devices" doc:"devices on this page of the fleet that were set up with it"`
+	Devices   int       `json:"devices" doc:"devices that were set up with it"`
 
 	Waiting    int         `json:"waiting" doc:"devices not under management yet that it would serve"`
+	Adds       int         `json:"adds" doc:"of these, how many no certificate in use serves"`
+	Renews     string      `json:"renews,omitempty" doc:"id of the certificate in use that this one, on standby, can follow: same names, longer life"`
 	State      string      `json:"state" doc:"active, standby or removed"`
 	Source     string      `json:"source" doc:"file: the configuration names it; desk: it was imported here"`
 	Request    string      `json:"request,omitempty" doc:"id of the request it answered"`

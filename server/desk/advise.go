@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
@@ -43,30 +44,90 @@ func (d *Desk) Advise(ctx context.Context) (certs.Advice, error) {
 	return a, nil
 }
 
-// Waiting counts, by id, the devices not under management yet that a certificate
-// would serve, were it the only one.
-func (d *Desk) Waiting(ctx context.Context, all []Entry) (map[string]int, error) {
+// Counts are the devices that have to do with a certificate.
+type Counts struct {
+	SetUp   int // were set up with it
+	Waiting int // are not under management yet, and it would serve them were it the only one
+	Adds    int // of these, those that no certificate in use serves
+}
+
+// Counts counts the devices of each certificate, by id.
+func (d *Desk) Counts(ctx context.Context, all []Entry) (map[string]Counts, error) {
 	var groups []store.FleetGroup
 	var tables map[int64][]amt.TrustHash
+	var setUp map[string]int
 	err := d.DB.Read(ctx, func(tx *store.Tx) (err error) {
 		if groups, err = tx.FleetGroups(ctx); err != nil {
 			return err
 		}
-		tables, err = tx.TrustTables(ctx)
+		if tables, err = tx.TrustTables(ctx); err != nil {
+			return err
+		}
+		setUp, err = tx.CountBy(ctx, store.ColumnCertificate)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("count the devices that wait: %w", err)
+		return nil, fmt.Errorf("count the devices of each certificate: %w", err)
 	}
 	f := fleetOf(groups, tables, func(g store.FleetGroup) int { return g.Waiting })
-	out := map[string]int{}
+	sum := func(groups []certs.FleetGroup) (n int) {
+		for _, g := range groups {
+			n += g.Devices
+		}
+		return n
+	}
+	used := inUse(all)
+	out := map[string]Counts{}
 	for _, e := range all {
 		served, _ := certs.Change(f, nil, []*certs.Provisioning{e.Provisioning})
-		for _, g := range served {
-			out[e.ID] += g.Devices
-		}
+		more, _ := certs.Change(f, used, append(slices.Clone(used), e.Provisioning))
+		out[e.ID] = Counts{SetUp: setUp[e.ID], Waiting: sum(served), Adds: sum(more)}
 	}
 	return out, nil
+}
+
+// Renews names the certificate in use that e, which is on standby, was most
+// likely ordered to follow: e serves all its names and lasts longer. Empty when
+// there is none.
+func Renews(e Entry, all []Entry, now time.Time) string {
+	if e.State != Standby || !e.Usable() || e.Validity(now) != nil {
+		return ""
+	}
+	for _, old := range all {
+		if old.State == Active && old.Desk && old.Leaf.NotAfter.Before(e.Leaf.NotAfter) &&
+			!slices.ContainsFunc(old.Names, func(n string) bool { return !slices.Contains(e.Names, n) }) {
+			return old.ID
+		}
+	}
+	return ""
+}
+
+// Names proposes which names to order a certificate for: for the suffixes that
+// devices have, those of the configuration's zones, and those given. Nothing is
+// asked of the network.
+func (d *Desk) Names(ctx context.Context, given []string) (certs.Proposal, error) {
+	var groups []store.SuffixGroup
+	err := d.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		groups, err = tx.SuffixGroups(ctx)
+		return err
+	})
+	if err != nil {
+		return certs.Proposal{}, err
+	}
+	var seen []certs.SuffixSeen
+	for _, g := range groups {
+		s := certs.SuffixSeen{Suffix: g.Suffix, Devices: g.Devices, From: []string{"devices"}}
+		if !g.Version.IsZero() {
+			s.Versions = []amt.Version{g.Version}
+		}
+		seen = append(seen, s)
+	}
+	for from, list := range map[string][]string{"zones": d.Zones, "given": given} {
+		for _, suffix := range list {
+			seen = append(seen, certs.SuffixSeen{Suffix: suffix, From: []string{from}})
+		}
+	}
+	return certs.Propose(seen), nil
 }
 
 func (d *Desk) held() []*certs.Provisioning {

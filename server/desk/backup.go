@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/store"
 )
@@ -23,8 +24,56 @@ type Backup struct {
 	Node        string    `json:"node"`
 	SHA256      string    `json:"sha256"`
 	At          time.Time `json:"at"`
+	By          string    `json:"by,omitempty"`
+	Handed      string    `json:"handed,omitempty" doc:"how the passphrase was handed over: shown, wrapped to KEY, or 2 of N parts"`
 	ConfirmedAt time.Time `json:"confirmed_at,omitzero" doc:"when somebody said that it is kept elsewhere"`
 	ConfirmedBy string    `json:"confirmed_by,omitempty"`
+}
+
+// Handover says how a new backup's passphrase reaches the operator. The zero
+// value shows it.
+type Handover struct {
+	WrapTo []byte // PEM of an RSA public key or of a certificate over one
+	Split  int    // into so many parts, of which any two open the backup; 0: not split
+}
+
+// Passphrase opens a backup, in the one form that was asked for. It is nowhere
+// else: not in the store, not in the log.
+type Passphrase struct {
+	Clear   amt.Secret
+	Wrapped string // base64, RSA-OAEP with SHA-256
+	Shares  []amt.Secret
+}
+
+// IsZero reports whether no new backup was written.
+func (p Passphrase) IsZero() bool {
+	return p.Clear.IsZero() && p.Wrapped == "" && len(p.Shares) == 0
+}
+
+// prepare refuses what cannot be done before anything is written.
+func (h Handover) prepare() (func(amt.Secret) (Passphrase, string, error), error) {
+	switch {
+	case len(h.WrapTo) > 0 && h.Split != 0:
+		return nil, reason.Because(reason.CertInputInvalid, "a passphrase is either wrapped or split")
+	case len(h.WrapTo) > 0:
+		w, err := certs.NewWrapper(h.WrapTo)
+		if err != nil {
+			return nil, err
+		}
+		return func(s amt.Secret) (Passphrase, string, error) {
+			text, err := w.Wrap(s)
+			return Passphrase{Wrapped: text}, "wrapped to " + w.Fingerprint[:16], err
+		}, nil
+	case h.Split != 0:
+		if h.Split < 2 || h.Split > certs.MaxShares {
+			return nil, reason.Because(reason.CertInputInvalid, "a passphrase is split into 2 to %d parts, not into %d", certs.MaxShares, h.Split)
+		}
+		return func(s amt.Secret) (Passphrase, string, error) {
+			shares, err := certs.SplitPassphrase(s, h.Split)
+			return Passphrase{Shares: shares}, fmt.Sprintf("2 of %d parts", h.Split), err
+		}, nil
+	}
+	return func(s amt.Secret) (Passphrase, string, error) { return Passphrase{Clear: s}, "shown", nil }, nil
 }
 
 // Confirmed reports whether somebody said that the backup is kept elsewhere.
@@ -81,43 +130,72 @@ func writeNew(path string, data []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+// copyKey is where the database keeps the encrypted file, so that every node can
+// give it out and the loss of one node's disk takes nothing.
+func copyKey(id string) string { return "certificate_backup." + id }
+
+// noteBackup writes down who made a backup, when and where, and keeps a copy.
+func (d *Desk) noteBackup(ctx context.Context, tx *store.Tx, id, actor string, n *Note, view Backup, data []byte) error {
+	view.At, view.By = tx.Now().UTC(), actor
+	n.Backup = view
+	sum, err := hex.DecodeString(view.SHA256)
+	if err != nil {
+		return err
+	}
+	if err := tx.NoteBackup(ctx, store.CertificateBackup{Certificate: id, Digest: sum, Actor: actor}); err != nil {
+		return err
+	}
+	return tx.PutSetting(ctx, copyKey(id), base64.StdEncoding.EncodeToString(data))
+}
+
 // NewBackup writes another backup, for when the passphrase of the first is lost.
-func (d *Desk) NewBackup(ctx context.Context, actor, id string) (Entry, amt.Secret, error) {
+func (d *Desk) NewBackup(ctx context.Context, actor, id string, h Handover) (Entry, Passphrase, error) {
+	hand, err := h.prepare()
+	if err != nil {
+		return Entry{}, Passphrase{}, err
+	}
 	e, err := d.imported(ctx, id)
 	if err != nil {
-		return e, amt.Secret{}, err
+		return e, Passphrase{}, err
 	}
 	b, view, err := d.writeBackup(e.Provisioning)
 	if err != nil {
-		return e, amt.Secret{}, err
+		return e, Passphrase{}, err
 	}
-	err = d.change(ctx, store.AuditRecord{Actor: actor, Action: "cert.backup", Subject: e.ID, Detail: map[string]any{"sha256": view.SHA256}}, func(tx *store.Tx) error {
-		n, err := d.note(ctx, tx, e.ID)
-		if err != nil {
-			return err
-		}
-		view.At = tx.Now().UTC()
-		n.Backup = view
-		e.Note = n
-		sum, err := hex.DecodeString(view.SHA256)
-		if err != nil {
-			return err
-		}
-		if err := tx.NoteBackup(ctx, store.CertificateBackup{Certificate: e.ID, Digest: sum, Actor: actor}); err != nil {
-			return err
-		}
-		return d.putNote(ctx, tx, e.ID, n)
-	})
-	return e, b.Passphrase, err
+	var out Passphrase
+	if out, view.Handed, err = hand(b.Passphrase); err == nil {
+		err = d.change(ctx, store.AuditRecord{Actor: actor, Action: "cert.backup", Subject: e.ID, Detail: map[string]any{"sha256": view.SHA256, "handed": view.Handed}}, func(tx *store.Tx) error {
+			n, err := d.note(ctx, tx, e.ID)
+			if err != nil {
+				return err
+			}
+			if err := d.noteBackup(ctx, tx, e.ID, actor, &n, view, b.Data); err != nil {
+				return err
+			}
+			e.Note = n
+			return d.putNote(ctx, tx, e.ID, n)
+		})
+	}
+	if err != nil && !errors.Is(err, store.ErrUnknownOutcome) {
+		_ = os.Remove(d.backupPath(view.File))
+	}
+	return e, out, err
 }
 
-// ReadBackup gives the encrypted file, to be kept elsewhere.
+// ReadBackup gives the encrypted file, to be kept elsewhere: the one on this
+// node's disk, or the database's copy where that is damaged or lies elsewhere.
 func (d *Desk) ReadBackup(ctx context.Context, actor, id string) (Entry, []byte, error) {
 	e, err := d.imported(ctx, id)
 	if err != nil {
 		return e, nil, err
 	}
 	data, err := d.backupFile(e)
+	if err != nil && e.Note.Backup.File != "" {
+		var err2 error
+		if data, err2 = d.backupCopy(ctx, e); err2 == nil {
+			err = nil
+		}
+	}
 	if err != nil {
 		return e, nil, err
 	}
@@ -127,39 +205,72 @@ func (d *Desk) ReadBackup(ctx context.Context, actor, id string) (Entry, []byte,
 	return e, data, err
 }
 
+// backupFile reads what lies on this node's disk.
 func (d *Desk) backupFile(e Entry) ([]byte, error) {
 	b := e.Note.Backup
 	if b.File == "" {
 		return nil, refused("certificate %s has no backup; write one: provctl cert backup create %s", e.ID, e.ID)
 	}
 	data, err := os.ReadFile(d.backupPath(b.File))
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && b.Node != d.Node:
-		return nil, refused("the backup %s lies on node %s; ask there, or give the file", b.File, b.Node)
-	case err != nil:
-		return nil, refused("the backup %s cannot be read: %v", d.backupPath(b.File), err)
+	if err != nil {
+		return nil, refused("the backup %s cannot be read: %v; provctl cert backup export %s gives the database's copy, provctl cert backup create %s writes another", d.backupPath(b.File), err, e.ID, e.ID)
 	}
-	sum := sha256.Sum256(data)
-	if hex.EncodeToString(sum[:]) != b.SHA256 {
-		return nil, refused("the backup %s is not what was written: its SHA-256 differs; write another: provctl cert backup create %s", d.backupPath(b.File), e.ID)
+	if !b.is(data) {
+		return nil, refused("the backup %s is not what was written: its SHA-256 differs; provctl cert backup export %s gives the database's copy, provctl cert backup create %s writes another", d.backupPath(b.File), e.ID, e.ID)
 	}
 	return data, nil
 }
 
+// backupCopy reads what the database keeps.
+func (d *Desk) backupCopy(ctx context.Context, e Entry) ([]byte, error) {
+	text, err := d.stored(ctx, copyKey(e.ID))
+	if err != nil {
+		return nil, fmt.Errorf("read the backup of %s: %w", e.ID, err)
+	}
+	data, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || !e.Note.Backup.is(data) {
+		return nil, refused("the backup %s lies on node %s, and the database holds no copy of it; ask there, or write another: provctl cert backup create %s", e.Note.Backup.File, e.Note.Backup.Node, e.ID)
+	}
+	return data, nil
+}
+
+func (b Backup) is(data []byte) bool {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:]) == b.SHA256
+}
+
+// Opened says which file a proof opened.
+type Opened string
+
+const (
+	OpenedFile Opened = "file" // the one on this node's disk
+	OpenedCopy Opened = "copy" // the database's, since the file lies on another node
+	OpenedSent Opened = "sent" // one that was handed in
+)
+
 // VerifyBackup opens a backup and compares its key with the one in use. data is
-// a copy that was kept elsewhere; nil opens the file on this node.
-func (d *Desk) VerifyBackup(ctx context.Context, id string, data []byte, passphrase amt.Secret) (Entry, error) {
+// a copy that was kept elsewhere; nil opens the file on this node, or the
+// database's copy of one that another node wrote.
+func (d *Desk) VerifyBackup(ctx context.Context, id string, data []byte, passphrase amt.Secret) (Entry, Opened, error) {
 	e, err := d.imported(ctx, id)
 	if err != nil {
-		return e, err
+		return e, "", err
 	}
-	if len(data) == 0 {
-		if data, err = d.backupFile(e); err != nil {
-			return e, err
-		}
+	opened := OpenedSent
+	switch b := e.Note.Backup; {
+	case len(data) > 0:
+	case b.File == "" || b.Node == d.Node:
+		opened = OpenedFile
+		data, err = d.backupFile(e)
+	default:
+		opened = OpenedCopy
+		data, err = d.backupCopy(ctx, e)
+	}
+	if err != nil {
+		return e, opened, err
 	}
 	_, err = certs.VerifyBackup(data, passphrase, e.Note.Key, d.Now())
-	return e, err
+	return e, opened, err
 }
 
 // ConfirmBackup notes that the backup is kept elsewhere, which ends the

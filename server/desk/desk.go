@@ -56,8 +56,9 @@ const UndoFor = 30 * 24 * time.Hour
 // Config is what a Desk stands on. Fetch, Check, Reconsider and InUse may be nil.
 type Config struct {
 	DB      *store.DB
-	Backups string // folder for encrypted backups, made when needed
-	Node    string // named where a backup was written
+	Backups string   // folder for encrypted backups, made when needed
+	Node    string   // named where a backup was written
+	Zones   []string // DNS zones of the configuration, whose devices are to be served
 	// Files are the certificates that the configuration names.
 	Files []*certs.Provisioning
 	// InUse is told the whole list whenever it may have changed.

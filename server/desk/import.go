@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -27,6 +26,7 @@ type ImportOptions struct {
 	AIA       bool         // missing intermediates may be fetched from the addresses certificates name
 	Activate  bool         // even if others are in use
 	DryRun    bool         // report only
+	Handover  Handover     // of the backup's passphrase
 	Actor     string
 }
 
@@ -34,14 +34,12 @@ type ImportOptions struct {
 type Imported struct {
 	Report *certs.Report
 	// Refused says why it cannot be used; only a dry run gets this far then.
-	Refused   error
-	State     State
-	Known     bool // it was here before; its chains are now those of the report
-	Activated bool // it came into use by this
-	Backup    Backup
-	// Passphrase opens the backup. It is nowhere else: not in the store, not in
-	// the log. Zero when no new backup was written.
-	Passphrase amt.Secret
+	Refused    error
+	State      State
+	Known      bool // it was here before; its chains are now those of the report
+	Activated  bool // it came into use by this
+	Backup     Backup
+	Passphrase Passphrase // zero when no new backup was written
 	Requeued   Requeued
 }
 
@@ -53,6 +51,10 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 		defer func() { <-d.slots }()
 	case <-ctx.Done():
 		return Imported{}, ctx.Err()
+	}
+	hand, err := o.Handover.prepare()
+	if err != nil {
+		return Imported{}, err
 	}
 	bundle, err := certs.ParseBundle(o.Files, o.Passwords...)
 	if err != nil {
@@ -72,7 +74,7 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 	if out.Refused != nil {
 		return out, out.Refused
 	}
-	return d.keep(ctx, out, p, o)
+	return d.keep(ctx, out, p, o, hand)
 }
 
 // incomplete says what to do about a missing intermediate.
@@ -173,7 +175,7 @@ func extended(ctx context.Context, b *certs.Bundle, all []Entry, o certs.JoinOpt
 }
 
 // keep writes the backup, proves it and stores everything.
-func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o ImportOptions) (Imported, error) {
+func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o ImportOptions, hand func(amt.Secret) (Passphrase, string, error)) (Imported, error) {
 	row := store.Certificate{
 		ID: p.ID, Name: p.Name, Names: p.Names, Source: "desk", Chain: chainPEM(p), NotBefore: p.Leaf.NotBefore, NotAfter: p.Leaf.NotAfter,
 	}
@@ -191,7 +193,10 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		if backup, out.Backup, err = d.writeBackup(p); err != nil {
 			return out, err
 		}
-		out.Passphrase = backup.Passphrase
+		if out.Passphrase, out.Backup.Handed, err = hand(backup.Passphrase); err != nil {
+			_ = os.Remove(d.backupPath(out.Backup.File))
+			return out, err
+		}
 	}
 	var now Entry
 	record := store.AuditRecord{Actor: o.Actor, Action: "cert.import", Subject: p.ID, Detail: map[string]any{"name": p.Name, "not_after": p.Leaf.NotAfter.UTC().Format(time.RFC3339)}}
@@ -233,13 +238,7 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 			}
 		}
 		if backup != nil {
-			out.Backup.At = tx.Now().UTC()
-			n.Backup = out.Backup
-			sum, err := hex.DecodeString(out.Backup.SHA256)
-			if err != nil {
-				return err
-			}
-			if err := tx.NoteBackup(ctx, store.CertificateBackup{Certificate: p.ID, Digest: sum, Actor: o.Actor}); err != nil {
+			if err := d.noteBackup(ctx, tx, p.ID, o.Actor, &n, out.Backup, backup.Data); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 package desk_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"os"
@@ -147,7 +148,7 @@ func TestPFXOfOthers(t *testing.T) {
 		}
 		// Ours opens there.
 		path := filepath.Join(l.dir, "n1", got.Backup.File)
-		phrase := write(t, dir, "phrase", []byte(got.Passphrase.Reveal()))
+		phrase := write(t, dir, "phrase", []byte(got.Passphrase.Clear.Reveal()))
 		if text := openssl(t, "pkcs12", "-in", path, "-nodes", "-passin", "file:"+phrase); !strings.Contains(text, "PRIVATE KEY") || strings.Count(text, "BEGIN CERTIFICATE") != 3 {
 			t.Errorf("%s: openssl finds no key and chain in the backup", kind)
 		}
@@ -165,7 +166,7 @@ func TestBackup(t *testing.T) {
 		ctx := t.Context()
 		_, o := l.leaf("Vendor", "prov.corp.example.com")
 		got := l.imports(o)
-		id := got.Report.ID
+		id, phrase := got.Report.ID, got.Passphrase.Clear
 		path := filepath.Join(l.dir, "n1", got.Backup.File)
 		for name, mode := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
 			if info, err := os.Stat(name); err != nil || info.Mode().Perm() != mode {
@@ -175,14 +176,14 @@ func TestBackup(t *testing.T) {
 		if has := l.banner("cert_backup_unconfirmed"); !has {
 			t.Error("nobody is reminded of the backup")
 		}
-		if _, err := l.desk.VerifyBackup(ctx, id, nil, got.Passphrase); err != nil {
+		if _, _, err := l.desk.VerifyBackup(ctx, id, nil, phrase); err != nil {
 			t.Errorf("verify: %v", err)
 		}
-		typed := strings.ToLower(strings.ReplaceAll(got.Passphrase.Reveal(), "-", " "))
-		if _, err := l.desk.VerifyBackup(ctx, id, nil, amt.NewSecret(typed)); err != nil {
+		typed := strings.ToLower(strings.ReplaceAll(phrase.Reveal(), "-", " "))
+		if _, _, err := l.desk.VerifyBackup(ctx, id, nil, amt.NewSecret(typed)); err != nil {
 			t.Errorf("verify as a person types it: %v", err)
 		}
-		if _, err := l.desk.VerifyBackup(ctx, id, nil, amt.NewSecret("wrong")); err == nil {
+		if _, _, err := l.desk.VerifyBackup(ctx, id, nil, amt.NewSecret("wrong")); err == nil {
 			t.Error("a wrong passphrase opens the backup")
 		}
 		if _, err := l.desk.ConfirmBackup(ctx, "token:test", id); err != nil {
@@ -206,13 +207,16 @@ func TestBackup(t *testing.T) {
 		if err := os.WriteFile(path, flip(data, len(data)/2), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.desk.VerifyBackup(ctx, id, nil, got.Passphrase); err == nil || !strings.Contains(err.Error(), "differs") {
+		if _, _, err := l.desk.VerifyBackup(ctx, id, nil, phrase); err == nil || !strings.Contains(err.Error(), "differs") {
 			t.Errorf("a damaged backup: %v", err)
 		}
-		if _, err := l.desk.VerifyBackup(ctx, id, data, got.Passphrase); err != nil {
+		if _, _, err := l.desk.VerifyBackup(ctx, id, data, phrase); err != nil {
 			t.Errorf("the copy kept elsewhere: %v", err)
 		}
-		if _, phrase, err := l.desk.NewBackup(ctx, "token:test", id); err != nil || phrase.Equal(got.Passphrase) {
+		if _, again, err := l.desk.ReadBackup(ctx, "token:test", id); err != nil || !bytes.Equal(again, data) {
+			t.Errorf("the database's copy takes the place of a damaged file: %v", err)
+		}
+		if _, second, err := l.desk.NewBackup(ctx, "token:test", id, desk.Handover{}); err != nil || second.Clear.Equal(phrase) {
 			t.Errorf("another backup: %v", err)
 		}
 		if !l.banner("cert_backup_unconfirmed") {

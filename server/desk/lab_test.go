@@ -71,6 +71,8 @@ func (l *lab) another(node string, inUse func([]*certs.Provisioning)) *desk.Desk
 	return d
 }
 
+func (l *lab) engine() string { return l.db.Engine() }
+
 // restart is what a power loss leaves.
 func (l *lab) restart() {
 	l.tb.Helper()

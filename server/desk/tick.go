@@ -78,8 +78,8 @@ func expiryText(e Entry, now time.Time) string {
 	return fmt.Sprintf("%s (%s) ends in %d days, on %s", e.Name, e.ID, left, end)
 }
 
-// purge empties the trash of what is older than UndoFor. The encrypted backup
-// stays on the disk.
+// purge empties the trash of what is older than UndoFor. The encrypted
+// backup stays on the disk of the node that wrote it.
 func (d *Desk) purge(ctx context.Context) error {
 	all, err := d.List(ctx)
 	if err != nil {
@@ -90,6 +90,9 @@ func (d *Desk) purge(ctx context.Context) error {
 			continue
 		}
 		err := d.change(ctx, store.AuditRecord{Actor: "system", Action: "cert.purge", Subject: e.ID, Detail: map[string]any{"name": e.Name}}, func(tx *store.Tx) error {
+			if err := tx.PutSetting(ctx, copyKey(e.ID), ""); err != nil {
+				return err
+			}
 			return tx.DeleteCertificate(ctx, e.ID)
 		})
 		if err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -75,6 +75,9 @@ func (d *Desk) Activate(ctx context.Context, id string, o UseOptions) (Changed, 
 		case e.State == Removed:
 			return nil, "", refused("%s was removed; take it back first: provctl cert restore %s", e.Name, e.ID)
 		}
+		if err := fit(e, d.Now()); err != nil && !o.Force {
+			return nil, "", err
+		}
 		return []move{{e, Active}}, fmt.Sprintf("%s (%s) is in use", e.Name, e.ID), nil
 	})
 }
@@ -108,8 +111,9 @@ func (d *Desk) Replace(ctx context.Context, old, with string, o UseOptions) (Cha
 			return nil, "", refused("a certificate cannot replace itself")
 		case in.State == Removed || out.State == Removed:
 			return nil, "", refused("one of them was removed; take it back first: provctl cert restore ID")
-		case !in.Usable():
-			return nil, "", certs.NewReport(in.Provisioning, d.Now()).Err()
+		}
+		if err := fit(in, d.Now()); err != nil && !o.Force {
+			return nil, "", err
 		}
 		if o.Overlap {
 			return []move{{in, Active}}, fmt.Sprintf("%s (%s) is in use beside %s (%s); remove the old one when its devices are done", in.Name, in.ID, out.Name, out.ID), nil
@@ -149,6 +153,17 @@ func (d *Desk) Restore(ctx context.Context, id string, o UseOptions) (Changed, e
 		}
 		return []move{{e, to}}, fmt.Sprintf("%s (%s) is %s", e.Name, e.ID, how), nil
 	})
+}
+
+// fit refuses what no device would accept, with its reason.
+func fit(e Entry, now time.Time) error {
+	if err := certs.NewReport(e.Provisioning, now).Err(); err != nil {
+		return err
+	}
+	if why := e.Validity(now); why != nil {
+		return why
+	}
+	return nil
 }
 
 func deskOwn(all []Entry, id string) (Entry, error) {

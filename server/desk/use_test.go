@@ -59,7 +59,12 @@ func TestReplaceAndUndo(t *testing.T) {
 			t.Fatalf("the second certificate is %s, in use are %v", second.State, l.inUse)
 		}
 		waiting := l.device(1, store.PendingCertificate, "11.8.50", "corp.example.com", oldLeaf)
-		l.device(2, store.Provisioned, "11.8.50", "corp.example.com", oldLeaf)
+		managed := l.device(2, store.Provisioned, "11.8.50", "corp.example.com", oldLeaf)
+		if err := l.db.Write(ctx, func(tx *store.Tx) error {
+			return tx.UpdateDevice(ctx, managed, store.DeviceFacts{Certificate: &old})
+		}); err != nil {
+			t.Fatal(err)
+		}
 		gains := l.device(3, store.Failed, "16.1.25", "corp.example.com", newLeaf)
 		by := desk.UseOptions{Actor: "token:test"}
 
@@ -67,8 +72,9 @@ func TestReplaceAndUndo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if counts, err := l.desk.Waiting(ctx, all); err != nil || counts[old] != 1 || counts[fresh] != 1 {
-			t.Errorf("who waits for which: %v %v", counts, err)
+		counts, err := l.desk.Counts(ctx, all)
+		if d := cmp.Diff(map[string]desk.Counts{old: {SetUp: 1, Waiting: 1}, fresh: {Waiting: 1, Adds: 1}}, counts); d != "" || err != nil {
+			t.Errorf("who has to do with which: %v\n%s", err, d)
 		}
 		before := l.state()
 		dry, err := l.desk.Replace(ctx, old, fresh, desk.UseOptions{Actor: "x", DryRun: true})
@@ -195,8 +201,20 @@ func TestEveryNode(t *testing.T) {
 		if err := other.Poll(t.Context()); err != nil || !slices.Equal(there, []string{got.Report.ID}) {
 			t.Errorf("the other node uses %v, %v", there, err)
 		}
-		if _, err := other.VerifyBackup(t.Context(), got.Report.ID, nil, got.Passphrase); err == nil || !strings.Contains(err.Error(), "node n1") {
-			t.Errorf("the backup lies elsewhere: %v", err)
+		id, phrase := got.Report.ID, got.Passphrase.Clear
+		if e, opened, err := other.VerifyBackup(t.Context(), id, nil, phrase); err != nil || opened != desk.OpenedCopy || e.Note.Backup.Node != "n1" {
+			t.Errorf("the other node opened %q of %s: %v", opened, e.Note.Backup.Node, err)
+		}
+		if _, opened, err := l.desk.VerifyBackup(t.Context(), id, nil, phrase); err != nil || opened != desk.OpenedFile {
+			t.Errorf("the node that wrote it opened %q: %v", opened, err)
+		}
+		if _, _, err := other.VerifyBackup(t.Context(), id, nil, amt.NewSecret("AAAAA-AAAAA-AAAAA-AAAAA-AAAAA")); err == nil {
+			t.Error("a wrong passphrase opens the copy")
+		}
+		if _, data, err := other.ReadBackup(t.Context(), "token:test", id); err != nil || len(data) == 0 {
+			t.Errorf("export on the other node: %v", err)
+		} else if back, err := other.RestoreBackup(t.Context(), "token:test", "copy.p12", data, phrase); err != nil || back.Report.ID != id {
+			t.Errorf("restore on the other node: %v", err)
 		}
 		if _, err := other.Deactivate(t.Context(), got.Report.ID, desk.UseOptions{Actor: "x"}); err != nil {
 			t.Fatal(err)
