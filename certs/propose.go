@@ -104,6 +104,9 @@ func Propose(seen []SuffixSeen) Proposal {
 		}
 		out.Suffixes = append(out.Suffixes, s)
 	}
+	if slices.ContainsFunc(fit, func(s ProposedSuffix) bool { return len(s.Versions) == 0 }) {
+		out.Notes = append(out.Notes, "where the release of AMT is not known, 6.0 or later is taken for granted")
+	}
 	for _, s := range out.Suffixes {
 		if s.Exact {
 			out.Notes = append(out.Notes, fmt.Sprintf("%s needs an exact match: firmware gives it no relief, so a sibling or a subdomain that devices get later needs a further name", s.Suffix))
@@ -171,10 +174,12 @@ func relieved(suffix string) bool {
 	return listed && labels(suffix) >= n
 }
 
-// releases are the firmware releases of a suffix's devices; all, when not known.
+// releases are the firmware releases of a suffix's devices. Where they are not
+// known, those of the last fifteen years: older ones read neither further names
+// nor the whole rule for sure, so that no list of names would help them.
 func releases(s SuffixSeen) []amt.Version {
 	if len(s.Versions) == 0 {
-		return Generations()
+		return slices.DeleteFunc(Generations(), func(v amt.Version) bool { return !v.AtLeast(6, 0) })
 	}
 	return s.Versions
 }

@@ -334,6 +334,9 @@ func uploads(names []string) ([]api.FileBytes, error) {
 		if err != nil {
 			return nil, usage("%s: %w", name, err)
 		}
+		if len(data) == 0 {
+			return nil, &exitError{exitFailed, fmt.Errorf("cert_input_invalid: %s is empty", name)}
+		}
 		out = append(out, api.FileBytes{Name: filepath.Base(name), Data: data})
 	}
 	return out, nil

@@ -173,10 +173,11 @@ func (p *program) certAdvise() *cobra.Command {
 			if p.json {
 				return p.printJSON(a)
 			}
-			p.say("%d devices announced what they trust; the certificates in use serve %d\n", a.Devices, a.Served)
-			if len(a.Roots) == 0 {
+			if a.Devices == 0 {
+				p.say("no device has announced what it trusts yet, so there is nothing to rank: advice comes with the first hellos (provctl hello list shows them)\n")
 				return nil
 			}
+			p.say("%s announced its roots; the certificates in use serve %d\n", plural(a.Devices, "device has", "devices have"), a.Served)
 			var t table
 			t.row("DEVICES", "ADDS", "REFUSED", "HELD", "ROOT", "BY AMT", "BY SUFFIX")
 			for i, r := range a.Roots {
