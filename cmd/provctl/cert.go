@@ -257,7 +257,7 @@ func (p *program) certShow() *cobra.Command {
 			}
 			p.printCertificate(d.Certificate)
 			p.say("\n")
-			p.printReport(d.Report)
+			p.printReport(d.Report, true)
 			return nil
 		},
 	}
@@ -362,7 +362,7 @@ func (p *program) printImport(r api.ImportResult) error {
 			return err
 		}
 	} else {
-		p.printReport(r.Report)
+		p.printReport(r.Report, false)
 	}
 	if r.Refused != "" {
 		return &exitError{exitFailed, errors.New("it would be refused: " + r.Refused)}

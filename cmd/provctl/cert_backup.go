@@ -154,7 +154,7 @@ func (p *program) proof(file, passphrase string) (api.BackupProof, error) {
 		proof.Name, proof.Data = up[0].Name, up[0].Data
 	}
 	var err error
-	proof.Passphrase, err = p.onePassword(passphrase, "PROVISIOND_BACKUP_PASSPHRASE", "passphrase of the backup")
+	proof.Passphrase, err = p.onePassword(passphrase, "PROVISIOND_BACKUP_PASSPHRASE", "passphrase of the backup, or two parts of it")
 	return proof, err
 }
 

@@ -29,8 +29,9 @@ func (c clean) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// printReport tells everything that is worth saying about a certificate.
-func (p *program) printReport(r *api.CertificateReport) {
+// printReport tells everything that is worth saying about a certificate; whole
+// with the digest of every certificate, else of the roots only.
+func (p *program) printReport(r *api.CertificateReport, whole bool) {
 	p.say("certificate %s\n", r.ID)
 	p.say("  names      %s\n", strings.Join(r.Names, ", "))
 	p.say("  valid      %s to %s, %d days left\n", r.NotBefore.Format("2006-01-02"), r.NotAfter.Format("2006-01-02"), r.DaysLeft)
@@ -41,8 +42,12 @@ func (p *program) printReport(r *api.CertificateReport) {
 		p.say("  chain %d    ends in %s\n", i+1, c.Root)
 		for depth, k := range c.Certs {
 			p.say("    %s%s  %s, %s, until %s\n", strings.Repeat("  ", depth), k.Name, k.Key, k.Signature, k.NotAfter.Format("2006-01-02"))
+			in := strings.Repeat("  ", depth)
+			if whole || k.Firmware != "" {
+				p.say("    %ssha256 %s\n", in, k.SHA256)
+			}
 			if k.Firmware != "" {
-				p.say("    %ssha256 %s\n    %ssha1   %s\n    %s%s\n", strings.Repeat("  ", depth), k.SHA256, strings.Repeat("  ", depth), k.SHA1, strings.Repeat("  ", depth), k.Firmware)
+				p.say("    %ssha1   %s\n    %s%s\n", in, k.SHA1, in, k.Firmware)
 			}
 		}
 	}
@@ -52,8 +57,17 @@ func (p *program) printReport(r *api.CertificateReport) {
 	}
 	p.say("  serves     %s\n", dash(strings.Join(serves, ", ")))
 	var t table
-	for _, a := range r.Accepted {
-		t.row("  AMT "+a.Version, string(a.Answer), a.Why)
+	for i := 0; i < len(r.Accepted); {
+		first := r.Accepted[i]
+		last := first
+		for i++; i < len(r.Accepted) && r.Accepted[i].Answer == first.Answer && r.Accepted[i].Why == first.Why; i++ {
+			last = r.Accepted[i]
+		}
+		which := "  AMT " + first.Version
+		if last != first {
+			which += " to " + last.Version
+		}
+		t.row(which, string(first.Answer), first.Why)
 	}
 	t.print(clean{p.out})
 	for _, f := range r.Findings {

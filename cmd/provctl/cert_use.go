@@ -120,6 +120,9 @@ func (p *program) certCheck() *cobra.Command {
 				for _, s := range v.DeviceSaid {
 					p.say("  device     %s\n", s)
 				}
+				if v.Code == "root_not_trusted_by_device" && !q.RootAdded {
+					p.say("next: provctl cert advise shows which roots your devices know; where you bring this root's hash into them yourself, ask with --root-added\n")
+				}
 			}
 			if err == nil && !v.Accepted {
 				return &exitError{status: exitFailed}
