@@ -51,12 +51,12 @@ const Host = "provisionserver"
 // public CA issues is refused with the reason.
 func Propose(seen []SuffixSeen) Proposal {
 	out := Proposal{Names: []ProposedName{}, Suffixes: []ProposedSuffix{}}
-	fit := []ProposedSuffix{}
+	var fit, unfit []ProposedSuffix
 	for _, s := range merged(seen) {
 		p := ProposedSuffix{SuffixSeen: s}
 		if why := unfitSuffix(s.Suffix); why != "" {
 			p.Why = why
-			out.Suffixes = append(out.Suffixes, p)
+			unfit = append(unfit, p)
 			continue
 		}
 		p.Exact = !relieved(s.Suffix)
@@ -64,7 +64,7 @@ func Propose(seen []SuffixSeen) Proposal {
 	}
 	// Greedy: the name that serves most devices not served yet, then most
 	// suffixes, then the longest, whose ends serve its parents as well, then the
-	// one that most devices have themselves.
+	// one that most devices have themselves, then the one that was named first.
 	left := slices.Clone(fit)
 	for len(left) > 0 {
 		best, gain := "", [4]int{}
@@ -104,6 +104,7 @@ func Propose(seen []SuffixSeen) Proposal {
 		}
 		out.Suffixes = append(out.Suffixes, s)
 	}
+	out.Suffixes = append(out.Suffixes, unfit...)
 	if slices.ContainsFunc(fit, func(s ProposedSuffix) bool { return len(s.Versions) == 0 }) {
 		out.Notes = append(out.Notes, "where the release of AMT is not known, 6.0 or later is taken for granted")
 	}
@@ -113,7 +114,7 @@ func Propose(seen []SuffixSeen) Proposal {
 		}
 	}
 	slices.SortStableFunc(out.Suffixes, func(a, b ProposedSuffix) int {
-		return cmp.Or(cmp.Compare(b.Devices, a.Devices), cmp.Compare(a.Suffix, b.Suffix))
+		return cmp.Compare(b.Devices, a.Devices)
 	})
 	return out
 }
@@ -143,7 +144,6 @@ func merged(seen []SuffixSeen) []SuffixSeen {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b SuffixSeen) int { return cmp.Compare(a.Suffix, b.Suffix) })
 	return out
 }
 

@@ -115,6 +115,12 @@ func (d *Desk) Names(ctx context.Context, given []string) (certs.Proposal, error
 		return certs.Proposal{}, err
 	}
 	var seen []certs.SuffixSeen
+	named := func(from string, list []string) {
+		for _, suffix := range list {
+			seen = append(seen, certs.SuffixSeen{Suffix: suffix, From: []string{from}})
+		}
+	}
+	named("given", given)
 	for _, g := range groups {
 		s := certs.SuffixSeen{Suffix: g.Suffix, Devices: g.Devices, From: []string{"devices"}}
 		if !g.Version.IsZero() {
@@ -122,11 +128,7 @@ func (d *Desk) Names(ctx context.Context, given []string) (certs.Proposal, error
 		}
 		seen = append(seen, s)
 	}
-	for from, list := range map[string][]string{"zones": d.Zones, "given": given} {
-		for _, suffix := range list {
-			seen = append(seen, certs.SuffixSeen{Suffix: suffix, From: []string{from}})
-		}
-	}
+	named("zones", d.Zones)
 	return certs.Propose(seen), nil
 }
 

@@ -3,6 +3,7 @@ package desk_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func (l *lab) device(n byte, life store.Lifecycle, version, suffix string, trust
 	from := netip.MustParseAddr("10.0.0.1")
 	root := trusts.Issuers[len(trusts.Issuers)-1]
 	v, err := amt.ParseVersion(version)
-	if err != nil {
+	if err != nil && version != "" {
 		l.tb.Fatal(err)
 	}
 	ctx := context.Background()
@@ -309,6 +310,52 @@ func TestOwnRoot(t *testing.T) {
 		got, err := l.desk.Issue(ctx, "token:test", []string{"provisionserver.corp.local"}, 0)
 		if err != nil || !got.Activated || got.Passphrase.IsZero() || got.Report.Chains[0].Root != "Example AMT root" {
 			t.Errorf("issued: %+v %v", got, err)
+		}
+	})
+}
+
+// TestNames: the names to order come from the suffixes that devices told, the
+// zones of the configuration and what is given besides.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		ctx := t.Context()
+		leaf, _ := l.leaf("A", "prov.corp.example.com")
+		l.device(1, store.PendingCertificate, "16.1.25", "corp.example.com", leaf)
+		l.device(2, store.Failed, "16.1.25", "branch.example.com", leaf)
+		l.device(3, store.Provisioned, "16.1.25", "branch.example.com", leaf)
+		l.device(4, store.Retired, "16.1.25", "gone.example.org", leaf)
+		named := l.device(5, store.PendingIdentity, "", "", leaf)
+		domain := "office.lan"
+		if err := l.db.Write(ctx, func(tx *store.Tx) error {
+			return tx.UpdateDevice(ctx, named, store.DeviceFacts{Domain: &domain})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		d := desk.New(desk.Config{DB: l.db, Backups: t.TempDir(), Node: "n1", Zones: []string{"corp.example.com", "zone.com.au"}})
+		t.Cleanup(d.Close)
+		got, err := d.Names(ctx, []string{"given.example.net"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names, said []string
+		for _, n := range got.Names {
+			names = append(names, n.Name)
+		}
+		for _, s := range got.Suffixes {
+			said = append(said, fmt.Sprintf("%s %d %s: %s", s.Suffix, s.Devices, strings.Join(s.From, "+"), s.Name))
+		}
+		if diff := cmp.Diff([]string{"provisionserver.branch.example.com", "provisionserver.given.example.net", "provisionserver.zone.com.au"}, names); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]string{
+			"branch.example.com 2 devices: provisionserver.branch.example.com",
+			"corp.example.com 1 devices+zones: provisionserver.branch.example.com",
+			"office.lan 1 devices: ",
+			"given.example.net 0 given: provisionserver.given.example.net",
+			"zone.com.au 0 zones: provisionserver.zone.com.au",
+		}, said); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
