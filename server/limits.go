@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,23 +23,12 @@ import (
 // nodes on one database count the same leases. A run that has to wait keeps its
 // place: its job sleeps some seconds and asks again.
 
-// networkOf is the unit of limits and breakers: a /24 or a /64.
-func networkOf(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	if !a.IsValid() {
-		return netip.Prefix{}
-	}
-	bits := 24
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
-	return p
-}
-
-// probeHour is how long a device is left alone after it refused our passwords:
+// A device is left alone for probeHour after it refused hourlyProbes passwords:
 // three tries an hour lock nobody out.
-const probeHour = time.Hour
+const (
+	probeHour    = time.Hour
+	hourlyProbes = 3
+)
 
 // journal is embedded under this name, since it has a method Journal.
 type journal = provision.Journal
@@ -48,22 +38,36 @@ type limited struct {
 	*journal
 	s *Server
 
-	mu       sync.Mutex
-	networks map[int64]netip.Prefix // of the runs under way here
+	mu    sync.Mutex
+	roads map[int64]road // of the runs under way here
+	dials map[netip.Addr][]time.Time
 }
 
+// road is how a run's device is reached.
+type road struct {
+	network netip.Prefix
+	address netip.Addr
+	probe   bool // the one attempt let through after a pause
+}
+
+// hourlyDials is how many attempts an hour one address gets that does not
+// answer: behind it may be somebody who never asked for us, and whoever can send
+// a hello from there can send many, each of another machine. Each node keeps its
+// own account; what a person asks for is not held up.
+const hourlyDials = 6
+
 func newLimited(s *Server, j *provision.Journal) *limited {
-	l := &limited{journal: j, s: s, networks: map[int64]netip.Prefix{}}
+	l := &limited{journal: j, s: s, roads: map[int64]road{}, dials: map[netip.Addr][]time.Time{}}
 	j.Hold = l.hold
 	return l
 }
 
-// Claim remembers whose network an attempt is in.
+// Claim forgets the road of an attempt that did not begin.
 func (l *limited) Claim(ctx context.Context, runID int64, lease time.Duration) (*provision.Job, error) {
 	job, err := l.journal.Claim(ctx, runID, lease)
-	if job != nil {
+	if job == nil {
 		l.mu.Lock()
-		l.networks[runID] = networkOf(job.Device.Address)
+		delete(l.roads, runID)
 		l.mu.Unlock()
 	}
 	return job, err
@@ -76,13 +80,46 @@ func (l *limited) Settle(ctx context.Context, lease provision.Lease, v provision
 		return err // it is tried again
 	}
 	l.mu.Lock()
-	network := l.networks[lease.RunID]
-	delete(l.networks, lease.RunID)
+	r := l.roads[lease.RunID]
+	delete(l.roads, lease.RunID)
 	l.mu.Unlock()
 	if err == nil {
-		l.s.breaker.ended(ctx, network, v.OK, v.Blame == reason.TheNet)
+		l.answered(r.address, v.Reason == reason.DeviceUnreachable, time.Now())
+		l.s.breaker.ended(ctx, r.network, r.probe, !v.OK && v.Blame == reason.TheNet)
 	}
 	return err
+}
+
+// answered counts the attempts at an address that met nobody.
+func (l *limited) answered(a netip.Addr, silent bool, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !silent {
+		delete(l.dials, a)
+		return
+	}
+	if len(l.dials) >= mostCircuits { // rather too many dials than no memory
+		clear(l.dials)
+	}
+	l.dials[a] = append(recent(l.dials[a], now), now)
+}
+
+// silentUntil is when an address that met nobody too often may be called again.
+func (l *limited) silentUntil(a netip.Addr, now time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last := recent(l.dials[a], now); len(last) >= hourlyDials {
+		return last[len(last)-hourlyDials].Add(time.Hour)
+	}
+	return time.Time{}
+}
+
+// recent drops what is older than an hour.
+func recent(list []time.Time, now time.Time) []time.Time {
+	for len(list) > 0 && now.Sub(list[0]) >= time.Hour {
+		list = list[1:]
+	}
+	return list
 }
 
 // hold says until when a run has to wait, zero for not at all.
@@ -99,17 +136,25 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 	if until, err := refusedLately(ctx, tx, run, now); err != nil || !until.IsZero() {
 		return until, err
 	}
-	network := networkOf(d.Address)
-	if wait := l.s.breaker.wait(network); wait > 0 {
-		until := now.Add(wait + jitter(2*time.Second))
+	if until := l.silentUntil(d.Address, now); !until.IsZero() && run.Trigger != "api" {
+		until = until.Add(jitter(2 * time.Second))
 		return until, tx.PostponeRun(ctx, runID, until) // seen as what it is: put off
+	}
+	network := store.NetworkOf(d.Address)
+	until, probe, err := l.s.breaker.wait(ctx, tx, network)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if !until.IsZero() {
+		until = until.Add(jitter(2 * time.Second))
+		return until, tx.PostponeRun(ctx, runID, until)
 	}
 	for _, lim := range []struct {
 		most    int
 		network netip.Prefix
 		key     string
-	}{{l.s.o.PerNetwork, network, network.String()}, {l.s.o.AtOnce, netip.Prefix{}, "all"}} {
-		if lim.most <= 0 {
+	}{{1, exactly(d.Address), exactly(d.Address).String()}, {l.s.o.PerNetwork, network, network.String()}, {l.s.o.AtOnce, netip.Prefix{}, "all"}} {
+		if lim.most <= 0 || lim.key == exactly(netip.Addr{}).String() {
 			continue
 		}
 		// Those who count the same leases take turns, or two would take one place.
@@ -125,25 +170,54 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 			return now.Add(500*time.Millisecond + jitter(2*time.Second)), nil
 		}
 	}
+	if probe {
+		if probe, err = l.s.breaker.probe(ctx, tx, network); err != nil || !probe {
+			return now.Add(2 * time.Second), err
+		}
+	}
+	l.mu.Lock()
+	l.roads[runID] = road{network: network, address: d.Address, probe: probe}
+	l.mu.Unlock()
 	return time.Time{}, nil
 }
 
+// exactly is the network of one address, invalid for none.
+func exactly(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
 // refusedLately puts off a run of a device that refused our passwords within
-// the hour, whoever asked for it.
+// the hour, whoever asked for it: all of them, or as many as an attempt tries.
+// The others get their turn when the hour is over.
 func refusedLately(ctx context.Context, tx *store.Tx, run store.Run, now time.Time) (time.Time, error) {
+	var until time.Time
 	runs, err := tx.Runs(ctx, run.UUID, 4)
 	if err != nil {
 		return time.Time{}, err
 	}
 	for _, r := range runs {
-		if r.ID == run.ID || r.Reason != reason.CredentialsUnknown {
-			continue
-		}
-		if until := r.FinishedAt.Add(probeHour); until.After(now) {
-			return until, tx.PostponeRun(ctx, run.ID, until)
+		if r.ID != run.ID && r.Reason == reason.CredentialsUnknown && r.FinishedAt.Add(probeHour).After(until) {
+			until = r.FinishedAt.Add(probeHour)
 		}
 	}
-	return time.Time{}, nil
+	known, err := tx.Credentials(ctx, run.UUID, store.KindAdmin)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var refused []time.Time
+	for _, c := range known {
+		if now.Sub(c.RefusedAt) < probeHour {
+			refused = append(refused, c.RefusedAt)
+		}
+	}
+	slices.SortFunc(refused, time.Time.Compare)
+	if n := len(refused); n >= hourlyProbes {
+		if t := refused[n-hourlyProbes].Add(probeHour); t.After(until) {
+			until = t
+		}
+	}
+	if !until.After(now) {
+		return time.Time{}, nil
+	}
+	return until, tx.PostponeRun(ctx, run.ID, until)
 }
 
 func jitter(most time.Duration) time.Duration { return rand.N(most) }
@@ -152,117 +226,169 @@ func jitter(most time.Duration) time.Duration { return rand.N(most) }
 // network's sake: a switch, a firewall or a VLAN is the trouble, and dialling
 // hundreds of devices behind it helps nobody. After the pause one attempt is let
 // through; if it fails as well the pause doubles, up to a quarter of an hour.
-// Each node keeps its own account.
+// Each node counts its own failures; a pause is a row that every node obeys.
 type breaker struct {
 	after int
 	pause time.Duration
-	now   func() time.Time
-	say   func(ctx context.Context, network netip.Prefix, event string, pause time.Duration)
+	node  string
+	db    func() *store.DB
+	now   func(*store.Tx) time.Time
 	open  prometheus.Gauge
+	log   *zap.Logger
 
 	mu       sync.Mutex
-	networks map[netip.Prefix]*circuit
-}
-
-type circuit struct {
-	failures int // in a row
-	pauses   int // in a row
-	until    time.Time
-	probing  bool // one attempt is on its way after the pause
+	failures map[netip.Prefix]int // in a row
 }
 
 const (
 	longestPause = 15 * time.Minute
 	mostCircuits = 65536
+	probeFor     = time.Minute // a probe that never ends is given up
 )
 
-// wait says how long an attempt in this network has to wait; zero lets it begin.
-func (b *breaker) wait(network netip.Prefix) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	c := b.networks[network]
-	if c == nil || c.until.IsZero() {
-		return 0
+// wait says until when an attempt in this network has to wait, zero lets it
+// begin. probe says that it would be the one that tries after a pause.
+func (b *breaker) wait(ctx context.Context, tx *store.Tx, network netip.Prefix) (until time.Time, probe bool, err error) {
+	if b.after <= 0 || !network.IsValid() {
+		return time.Time{}, false, nil
 	}
-	if left := c.until.Sub(b.now()); left > 0 {
-		return left
+	p, err := tx.PausedNetwork(ctx, network)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return time.Time{}, false, nil
+	case err != nil:
+		return time.Time{}, false, err
 	}
-	if c.probing && b.now().Before(c.until.Add(time.Minute)) {
-		return 2 * time.Second
+	now := b.now(tx)
+	if p.Until.After(now) {
+		return p.Until, false, nil
 	}
-	c.probing, c.until = true, b.now() // a probe that never ends is given up after a minute
-	return 0
+	if p.Probe.After(now) {
+		return now.Add(2 * time.Second), false, nil
+	}
+	return time.Time{}, true, nil
 }
 
-func (b *breaker) ended(ctx context.Context, network netip.Prefix, ok, blamed bool) {
+// probe takes the place of the one attempt; another may have been faster.
+func (b *breaker) probe(ctx context.Context, tx *store.Tx, network netip.Prefix) (bool, error) {
+	if err := tx.LockNetwork(ctx, "pause "+network.String()); err != nil {
+		return false, err
+	}
+	until, free, err := b.wait(ctx, tx, network)
+	if err != nil || !free {
+		return until.IsZero(), err // resumed meanwhile, or taken
+	}
+	p, err := tx.PausedNetwork(ctx, network)
+	if err != nil {
+		return false, err
+	}
+	p.Probe = b.now(tx).Add(probeFor)
+	return true, tx.PauseNetwork(ctx, p)
+}
+
+// ended counts an attempt that came to its end. blamed: for the network's sake.
+// Any other end is proof that the road is there.
+func (b *breaker) ended(ctx context.Context, network netip.Prefix, probe, blamed bool) {
 	if b.after <= 0 || !network.IsValid() {
 		return
 	}
-	event, pause := b.count(network, ok, blamed)
-	if event != "" {
-		b.say(ctx, network, event, pause)
-	}
-}
-
-func (b *breaker) count(network netip.Prefix, ok, blamed bool) (event string, pause time.Duration) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	defer func() { b.open.Set(float64(b.paused())) }()
-	c := b.networks[network]
-	if !blamed {
-		// It answered: success, or a failure of its own, either way the road is there.
-		if c != nil && !c.until.IsZero() {
-			event = "network_resumed"
+	n := b.failures[network]
+	switch {
+	case !blamed:
+		delete(b.failures, network)
+	case n > 0 || len(b.failures) < mostCircuits:
+		b.failures[network] = n + 1
+	}
+	trip := blamed && (probe || n+1 >= b.after)
+	clear := !blamed && (probe || n > 0)
+	b.mu.Unlock()
+	if !trip && !clear {
+		return
+	}
+	err := b.db().Write(ctx, func(tx *store.Tx) error {
+		if err := tx.LockNetwork(ctx, "pause "+network.String()); err != nil {
+			return err
 		}
-		delete(b.networks, network)
-		return event, 0
-	}
-	if c == nil {
-		if len(b.networks) >= mostCircuits {
-			return "", 0
+		if clear {
+			return b.resume(ctx, tx, network)
 		}
-		c = &circuit{}
-		b.networks[network] = c
+		return b.trip(ctx, tx, network, probe)
+	})
+	if err != nil {
+		b.log.Warn("network.pause", zap.Stringer("network", network), zap.Error(err))
+		return
 	}
-	c.failures++
-	if c.probing || c.until.IsZero() && c.failures >= b.after {
-		pause = min(b.pause<<min(c.pauses, 10), longestPause)
-		c.pauses++
-		c.probing, c.until = false, b.now().Add(pause)
-		return "network_paused", pause
+	if trip {
+		b.mu.Lock()
+		delete(b.failures, network) // counted from the start after the pause
+		b.mu.Unlock()
 	}
-	return "", 0
+	_ = b.measure(ctx) // the next tick shows it
 }
 
-func (b *breaker) paused() (n int) {
-	for _, c := range b.networks {
-		if !c.until.IsZero() {
-			n++
-		}
+func (b *breaker) trip(ctx context.Context, tx *store.Tx, network netip.Prefix, probe bool) error {
+	now := b.now(tx)
+	p, err := tx.PausedNetwork(ctx, network)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+	case err != nil:
+		return err
+	case p.Until.After(now) || !probe:
+		return nil // paused already, perhaps by another node
 	}
-	return n
+	p = store.PausedNetwork{Network: network, Since: now, Until: now.Add(min(b.pause<<min(p.Pauses, 10), longestPause)), Pauses: p.Pauses + 1, Node: b.node}
+	if err := tx.PauseNetwork(ctx, p); err != nil {
+		return err
+	}
+	b.log.Warn("network_paused", zap.Stringer("network", network), zap.Time("until", p.Until))
+	_, err = tx.AddEvent(ctx, store.Event{Name: "network_paused", Reason: reason.DeviceUnreachable, Actor: "node:" + b.node,
+		Detail: fmt.Sprintf("%d attempts in a row failed in %s for the network's sake; the next one comes at %s", b.after, network, p.Until.UTC().Format(time.RFC3339)),
+		Data:   map[string]any{"network": network.String(), "until": p.Until.UTC().Format(time.RFC3339), "pauses": p.Pauses}})
+	return err
 }
 
-// newBreaker says what it does in the timeline.
+func (b *breaker) resume(ctx context.Context, tx *store.Tx, network netip.Prefix) error {
+	done, err := tx.ResumeNetwork(ctx, network)
+	if err != nil || !done {
+		return err
+	}
+	b.log.Warn("network_resumed", zap.Stringer("network", network))
+	_, err = tx.AddEvent(ctx, store.Event{Name: "network_resumed", Actor: "node:" + b.node, Data: map[string]any{"network": network.String()},
+		Detail: fmt.Sprintf("devices in %s can be reached again", network)})
+	return err
+}
+
+// measure shows how many networks are paused, and forgets pauses of networks
+// in which nobody waits to be tried any more.
+func (b *breaker) measure(ctx context.Context) error {
+	var all []store.PausedNetwork
+	var now time.Time
+	if err := b.db().Read(ctx, func(tx *store.Tx) (err error) {
+		now = b.now(tx)
+		all, err = tx.PausedNetworks(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
+	open := 0
+	for _, p := range all {
+		if now.Sub(p.Until) < 24*time.Hour {
+			open++
+			continue
+		}
+		if err := b.db().Write(ctx, func(tx *store.Tx) error { return b.resume(ctx, tx, p.Network) }); err != nil {
+			return err
+		}
+	}
+	b.open.Set(float64(open))
+	return nil
+}
+
 func newBreaker(s *Server) *breaker {
 	return &breaker{
-		after: s.o.BreakAfter, pause: s.o.BreakFor, now: time.Now, networks: map[netip.Prefix]*circuit{}, open: s.metrics.pausedNetworks,
-		say: func(ctx context.Context, network netip.Prefix, event string, pause time.Duration) {
-			detail := fmt.Sprintf("devices in %s can be reached again", network)
-			code := reason.Code("")
-			if event == "network_paused" {
-				detail = fmt.Sprintf("%d attempts in a row failed in %s for the network's sake; the next one comes in %s", s.o.BreakAfter, network, pause)
-				code = reason.DeviceUnreachable
-			}
-			s.log.Warn(event, zap.Stringer("network", network), zap.Duration("pause", pause))
-			err := s.DB.Write(ctx, func(tx *store.Tx) error {
-				_, err := tx.AddEvent(ctx, store.Event{Name: event, Reason: code, Detail: detail, Actor: "node:" + s.node, Data: map[string]any{"network": network.String()}})
-				return err
-			})
-			if err != nil {
-				s.log.Warn("network.event", zap.Error(err))
-			}
-		},
+		after: s.o.BreakAfter, pause: s.o.BreakFor, node: s.node, db: func() *store.DB { return s.DB }, now: (*store.Tx).Now,
+		open: s.metrics.pausedNetworks, log: s.log, failures: map[netip.Prefix]int{},
 	}
 }
 
@@ -275,6 +401,6 @@ func newLimitMetrics(reg prometheus.Registerer) limitMetrics {
 	f := promauto.With(reg)
 	return limitMetrics{
 		held:           f.NewCounter(prometheus.CounterOpts{Name: "provisiond_attempts_held_total", Help: "Attempts put off because a network or the whole had as many as allowed."}),
-		pausedNetworks: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_networks_paused", Help: "Networks this node makes no attempts in for the moment."}),
+		pausedNetworks: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_networks_paused", Help: "Networks in which no attempts are made for the moment, or only one."}),
 	}
 }

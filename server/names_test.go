@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -266,4 +267,76 @@ func TestRefusedPasswordsAreNotRepeated(t *testing.T) {
 			t.Errorf("%d connections within the hour", s.Connections)
 		}
 	})
+}
+
+// TestEachPasswordGetsItsTurnInTime: a device holds the oldest of eight stored
+// passwords. Three an hour are tried, never the same twice, and in the third
+// hour it is found.
+func TestEachPasswordGetsItsTurnInTime(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, store.SQLite, nil)
+	d := l.device(sim.Faults{})
+	l.says(d)
+	l.untilState(d.UUID(), store.Provisioned)
+	l.write(func(ctx context.Context, tx *store.Tx) error {
+		for i := range 7 {
+			if _, err := tx.StageCredentials(ctx, d.UUID(), 0, amt.NewSecret(fmt.Sprintf("Never-taken-%d!", i)), amt.Secret{}); err != nil {
+				return err
+			}
+		}
+		list, err := tx.Credentials(ctx, d.UUID(), store.KindAdmin)
+		if err != nil {
+			return err
+		}
+		return tx.Activate(ctx, list[0].ID)
+	})
+	before := d.Snapshot().LoginsFailed
+	if _, err := l.api.Act(t.Context(), "retry", d.UUID().String(), ""); err != nil {
+		t.Logf("retry: %v", err)
+	}
+	l.write(func(ctx context.Context, tx *store.Tx) error {
+		if _, err := tx.LiveRun(ctx, d.UUID()); err == nil {
+			return nil
+		}
+		run, err := tx.CreateRun(ctx, store.NewRun{UUID: d.UUID(), Kind: "maintain", Trigger: "timer"})
+		if err != nil {
+			return err
+		}
+		return l.s.enqueue(ctx, tx, run.ID, time.Time{}, 2)
+	})
+	for hour, want := range []int{3, 6} {
+		l.until(d.UUID(), fmt.Sprintf("hour %d: put off", hour), func(store.Device) bool {
+			off := false
+			_ = l.s.DB.Read(context.Background(), func(tx *store.Tx) error {
+				r, err := tx.LiveRun(context.Background(), d.UUID())
+				off = err == nil && r.State == store.RunQueued && time.Until(r.NotBefore) > 50*time.Minute
+				return err
+			})
+			return off
+		})
+		if n := d.Snapshot().LoginsFailed - before; n != want {
+			t.Errorf("hour %d: %d wrong logins so far, want %d\n%s", hour, n, want, l.story(d.UUID()))
+		}
+		// An hour passes.
+		if _, err := l.s.DB.SQL().ExecContext(t.Context(), "UPDATE credentials SET refused_at = refused_at - 3600000 WHERE refused_at IS NOT NULL"); err != nil {
+			t.Fatal(err)
+		}
+		l.write(func(ctx context.Context, tx *store.Tx) error {
+			r, err := tx.LiveRun(ctx, d.UUID())
+			if err != nil {
+				return err
+			}
+			if err := tx.HastenRun(ctx, r.ID, time.Time{}); err != nil {
+				return err
+			}
+			return l.s.enqueue(ctx, tx, r.ID, time.Time{}, 2)
+		})
+	}
+	l.until(d.UUID(), "it is found", func(dev store.Device) bool {
+		return dev.Lifecycle == store.Provisioned && dev.Reason == "" && dev.Owner == ""
+	})
+	if n := d.Snapshot().LoginsFailed - before; n != 7 {
+		t.Errorf("%d wrong logins in all, want 7", n)
+	}
+	l.keeps(d)
 }

@@ -32,6 +32,7 @@ func (s *Server) every() {
 	s.queue.Every("prune", pruneTick, s.prune)
 	s.queue.Every("checkpoint", checkpointTick, s.DB.SignAuditWhenDue)
 	s.queue.Every("windows", 15*time.Second, s.windows)
+	s.queue.Every("paused networks", 30*time.Second, s.breaker.measure)
 	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
 	s.queue.Every("reconsider", 5*time.Minute, s.reconsider)
 	s.queue.Every("strangers", 20*time.Second, s.strangers)

@@ -64,7 +64,7 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 		for i, c := range w.Checks { // what is said can be typed
 			w.Checks[i] = commandOnDevice.ReplaceAllString(c, "${1} "+d.UUID.String())
 		}
-		return nil
+		return s.paused(ctx, tx, &w, d)
 	})
 	return w, err
 }
@@ -241,6 +241,29 @@ func (s *Server) neverSeen(ctx context.Context, tx *store.Tx, id string, w *Why)
 	} else {
 		w.Checks = append(w.Checks, fmt.Sprintf("the last hello of any device came %s ago, from %s", ago(s.now().Sub(last[0].LastSeen)), last[0].Address))
 	}
+	return nil
+}
+
+// paused says so when no attempts are made in a device's network.
+func (s *Server) paused(ctx context.Context, tx *store.Tx, w *Why, d store.Device) error {
+	network := store.NetworkOf(d.Address)
+	p, err := tx.PausedNetwork(ctx, network)
+	if errors.Is(err, store.ErrNotFound) || !network.IsValid() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !p.Until.After(s.now()) {
+		w.Checks = append(w.Checks, fmt.Sprintf("its network %s was paused until %s; one device there is tried first", network, p.Until.UTC().Format(time.RFC3339)))
+		return nil
+	}
+	text := fmt.Sprintf("its network %s is paused until %s: attempt after attempt failed there for the network's sake, so look at the road to it", network, p.Until.UTC().Format(time.RFC3339))
+	if w.LastRun != nil && w.LastRun.State == store.RunQueued {
+		w.Next = text
+		return nil
+	}
+	w.Checks = append(w.Checks, text)
 	return nil
 }
 
