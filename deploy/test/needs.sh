@@ -14,6 +14,7 @@ want chromium          /usr/bin/chromium
 want iproute2          '/*bin/ip'
 want dnsmasq-base      '/usr/sbin/dnsmasq'
 want kea-dhcp4-server  '/usr/sbin/kea-dhcp4'
+want bind9-utils       /usr/bin/named-checkzone
 want systemd           /usr/bin/systemd-analyze
 want ca-certificates   /etc/ssl/certs/ca-certificates.crt
 want gcc               '/usr/bin/gcc'
