@@ -246,7 +246,7 @@ func metricsAgree(t *testing.T, l *lab) {
 				t.Errorf("%s: %s is exported and not in metrics.txt", name, have)
 			}
 		}
-		if series > 3000 {
+		if series >= 2000 {
 			t.Errorf("%s: %d series of one node", name, series)
 		}
 		t.Logf("%s: %d families, %d series", name, len(types), series)
