@@ -247,3 +247,63 @@ func TestKeyRotation(t *testing.T) {
 		}
 	})
 }
+
+// TestANewVersionIsDrift: a profile's new version is noticed on devices that an
+// older one made, each is looked at once, and then has the new one.
+func TestANewVersionIsDrift(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(o *Options) { o.MaintainAtOnce = 2 }, func(t *testing.T, l *lab) {
+		ctx := t.Context()
+		fleet := l.fleet(3)
+		for _, d := range fleet {
+			if dev := l.untilState(d.UUID(), store.Provisioned); dev.Profile != "default" || dev.ProfileVersion != 1 {
+				t.Errorf("set up as %q version %d", dev.Profile, dev.ProfileVersion)
+			}
+		}
+		v, err := l.api.ApplyProfile(ctx, "default", api.NewProfile{Document: map[string]any{"certificate_days": 500}})
+		newest := v.Version
+		if err != nil || newest != 2 {
+			t.Fatalf("version %d, %v", newest, err)
+		}
+		if err := l.s.maintainDue(ctx); err != nil {
+			t.Fatal(err)
+		}
+		live := 0
+		l.read(func(ctx context.Context, tx *store.Tx) (err error) {
+			events, err := tx.Events(ctx, store.EventFilter{Limit: 1000})
+			for _, e := range events {
+				if e.Name == "drift_found" && strings.Contains(e.Detail, "is the newest") {
+					live++
+				}
+			}
+			return err
+		})
+		if live != 2 {
+			t.Errorf("%d devices were begun, want the 2 that may be at once", live)
+		}
+		has := func(want int) func() bool {
+			return func() bool {
+				n := 0
+				for _, d := range fleet {
+					l.read(func(ctx context.Context, tx *store.Tx) error {
+						dev, err := tx.Device(ctx, d.UUID())
+						if err == nil && dev.ProfileVersion == newest && dev.Lifecycle == store.Provisioned {
+							n++
+						}
+						return err
+					})
+				}
+				return n >= want
+			}
+		}
+		if !waitFor(t, has(2)) {
+			t.Fatal("two devices were not brought to the new version")
+		}
+		if err := l.s.maintainDue(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if !waitFor(t, has(3)) {
+			t.Fatal("the third device was not brought to the new version")
+		}
+	})
+}

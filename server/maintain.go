@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
@@ -20,14 +21,10 @@ import (
 // at any moment.
 
 const (
-	dueTick  = time.Minute
-	dueBatch = 60 // maintain runs begun a tick: a fleet of 100,000 is through in little more than a day
+	dueTick = time.Minute
 	// dueCertificate is 30 days before a device certificate's end, and a day
 	// for the queue.
 	dueCertificate = 31 * 24 * time.Hour
-	// dueContact is after how long a device is looked at although nothing is
-	// known to be due: its clock drifts, and somebody may have changed it.
-	dueContact = 14 * 24 * time.Hour
 	// dueRest keeps a device that stays due, whatever was done, from being
 	// looked at all day.
 	dueRest = 12 * time.Hour
@@ -35,8 +32,14 @@ const (
 
 // maintainDue begins runs for devices with something due.
 func (s *Server) maintainDue(ctx context.Context) error {
+	if s.o.MaintainPerMinute < 0 {
+		return nil // only by command
+	}
 	now := time.Now()
-	due := store.Due{CertBefore: now.Add(dueCertificate), ContactBefore: now.Add(-dueContact), Names: true, Rest: dueRest, Limit: dueBatch, Passwords: map[string]time.Time{}}
+	due := store.Due{CertBefore: now.Add(dueCertificate), Names: true, Rest: dueRest, Passwords: map[string]time.Time{}, Versions: map[string]int{}}
+	if s.o.MaintainContact > 0 {
+		due.ContactBefore = now.Add(-s.o.MaintainContact)
+	}
 	age := func(name string, p profile.Profile) {
 		if p.PasswordDays > 0 {
 			due.Passwords[name] = now.Add(-time.Duration(p.PasswordDays) * 24 * time.Hour)
@@ -54,9 +57,14 @@ func (s *Server) maintainDue(ctx context.Context) error {
 				return err
 			}
 			age(n.Name, p)
+			due.Versions[n.Name] = p.Version
 			if n.Name == "default" {
 				age("", p)
 			}
+		}
+		live, err := tx.LiveRuns(ctx, provision.KindMaintain)
+		if due.Limit = min(s.o.MaintainPerMinute, s.o.MaintainAtOnce-live); err != nil || due.Limit <= 0 {
+			return err
 		}
 		found, err = tx.DueDevices(ctx, due)
 		return err
@@ -66,8 +74,11 @@ func (s *Server) maintainDue(ctx context.Context) error {
 	begun := 0
 	for _, d := range found {
 		err := s.DB.Write(ctx, func(tx *store.Tx) error {
-			_, err := s.startManaged(ctx, tx, d, provision.KindMaintain, "", "timer",
-				store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Event: "maintenance_due", Actor: "system"})
+			t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Event: "maintenance_due", Actor: "system"}
+			if why := outgrown(d, due.Versions); why != "" {
+				t.To, t.Reason, t.Detail, t.Event = store.Drifted, reason.ProfileDrift, why, "drift_found"
+			}
+			_, err := s.startManaged(ctx, tx, d, provision.KindMaintain, "", "timer", t)
 			return err
 		})
 		switch {
@@ -82,6 +93,17 @@ func (s *Server) maintainDue(ctx context.Context) error {
 		s.log.Info("maintenance.due", zap.Int("devices", begun))
 	}
 	return nil
+}
+
+// outgrown says how a device's profile is not the one it should have by now.
+func outgrown(d store.Device, newest map[string]int) string {
+	switch v, known := newest[d.Profile]; {
+	case d.AssignedProfile != "" && d.AssignedProfile != d.Profile:
+		return fmt.Sprintf("it was given the profile %s and still has %s", d.AssignedProfile, d.Profile)
+	case known && d.ProfileVersion > 0 && d.ProfileVersion != v:
+		return fmt.Sprintf("it was made by version %d of the profile %s, and version %d is the newest", d.ProfileVersion, d.Profile, v)
+	}
+	return ""
 }
 
 const (

@@ -87,6 +87,12 @@ type Options struct {
 
 	KeepHellos, KeepEvents, KeepRuns time.Duration
 
+	// What happens to managed devices by itself: runs begun a minute, runs under
+	// way at once, and after how long a device is looked at although nothing is
+	// known to be due. Less than 0: none begun, never looked at.
+	MaintainPerMinute, MaintainAtOnce int
+	MaintainContact                   time.Duration
+
 	Registry         *prometheus.Registry
 	NativeHistograms bool   // show them beside the classic ones
 	OTLPEndpoint     string // where spans go; "" is nowhere
@@ -118,6 +124,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OTP == "" {
 		o.OTP = admit.OTPAgent
+	}
+	if o.MaintainPerMinute == 0 {
+		o.MaintainPerMinute = 60
+	}
+	if o.MaintainAtOnce == 0 {
+		o.MaintainAtOnce = 200
+	}
+	if o.MaintainContact == 0 {
+		o.MaintainContact = 14 * 24 * time.Hour
 	}
 	if o.SetupWindow == 0 {
 		o.SetupWindow = 6 * time.Hour

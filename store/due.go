@@ -16,11 +16,14 @@ type Due struct {
 	// Passwords says by profile since when a password must have been changed;
 	// "" is of devices without a profile of their own.
 	Passwords     map[string]time.Time
-	ContactBefore time.Time     // it was last spoken to before
-	Names         bool          // the name wanted is not the one it has
-	Rest          time.Duration // a device looked at within this time is left alone
-	After         amt.UUID
-	Limit         int
+	ContactBefore time.Time // it was last spoken to before
+	Names         bool      // the name wanted is not the one it has
+	// Versions says of profiles which version is the newest: a device that has
+	// another one, or not the profile a person gave it, is due.
+	Versions map[string]int
+	Rest     time.Duration // a device looked at within this time is left alone
+	After    amt.UUID
+	Limit    int
 }
 
 // DueDevices lists managed devices, by UUID, for which something is due, which
@@ -38,6 +41,13 @@ func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 	if d.Names {
 		due += " OR fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.Versions)) {
+		args = append(args, name, d.Versions[name])
+		due += fmt.Sprintf(" OR profile = $%d AND profile_version > 0 AND profile_version <> $%d", len(args)-1, len(args))
+	}
+	if len(d.Versions) > 0 {
+		due += " OR assigned_profile <> '' AND assigned_profile <> profile"
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Passwords)) {
 		args = append(args, name, d.Passwords[name])
 		due += fmt.Sprintf(" OR profile = $%d AND password_changed_at < $%d", len(args)-1, len(args))
@@ -51,6 +61,15 @@ func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 		return nil, fmt.Errorf("devices with maintenance due: %w", err)
 	}
 	return out, nil
+}
+
+// LiveRuns counts runs of a kind that are queued or under way.
+func (tx *Tx) LiveRuns(ctx context.Context, kind string) (int, error) {
+	var n int
+	if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE state IN ('queued', 'running') AND kind = $1", []any{kind}, &n); err != nil {
+		return 0, fmt.Errorf("count runs under way: %w", err)
+	}
+	return n, nil
 }
 
 // LockJob reads a job and keeps every other node from working on it until this

@@ -63,10 +63,11 @@ type Device struct {
 	SecureDNS  bool   // Suffix is fixed in MEBx rather than from DHCP
 
 	Address         netip.Addr // where the last hello came from; an attribute, never an identity
-	Profile         string
-	ProfileVersion  int
-	TrustTable      int64  // id of the hash list of the last hello, 0 none
-	Certificate     string // id of the provisioning certificate that worked
+	Profile         string     // what it was made into, or will be
+	ProfileVersion  int        // 0 unknown: not looked at since it is kept
+	AssignedProfile string     // what a person gave this very device; goes before lists and rules
+	TrustTable      int64      // id of the hash list of the last hello, 0 none
+	Certificate     string     // id of the provisioning certificate that worked
 	TLSVersion      string
 	PeerFingerprint []byte // SHA-256 of the device's leaf certificate
 	Tags            []string
@@ -95,7 +96,7 @@ type DeviceFacts struct {
 	MAC, Serial, SMBIOSUUID                        *string
 	SecureDNS                                      *bool
 	Address                                        *netip.Addr
-	Profile                                        *string
+	Profile, AssignedProfile                       *string
 	ProfileVersion                                 *int
 	Certificate, TLSVersion                        *string
 	PeerFingerprint                                *[]byte

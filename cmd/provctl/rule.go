@@ -89,6 +89,9 @@ func (p *program) ruleTest() *cobra.Command {
 				rule = "rule " + v.Rule
 			}
 			fmt.Fprintf(p.out, "%s: profile %s\n", rule, v.Profile)
+			if v.Assigned {
+				fmt.Fprintln(p.out, "a person gave it this profile, which goes before list and rules")
+			}
 			if v.By != "" {
 				fmt.Fprintf(p.out, "the list of authorised devices goes before the rules: %s\n", v.By)
 			}

@@ -32,6 +32,7 @@ type Config struct {
 	Log          Log          `yaml:"log"`
 	Metrics      Metrics      `yaml:"metrics"`
 	Provisioning Provisioning `yaml:"provisioning"`
+	Maintenance  Maintenance  `yaml:"maintenance"`
 	Retention    Retention    `yaml:"retention"`
 	Doctor       Doctor       `yaml:"doctor"`
 	Tracing      Tracing      `yaml:"tracing"`
@@ -283,6 +284,21 @@ type Retry struct {
 	Attempts int `yaml:"attempts" min:"0" max:"1000"`
 }
 
+// Maintenance is what happens to managed devices by itself: only what is due,
+// such as a clock that is off, a certificate that ends soon, a name or a profile
+// that changed, a password that is old.
+type Maintenance struct {
+	// How many devices are begun a minute. Default 60: 100,000 are through in
+	// little more than a day. 0: none by itself, only by command.
+	PerMinute int `yaml:"per_minute" min:"0" max:"100000"`
+	// How many are worked on at once, over all nodes. Default 200, which leaves
+	// workers to devices that wait for their setup.
+	AtOnce int `yaml:"at_once" min:"1" max:"100000"`
+	// After how long a device is looked at although nothing is known to be due:
+	// its clock drifts, and somebody may have changed it. Default 14d; 0 never.
+	Contact time.Duration `yaml:"contact" min:"0s"`
+}
+
 // Retention bounds what grows. 0 keeps for ever.
 type Retention struct {
 	// How long raw hellos are kept. Default 30d.
@@ -387,8 +403,9 @@ func Defaults() Config {
 			Profile: Profile{TLS: "server", AdminUser: "admin", MEBx: "set", HostName: "amt-{uuid8}", ExtendHours: 6, CertificateDays: 825},
 			Retry:   Retry{First: 30 * time.Second, Max: time.Hour},
 		},
-		Retention: Retention{Hellos: 30 * day, Events: 400 * day, Runs: 400 * day},
-		Doctor:    Doctor{Interval: 15 * time.Minute},
-		Node:      Node{Name: host, Drain: 60 * time.Second},
+		Maintenance: Maintenance{PerMinute: 60, AtOnce: 200, Contact: 14 * day},
+		Retention:   Retention{Hellos: 30 * day, Events: 400 * day, Runs: 400 * day},
+		Doctor:      Doctor{Interval: 15 * time.Minute},
+		Node:        Node{Name: host, Drain: 60 * time.Second},
 	}
 }

@@ -119,6 +119,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		Networks:       cfg.Provisioning.Networks, Admission: admission(cfg), Reprovision: reprovision(cfg), Profile: cfg.Provisioning.Profile.profile(),
 		Workers: cfg.Provisioning.Workers, AttemptTimeout: cfg.Provisioning.AttemptTimeout, CallTimeout: cfg.Provisioning.CallTimeout,
 		MinTLS: tlsVersion(cfg.Provisioning.MinTLS), Retry: cfg.Provisioning.Retry.schedule(), Drain: cfg.Node.Drain,
+		MaintainPerMinute: orNone(cfg.Maintenance.PerMinute), MaintainAtOnce: cfg.Maintenance.AtOnce, MaintainContact: orNone(cfg.Maintenance.Contact),
 		KeepHellos: cfg.Retention.Hellos, KeepEvents: cfg.Retention.Events, KeepRuns: cfg.Retention.Runs,
 		Zones: cfg.Zones, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, OTLPEndpoint: cfg.Tracing.OTLPEndpoint, Log: log,
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
@@ -290,4 +291,13 @@ func newHealth() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// orNone tells a 0 of the configuration, which means none, from one that nobody
+// wrote.
+func orNone[T int | time.Duration](v T) T {
+	if v == 0 {
+		return -1
+	}
+	return v
 }

@@ -23,7 +23,8 @@ const (
 
 // Assign finds what the lists and rules say about a device, by what is known of
 // it now. An entry of the list of authorised devices that names a profile goes
-// before the rules: it speaks of this very device.
+// before the rules: it speaks of this very device. What a person gave the device
+// goes before both.
 func Assign(ctx context.Context, tx *store.Tx, d store.Device) (a profile.Assignment, rule string, entry store.AuthorisedDevice, err error) {
 	return factsOf(tx).assign(ctx, d)
 }
@@ -50,6 +51,9 @@ func (f *facts) assign(ctx context.Context, d store.Device) (a profile.Assignmen
 	}
 	if entry.Profile != "" {
 		a.Profile = entry.Profile
+	}
+	if d.AssignedProfile != "" {
+		a.Profile = d.AssignedProfile
 	}
 	return a, rule, entry, nil
 }
@@ -91,7 +95,10 @@ func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hel
 	if id.Profile != "" && id.Profile != "default" {
 		if err := f.profile(ctx, id.Profile); errors.Is(err, store.ErrNotFound) {
 			by := "the list of authorised devices"
-			if rule != "" && entry.Profile == "" {
+			switch {
+			case d.AssignedProfile != "":
+				by = "somebody"
+			case rule != "" && entry.Profile == "":
 				by = "the rule " + rule
 			}
 			id.Reason, id.Missing = reason.NoProfileRule, fmt.Sprintf("%s assigns the profile %s, which does not exist", by, id.Profile)

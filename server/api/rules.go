@@ -45,14 +45,15 @@ type RulesReport struct {
 
 // RuleVerdict says what the rules make of one device.
 type RuleVerdict struct {
-	UUID    string           `json:"uuid"`
-	Rule    string           `json:"rule" doc:"the one that decides; empty: none fits"`
-	Profile string           `json:"profile"`
-	Names   []profile.Source `json:"names" doc:"name sources in the order they are asked"`
-	Domain  string           `json:"domain"`
-	FQDN    string           `json:"fqdn" doc:"the name assigned; empty leaves it to the sources"`
-	By      string           `json:"by" doc:"the entry of the list of authorised devices that goes before the rules; empty: none"`
-	Tried   []profile.Tried  `json:"tried" doc:"each rule asked, and why it did or did not fit"`
+	UUID     string           `json:"uuid"`
+	Rule     string           `json:"rule" doc:"the one that decides; empty: none fits"`
+	Profile  string           `json:"profile"`
+	Assigned bool             `json:"assigned" doc:"a person gave it this profile, whatever list and rules say"`
+	Names    []profile.Source `json:"names" doc:"name sources in the order they are asked"`
+	Domain   string           `json:"domain"`
+	FQDN     string           `json:"fqdn" doc:"the name assigned; empty leaves it to the sources"`
+	By       string           `json:"by" doc:"the entry of the list of authorised devices that goes before the rules; empty: none"`
+	Tried    []profile.Tried  `json:"tried" doc:"each rule asked, and why it did or did not fit"`
 }
 
 // ProfileView is one version of a profile.
@@ -286,6 +287,9 @@ func (s *Server) testRules(ctx context.Context, in *OneDevice) (RuleVerdict, err
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
+		if d.AssignedProfile != "" {
+			v.Profile, v.Assigned = d.AssignedProfile, true
+		}
 		if n, err := tx.NameOf(ctx, u); err == nil {
 			v.FQDN = n.FQDN
 		} else if !errors.Is(err, store.ErrNotFound) {
@@ -381,7 +385,16 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out Profil
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		version, err := tx.PutProfile(ctx, store.Profile{Name: in.Name, Document: doc, CreatedBy: who.Actor()})
+		next := 0
+		if own := s.configured(); own.Name == in.Name {
+			// The configuration's is version 1, and devices may have been made by it.
+			if _, err := tx.Profile(ctx, in.Name, 0); errors.Is(err, store.ErrNotFound) {
+				next = own.Profile.Version + 1
+			} else if err != nil {
+				return err
+			}
+		}
+		version, err := tx.PutProfile(ctx, store.Profile{Name: in.Name, Version: next, Document: doc, CreatedBy: who.Actor()})
 		if err != nil {
 			return err
 		}

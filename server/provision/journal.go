@@ -288,6 +288,9 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	now := tx.Now()
 	none, healthy := 0, "ok"
 	facts := store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy}
+	if v.Profile != "" {
+		facts.Profile, facts.ProfileVersion = &v.Profile, &v.ProfileVersion
+	}
 	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Actor: "node:" + j.Node, RunID: l.RunID}
 	switch v.Kind {
 	case KindMaintain:

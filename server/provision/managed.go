@@ -143,6 +143,9 @@ func (r *Run) verdictManaged(err error) Verdict {
 			v.Ended, v.Reason, v.Detail = store.Drifted, reason.ProfileDrift, "differs from profile "+r.Profile.Name+": "+strings.Join(r.differs, "; ")
 		} else if r.tasks.complete() {
 			v.Ended = store.Provisioned
+			if r.Job.Run.Kind == KindMaintain {
+				v.Profile, v.ProfileVersion = r.Profile.Name, r.Profile.Version
+			}
 		}
 		return v
 	}

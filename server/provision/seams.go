@@ -137,6 +137,10 @@ type Verdict struct {
 	Later   time.Duration // with neither OK nor Again: when maintenance may look again
 	Health  string        // ok, warn or unreachable; "" leaves it
 	Did     []string      // what maintenance changed
+	// Profile is what the device was found, or made, to be; "" when not all of
+	// it was looked at.
+	Profile        string
+	ProfileVersion int
 }
 
 // Store is the part of the truth a run reads and writes. Each method is one

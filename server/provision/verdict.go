@@ -17,6 +17,7 @@ func (r *Run) verdictBare(err error) Verdict {
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.
 		v.OK, v.Ended = true, store.Provisioned
+		v.Profile, v.ProfileVersion = r.Profile.Name, r.Profile.Version
 		v.Active = append(v.Active, r.admin.ID)
 		if r.mebxHeld != 0 {
 			v.Active = append(v.Active, r.mebxHeld)
