@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
-	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/store"
@@ -241,26 +242,9 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 		t.Data["note"] = o.Note
 	}
 	switch j.Kind {
-	case "retire":
-		if d.Lifecycle == store.Retired {
-			return end(store.ItemSkipped, "it was retired already")
-		}
-		if busy && live.State == store.RunRunning {
-			return end(store.ItemFailed, fmt.Sprintf("run %d is working on it right now", live.ID))
-		}
-		if busy {
-			if err := tx.FinishRun(ctx, live.ID, store.RunCancelled, reason.Cancelled, "retired by "+actor, string(reason.ThePolicy)); err != nil {
-				return err
-			}
-		}
-		t.To, t.Reason, t.Detail, t.Event, t.NextRetry = store.Retired, "", o.Note, "retired", time.Time{}
-		if err := tx.Transition(ctx, t); err != nil {
-			return err
-		}
-		return end(store.ItemDone, "")
 	case provision.KindMaintain, provision.KindRotate, provision.KindUnprovision:
 	default:
-		return end(store.ItemFailed, fmt.Sprintf("there is no job of kind %q", j.Kind))
+		return s.commandItem(ctx, tx, j, o, d, live, busy, end, &item)
 	}
 	switch d.Lifecycle {
 	case store.Provisioned, store.Drifted, store.Maintaining:
@@ -293,6 +277,39 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 	}
 	item.RunID = run.ID
 	return end(store.ItemRunning, "")
+}
+
+// commandItem gives one device a command. What it began is not waited for: its
+// number is in the result.
+func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.Job, o api.JobOptions, d store.Device, live store.Run, busy bool,
+	end func(state, detail string) error, item *store.JobItem) error {
+	if !slices.Contains(api.Eligible(j.Kind), d.Lifecycle) {
+		return end(store.ItemSkipped, "it is "+string(d.Lifecycle)+" now")
+	}
+	var run *store.Run
+	if busy {
+		run = &live
+	}
+	who := api.Principal{Name: j.CreatedBy, Job: j.ID}
+	said, id, err := api.Bulk(ctx, tx, s.bulkDeps(), j.Kind, who, d, run, o.Note, o.Change)
+	var refused *api.Problem
+	switch {
+	case errors.As(err, &refused):
+		return end(store.ItemFailed, refused.Detail)
+	case err != nil:
+		return err
+	}
+	item.RunID = id
+	return end(store.ItemDone, said)
+}
+
+// bulkDeps is what commands stand on that begin a run.
+func (s *Server) bulkDeps() api.Deps {
+	return api.Deps{StartRun: startRun, Enqueue: s.enqueue}
+}
+
+func startRun(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {
+	return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
 }
 
 // startManaged makes a run for a managed device, with its event and its place

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
@@ -305,5 +307,99 @@ func TestANewVersionIsDrift(t *testing.T) {
 		if !waitFor(t, has(3)) {
 			t.Fatal("the third device was not brought to the new version")
 		}
+	})
+}
+
+// TestCommandJobs: what can be said to one device can be said to all that a
+// query finds, with a result for each.
+func TestCommandJobs(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(o *Options) { o.Admission = admit.Approve }, func(t *testing.T, l *lab) {
+		ctx := t.Context()
+		var fleet []*sim.Device
+		for range 4 {
+			d := l.device(sim.Faults{})
+			l.says(d)
+			l.untilState(d.UUID(), store.PendingApproval)
+			fleet = append(fleet, d)
+		}
+		start := func(j api.JobRequest, want map[string]int) api.JobDetail {
+			t.Helper()
+			dry := j
+			dry.DryRun = true
+			preview, err := l.api.StartJob(ctx, dry)
+			if err != nil || preview.ID != 0 || preview.Devices == 0 || len(preview.Sample) == 0 {
+				t.Fatalf("preview of %s: %+v, %v", j.Kind, preview, err)
+			}
+			j.Confirm = preview.Confirm
+			made, err := l.api.StartJob(ctx, j)
+			if err != nil || made.Devices != preview.Devices {
+				t.Fatalf("%s: %+v, %v; the preview said %d", j.Kind, made, err, preview.Devices)
+			}
+			done := l.job(made.ID, j.Kind, over)
+			for state, n := range want {
+				if done.Counts[state] != n {
+					t.Errorf("%s: %v, want %v: %+v", j.Kind, done.Counts, want, done.Results)
+					break
+				}
+			}
+			return done
+		}
+		dev := func(d *sim.Device) (out store.Device) {
+			l.read(func(ctx context.Context, tx *store.Tx) (err error) {
+				out, err = tx.Device(ctx, d.UUID())
+				return err
+			})
+			return out
+		}
+
+		if _, err := l.api.StartJob(ctx, api.JobRequest{Kind: "tag"}); err == nil {
+			t.Error("a job that says no tags was begun")
+		}
+		if _, err := l.api.StartJob(ctx, api.JobRequest{Kind: "assign-profile", Change: api.Change{Profile: "kiosk"}}); err == nil {
+			t.Error("a profile that does not exist was assigned")
+		}
+		if _, err := l.api.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"certificate_days": 300}}); err != nil {
+			t.Fatal(err)
+		}
+		start(api.JobRequest{Kind: "tag", Change: api.Change{Tags: []string{"branch", "lobby"}}}, map[string]int{"done": 4})
+		one := fleet[0].UUID().String()
+		start(api.JobRequest{Kind: "untag", Devices: []string{one}, Change: api.Change{Tags: []string{"lobby", "never"}}}, map[string]int{"done": 1})
+		if got := dev(fleet[0]).Tags; !slices.Equal(got, []string{"branch"}) {
+			t.Errorf("tags %q", got)
+		}
+		start(api.JobRequest{Kind: "assign-profile", Query: "tag:lobby", Change: api.Change{Profile: "kiosk"}}, map[string]int{"done": 3})
+		start(api.JobRequest{Kind: "quarantine", Devices: []string{one}}, map[string]int{"done": 1})
+		approved := start(api.JobRequest{Kind: "approve", Note: "the lobby is ours"}, map[string]int{"done": 3})
+		for _, r := range approved.Results {
+			if r.RunID == 0 || !strings.Contains(r.Detail, "approved") {
+				t.Errorf("%+v", r)
+			}
+		}
+		for _, d := range fleet[1:] {
+			got := l.until(d.UUID(), "the profile that it was given", func(d store.Device) bool { return d.Lifecycle == store.Provisioned })
+			if got.Profile != "kiosk" || got.ProfileVersion != 1 || got.AssignedProfile != "kiosk" {
+				t.Errorf("%s has the profile %q version %d", d.UUID(), got.Profile, got.ProfileVersion)
+			}
+		}
+		if got := dev(fleet[0]); got.Lifecycle != store.Quarantined || got.Approved {
+			t.Errorf("the one that is kept out is %s, approved: %t", got.Lifecycle, got.Approved)
+		}
+		l.read(func(ctx context.Context, tx *store.Tx) error {
+			events, err := tx.Events(ctx, store.EventFilter{UUID: fleet[1].UUID(), Limit: 100})
+			found := false
+			for _, e := range events {
+				found = found || e.Name == "approved" && strings.HasPrefix(e.Actor, "job:") && e.Data["note"] == "the lobby is ours"
+			}
+			if !found {
+				t.Errorf("the timeline does not say which job approved it: %+v", events)
+			}
+			return err
+		})
+		start(api.JobRequest{Kind: "release"}, map[string]int{"done": 1})
+		if got := dev(fleet[0]); got.Lifecycle != store.Discovered {
+			t.Errorf("released, and it is %s", got.Lifecycle)
+		}
+		start(api.JobRequest{Kind: "retire", Query: "tag:branch"}, map[string]int{"done": 4})
 	})
 }

@@ -323,9 +323,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 		return fmt.Errorf("write the first admin token: %w", err)
 	}
 	s.api = api.New(api.Deps{
-		DB: s.DB, StartRun: func(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {
-			return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
-		},
+		DB: s.DB, StartRun: startRun,
 		Reconsider: s.Admit.Reconsider, DefaultProfile: s.o.Profile, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown,
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),

@@ -13,6 +13,7 @@ import (
 
 func (p *program) deviceCommand() *cobra.Command {
 	cmd := group("device", "Devices: list, show, why, and commands about them", p.deviceList(), p.deviceShow(), p.deviceWhy(),
+		p.deviceExport(), p.deviceTag("tag", "Give a device tags"), p.deviceTag("untag", "Take tags away from a device"), p.deviceAssignProfile(),
 		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAdopt(),
 		p.deviceAct("approve", "Let devices in", "", false),
 		p.deviceAct("retry", "Try devices again now", "", false),
@@ -113,7 +114,15 @@ func (p *program) printDevice(d api.DeviceDetail) {
 	field("serial", d.Serial)
 	field("amt", d.AMTVersion)
 	field("tls", d.TLSVersion)
-	field("profile", d.Profile)
+	made := d.Profile
+	if d.ProfileVersion > 0 {
+		made += fmt.Sprintf(", version %d", d.ProfileVersion)
+	}
+	if d.AssignedProfile != "" && d.AssignedProfile != d.Profile {
+		made = strings.TrimPrefix(made+"; given "+d.AssignedProfile, "; ")
+	}
+	field("profile", made)
+	field("tags", strings.Join(d.Tags, ", "))
 	field("certificate", d.Certificate)
 	field("first seen", when(d.FirstSeen))
 	field("last seen", when(d.LastSeen))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,20 +38,32 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	g.StringVar(&f.Confirm, "confirm", "", "what the question would ask to be typed, for scripts")
 }
 
+// jobKinds are what can be done to many devices at once.
+var jobKinds = []string{"maintain", "rotate", "unprovision", "retire", "approve", "retry", "quarantine", "release", "tag", "untag", "assign-profile"}
+
 func (p *program) jobStart() *cobra.Command {
 	var f jobFlags
 	cmd := &cobra.Command{
-		Use: "start maintain|rotate|unprovision|retire [QUERY]", Short: "Start a job for the devices a query finds now", Args: cobra.MinimumNArgs(1),
-		Long:    "Starts a job for the devices a query finds at this moment. QUERY is as in device list; without one\nthe job is for all devices it can be done to. What cannot be undone asks for a typed confirmation.",
-		Example: "  provctl job start rotate net:10.20.0.0/16 --per-minute 60\n  provctl job start unprovision tag:sold --mode full --need-approver --dry-run",
+		Use: "start KIND [QUERY]", ValidArgs: jobKinds, Short: "Start a job for the devices a query finds now", Args: cobra.MinimumNArgs(1),
+		Long: "Starts a job for the devices a query finds at this moment. QUERY is as in device list; without one\nthe job is for all devices it can be done to. What cannot be undone asks for a typed confirmation.\n\n" +
+			"KIND is one of:\n" +
+			"  maintain        what is due, or --task\n  rotate          a new admin password\n  unprovision     undo the setup; --mode full or partial\n  retire          take out for good, and leave the device alone\n" +
+			"  approve         let devices in that wait for it\n  retry           try devices again that failed or wait\n  quarantine      keep devices out\n  release         let quarantined devices go on\n" +
+			"  tag, untag      --tags\n  assign-profile  --profile; - lets list and rules decide again",
+		Example: "  provctl job start approve net:10.20.0.0/16 --dry-run\n  provctl job start tag suffix:branch.example.com --tags branch,kiosk\n  provctl job start rotate net:10.20.0.0/16 --per-minute 60\n  provctl job start unprovision tag:sold --mode full --need-approver --dry-run",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.Kind, f.Query = args[0], strings.Join(args[1:], " ")
+			if !slices.Contains(jobKinds, f.Kind) {
+				return usage("there is no job of kind %q; they are %s", f.Kind, strings.Join(jobKinds, ", "))
+			}
 			return p.startJob(cmd, f)
 		},
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&f.Task, "task", "", "maintain: clock,name,cert,tls,password, or check to look only")
 	cmd.Flags().StringVar(&f.Mode, "mode", "", "unprovision: full or partial")
+	cmd.Flags().StringSliceVar(&f.Tags, "tags", nil, "tag, untag: which ones, divided by commas")
+	cmd.Flags().StringVar(&f.Profile, "profile", "", "assign-profile: its name, or -")
 	return cmd
 }
 
@@ -140,6 +153,12 @@ func (p *program) printJob(j api.Job) error {
 	field("query", j.Query)
 	field("task", j.Task)
 	field("mode", j.Mode)
+	field("tags", strings.Join(j.Tags, ", "))
+	if j.Profile == "-" {
+		t.row("profile", "as list and rules say")
+	} else {
+		field("profile", j.Profile)
+	}
 	t.row("devices", fmt.Sprint(j.Devices))
 	if j.ID != 0 {
 		t.row("results", jobCounts(j))

@@ -30,11 +30,38 @@ type command struct {
 	tx     *store.Tx
 	who    Principal
 	note   string
+	more   Change
 	device store.Device
 	live   *store.Run // queued or running
 
 	runID int64
 	said  string
+}
+
+// Change is what the commands tag, untag and assign-profile take.
+type Change struct {
+	Tags    []string `json:"tags,omitempty" maxItems:"50" doc:"tag, untag: which ones"`
+	Profile string   `json:"profile,omitempty" maxLength:"64" doc:"assign-profile: its name; - lets list and rules decide again"`
+}
+
+// bulk are the commands that a job can give, one device at a time.
+var bulk = map[string]func(*command) error{
+	"approve": (*command).approve, "retry": (*command).retry, "quarantine": (*command).quarantine, "release": (*command).release,
+	"retire": (*command).retire, "tag": (*command).tag, "untag": (*command).untag, "assign-profile": (*command).assignProfile,
+}
+
+// Bulk gives one device a command of a job, in the caller's transaction: what
+// it did, in words, and the run that it began, if any. What cannot be done to
+// this device as it stands is a *Problem. The job was audited when it was made;
+// the device's timeline names it.
+func Bulk(ctx context.Context, tx *store.Tx, d Deps, verb string, who Principal, device store.Device, live *store.Run, note string, more Change) (said string, runID int64, err error) {
+	do, known := bulk[verb]
+	if !known {
+		return "", 0, conflict("there is no job of kind %q", verb)
+	}
+	c := &command{s: &Server{Deps: d}, ctx: ctx, tx: tx, who: who, note: note, more: more, device: device, live: live}
+	err = do(c)
+	return c.said, c.runID, err
 }
 
 func (s *Server) actionRoutes(api huma.API) {
@@ -55,6 +82,35 @@ func (s *Server) actionRoutes(api huma.API) {
 			return s.command(ctx, in, a.verb, a.do)
 		})
 	}
+	for _, a := range []struct {
+		verb, summary, description string
+		do                         func(*command) error
+	}{
+		{"tag", "Give a device tags", "Rules and searches see them.", (*command).tag},
+		{"untag", "Take tags away from a device", "", (*command).untag},
+		{"assign-profile", "Give a device its profile", "It goes before the list of authorised devices and the rules. A device under management is brought to it by maintenance, as fast as maintenance.per_minute says.", (*command).assignProfile},
+	} {
+		add(s, api, huma.Operation{
+			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary, Description: a.description, Tags: []string{"devices"},
+		}, func(ctx context.Context, in *ChangeInput) (ActionResult, error) {
+			return s.command(ctx, &ActionInput{OneDevice: in.OneDevice, Body: &Action{Note: in.Body.Note}}, a.verb, func(c *command) error {
+				c.more = in.Body.Change
+				return a.do(c)
+			})
+		})
+	}
+}
+
+// ChangeInput is a command that takes more than a note.
+type ChangeInput struct {
+	OneDevice
+	Body ChangeBody
+}
+
+// ChangeBody says what to change and why.
+type ChangeBody struct {
+	Change
+	Note string `json:"note,omitempty" maxLength:"500" doc:"why, for the timeline and the audit"`
 }
 
 // command runs do in one transaction with its event, its audit record and the
@@ -92,6 +148,12 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 		}
 		if c.runID != 0 {
 			detail["run"] = c.runID
+		}
+		if len(c.more.Tags) > 0 {
+			detail["tags"] = c.more.Tags
+		}
+		if c.more.Profile != "" {
+			detail["profile"] = c.more.Profile
 		}
 		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "device." + verb, Subject: u.String(), Detail: detail}); err != nil {
 			return err

@@ -35,10 +35,16 @@ type Principal struct {
 	ID   int64
 	Name string // of the token; of the token that logged in, for a session
 	Role Role
+	Job  int64 // of a command that a job gives in that name; 0 none
 }
 
 // Actor is how events and the audit name a principal.
-func (p Principal) Actor() string { return "token:" + p.Name }
+func (p Principal) Actor() string {
+	if p.Job != 0 {
+		return fmt.Sprintf("job:%d (%s)", p.Job, p.Name)
+	}
+	return "token:" + p.Name
+}
 
 type principalKey struct{}
 

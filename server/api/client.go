@@ -174,6 +174,11 @@ func (c *Client) Act(ctx context.Context, verb, uuid, note string) (ActionResult
 	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/", verb), nil, Action{Note: note})
 }
 
+// Change is tag, untag or assign-profile.
+func (c *Client) Change(ctx context.Context, verb, uuid string, b ChangeBody) (ActionResult, error) {
+	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/", verb), nil, b)
+}
+
 // Reveal reads one password.
 func (c *Client) Reveal(ctx context.Context, uuid, kind, reason string) (Revealed, error) {
 	return call[Revealed](ctx, c, http.MethodPost, devicePath(uuid, "/secrets/reveal"), nil, RevealBody{Kind: kind, Reason: reason})

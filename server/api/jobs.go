@@ -23,12 +23,13 @@ type JobInput struct {
 
 // JobRequest says what to do with which devices.
 type JobRequest struct {
-	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire"`
+	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,retry,quarantine,release,tag,untag,assign-profile"`
 	Query   string   `json:"query,omitempty" maxLength:"200" doc:"which devices, as in the list of devices; empty with no devices named is all that the kind can be done to"`
 	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, instead of a query"`
 
-	Task      string     `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
-	Mode      string     `json:"mode,omitempty" enum:"full,partial" doc:"unprovision"`
+	Task string `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
+	Mode string `json:"mode,omitempty" enum:"full,partial" doc:"unprovision"`
+	Change
 	Note      string     `json:"note,omitempty" maxLength:"500"`
 	PerMinute int        `json:"per_minute,omitempty" minimum:"0" maximum:"100000" doc:"devices begun a minute; 0: no cap"`
 	NotBefore *time.Time `json:"not_before,omitempty" doc:"when it begins; at once without"`
@@ -45,6 +46,8 @@ type Job struct {
 	Query        string         `json:"query"`
 	Task         string         `json:"task"`
 	Mode         string         `json:"mode"`
+	Tags         []string       `json:"tags,omitempty"`
+	Profile      string         `json:"profile,omitempty"`
 	Note         string         `json:"note"`
 	State        string         `json:"state" doc:"draft waits for an approver; waiting, running, done, aborted"`
 	PerMinute    int            `json:"per_minute"`
@@ -107,6 +110,7 @@ type JobOptions struct {
 	Mode         string `json:"mode,omitempty"`
 	Note         string `json:"note,omitempty"`
 	NeedApprover bool   `json:"need_approver,omitempty"`
+	Change
 }
 
 // maxJobDevices bounds one job: its devices are written in one transaction.
@@ -125,21 +129,25 @@ func (s *Server) jobRoutes(api huma.API) {
 	add(s, api, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another person's job begin"), s.approveJob)
 }
 
-// eligible are the lifecycles a kind of job can be done to.
-func eligible(kind string) []store.Lifecycle {
+// Eligible are the lifecycles a kind of job can be done to.
+func Eligible(kind string) []store.Lifecycle {
 	switch kind {
 	case "maintain", "rotate":
 		return []store.Lifecycle{store.Provisioned, store.Drifted, store.Maintaining}
 	case "unprovision":
 		return []store.Lifecycle{store.Provisioned, store.Drifted, store.Maintaining, store.Unprovisioning}
-	case "retire":
-		var all []store.Lifecycle
-		for _, l := range store.Lifecycles() {
-			if l != store.Retired {
-				all = append(all, l)
-			}
-		}
-		return all
+	case "approve":
+		return []store.Lifecycle{store.PendingApproval, store.Discovered, store.Dormant}
+	case "retry":
+		return []store.Lifecycle{store.Failed, store.Dormant, store.PendingCertificate, store.PendingIdentity, store.Queued}
+	case "release":
+		return []store.Lifecycle{store.Quarantined}
+	case "quarantine":
+		return slices.DeleteFunc(store.Lifecycles(), func(l store.Lifecycle) bool { return l == store.Retired || l == store.Quarantined })
+	case "retire", "assign-profile":
+		return slices.DeleteFunc(store.Lifecycles(), func(l store.Lifecycle) bool { return l == store.Retired })
+	case "tag", "untag":
+		return store.Lifecycles()
 	}
 	return nil
 }
@@ -180,11 +188,14 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 		write = s.db.Read
 	}
 	err := write(ctx, func(tx *store.Tx) error {
+		if err := checkChange(ctx, tx, b.Kind, b.Change); err != nil {
+			return err
+		}
 		found, err := s.jobDevices(ctx, tx, b)
 		if err != nil {
 			return err
 		}
-		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: b.NeedApprover}
+		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: b.NeedApprover, Change: b.Change}
 		j := store.Job{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.Name}
 		if b.NotBefore != nil {
 			j.NotBefore = *b.NotBefore
@@ -224,7 +235,7 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 			return err
 		}
 		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "job.start", Subject: fmt.Sprint(id), Detail: map[string]any{
-			"kind": b.Kind, "query": b.Query, "devices": len(found), "task": b.Task, "mode": b.Mode, "note": options.Note, "need_approver": b.NeedApprover,
+			"kind": b.Kind, "query": b.Query, "devices": len(found), "task": b.Task, "mode": b.Mode, "tags": b.Tags, "profile": b.Profile, "note": options.Note, "need_approver": b.NeedApprover,
 		}}); err != nil {
 			return err
 		}
@@ -248,7 +259,7 @@ func confirmWord(kind string, found []amt.UUID) string {
 
 // jobDevices finds the devices a job is about, in the order of their UUIDs.
 func (s *Server) jobDevices(ctx context.Context, tx *store.Tx, b JobRequest) ([]amt.UUID, error) {
-	fits := eligible(b.Kind)
+	fits := Eligible(b.Kind)
 	var found []amt.UUID
 	for _, text := range b.Devices {
 		u, err := uuidOf(text)
@@ -428,7 +439,7 @@ func optionsOf(j store.Job) (o JobOptions) {
 
 func toJob(j store.Job, o JobOptions, counts map[string]int) Job {
 	out := Job{
-		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Note: o.Note, State: j.State, PerMinute: j.PerMinute,
+		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State, PerMinute: j.PerMinute,
 		NotBefore: timeOrNull(j.NotBefore), NeedApprover: o.NeedApprover, CreatedBy: j.CreatedBy, ApprovedBy: j.ApprovedBy,
 		CreatedAt: timeOrNull(j.CreatedAt), FinishedAt: timeOrNull(j.FinishedAt), Counts: map[string]int{},
 	}

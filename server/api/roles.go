@@ -45,6 +45,10 @@ var grants = map[string][]Role{
 	"release-device":    {Operator},
 	"quarantine-device": {Operator},
 
+	"tag-device":            {Operator, PolicyAdmin},
+	"untag-device":          {Operator, PolicyAdmin},
+	"assign-profile-device": {Operator, PolicyAdmin},
+
 	"list-certificate-requests": lookers,
 	"get-certificate-request":   lookers,
 	"get-certificate":           lookers,

@@ -55,7 +55,8 @@ type DeviceDetail struct {
 	Realm              string        `json:"realm"`
 	Domain             string        `json:"domain"`
 	SecureDNS          bool          `json:"secure_dns" doc:"the suffix is fixed in MEBx rather than from DHCP"`
-	ProfileVersion     int           `json:"profile_version"`
+	ProfileVersion     int           `json:"profile_version" doc:"which version made it; 0 unknown"`
+	AssignedProfile    string        `json:"assigned_profile" doc:"what a person gave it; goes before lists and rules"`
 	PeerFingerprint    string        `json:"peer_fingerprint" doc:"SHA-256 of the device's certificate"`
 	DeviceCertNotAfter *time.Time    `json:"device_cert_not_after"`
 	PasswordChangedAt  *time.Time    `json:"password_changed_at"`
