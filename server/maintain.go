@@ -62,7 +62,7 @@ func (s *Server) maintainDue(ctx context.Context) error {
 				age("", p)
 			}
 		}
-		live, err := tx.LiveRuns(ctx, provision.KindMaintain)
+		live, err := tx.CountLiveRuns(ctx, provision.KindMaintain)
 		if due.Limit = min(s.o.MaintainPerMinute, s.o.MaintainAtOnce-live); err != nil || due.Limit <= 0 {
 			return err
 		}

@@ -63,8 +63,8 @@ func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 	return out, nil
 }
 
-// LiveRuns counts runs of a kind that are queued or under way.
-func (tx *Tx) LiveRuns(ctx context.Context, kind string) (int, error) {
+// CountLiveRuns counts runs of a kind that are queued or under way.
+func (tx *Tx) CountLiveRuns(ctx context.Context, kind string) (int, error) {
 	var n int
 	if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE state IN ('queued', 'running') AND kind = $1", []any{kind}, &n); err != nil {
 		return 0, fmt.Errorf("count runs under way: %w", err)
