@@ -59,7 +59,11 @@ func ParseBundle(files []File, passwords ...amt.Secret) (*Bundle, error) {
 			return nil, reason.Because(reason.CertInputInvalid, "%s holds no certificate and no key%s", clip(f.Name), b.because())
 		}
 	}
-	out := &Bundle{Certs: distinct(b.certs), Ignored: b.ignored}
+	out := &Bundle{Certs: distinct(b.certs)}
+	if n := len(b.certs) - len(out.Certs); n > 0 {
+		b.ignore("certificates that were given before (%d)", n)
+	}
+	out.Ignored = b.ignored
 	for _, k := range b.keys {
 		if !slices.ContainsFunc(out.Keys, func(have crypto.Signer) bool { return samePublicKey(have.Public(), k.Public()) }) {
 			out.Keys = append(out.Keys, k)
@@ -170,6 +174,19 @@ func (b *bundler) block(block *pem.Block) error {
 	return nil
 }
 
+// beginsAsPFX tells a PFX whose end is missing or damaged by its first bytes:
+// SEQUENCE, INTEGER 3 (the version, RFC 7292 4), SEQUENCE.
+func beginsAsPFX(data []byte) bool {
+	if len(data) < 2 || data[0] != 0x30 {
+		return false
+	}
+	at := 2
+	if data[1] > 0x80 {
+		at += int(data[1] & 0x7f)
+	}
+	return len(data) >= at+4 && bytes.Equal(data[at:at+4], []byte{0x02, 0x01, 0x03, 0x30})
+}
+
 func (b *bundler) der(data []byte) error {
 	if c, err := x509.ParseCertificate(data); err == nil {
 		b.certs = append(b.certs, c)
@@ -194,6 +211,9 @@ func (b *bundler) der(data []byte) error {
 		return nil
 	}
 	if _, err := outlinePFX(data); err != nil {
+		if beginsAsPFX(data) {
+			return reason.Because(reason.PFXCorrupt, "the PFX is damaged or was cut short: export or copy it again (%w)", err)
+		}
 		// A certificate that is nearly right deserves the parser's own words.
 		_, certErr := x509.ParseCertificate(data)
 		if certErr == nil {

@@ -181,7 +181,7 @@ func TestParseBundleRefuses(t *testing.T) {
 		"a request":                   {[]File{{"a.csr", request.PEM()}}, reason.CertInputInvalid, "not yet a certificate"},
 		"a request as DER":            {[]File{{"a.csr", request.DER}}, reason.CertInputInvalid, "not yet a certificate"},
 		"PFX, wrong password":         {[]File{{"a.pfx", f.PFX(certtest.Modern, "other")}}, reason.PFXPasswordWrong, "a.pfx"},
-		"PFX, cut":                    {[]File{{"a.pfx", f.PFX(certtest.Modern, "x")[:900]}}, reason.CertInputInvalid, "a.pfx"},
+		"PFX, cut":                    {[]File{{"a.pfx", f.PFX(certtest.Modern, "x")[:900]}}, reason.PFXCorrupt, "a.pfx"},
 		"zip bomb":                    {[]File{{"a.zip", zipOf(t, zipped{"chain.pem", make([]byte, 3<<20)})}}, reason.CertInputInvalid, "zip bomb"},
 		"zip of many":                 {[]File{{"a.zip", zipOf(t, many...)}}, reason.CertInputInvalid, "201 entries"},
 		"zip in zip":                  {[]File{{"a.zip", zipOf(t, zipped{"b.zip", zipOf(t, zipped{"c.crt", f.Cert.Raw})})}}, reason.CertInputInvalid, "zip file inside"},

@@ -28,6 +28,7 @@ type search struct {
 	dead    []*x509.Certificate // tops of the walks that ended without a root
 	broken  []*x509.Certificate // issuers by name whose key did not make the signature
 	unknown []*x509.Certificate // roots whose own signature cannot be checked (MD2, MD5)
+	circle  bool                // issuers certify each other, back to where a walk came from
 	bounded bool                // a limit was hit
 }
 
@@ -80,9 +81,10 @@ func (w *walker) walk(path []*x509.Certificate) {
 		w.found.bounded = true
 		return
 	}
-	climbed := false
+	climbed, turned := false, false
 	for _, issuer := range w.bySubject[string(top.RawIssuer)] {
 		if slices.ContainsFunc(path, func(c *x509.Certificate) bool { return sameEntity(c, issuer) }) {
+			w.found.circle, turned = true, true
 			continue // the same name and key twice is a cycle of cross-signatures
 		}
 		switch w.check(top, issuer) {
@@ -93,7 +95,7 @@ func (w *walker) walk(path []*x509.Certificate) {
 			w.found.broken = append(w.found.broken, issuer)
 		}
 	}
-	if !climbed {
+	if !climbed && !turned {
 		w.found.dead = append(w.found.dead, top)
 	}
 }

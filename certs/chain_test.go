@@ -57,7 +57,7 @@ func TestFindings(t *testing.T) {
 		"wildcard":                       {leaf(certtest.Options{Name: "*.corp.example.com"}), SeverityWarn, reason.NoCertForSuffix, "wildcard", true},
 		".local":                         {leaf(certtest.Options{Name: "prov.corp.local"}), SeverityWarn, reason.NoCertForSuffix, "no public CA", true},
 		"underscore":                     {leaf(certtest.Options{Name: "prov_server.example.com"}), SeverityWarn, reason.NoCertForSuffix, "underscore", true},
-		"negative serial":                {leaf(certtest.Options{NegativeSerial: true}), SeverityInfo, reason.RootNotTrusted, "", true},
+		"negative serial":                {leaf(certtest.Options{NegativeSerial: true}), SeverityWarn, reason.CertInputInvalid, "negative serial number", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +144,9 @@ func TestCyclesEnd(t *testing.T) {
 	p := newProvisioning(leaf.Cert, leaf.Key, pool, now)
 	if len(p.Paths) != 0 || p.Usable() {
 		t.Error("a ring without a root leads nowhere")
+	}
+	if r := NewReport(p, now); codeOf(r.Err()) != reason.ChainIncomplete || !strings.Contains(r.Err().Error(), "in a circle") {
+		t.Errorf("of a ring it is said: %v", r.Err())
 	}
 	pool = append(pool, cas[5].Cert)
 	if p = newProvisioning(leaf.Cert, leaf.Key, pool, now); len(p.Paths) == 0 || len(p.Paths) > maxPaths {

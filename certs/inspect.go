@@ -81,6 +81,12 @@ func inspectChain(p *Provisioning, found search, add adder) {
 		add(SeverityInfo, reason.CertInputInvalid, "the certificates allow more chains than are looked at; the first %d are used", len(p.Paths))
 	}
 	if len(p.Paths) > 0 {
+		if found.circle {
+			add(SeverityInfo, reason.CertInputInvalid, "some of the issuers of %s certify each other in a circle; the circle is left out", p.Name)
+		}
+		if c := negativeSerial(p.Paths); c != nil {
+			add(SeverityWarn, reason.CertInputInvalid, "%s has a negative serial number, which RFC 5280 forbids; no source says whether firmware minds it", nameOf(c))
+		}
 		for _, root := range found.unknown {
 			add(SeverityInfo, reason.ChainBrokenSignature, "the root %s signed itself with %v, which cannot be checked; devices know it by its hash", nameOf(root), root.SignatureAlgorithm)
 		}
@@ -106,9 +112,23 @@ func inspectChain(p *Provisioning, found search, add adder) {
 			add(SeverityError, reason.ChainIncomplete, "the certificate %q that issued %q is missing; it may be the root%s", issuer, nameOf(top), whereToGet(top))
 		}
 	}
-	if len(found.broken) == 0 && len(found.dead) == 0 {
+	if found.circle {
+		add(SeverityError, reason.ChainIncomplete, "the issuers of %s certify each other in a circle that no root ends: the self-signed certificate of one of them is missing", p.Name)
+	}
+	if len(found.broken) == 0 && len(found.dead) == 0 && !found.circle {
 		add(SeverityError, reason.ChainIncomplete, "no chain leads from %s to a root", p.Name)
 	}
+}
+
+func negativeSerial(paths []Path) *x509.Certificate {
+	for _, path := range paths {
+		for _, c := range path.Certs {
+			if c.SerialNumber.Sign() < 0 {
+				return c
+			}
+		}
+	}
+	return nil
 }
 
 func whereToGet(c *x509.Certificate) string {

@@ -2,7 +2,6 @@ package certs
 
 import (
 	"crypto/x509"
-	"encoding/asn1"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,7 +98,7 @@ func TestLoadPFXRefuses(t *testing.T) {
 		"a flipped bit":         {damaged, "secret", reason.PFXPasswordWrong, ""}, // the integrity check cannot tell
 		"no integrity check":    {f.PFX(certtest.NoPassword, ""), "secret", reason.PFXUnsupportedAlgorithm, "integrity"},
 		"somebody else's leaf":  {certtest.PFX(certtest.Modern, "secret", f.Key, other.Chain()...), "secret", reason.CertKeyMismatch, "other.corp.example.com"},
-		"two leaves with keys":  {twoKeys(t, f, other), "", reason.CertAmbiguous, "2 private keys"},
+		"two leaves with keys":  {certtest.TwoKeys(f, other), "", reason.CertAmbiguous, "2 private keys"},
 		"two leaves of one key": {certtest.PFX(certtest.Modern, "secret", f.Key, append(f.Chain(), renewed.Cert)...), "secret", reason.CertAmbiguous, "share"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -116,60 +115,6 @@ func TestLoadPFXRefuses(t *testing.T) {
 			}
 		})
 	}
-}
-
-// twoKeys merges two PFX files into one, as a careless export does.
-func twoKeys(t *testing.T, a, b certtest.Leaf) []byte {
-	t.Helper()
-	parts := func(f certtest.Leaf) (safes []contentInfo) {
-		var outer struct {
-			Version  int
-			AuthSafe contentInfo
-		}
-		var inner []byte
-		data := f.PFX(certtest.NoPassword, "")
-		if _, err := asn1.Unmarshal(data, &outer); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := asn1.Unmarshal(outer.AuthSafe.Content.Bytes, &inner); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := asn1.Unmarshal(inner, &safes); err != nil {
-			t.Fatal(err)
-		}
-		return safes
-	}
-	wrap := func(v any) asn1.RawValue {
-		der, err := asn1.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return asn1.RawValue{FullBytes: der}
-	}
-	explicit := func(octets []byte) contentInfo {
-		return contentInfo{Type: oidData, Content: asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: wrap(octets).FullBytes}}
-	}
-	one, two := parts(a), parts(b)
-	var merged []contentInfo
-	for i := range one {
-		var bags []asn1.RawValue
-		for _, s := range []contentInfo{one[i], two[i]} {
-			var octets []byte
-			var some []asn1.RawValue
-			if _, err := asn1.Unmarshal(s.Content.Bytes, &octets); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := asn1.Unmarshal(octets, &some); err != nil {
-				t.Fatal(err)
-			}
-			bags = append(bags, some...)
-		}
-		merged = append(merged, explicit(wrap(bags).FullBytes))
-	}
-	return wrap(struct {
-		Version  int
-		AuthSafe contentInfo
-	}{3, explicit(wrap(merged).FullBytes)}).FullBytes
 }
 
 func TestLoadPFXPrefersTheIssuedTwin(t *testing.T) {
