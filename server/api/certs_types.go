@@ -16,6 +16,7 @@ type (
 	CertificateGroup     = desk.Group
 	CertificateReport    = certs.Report
 	CertificateAdvice    = certs.Advice
+	Acceptance           = certs.Acceptance
 	NameAdvice           = certs.Proposal
 	RootChange           = desk.RootChange
 	OwnRoot              = desk.Root

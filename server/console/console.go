@@ -84,6 +84,8 @@ func New(a *api.Server, cfg Config) (*Console, error) {
 		"POST /devices/{uuid}/{verb}": c.act,
 		"GET /why":                    c.why,
 		"GET /certificates":           c.certificates,
+		"GET /certificates/{id}":      c.certificate,
+		"POST /certificates/import":   c.importCertificate,
 		"GET /events":                 c.events,
 		"GET /reasons":                c.reasons,
 		"GET /stream":                 c.stream,
@@ -97,7 +99,7 @@ func New(a *api.Server, cfg Config) (*Console, error) {
 
 func (c *Console) load() error {
 	funcs := template.FuncMap{
-		"at": at, "stamp": stamp, "tone": tone, "word": word, "short": short, "took": took, "width": width, "until": until, "query": query,
+		"at": at, "stamp": stamp, "tone": tone, "word": word, "short": short, "took": took, "width": width, "until": until, "query": query, "inc": func(n int) int { return n + 1 },
 	}
 	names, err := fs.Glob(files, "pages/*.html")
 	if err != nil {

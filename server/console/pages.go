@@ -308,14 +308,6 @@ func (c *Console) why(v *visit) error {
 	return c.show(v, http.StatusOK, "why", page{Title: "Why " + w.Query + "?", Nav: "why", Data: w})
 }
 
-func (c *Console) certificates(v *visit) error {
-	l, err := v.api.Certificates(v.r.Context())
-	if err != nil {
-		return err
-	}
-	return c.show(v, http.StatusOK, "certificates", page{Title: "Certificates", Nav: "certificates", Data: l.Certificates})
-}
-
 type eventsData struct {
 	Events []api.Event
 	Name   string
