@@ -143,16 +143,6 @@ func (w *writer) batch(first *request) {
 			close(r.done)
 		}
 	}()
-	var err error
-	clear(w.bound)
-	tx, err = w.db.write.BeginTx(context.Background(), nil)
-	if err != nil {
-		if first.state.CompareAndSwap(waiting, taken) {
-			first.err = fmt.Errorf("begin a write: %w", err)
-			members = append(members, first)
-		}
-		return
-	}
 	start := time.Now()
 	var good []*request
 	broken := false
@@ -164,7 +154,20 @@ func (w *writer) batch(first *request) {
 		if r.err = r.ctx.Err(); r.err != nil {
 			continue
 		}
-		if broken = w.one(tx, r); broken {
+		if tx == nil {
+			if tx, r.err = w.begin(); r.err != nil {
+				break
+			}
+		}
+		if len(good) == 0 {
+			// Nobody's part is in the transaction yet: it can be given up as a
+			// whole, and needs no copy of each page as it was before.
+			if r.err = w.bare(tx, r); r.err != nil {
+				_ = tx.Rollback()
+				tx = nil
+				continue
+			}
+		} else if broken = w.one(tx, r); broken {
 			break
 		}
 		if r.err == nil {
@@ -182,11 +185,18 @@ func (w *writer) batch(first *request) {
 		return
 	}
 	w.db.metrics.batch.Observe(float64(len(good)))
-	if len(good) == 0 {
-		_ = tx.Rollback()
-		return
+	if len(good) > 0 {
+		w.commit(tx, good)
 	}
-	w.commit(tx, good)
+}
+
+func (w *writer) begin() (*sql.Tx, error) {
+	clear(w.bound)
+	tx, err := w.db.write.BeginTx(context.Background(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("begin a write: %w", err)
+	}
+	return tx, nil
 }
 
 func (w *writer) commit(tx *sql.Tx, good []*request) {
@@ -216,11 +226,25 @@ func (w *writer) next(start time.Time, n int) *request {
 	}
 }
 
+// bare runs a closure that has the transaction to itself.
+func (w *writer) bare(tx *sql.Tx, r *request) error {
+	t := w.tx(tx)
+	err := contain(t, r.fn)
+	if err == nil {
+		r.after = t.after
+	}
+	return err
+}
+
+func (w *writer) tx(tx *sql.Tx) *Tx {
+	wall, lease := w.db.clocks()
+	return &Tx{db: w.db, lite: tx, write: true, now: wall, lease: lease}
+}
+
 // one runs a closure between SAVEPOINT and RELEASE; broken means that the
 // transaction around it is gone.
 func (w *writer) one(tx *sql.Tx, r *request) (broken bool) {
-	wall, lease := w.db.clocks()
-	t := &Tx{db: w.db, lite: tx, write: true, now: wall, lease: lease}
+	t := w.tx(tx)
 	ctx := context.Background()
 	if _, r.err = t.exec(ctx, "SAVEPOINT w"); r.err != nil {
 		return true
@@ -255,14 +279,14 @@ func lost(err error) bool {
 
 func (w *writer) alone(r *request) {
 	r.after = nil
-	clear(w.bound)
-	tx, err := w.db.write.BeginTx(context.Background(), nil)
-	if err != nil {
-		r.err = fmt.Errorf("begin a write: %w", err)
-		return
+	tx, err := w.begin()
+	if err == nil {
+		err = w.bare(tx, r)
 	}
-	if w.one(tx, r); r.err != nil {
-		_ = tx.Rollback()
+	if r.err = err; err != nil {
+		if tx != nil {
+			_ = tx.Rollback()
+		}
 		return
 	}
 	w.commit(tx, []*request{r})
