@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,8 +141,27 @@ func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloReco
 		FROM hellos WHERE uuid = $1 ORDER BY id DESC LIMIT $2`, uuid, page(limit))
 }
 
-// TrustHashes gives a hash list in the order the device sent it.
+// TrustHashes gives a hash list in the order the device sent it. The list of a
+// number never changes and is shared: it must not be written to.
 func (tx *Tx) TrustHashes(ctx context.Context, table int64) ([]amt.TrustHash, error) {
+	cache := tx.db.trust
+	if hashes, ok := cache.list(table); ok {
+		return hashes, nil
+	}
+	hashes, err := tx.trustHashes(ctx, table)
+	if err != nil || len(hashes) == 0 {
+		return hashes, err
+	}
+	keep := func() { cache.keep(table, hashes) }
+	if tx.write {
+		tx.after = append(tx.after, keep) // the number may be given again after a rollback
+	} else {
+		keep()
+	}
+	return hashes, nil
+}
+
+func (tx *Tx) trustHashes(ctx context.Context, table int64) ([]amt.TrustHash, error) {
 	return list(ctx, tx, func(s scanner) (amt.TrustHash, error) {
 		var h amt.TrustHash
 		var alg int
@@ -198,8 +218,9 @@ func (tx *Tx) trustTable(ctx context.Context, hashes []amt.TrustHash) (int64, er
 // hour, so that used_at tells what may be pruned; the size is bounded since
 // anybody can send a list of their own.
 type trustCache struct {
-	mu sync.RWMutex
-	m  map[[sha256.Size]byte]trustEntry
+	mu    sync.RWMutex
+	m     map[[sha256.Size]byte]trustEntry
+	lists map[int64][]amt.TrustHash
 }
 
 type trustEntry struct {
@@ -213,7 +234,23 @@ const (
 )
 
 func newTrustCache() *trustCache {
-	return &trustCache{m: map[[sha256.Size]byte]trustEntry{}}
+	return &trustCache{m: map[[sha256.Size]byte]trustEntry{}, lists: map[int64][]amt.TrustHash{}}
+}
+
+func (c *trustCache) list(id int64) ([]amt.TrustHash, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	l, ok := c.lists[id]
+	return l, ok
+}
+
+func (c *trustCache) keep(id int64, l []amt.TrustHash) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.lists) >= trustCacheSize {
+		clear(c.lists)
+	}
+	c.lists[id] = slices.Clip(l)
 }
 
 func (c *trustCache) get(d [sha256.Size]byte) (int64, bool) {

@@ -219,7 +219,7 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 	})
 	hctx, cancel := context.WithTimeout(ctx, d.cfg.HandshakeTimeout)
 	defer cancel()
-	if err := conn.HandshakeContext(hctx); err != nil {
+	if err := handshake(hctx, conn); err != nil {
 		seen := line.look()
 		_ = raw.Close()
 		failure := classify(err, seen, asked || seen.certAsked, sent, hctx.Err() != nil)
@@ -245,6 +245,24 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 		d.metrics.verified.WithLabelValues("odca", "failed").Inc()
 	}
 	return conn, peer, nil
+}
+
+// handshake shakes hands on a stack of its own, which ends with it: arithmetic
+// needs four times the stack that a conversation does, and the session's would
+// stay as large for as long as a slow device is waited for.
+func handshake(ctx context.Context, conn *tls.Conn) error {
+	var panicked any
+	done := make(chan error, 1)
+	go func() {
+		defer close(done)
+		defer func() { panicked = recover() }()
+		done <- conn.HandshakeContext(ctx)
+	}()
+	err, ok := <-done
+	if !ok {
+		panic(panicked) // whoever guards the session guards this too
+	}
+	return err
 }
 
 // unreachable names a connection that did not come about.

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	readBuffer = 4 << 10
+	readBuffer = 1 << 10 // TLS holds whole records before it
 
 	// reopenWithin is how long after its last answer a line the device closed
 	// may be opened again. Later, a device that answers may be one that
