@@ -77,6 +77,9 @@ func (p *program) useCertificate(cmd *cobra.Command, verb, id string, u api.UseC
 	if len(r.Gain)+len(r.Lose) == 0 {
 		p.say("no recorded device gains or loses a match\n")
 	}
+	if len(r.InUse) == 0 {
+		p.say("no certificate is in use then: devices wait in pending_certificate\n")
+	}
 	for _, s := range r.Shared {
 		p.say("stays: %s\n", s)
 	}
