@@ -307,6 +307,29 @@ func TestANewVersionIsDrift(t *testing.T) {
 		if !waitFor(t, has(3)) {
 			t.Fatal("the third device was not brought to the new version")
 		}
+		// What a person changes does not wait for the next day.
+		if _, err := l.api.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"certificate_days": 300}}); err != nil {
+			t.Fatal(err)
+		}
+		one := fleet[0].UUID()
+		if _, err := l.api.Change(ctx, "assign-profile", one.String(), api.ChangeBody{Change: api.Change{Profile: "kiosk"}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.s.maintainDue(ctx); err != nil {
+			t.Fatal(err)
+		}
+		l.until(one, "the profile that it was given", func(d store.Device) bool {
+			return d.Profile == "kiosk" && d.ProfileVersion == 1 && d.Lifecycle == store.Provisioned
+		})
+		if err := l.s.maintainDue(ctx); err != nil {
+			t.Fatal(err)
+		}
+		l.read(func(ctx context.Context, tx *store.Tx) error {
+			if run, err := tx.LiveRun(ctx, one); err == nil {
+				t.Errorf("run %d (%s) was begun although nothing is due", run.ID, run.Kind)
+			}
+			return nil
+		})
 	})
 }
 

@@ -41,21 +41,25 @@ func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 	if d.Names {
 		due += " OR fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.Versions)) {
-		args = append(args, name, d.Versions[name])
-		due += fmt.Sprintf(" OR profile = $%d AND profile_version > 0 AND profile_version <> $%d", len(args)-1, len(args))
-	}
-	if len(d.Versions) > 0 {
-		due += " OR assigned_profile <> '' AND assigned_profile <> profile"
-	}
 	for _, name := range slices.Sorted(maps.Keys(d.Passwords)) {
 		args = append(args, name, d.Passwords[name])
 		due += fmt.Sprintf(" OR profile = $%d AND password_changed_at < $%d", len(args)-1, len(args))
 	}
+	// What a person changed just now does not wait for the rest: a run that comes
+	// through has the device up to date, and one that fails sets next_retry.
+	changed := "1 = 0"
+	for _, name := range slices.Sorted(maps.Keys(d.Versions)) {
+		args = append(args, name, d.Versions[name])
+		changed += fmt.Sprintf(" OR profile = $%d AND profile_version > 0 AND profile_version <> $%d", len(args)-1, len(args))
+	}
+	if len(d.Versions) > 0 {
+		changed += " OR assigned_profile <> '' AND assigned_profile <> profile"
+	}
 	out, err := list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices
-		WHERE uuid > $1 AND lifecycle IN ('provisioned', 'drifted') AND (next_retry IS NULL OR next_retry <= {now}) AND (`+due+`)
-			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND (r.state IN ('queued', 'running')
-				OR r.kind = 'maintain' AND r.finished_at > {now+$4}))
+		WHERE uuid > $1 AND lifecycle IN ('provisioned', 'drifted') AND (next_retry IS NULL OR next_retry <= {now})
+			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
+			AND (`+changed+` OR (`+due+`)
+				AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.finished_at > {now+$4}))
 		ORDER BY uuid LIMIT $5`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("devices with maintenance due: %w", err)

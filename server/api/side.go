@@ -13,7 +13,7 @@ import (
 // sideBySide shows what the firmware compares when it takes or refuses our
 // certificate: its own suffix and roots on one side, each certificate's names
 // and roots on the other, with the rule that decides.
-func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash) {
+func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash, around []store.Device) {
 	switch d.Reason {
 	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted, reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
 	default:
@@ -23,6 +23,9 @@ func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash) {
 	switch {
 	case suffix == "":
 		w.Checks = append(w.Checks, "the device has not told its DNS suffix (DHCP option 15, or the PKI DNS suffix in MEBx); it compares that with the certificate's names")
+		if most, n := commonSuffix(around); n > 0 {
+			w.Checks = append(w.Checks, fmt.Sprintf("%d devices of its network have the suffix %s", n, clean(most)))
+		}
 	case d.SecureDNS:
 		w.Checks = append(w.Checks, "the device's DNS suffix is "+suffix+", set in MEBx")
 	default:
@@ -45,6 +48,34 @@ func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash) {
 		}
 		w.Checks = append(w.Checks, line+"; "+rootLine(c, announced))
 	}
+}
+
+// neighbours are the devices of a device's network that told their suffix.
+func neighbours(d store.Device) store.DeviceFilter {
+	f := store.DeviceFilter{Order: store.ByLastSeen, Limit: 100}
+	if a := d.Address.Unmap(); a.IsValid() {
+		bits := 64
+		if a.Is4() {
+			bits = 24
+		}
+		f.Network, _ = a.Prefix(bits)
+	} else {
+		f.Limit = 1
+	}
+	return f
+}
+
+// commonSuffix is the suffix that most of the devices have, and how many.
+func commonSuffix(devices []store.Device) (suffix string, n int) {
+	count := map[string]int{}
+	for _, d := range devices {
+		if s := strings.ToLower(d.Suffix); s != "" {
+			if count[s]++; count[s] > n {
+				suffix, n = s, count[s]
+			}
+		}
+	}
+	return suffix, n
 }
 
 // rootLine says whether one of a certificate's chains ends where the device

@@ -60,7 +60,11 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		s.sideBySide(&w, d, announced)
+		around, err := tx.Devices(ctx, neighbours(d))
+		if err != nil {
+			return err
+		}
+		s.sideBySide(&w, d, announced, around)
 		for i, c := range w.Checks { // what is said can be typed
 			w.Checks[i] = commandOnDevice.ReplaceAllString(c, "${1} "+d.UUID.String())
 		}
@@ -287,7 +291,11 @@ func (s *Server) answer(w *Why, d store.Device) {
 		for _, c := range e.Causes {
 			w.Checks = append(w.Checks, "possible cause: "+c)
 		}
-		w.Checks = append(w.Checks, e.Fix...)
+		for _, f := range e.Fix {
+			if !strings.Contains(f, "provctl device why") { // this is its answer
+				w.Checks = append(w.Checks, f)
+			}
+		}
 	}
 	w.Next = next(d, w.LastRun, now)
 	if !d.WindowUntil.IsZero() && !managed(d.Lifecycle) && d.Lifecycle != store.Retired {
@@ -361,7 +369,7 @@ func next(d store.Device, last *Run, now time.Time) string {
 	case store.Provisioned:
 		return "nothing has to happen"
 	case store.Retired:
-		return "nothing; a hello of it raises an alarm. provctl device restore brings it back"
+		return "nothing; a hello of it raises an alarm. To take it back: provctl device restore " + d.UUID.String()
 	case store.PendingApproval:
 		return "nothing, until it is approved: provctl device approve " + d.UUID.String()
 	case store.Unprovisioned:
