@@ -40,8 +40,7 @@ type Client struct {
 	turn sync.Mutex // held for the whole of a call; guards what follows
 
 	br         *bufio.Reader
-	out        []byte // request being built, kept for the next one
-	body       []byte // answer being read, likewise
+	body       []byte // the last answer, until the next request
 	answers    int    // on this connection
 	lastAnswer time.Time
 	closing    bool  // the device closed, or said it would

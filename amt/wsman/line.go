@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/provisiond/provisiond/amt/reason"
@@ -45,25 +46,23 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 	if err := c.ready(ctx); err != nil {
 		return nil, nil, err
 	}
-	c.out = c.out[:0]
-	b := (*buffer)(&c.out)
+	spare(&c.body, 16<<10) // nobody reads the last answer any more
+	out := scratch()
+	b := (*buffer)(&out)
 	b.raw("POST /wsman HTTP/1.1\r\nHost: ")
 	b.raw(c.cfg.Host)
 	b.raw("\r\nContent-Type: application/soap+xml;charset=UTF-8\r\nContent-Length: ")
-	c.out = strconv.AppendInt(c.out, int64(len(envelope)), 10)
+	out = strconv.AppendInt(out, int64(len(envelope)), 10)
 	b.raw("\r\n")
 	if login != nil {
 		c.auth.digest.authorize(b, *login, "POST", "/wsman", envelope)
 	}
 	b.raw("\r\n")
-	c.out = append(c.out, envelope...)
+	out = append(out, envelope...)
 
 	idle := time.Since(c.lastAnswer)
-	n, err := c.conn.Write(c.out)
-	clear(c.out) // it may hold a password
-	if cap(c.out) > 8<<10 {
-		c.out = nil
-	}
+	n, err := c.conn.Write(out)
+	spare(&out, 8<<10)
 	if err != nil {
 		return nil, nil, &lineError{err: err, sent: n > 0}
 	}
@@ -79,7 +78,7 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 	if r.status == 401 {
 		limit = 64 << 10 // HTML for people
 	}
-	body, err := readBody(c.br, r, c.body[:0], limit)
+	body, err := readBody(c.br, r, scratch(), limit)
 	if err != nil && r.status == 401 {
 		r.close, body, err = true, nil, nil // the head says all; a new line is cheaper than the rest
 	}
@@ -87,9 +86,6 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 		return nil, nil, &lineError{err: err, sent: true}
 	}
 	c.body = body
-	if cap(c.body) > 16<<10 {
-		c.body = nil
-	}
 	c.answers++
 	c.lastAnswer = time.Now()
 	c.refused = r.status == 401
@@ -98,6 +94,25 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 		c.server = r.server
 	}
 	return r, body, nil
+}
+
+// buffers are shared by all conversations: one that waits for a slow device
+// needs none.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+func scratch() []byte { return (*buffers.Get().(*[]byte))[:0] }
+
+// spare gives a buffer back, without what it held: there may be a password.
+func spare(b *[]byte, most int) {
+	if *b == nil {
+		return
+	}
+	clear((*b)[:cap(*b)])
+	if cap(*b) <= most {
+		kept := *b
+		buffers.Put(&kept)
+	}
+	*b = nil
 }
 
 // A lineError is a failed exchange: whether the device may have got the request,
