@@ -248,7 +248,7 @@ func (b *bench) memory(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("memory, %d slow devices, %d in flight at once: %.0f MiB idle, %.0f MiB at most: %.0f KiB a session", n, most, float64(before)/1024, float64(peak)/1024, float64(peak-before)/float64(most))
+	t.Logf("memory, %d slow devices, %d in flight at once: %.0f MiB of its own when idle, %.0f MiB at most: %.0f KiB a session", n, most, float64(before)/1024, float64(peak)/1024, float64(peak-before)/float64(most))
 }
 
 // underWay is how many attempts the daemon makes at the moment.
@@ -285,18 +285,20 @@ func cpuOf(p *os.Process) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// rssOf is the resident memory in KiB.
+// rssOf is the resident memory in KiB without pages of files that are mapped,
+// which the kernel takes back when somebody else needs them.
 func rssOf(t *testing.T, p *os.Process) int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, "RssAnon:"); ok {
 			n := 0
 			fmt.Sscan(rest, &n)
 			return n
 		}
 	}
+	t.Fatalf("no RssAnon in /proc/%d/status", p.Pid)
 	return 0
 }
