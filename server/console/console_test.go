@@ -412,3 +412,39 @@ func TestStatic(t *testing.T) {
 		}
 	}
 }
+
+// TestCommandsOffered: a page offers what can be done to the device as it stands.
+func TestCommandsOffered(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	br := loggedIn(t, b, b.Admin)
+	tag := "lobby"
+	for _, c := range []struct {
+		d         apitest.Device
+		has, none []string
+	}{
+		{apitest.Device{Lifecycle: "quarantined", Reason: reason.IdentityConflict}, []string{"/release", "/approve", "/retire"}, []string{"/quarantine"}},
+		{apitest.Device{Lifecycle: "quarantined", Reason: reason.UUIDInvalid}, []string{"/retire"}, []string{"/release", "/approve"}},
+		{apitest.Device{Lifecycle: "quarantined", Reason: reason.UUIDDuplicate}, []string{"/release"}, []string{"/approve"}},
+		{apitest.Device{Lifecycle: "provisioned", Reason: reason.TLSPinnedKeyChanged}, []string{"/release"}, []string{"/approve"}},
+		{apitest.Device{Lifecycle: "provisioned"}, []string{"/retire"}, []string{"/release", "/approve"}},
+		{apitest.Device{Lifecycle: "unprovisioned"}, []string{"/approve"}, []string{"/release"}},
+	} {
+		c.d.Facts.Tags = &[]string{tag}
+		u := b.Seen(c.d).String()
+		resp, body := br.get("/devices/" + u)
+		if resp.StatusCode != http.StatusOK || !strings.Contains(body, `href="/devices?q=tag:lobby"`) {
+			t.Errorf("%s %s: %d, without its tag", c.d.Lifecycle, c.d.Reason, resp.StatusCode)
+		}
+		for _, path := range c.has {
+			if !strings.Contains(body, u+path+`"`) {
+				t.Errorf("%s %s: %s is not offered", c.d.Lifecycle, c.d.Reason, path)
+			}
+		}
+		for _, path := range c.none {
+			if strings.Contains(body, u+path+`"`) {
+				t.Errorf("%s %s: %s is offered", c.d.Lifecycle, c.d.Reason, path)
+			}
+		}
+	}
+}

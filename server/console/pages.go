@@ -170,7 +170,8 @@ func actions(d api.Device, role api.Role) []action {
 		action
 		when []string // lifecycles; nil: all but retired
 	}{
-		{action{Verb: "approve", Name: "Approve", Says: "Let it in and set it up."}, []string{"pending_approval", "quarantined", "discovered", "dormant"}},
+		{action{Verb: "approve", Name: "Approve", Says: "Let it in and set it up."}, []string{"pending_approval", "quarantined", "discovered", "dormant", "unprovisioned"}},
+		{action{Verb: "release", Name: "Release", Says: "You have looked at the machine: what was held against it is forgotten."}, []string{"quarantined"}},
 		{action{Verb: "retry", Name: "Try again now", Says: "Without waiting for the next attempt or hello."}, []string{"pending_certificate", "pending_identity", "failed", "dormant", "queued", "discovered", "credentials_unknown", "unprovisioned", "external"}},
 		{action{Verb: "restore", Name: "Restore", Says: "Start over as if it were new; it needs approval again."}, []string{"retired", "quarantined"}},
 		{action{Verb: "quarantine", Name: "Quarantine", Says: "Record its hellos, do nothing else."}, []string{"discovered", "pending_approval", "pending_identity", "pending_certificate", "queued", "failed", "dormant", "external", "credentials_unknown"}},
@@ -185,6 +186,12 @@ func actions(d api.Device, role api.Role) []action {
 		for _, l := range a.when {
 			fits = fits || l == d.Lifecycle
 		}
+		switch {
+		case d.Reason == "uuid_invalid" && (a.Verb == "approve" || a.Verb == "release"), d.Reason == "uuid_duplicate" && a.Verb == "approve":
+			fits = false // nobody can say which machine it is
+		case a.Verb == "release" && (d.Lifecycle == "provisioned" || d.Lifecycle == "drifted"):
+			fits = d.Reason == "tls_pinned_key_changed" || d.Reason == "identity_conflict" || d.Reason == "uuid_duplicate" || d.Reason == "realm_changed"
+		}
 		if fits {
 			out = append(out, a.action)
 		}
@@ -196,7 +203,7 @@ func (c *Console) device(v *visit) error {
 	said := ""
 	if verb := v.r.URL.Query().Get("done"); verb != "" {
 		said = map[string]string{
-			"approve": "Approved.", "retry": "It is tried again now.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.",
+			"approve": "Approved.", "retry": "It is tried again now.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.", "release": "Released.",
 		}[verb]
 	}
 	return c.devicePage(v, http.StatusOK, page{Said: said, Live: true}, nil, "")
@@ -257,7 +264,7 @@ func (c *Console) act(v *visit) error {
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, 8<<10)
 	verb, uuid := v.r.PathValue("verb"), v.r.PathValue("uuid")
 	switch verb {
-	case "approve", "retry", "restore", "quarantine":
+	case "approve", "retry", "restore", "quarantine", "release":
 	case "retire":
 		if typed := strings.TrimSpace(v.r.PostFormValue("confirm")); typed != short(uuid) {
 			return c.devicePage(v, http.StatusUnprocessableEntity, page{Trouble: &api.Problem{Title: "Nothing was done", Detail: "To retire this device, type " + short(uuid) + "."}}, nil, "")
