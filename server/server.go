@@ -342,7 +342,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 }
 
 func (s *Server) startHello() error {
-	kept, err := newSpool(s.o.DataDir, s.Admit, s.log.Named("hello"), s.o.Registry)
+	kept, err := newSpool(s.o.DataDir, sited{s.Admit, s.engine.Failpoint}, s.log.Named("hello"), s.o.Registry)
 	if err != nil {
 		return err
 	}

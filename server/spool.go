@@ -42,6 +42,19 @@ type spool struct {
 	entries int
 }
 
+// sited is the way of a hello into the store with a kill point at either end:
+// nothing of it is durable yet, and the device may go away believing that it is.
+type sited struct {
+	hello.Handler
+	pass func(site string)
+}
+
+func (s sited) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
+	s.pass("hello/before")
+	defer s.pass("hello/after")
+	return s.Handler.HandleHello(ctx, h)
+}
+
 // spooled is one line of the file.
 type spooled struct {
 	Raw   []byte         `json:"raw"`

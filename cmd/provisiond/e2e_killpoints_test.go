@@ -68,7 +68,7 @@ func (s *site) chain(sites []string, personality string, change func(*sim.Config
 
 // worst are the kill points at which something could be lost.
 var worst = []string{
-	"claim/after", "journal/set_clock/after", "sending/set_mebx_password/before", "sending/set_mebx_password/after", "call/SetMEBxPassword/after",
+	"hello/before", "hello/after", "claim/after", "journal/set_clock/after", "sending/set_mebx_password/before", "sending/set_mebx_password/after", "call/SetMEBxPassword/after",
 	"sending/set_admin_password/before", "call/SetAdminPassword/before", "call/SetAdminPassword/after", "call/UseCertificate/after", "journal/commit/before",
 	"journal/commit/after", "call/Commit/before", "call/Commit/after", "settle/before", "settle/after",
 }

@@ -3,6 +3,7 @@ package provision
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -72,8 +73,19 @@ func (r *Run) dial(ctx context.Context, c certs.Candidate) (Device, error) {
 	return r.e.Dial(ctx, session.Target{
 		Addr:   netip.AddrPortFrom(r.Job.Device.Address, r.e.Port),
 		Client: c.Cert.TLS(c.Path),
-		MinTLS: r.e.MinTLS,
+		MinTLS: r.leastTLS(),
 	})
+}
+
+// leastTLS is the oldest version this device is spoken to with: never an older
+// one than it took before, or who sits between could bring us down to it.
+func (r *Run) leastTLS() uint16 {
+	for v := uint16(tls.VersionTLS13); v > r.e.MinTLS && v > tls.VersionTLS10; v-- {
+		if tls.VersionName(v) == r.Job.Device.TLSVersion {
+			return v
+		}
+	}
+	return r.e.MinTLS
 }
 
 // opened decides what the device is by what it asked for: in setup it wants our

@@ -25,8 +25,8 @@ import (
 //
 //	PROVISIOND_CRASH_AT=sending/set_mebx_password/after:1
 //
-// A site is a write (claim, stage, settle, renew; journal and sending with the
-// step they write down) or a call (call/SetClock), and the moment. :n is which
+// A site is a write (hello, claim, stage, settle, renew; journal and sending with
+// the step they write down) or a call (call/SetClock), and the moment. :n is which
 // passing of it, the first when left out. PROVISIOND_CRASH_TRACE names a file
 // to which each site is written as it is passed, so that a test can learn them.
 type failpoints struct {
@@ -61,6 +61,13 @@ func withFailpoints(c Config) Config {
 	}
 	c.Store = &failingStore{c.Store, f}
 	return c
+}
+
+// Failpoint is a site outside the engine: hello/before and hello/after.
+func (e *Engine) Failpoint(site string) {
+	if s, ok := e.Store.(*failingStore); ok {
+		s.f.pass(site)
+	}
 }
 
 func (f *failpoints) around(what string, do func()) {

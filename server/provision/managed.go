@@ -49,7 +49,7 @@ func (r *Run) contactManaged(ctx context.Context) error {
 // goes with it in every profile: a device that was told to ask for one before
 // its profile changed still asks.
 func (r *Run) managedTarget(logins []session.Login) session.Target {
-	t := session.Target{Addr: netip.AddrPortFrom(r.Job.Device.Address, r.e.Port), MinTLS: r.e.MinTLS, Logins: logins}
+	t := session.Target{Addr: netip.AddrPortFrom(r.Job.Device.Address, r.e.Port), MinTLS: r.leastTLS(), Logins: logins}
 	if r.plain() {
 		t.Addr, t.Plain = netip.AddrPortFrom(r.Job.Device.Address, r.e.Port-1), true
 		return t
