@@ -3,6 +3,7 @@ package hello_test
 import (
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -136,5 +137,50 @@ func TestSlowConnectionsAreBounded(t *testing.T) {
 	in.stop()
 	if n := in.received(hello.Accepted); n != most+1 {
 		t.Errorf("%v accepted, want %d", n, most+1)
+	}
+}
+
+// TestFourThousandDrips: as many connections that never come to an end hold up
+// nobody, and cost a few KiB each.
+func TestFourThousandDrips(t *testing.T) {
+	t.Parallel()
+	const drips = 4000
+	in := listen(t, hello.Config{Limits: hello.Limits{Connections: 4096}, ReadTimeout: 5 * time.Minute}, "127.0.0.1:0", nil)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	b := capture(t, "1")
+	open := make([]net.Conn, drips)
+	for i := range open {
+		open[i] = in.dial()
+		if _, err := open[i].Write(b[:1+i%30]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var slowest time.Duration
+	for range 50 {
+		began := time.Now()
+		in.say(b)
+		slowest = max(slowest, time.Since(began))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := (int64(after.HeapInuse+after.StackInuse) - int64(before.HeapInuse+before.StackInuse)) / drips
+	if n := in.metric("provisiond_hello_connections"); n != drips {
+		t.Errorf("%v open, want %d", n, drips)
+	}
+	if each > 24<<10 { // both ends are in this process
+		t.Errorf("%d bytes a connection", each)
+	}
+	if slowest > patience/2 {
+		t.Errorf("a hello took %s", slowest)
+	}
+	t.Logf("%d drips: %d bytes each, both ends; the slowest of 50 hellos beside them took %s", drips, each, slowest.Round(time.Millisecond))
+	for _, c := range open {
+		_ = c.Close()
+	}
+	in.stop()
+	if n := in.received(hello.Accepted); n != 50 {
+		t.Errorf("%v accepted, want 50", n)
 	}
 }
