@@ -156,15 +156,21 @@ provisioning:
 `, l.dir, name, database))
 	d := &daemon{log: run(t, filepath.Join(l.dir, "provisiond"), "serve", "--config", cfg)}
 	poll(t, name+" is ready", 30*time.Second, func() bool {
-		for line := range strings.Lines(d.log.String()) {
-			var m struct{ Msg, Hello, API string }
-			if json.Unmarshal([]byte(line), &m) == nil && m.Msg == "server.ready" {
-				d.hello, d.api = m.Hello, m.API
-			}
-		}
+		d.hello, d.api = ready(d.log.String())
 		return d.api != ""
 	})
 	return d
+}
+
+// ready finds the addresses of a daemon that says it is ready.
+func ready(log string) (hello, api string) {
+	for line := range strings.Lines(log) {
+		var m struct{ Msg, Hello, API string }
+		if json.Unmarshal([]byte(line), &m) == nil && m.Msg == "server.ready" {
+			return m.Hello, m.API
+		}
+	}
+	return "", ""
 }
 
 func freePort(t *testing.T) string {
