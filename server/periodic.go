@@ -53,8 +53,9 @@ func (s *Server) sweep(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("look for runs left behind: %w", err)
 	}
+	first := !s.swept.Swap(true) // a restored database has runs and no queue
 	for _, r := range waiting {
-		if r.State != store.RunRunning && time.Since(r.NotBefore) < 2*time.Minute {
+		if !first && r.State != store.RunRunning && time.Since(r.NotBefore) < 2*time.Minute {
 			continue // its job is in the queue; only the queue is busy
 		}
 		if err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.enqueue(ctx, tx, r.ID, tx.Now(), 1) }); err != nil {

@@ -37,6 +37,7 @@ type Server struct {
 
 	metrics *metrics
 	breaker *breaker
+	swept   atomic.Bool
 	helloL  net.Listener
 	apiL    net.Listener
 	http    *http.Server
