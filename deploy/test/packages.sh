@@ -82,6 +82,39 @@ in_root dpkg --purge provisiond
 [ -e "$root/var/lib/provisiond/kept" ] || fail "purge removed the data folder"
 [ ! -e "$root/usr/bin/provisiond" ] || fail "removal left the binary"
 
+echo "== image: what the Dockerfile puts together, run without an engine"
+# The build stage's own commands make the tree; then it runs as the image does:
+# no network but loopback, a root that cannot be written, user 65532.
+image=$work/image
+mkdir -p "$image"/{etc/ssl/certs,usr/bin,proc}
+awk '/^RUN mkdir -p \/root-fs/{on=1} on{sub(/^RUN /, ""); print} on && !/\\$/{exit}' Dockerfile | sed "s#/root-fs#$image#g" >"$work/stage.sh"
+sh -e "$work/stage.sh"
+cp bin/provisiond bin/provctl "$image/usr/bin/"
+chown 65532:65532 "$image/var/lib/provisiond" "$image/tmp"
+printf 'data_dir: /var/lib/provisiond\napi: {listen: "127.0.0.1:8080"}\nhello: {listen: "127.0.0.1:9971"}\n' >"$image/etc/provisiond/provisiond.yaml"
+chmod 644 "$image/etc/provisiond/provisiond.yaml"
+export image work
+unshare --mount --net --pid --fork --kill-child bash -euc '
+	ip link set lo up
+	mount --bind "$image" "$image"
+	mount -o remount,bind,ro "$image"
+	mount -t tmpfs -o uid=65532,gid=65532,mode=700 data "$image/var/lib/provisiond"
+	mount -t tmpfs tmp "$image/tmp"
+	mount -t proc proc "$image/proc"
+	as() { chroot --userspec=65532:65532 "$image" "$@"; }
+	chroot --userspec=65532:65532 "$image" /usr/bin/provisiond serve --config /etc/provisiond/provisiond.yaml >"$work/image.log" 2>&1 &
+	for try in $(seq 60); do
+		if as /usr/bin/provisiond health >"$work/health.log" 2>&1; then healthy=$try; break; fi
+		sleep 1
+	done
+	[ -n "${healthy:-}" ] || { tail -5 "$work/image.log" "$work/health.log" >&2; exit 1; }
+	grep -q "^Uid:	65532" "$image/proc/$!/status" || { echo "it does not run as 65532" >&2; exit 1; }
+	if touch "$image/usr/written" 2>/dev/null; then echo "its root can be written" >&2; exit 1; fi
+	as /usr/bin/provisiond version
+	kill -TERM $!
+	wait $! || { echo "it did not stop well" >&2; tail -5 "$work/image.log" >&2; exit 1; }
+' || fail "what the image holds does not run"
+
 echo "== chart"
 chart=deploy/helm/provisiond
 render() { "$tools/helm" template tour "$chart" --namespace amt --kube-version 1.31.0 "$@"; }
