@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,12 +19,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/store"
 )
 
 // tracer makes one trace of each attempt at a run: the root span is the
-// attempt, its children are the steps. The request that made the run is a trace
+// attempt, its children are the steps, and theirs the handshakes and questions
+// on the wire. The request that made the run is a trace
 // of its own that the attempt links to, since it may be hours older and was
 // taken by another node; a second attempt links to the one before. Links need
 // the other's ids, which may be on another node as well: so ids of roots come
@@ -35,11 +40,13 @@ type tracer struct {
 
 	mu    sync.Mutex
 	steps map[int64][]store.StepRecord // by run, until it ends
+	calls map[int64][]session.Call
 }
 
 // What is held at most: steps of one attempt, and runs with an attempt under way.
 const (
 	traceSteps = 200
+	traceCalls = 1000
 	traceRuns  = 10_000
 )
 
@@ -66,7 +73,7 @@ func (s *Server) startTracing(ctx context.Context) (provision.Tracer, error) {
 		}
 		return nil
 	})
-	return &tracer{spans: p.Tracer("provisiond"), steps: map[int64][]store.StepRecord{}}, nil
+	return &tracer{spans: p.Tracer("provisiond"), steps: map[int64][]store.StepRecord{}, calls: map[int64][]session.Call{}}, nil
 }
 
 // Step takes note of a step that has ended.
@@ -85,11 +92,24 @@ func (t *tracer) Step(runID int64, s store.StepRecord) {
 	}
 }
 
+// Call takes note of an exchange with the device.
+func (t *tracer) Call(runID int64, c session.Call) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.calls) > traceRuns {
+		clear(t.calls)
+	}
+	if list := t.calls[runID]; len(list) < traceCalls {
+		t.calls[runID] = append(list, c)
+	}
+}
+
 // Done makes the spans of an attempt.
 func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 	t.mu.Lock()
-	steps := t.steps[j.Run.ID]
+	steps, calls := t.steps[j.Run.ID], t.calls[j.Run.ID]
 	delete(t.steps, j.Run.ID)
+	delete(t.calls, j.Run.ID)
 	t.mu.Unlock()
 
 	cause := rootSpan("cause", j.Run, 0)
@@ -106,7 +126,7 @@ func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 		trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String()), attribute.Int("attempt", j.Run.Attempt),
 			attribute.Int64("fence", j.Fence), attribute.String("amt_version", j.Device.Version.String())))
 	for _, s := range steps {
-		_, span := t.spans.Start(ctx, s.Name, trace.WithTimestamp(s.StartedAt), trace.WithAttributes(attribute.Int("seq", s.Seq), attribute.String("state", s.State)))
+		inside, span := t.spans.Start(ctx, s.Name, trace.WithTimestamp(s.StartedAt), trace.WithAttributes(attribute.Int("seq", s.Seq), attribute.String("state", s.State)))
 		if s.State == "failed" {
 			span.SetStatus(codes.Error, string(s.Reason))
 		}
@@ -114,7 +134,17 @@ func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 		if end.IsZero() {
 			end = ended
 		}
+		calls = slices.DeleteFunc(calls, func(c session.Call) bool {
+			if c.Began.Before(s.StartedAt) || c.Began.After(end) {
+				return false
+			}
+			t.call(inside, c)
+			return true
+		})
 		span.End(trace.WithTimestamp(end))
+	}
+	for _, c := range calls {
+		t.call(ctx, c) // the way to the device, before the first step
 	}
 	root.SetAttributes(attribute.String("lifecycle", string(v.Ended)))
 	if !v.OK {
@@ -122,6 +152,23 @@ func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 		root.SetAttributes(attribute.String("reason", string(v.Reason)), attribute.String("blame", string(v.Blame)))
 	}
 	root.End(trace.WithTimestamp(ended))
+}
+
+// call makes the span of one exchange. An error's text may quote a device, so
+// that only its reason is shown.
+func (t *tracer) call(ctx context.Context, c session.Call) {
+	_, span := t.spans.Start(ctx, c.Name, trace.WithTimestamp(c.Began), trace.WithSpanKind(trace.SpanKindClient))
+	for k, v := range c.Labels {
+		span.SetAttributes(attribute.String(k, v))
+	}
+	if c.Err != nil {
+		said := "failed"
+		if r := (*reason.Error)(nil); errors.As(c.Err, &r) {
+			said = string(r.Code)
+		}
+		span.SetStatus(codes.Error, said)
+	}
+	span.End(trace.WithTimestamp(c.Began.Add(c.Took)))
 }
 
 // rootSpan is the identity of a root span, the same on every node.

@@ -217,11 +217,13 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 			return t.Client, nil
 		},
 	})
+	shook := time.Now()
 	hctx, cancel := context.WithTimeout(ctx, d.cfg.HandshakeTimeout)
 	defer cancel()
 	if err := handshake(hctx, conn); err != nil {
 		seen := line.look()
 		_ = raw.Close()
+		wsman.Called(ctx, Call{Name: HandshakeCall, Began: shook, Took: time.Since(shook), Err: err})
 		failure := classify(err, seen, asked || seen.certAsked, sent, hctx.Err() != nil)
 		a.alert, a.lower = failure.alert, failure.lower && ctx.Err() == nil
 		if ctx.Err() != nil {
@@ -236,6 +238,8 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 	line.stop()
 	peer := policy.found
 	peer.ClientCertAsked, peer.ClientCertSent = asked, sent
+	wsman.Called(ctx, Call{Name: HandshakeCall, Began: shook, Took: time.Since(shook),
+		Labels: map[string]string{"version": versionLabel(peer.TLSVersion), "cipher": tls.CipherSuiteName(peer.Cipher), "verified": peer.Verified}})
 	d.metrics.handshakes.WithLabelValues(versionLabel(peer.TLSVersion), tls.CipherSuiteName(peer.Cipher), "ok").Inc()
 	for _, f := range legacyFeaturesOf(peer) {
 		d.metrics.legacy.WithLabelValues(f).Inc()

@@ -91,6 +91,31 @@ func TestBoxTraceOfARun(t *testing.T) {
 		t.Errorf("the attempt does not link to the hello: %v", root.Links)
 	}
 	steps := map[string]bool{}
+	stepOf := map[string]string{} // by span id
+	for _, sp := range got.all {
+		if bytes.Equal(sp.ParentSpanId, root.SpanId) {
+			stepOf[string(sp.SpanId)] = sp.Name
+		}
+	}
+	shook, under := 0, map[string]string{}
+	for _, sp := range got.all {
+		if step := stepOf[string(sp.ParentSpanId)]; step != "" {
+			under[sp.Name] = step
+		}
+		if sp.Name == "tls_handshake" {
+			shook++
+			said := map[string]string{}
+			for _, a := range sp.Attributes {
+				said[a.Key] = a.Value.GetStringValue()
+			}
+			if said["version"] == "" || said["cipher"] == "" || !bytes.Equal(sp.TraceId, root.TraceId) || sp.EndTimeUnixNano <= sp.StartTimeUnixNano {
+				t.Errorf("a handshake says %v", said)
+			}
+		}
+	}
+	if shook < 2 || under["SetHighAccuracyTimeSynch"] != "set_clock" || under["SetAdminAclEntryEx"] != "set_admin_password" {
+		t.Errorf("%d handshakes; questions by step: %v", shook, under)
+	}
 	for _, sp := range got.all {
 		if !bytes.Equal(sp.ParentSpanId, root.SpanId) {
 			continue

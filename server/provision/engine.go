@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -64,6 +65,9 @@ func (e *Engine) Work(ctx context.Context, runID int64) (again time.Time, err er
 	e.begin(r)
 	defer e.end(r)
 
+	if t := e.Tracer; t != nil {
+		bounded = session.WithCalls(bounded, func(c session.Call) { t.Call(runID, c) })
+	}
 	err = r.attempt(bounded)
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = errors.Join(cause, err)

@@ -200,6 +200,7 @@ type Config struct {
 // A Tracer is told how an attempt went. It must not block.
 type Tracer interface {
 	Step(runID int64, s store.StepRecord)
+	Call(runID int64, c session.Call)
 	Done(j Job, began time.Time, v Verdict)
 }
 
