@@ -15,7 +15,7 @@ ARG TARGETOS
 ARG TARGETARCH
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags="-s -w -X main.version=$VERSION -X main.revision=$REVISION" \
+    -ldflags="-s -w -X main.version=$VERSION -X main.commit=$REVISION" \
     -o /out/ ./cmd/provisiond ./cmd/provctl ./cmd/amtsim
 RUN mkdir -p /root-fs/etc/provisiond /root-fs/var/lib/provisiond /root-fs/tmp \
     && printf 'provisiond:x:65532:65532::/var/lib/provisiond:/sbin/nologin\n' > /root-fs/etc/passwd \

@@ -6,7 +6,7 @@ SHELL := /bin/bash
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(REVISION)
 PARALLEL ?= 4
 
 .PHONY: help demo test test-long fuzz bench soak lint build packages clean tools-for-tests

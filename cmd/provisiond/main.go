@@ -15,8 +15,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker; a plain go build says what it is built from.
-var version = ""
+// version and commit are set by the linker; a plain go build says what it is
+// built from.
+var version, commit string
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
@@ -82,6 +83,9 @@ func buildVersion() string {
 }
 
 func revision() string {
+	if commit != "" {
+		return commit
+	}
 	if b, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range b.Settings {
 			if s.Key == "vcs.revision" {

@@ -12,6 +12,7 @@ need() { command -v "$1" >/dev/null || fail "$1 is missing: install the Debian p
 
 need dpkg-deb dpkg
 need debootstrap debootstrap
+need systemd-nspawn systemd-container
 need rpm rpm
 need promtool prometheus
 [ "$(id -u)" = 0 ] || fail "installing in a chroot needs root"
@@ -55,7 +56,7 @@ rpm -qpc "$rpm" | grep -qx /etc/provisiond/provisiond.yaml || fail "provisiond.y
 
 echo "== install in a fresh Debian"
 root=$work/debian
-debootstrap --variant=minbase "${SUITE:-bookworm}" "$root" >"$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log" >&2; fail "debootstrap could not make a Debian"; }
+debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus "${SUITE:-bookworm}" "$root" >"$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log" >&2; fail "debootstrap could not make a Debian"; }
 cp "$deb" "$root/tmp/provisiond.deb"
 in_root() { chroot "$root" "$@"; }
 in_root dpkg -i /tmp/provisiond.deb
@@ -70,6 +71,42 @@ expect /etc/provisiond "750 root provisiond"
 expect /etc/provisiond/credentials "700 root root"
 expect /etc/provisiond/provisiond.yaml "640 root provisiond"
 in_root provisiond version >/dev/null || fail "the installed binary does not run"
+
+echo "== the units under a real systemd"
+# The fresh Debian boots in a container of systemd's own making, without a
+# network. What is asked there is written down, and it switches itself off.
+cp "$root/etc/provisiond/provisiond.yaml" "$work/shipped.yaml"
+printf 'data_dir: /var/lib/provisiond\napi: {listen: "127.0.0.1:8080"}\nhello: {listen: "127.0.0.1:9971"}\n' >"$root/etc/provisiond/provisiond.yaml"
+cat >"$root/usr/local/bin/proof" <<'PROOF'
+#!/bin/bash
+# Each line is a claim that held.
+up() { for try in $(seq 60); do systemctl is-active --quiet provisiond.service && provisiond health >/dev/null 2>&1 && return; sleep 1; done; return 1; }
+pid() { systemctl show --value -p MainPID provisiond.service; }
+up && echo "ready and healthy"
+[ "$(stat -c %U /proc/$(pid))" = provisiond ] && echo "runs as provisiond"
+[ "$(systemctl show --value -p WatchdogUSec provisiond.service)" = 30s ] && echo "watched"
+grep -q '^CapEff:.*0000000000000000' /proc/$(pid)/status && grep -q '^NoNewPrivs:.*1' /proc/$(pid)/status && echo "without privileges"
+first=$(pid)
+kill -9 "$first"
+(exec 3<>/dev/tcp/127.0.0.1/9971) && echo "the hello port answers while nobody runs"
+for try in $(seq 60); do [ "$(pid)" != "$first" ] && [ "$(pid)" != 0 ] && break; sleep 1; done
+up && [ "$(pid)" != "$first" ] && echo "back after kill -9"
+systemctl stop provisiond.socket provisiond-api.socket provisiond.service
+[ "$(systemctl show --value -p Result provisiond.service)" = success ] && echo "stops well"
+systemctl poweroff
+PROOF
+chmod 755 "$root/usr/local/bin/proof"
+printf '[Unit]\nAfter=provisiond.service\n[Service]\nType=oneshot\nExecStart=/usr/local/bin/proof\nStandardOutput=file:/proof.txt\nTimeoutStartSec=200\n' >"$root/etc/systemd/system/proof.service"
+in_root systemctl enable provisiond.socket provisiond-api.socket provisiond.service 2>/dev/null
+mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+ln -s /etc/systemd/system/proof.service "$root/etc/systemd/system/multi-user.target.wants/"
+timeout 300 systemd-nspawn --quiet --keep-unit --register=no --private-network -D "$root" --boot >"$work/boot.log" 2>&1 || true
+cat "$root/proof.txt" 2>/dev/null || { tail -30 "$work/boot.log" >&2; fail "systemd did not boot"; }
+for claim in "ready and healthy" "runs as provisiond" "watched" "without privileges" "the hello port answers while nobody runs" "back after kill -9" "stops well"; do
+	grep -qx "$claim" "$root/proof.txt" || fail "under systemd it is not so: $claim"
+done
+rm "$root/etc/systemd/system/proof.service" "$root/etc/systemd/system/multi-user.target.wants/proof.service"
+cp "$work/shipped.yaml" "$root/etc/provisiond/provisiond.yaml"
 
 echo "== a changed configuration survives an upgrade"
 echo '# edited by an operator' >>"$root/etc/provisiond/provisiond.yaml"
