@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -139,18 +140,27 @@ func (d *Device) restart(down time.Duration) {
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
-		if !d.wait(down) {
-			return
-		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.epoch != epoch { // another restart has taken over
-			return
-		}
-		if err := d.listen(); err != nil {
-			d.log.Warn("the listener did not come back", zap.Error(err))
+		for pause := down; d.wait(pause); pause = time.Second {
+			if d.back(epoch) {
+				return
+			}
 		}
 	}()
+}
+
+// back listens again unless another restart has taken over. It is false when
+// somebody else has the port for now: a device's own network would come back.
+func (d *Device) back(epoch int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.epoch != epoch {
+		return true
+	}
+	err := d.listen()
+	if err != nil {
+		d.log.Warn("the listener did not come back", zap.Error(err))
+	}
+	return !errors.Is(err, syscall.EADDRINUSE)
 }
 
 func (d *Device) baseTLS(cert *tls.Certificate) *tls.Config {
