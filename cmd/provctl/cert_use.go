@@ -183,7 +183,7 @@ func (p *program) certAdvise() *cobra.Command {
 				p.say("no device has announced what it trusts yet, so there is nothing to rank: advice comes with the first hellos (provctl hello list shows them)\n")
 				return nil
 			}
-			p.say("%s announced its roots; the certificates in use serve %d\n", plural(a.Devices, "device has", "devices have"), a.Served)
+			p.say("%s; the certificates in use serve %d\n", plural(a.Devices, "device has announced its roots", "devices have announced their roots"), a.Served)
 			var t table
 			t.row("DEVICES", "ADDS", "REFUSED", "HELD", "ROOT", "BY AMT", "BY SUFFIX")
 			for i, r := range a.Roots {

@@ -30,12 +30,12 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-var updateTranscript = flag.Bool("update-transcript", false, "write what is printed now into testdata/cert.txt; read the difference before committing it")
+var updateTranscript = flag.Bool("update-transcript", false, "write what is printed now into testdata/cert.txt and renew.txt; read the difference before committing it")
 
 // mostCommands is what a person may have to type from an empty server to proof.
 const mostCommands = 12
 
-// TestCertTranscript plays testdata/cert.txt against the daemon as it is shipped,
+// TestCertTranscript plays testdata/cert.txt and renew.txt against the daemon as it is shipped,
 // with the real provctl: from an empty server, over a vendor (the line that
 // begins with "vendor"), to a simulated device that accepts. On both engines
 // the same words are printed.
@@ -45,28 +45,32 @@ func TestCertTranscript(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", provctl, "../provctl").CombinedOutput(); err != nil {
 		t.Fatalf("build provctl: %v\n%s", err, out)
 	}
-	const script = "testdata/cert.txt"
-	want, err := os.ReadFile(script)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, engine := range []string{"sqlite", "postgres"} {
-		t.Run(engine, func(t *testing.T) {
-			t.Parallel()
-			got, commands := playCert(t, provctl, engine, string(want))
-			if commands >= mostCommands {
-				t.Errorf("%d commands; it has to be under %d", commands, mostCommands)
-			}
-			if *updateTranscript && engine == "sqlite" {
-				if err := os.WriteFile(script, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
+	for _, script := range []struct {
+		file string
+		most int // commands; 0: any number
+	}{{"testdata/cert.txt", mostCommands}, {"testdata/renew.txt", 0}} {
+		want, err := os.ReadFile(script.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, engine := range []string{"sqlite", "postgres"} {
+			t.Run(strings.TrimSuffix(filepath.Base(script.file), ".txt")+"/"+engine, func(t *testing.T) {
+				t.Parallel()
+				got, commands := playCert(t, provctl, engine, string(want))
+				if script.most > 0 && commands >= script.most {
+					t.Errorf("%d commands; it has to be under %d", commands, script.most)
 				}
-				return
-			}
-			if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); d != "" {
-				t.Errorf("(-transcript +now)\n%s", d)
-			}
-		})
+				if *updateTranscript && engine == "sqlite" {
+					if err := os.WriteFile(script.file, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+					return
+				}
+				if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); d != "" {
+					t.Errorf("(-transcript +now)\n%s", d)
+				}
+			})
+		}
 	}
 }
 
@@ -114,6 +118,7 @@ var (
 func playCert(t *testing.T, provctl, engine, script string) (said string, commands int) {
 	t.Helper()
 	s := emptyServer(t, engine)
+	ca := newVendorCA()
 	dir := t.TempDir()
 	ids := map[string]string{}
 	phrase := ""
@@ -130,7 +135,7 @@ func playCert(t *testing.T, provctl, engine, script string) (said string, comman
 		out.WriteString(line + "\n")
 		args := strings.Fields(command)
 		if args[0] == "vendor" {
-			vendor(t, dir, args[1])
+			ca.answers(t, dir, args[1])
 			continue
 		}
 		commands++
@@ -177,8 +182,25 @@ func playCert(t *testing.T, provctl, engine, script string) (said string, comman
 	return out.String(), commands
 }
 
-// vendor answers a request as a CA does: a zip is not needed, PEM in any order is.
+// vendor answers a request as a CA does that has never answered before.
 func vendor(t *testing.T, dir, request string) {
+	t.Helper()
+	newVendorCA().answers(t, dir, request)
+}
+
+// vendorCA plays a CA: the same root and intermediate throughout, and each
+// certificate lasts longer than the one before.
+type vendorCA struct {
+	root, issuing *certtest.CA
+	issued        int
+}
+
+func newVendorCA() *vendorCA {
+	root := certtest.NewLab(time.Now()).Root(certtest.Options{Name: "Test Vendor Root"})
+	return &vendorCA{root: root, issuing: root.Intermediate(certtest.Options{Name: "Test Vendor Issuing CA"})}
+}
+
+func (v *vendorCA) answers(t *testing.T, dir, request string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, request))
 	if err != nil {
@@ -189,11 +211,9 @@ func vendor(t *testing.T, dir, request string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab := certtest.NewLab(time.Now())
-	root := lab.Root(certtest.Options{Name: "Test Vendor Root"})
-	issuing := root.Intermediate(certtest.Options{Name: "Test Vendor Issuing CA"})
-	leaf := issuing.Sign(certtest.Options{Name: csr.Subject.CommonName, Names: csr.DNSNames}, csr.PublicKey)
-	for name, data := range map[string][]byte{"certificate.pem": certtest.PEM(leaf), "bundle.pem": certtest.PEM(root.Cert, issuing.Cert)} {
+	leaf := v.issuing.Sign(certtest.Options{Name: csr.Subject.CommonName, Names: csr.DNSNames, NotAfter: time.Now().Add(time.Duration(365+30*v.issued) * 24 * time.Hour)}, csr.PublicKey)
+	v.issued++
+	for name, data := range map[string][]byte{"certificate.pem": certtest.PEM(leaf), "bundle.pem": certtest.PEM(v.root.Cert, v.issuing.Cert)} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
