@@ -180,7 +180,7 @@ func (p *program) certAdvise() *cobra.Command {
 				return p.printJSON(a)
 			}
 			if a.Devices == 0 {
-				p.say("no device has announced what it trusts yet, so there is nothing to rank: advice comes with the first hellos (provctl hello list shows them)\n")
+				p.say("no device has announced what it trusts yet, so there is nothing to rank: advice comes with the first hellos (provctl device list shows who said hello)\n")
 				return nil
 			}
 			p.say("%s; the certificates in use serve %d\n", plural(a.Devices, "device has announced its roots", "devices have announced their roots"), a.Served)

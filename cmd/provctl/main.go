@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -63,11 +64,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	status, text, hint := p.explain(err)
+	if hint == typo { // the command that was meant is known better than all of them
+		hint = "usage: " + strings.TrimSuffix(cmd.UseLine(), " [flags]") + "; more: " + cmd.CommandPath() + " --help"
+	}
 	if text != "" {
 		fmt.Fprintln(stderr, "provctl: "+text)
 	}
@@ -109,8 +113,11 @@ func (p *program) explain(err error) (status int, text, hint string) {
 		return exitFailed, refused.Detail, hint
 	}
 	// What is left comes from cobra: unknown commands, flags and argument counts.
-	return exitConfig, err.Error(), "provctl help"
+	return exitConfig, err.Error(), typo
 }
+
+// typo stands for the usage of the command that was typed.
+const typo = "usage"
 
 // program holds what every command shares.
 type program struct {
