@@ -1,0 +1,42 @@
+package deploy_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestTheTestsNamedInTheManualExist: the threat table stands on them.
+func TestTheTestsNamedInTheManualExist(t *testing.T) {
+	t.Parallel()
+	manual, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	if err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range declared.FindAllStringSubmatch(string(text), -1) {
+			there[m[1]] = true
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(manual), -1)
+	if len(named) < 50 {
+		t.Errorf("the manual names %d tests only", len(named))
+	}
+	for _, m := range named {
+		if !there[m[1]] {
+			t.Errorf("the manual names %s, and there is no such test", m[1])
+		}
+	}
+}
