@@ -30,7 +30,7 @@ func (p *program) suggestNames(cmd *cobra.Command, suffixes []string) error {
 	}
 	if len(a.Suffixes) == 0 && !p.json {
 		fmt.Fprint(p.err, "no device has told its DNS suffix yet, and the configuration names no zones\nDNS suffixes of your devices, as DHCP option 15 gives them, separated by spaces: ")
-		line, err := p.line()
+		line, _ := p.line() // the end of the input is an answer without a suffix
 		typed := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == ',' || r == ';' || r == '\t' })
 		if len(typed) == 0 {
 			fmt.Fprintln(p.err)
