@@ -279,8 +279,8 @@ func (c *command) release() error {
 	case d.Reason == reason.UUIDInvalid:
 		return conflict("its UUID %s is a placeholder that many machines carry; give the machine a UUID of its own", d.UUID)
 	}
-	mac, peer := "", []byte{}
-	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, PeerFingerprint: &peer}); err != nil {
+	mac, version, peer := "", "", []byte{}
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, TLSVersion: &version, PeerFingerprint: &peer}); err != nil {
 		return err
 	}
 	if rebind {

@@ -270,7 +270,7 @@ func (m *mortal) around(steps []store.StepRecord, write func() error) error {
 		m.dead.Store(true)
 		return errDead
 	case "database gone":
-		m.gone.Store(time.Now().Add(time.Second).UnixNano())
+		m.gone.Store(time.Now().Add(2 * time.Second).UnixNano())
 		return errors.New("the database is away")
 	case "second node takes over":
 		<-m.resume // stalled, as by a long pause of the whole machine
