@@ -24,7 +24,7 @@ func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash, a
 	case suffix == "":
 		w.Checks = append(w.Checks, "the device has not told its DNS suffix (DHCP option 15, or the PKI DNS suffix in MEBx); it compares that with the certificate's names")
 		if most, n := commonSuffix(around); n > 0 {
-			w.Checks = append(w.Checks, fmt.Sprintf("%d devices of its network have the suffix %s", n, clean(most)))
+			w.Checks = append(w.Checks, fmt.Sprintf("the suffix most often seen in its network is %s (%d so far)", clean(most), n))
 		}
 	case d.SecureDNS:
 		w.Checks = append(w.Checks, "the device's DNS suffix is "+suffix+", set in MEBx")

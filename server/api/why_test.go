@@ -86,8 +86,13 @@ func TestWhySideBySide(t *testing.T) {
 		if !strings.Contains(all, want) || suffix != "" && !strings.Contains(all, "DNS suffix is "+suffix+", from DHCP option 15") || !strings.Contains(all, "its root is ") {
 			t.Errorf("suffix %q: want %q in\n%s", suffix, want, all)
 		}
-		if !strings.Contains(all, "provctl device why "+u.String()) || strings.Contains(all, "UUID") {
-			t.Errorf("the commands cannot be typed as they stand:\n%s", all)
+		if strings.Contains(all, "provctl device why") {
+			t.Errorf("the answer sends back to the question:\n%s", all)
 		}
+	}
+	u := b.Seen(apitest.Device{Lifecycle: store.Quarantined, Reason: reason.IdentityConflict})
+	w, err := b.Client(b.Admin).Why(t.Context(), u.String())
+	if all := strings.Join(w.Checks, "\n"); err != nil || !strings.Contains(all, "provctl device release "+u.String()) || strings.Contains(all, "UUID") {
+		t.Errorf("the commands cannot be typed as they stand: %v\n%s", err, all)
 	}
 }
