@@ -74,6 +74,8 @@ type Options struct {
 	AttemptTimeout time.Duration
 	CallTimeout    time.Duration
 	MinTLS         uint16
+	ODCARoots      *x509.CertPool // of Intel's on-die authority; nil: hardware certificates are not looked at
+	ODCA           string         // off, prefer or require; "" is off
 	Retry          []time.Duration
 	Lease          time.Duration
 	Quiet          time.Duration

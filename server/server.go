@@ -262,7 +262,7 @@ func (s *Server) openStore(ctx context.Context) error {
 func (s *Server) startQueue(ctx context.Context) error {
 	guard := session.EgressGuard(s.o.Networks, ownAddresses)
 	sessions := session.NewMetrics(s.o.Registry)
-	cfg := session.Config{Control: guard, CallTimeout: s.o.CallTimeout, Now: s.o.Now}
+	cfg := session.Config{Control: guard, CallTimeout: s.o.CallTimeout, Now: s.o.Now, ODCARoots: s.o.ODCARoots}
 	patient := session.NewDialer(cfg, s.log.Named("session"), sessions)
 	cfg.RefusedPatience = -1
 	once := session.NewDialer(cfg, s.log.Named("session"), sessions)
@@ -289,7 +289,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 			}
 			return c, nil
 		},
-		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS,
+		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS, ODCA: provision.ODCA(s.o.ODCA),
 	}, s.log.Named("provision"), provision.NewMetrics(s.o.Registry))
 
 	s.Admit = admit.New(admit.Config{

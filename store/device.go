@@ -16,7 +16,7 @@ const deviceColumns = `uuid, lifecycle, reason, detail, device_mode, health, amt
 	suffix, mac, serial, smbios_uuid, secure_dns, address, profile, profile_version, trust_table, certificate, tls_version,
 	peer_fingerprint, tags, approved, first_seen, last_seen, provisioned_at, last_contact, window_until, next_retry,
 	device_cert_not_after, password_changed_at, attempts, hello_count, hello_retry, admin_flag, fence, owner, lease_until,
-	generation, record, assigned_profile`
+	generation, record, assigned_profile, peer_verified`
 
 func (d *Device) dest() []any {
 	return []any{&d.UUID, &d.Lifecycle, &d.Reason, &d.Detail, &d.DeviceMode, &d.Health, versionOf{&d.Version}, &d.SKU,
@@ -25,7 +25,7 @@ func (d *Device) dest() []any {
 		jsonOf{&d.Tags}, &d.Approved, timeOf{&d.FirstSeen}, timeOf{&d.LastSeen}, timeOf{&d.ProvisionedAt},
 		timeOf{&d.LastContact}, timeOf{&d.WindowUntil}, timeOf{&d.NextRetry}, timeOf{&d.DeviceCertNotAfter},
 		timeOf{&d.PasswordChangedAt}, &d.Attempts, &d.HelloCount, &d.HelloRetry, &d.AdminFlag, &d.Fence, &d.Owner,
-		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile}
+		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified}
 }
 
 func scanDevice(s scanner) (Device, error) {
@@ -336,6 +336,7 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 	set(c, "certificate", f.Certificate)
 	set(c, "tls_version", f.TLSVersion)
 	set(c, "peer_fingerprint", f.PeerFingerprint)
+	set(c, "peer_verified", f.PeerVerified)
 	if f.Tags != nil {
 		tags := *f.Tags
 		if tags == nil {

@@ -149,7 +149,7 @@ func TestFactsRoundTrip(t *testing.T) {
 		Address: ptr(netip.MustParseAddr("fd00::1")), Profile: ptr("desk"), ProfileVersion: ptr(3), Certificate: ptr("0123"),
 		TLSVersion: ptr("1.2"), PeerFingerprint: ptr([]byte{1, 2}), Tags: ptr([]string{"a", `b"c`}), Approved: ptr(true),
 		ProvisionedAt: &at, LastContact: &at, WindowUntil: &at, NextRetry: &at, DeviceCertNotAfter: &at, PasswordChanged: &at,
-		Attempts: ptr(2), Generation: ptr(5), Record: ptr(json.RawMessage(`{"a": 1}`)),
+		PeerVerified: ptr("odca"), Attempts: ptr(2), Generation: ptr(5), Record: ptr(json.RawMessage(`{"a": 1}`)),
 	}
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		want := hello(t, db, 1)
@@ -160,7 +160,7 @@ func TestFactsRoundTrip(t *testing.T) {
 		want.TLSVersion, want.PeerFingerprint, want.Tags, want.Approved = "1.2", []byte{1, 2}, *facts.Tags, true
 		want.ProvisionedAt, want.LastContact, want.WindowUntil, want.NextRetry = at, at, at, at
 		want.DeviceCertNotAfter, want.PasswordChangedAt, want.Attempts, want.Generation = at, at, 2, 5
-		want.Record = *facts.Record
+		want.Record, want.PeerVerified = *facts.Record, "odca"
 		write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.UpdateDevice(ctx, uuid(1), facts) })
 		for range 2 { // the second time nothing is given, so nothing changes
 			read(t, db, func(ctx context.Context, tx *store.Tx) error {

@@ -70,6 +70,7 @@ type Device struct {
 	Certificate     string     // id of the provisioning certificate that worked
 	TLSVersion      string
 	PeerFingerprint []byte // SHA-256 of the device's leaf certificate
+	PeerVerified    string // how its certificate was verified at the last setup: odca, none; "" not known
 	Tags            []string
 	Approved        bool
 
@@ -98,7 +99,7 @@ type DeviceFacts struct {
 	Address                                        *netip.Addr
 	Profile, AssignedProfile                       *string
 	ProfileVersion                                 *int
-	Certificate, TLSVersion                        *string
+	Certificate, TLSVersion, PeerVerified          *string
 	PeerFingerprint                                *[]byte
 	Tags                                           *[]string
 	Approved                                       *bool

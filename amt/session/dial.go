@@ -30,11 +30,10 @@ type Config struct {
 	// at all.
 	RefusedPatience time.Duration
 	Now             func() time.Time // nil: time.Now
-	// ODCARoots holds Intel's on-die root certificate. nil: chains are reported
-	// by their shape and never called verified.
+	// ODCARoots holds Intel's on-die root certificate, see IntelODCARoot, and no
+	// authority of anything else. nil: chains are reported by their shape and
+	// never called verified.
 	ODCARoots *x509.CertPool
-	// ODCARootSum names another root than Intel's by SHA-256: laboratories only.
-	ODCARootSum []byte
 }
 
 // A Dialer opens sessions.

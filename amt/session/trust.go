@@ -6,17 +6,17 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"strings"
 	"time"
 
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// intelODCARoot is the SHA-256 of Intel's OnDie CA root certificate, which signs
+// IntelODCARoot is the SHA-256 of Intel's OnDie CA root certificate, which signs
 // what AMT 15 and later can show of themselves (tsci.intel.com,
-// OnDie_CA_RootCA_Certificate.cer). A root sent by the device is never trusted.
-const intelODCARoot = "beb40bb7507b33967226aa80e084749fbb6593893c642e818d682e9a8d07fc24"
+// OnDie_CA_RootCA_Certificate.cer). A root sent by the device is never trusted,
+// and which one counts is the configuration's word: this is what to hold it against.
+const IntelODCARoot = "beb40bb7507b33967226aa80e084749fbb6593893c642e818d682e9a8d07fc24"
 
 // A trustPolicy decides what a device's certificate is worth. crypto/tls's own
 // verification is off, because before AMT 15 the certificate is made by the
@@ -25,20 +25,13 @@ const intelODCARoot = "beb40bb7507b33967226aa80e084749fbb6593893c642e818d682e9a8
 type trustPolicy struct {
 	pin   []byte         // SHA-256 of the leaf; nil: any
 	roots *x509.CertPool // Intel's on-die root, when the configuration supplies it
-	root  [32]byte       // which root of the pool counts
 	now   func() time.Time
 
 	found Peer // filled by verify
 }
 
 func newTrustPolicy(pin []byte, cfg Config) *trustPolicy {
-	p := &trustPolicy{pin: pin, roots: cfg.ODCARoots, now: cfg.Now}
-	if len(cfg.ODCARootSum) == len(p.root) {
-		copy(p.root[:], cfg.ODCARootSum)
-	} else {
-		_, _ = hex.Decode(p.root[:], []byte(intelODCARoot))
-	}
-	return p
+	return &trustPolicy{pin: pin, roots: cfg.ODCARoots, now: cfg.Now}
 }
 
 // verify is tls.Config.VerifyConnection. It fails only for a pin that does not
@@ -96,26 +89,18 @@ func odcaShape(chain []*x509.Certificate) bool {
 	return false
 }
 
-// verifyODCA builds the chain up to the configured root. The certificates carry
+// verifyODCA builds the chain up to a configured root. The certificates carry
 // usages of their own, so any is accepted; dates are checked by our clock.
 func (p *trustPolicy) verifyODCA(chain []*x509.Certificate) error {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	chains, err := chain[0].Verify(x509.VerifyOptions{
+	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: p.roots, Intermediates: between, CurrentTime: p.now(),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	if err != nil {
-		return err
-	}
-	for _, c := range chains {
-		if sha256.Sum256(c[len(c)-1].Raw) == p.root {
-			return nil
-		}
-	}
-	return reason.Because(reason.ODCAVerificationFailed, "the chain ends in another root than Intel's")
+	return err
 }
 
 // legacyFeaturesOf lists what a finished handshake needed that modern TLS has

@@ -48,6 +48,9 @@ type Config struct {
 	// Tune changes the generation's data for this device alone, such as
 	// func(p *Personality) { p.AsksDigest = true }. nil: as it is.
 	Tune func(*Personality)
+	// SetupCertificate is what it shows while it is being set up, such as a chain
+	// of the on-die authority. nil: one it signed itself.
+	SetupCertificate *tls.Certificate
 
 	Faults Faults
 	Log    *zap.Logger      // nil: silent

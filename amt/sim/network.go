@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -179,7 +180,13 @@ func (d *Device) setupTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.cfg.SetupCertificate != nil {
+		cert = d.cfg.SetupCertificate
+	}
 	conf := d.baseTLS(cert)
+	if d.cfg.SetupCertificate != nil && conf.CipherSuites != nil { // the on-die authority's keys are on a curve
+		conf.CipherSuites = append(slices.Clone(conf.CipherSuites), tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384)
+	}
 	conf.ClientAuth = tls.RequireAnyClientCert
 	return conf, nil
 }

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +14,9 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/profile"
@@ -23,6 +29,47 @@ func admissionOptions(p Provisioning, o *server.Options) {
 		o.Names = append(o.Names, profile.Source(s))
 	}
 	o.PerNetwork, o.AtOnce, o.BreakAfter, o.BreakFor = p.Limits.PerNetwork, p.Limits.Total, p.Limits.BreakAfter, p.Limits.BreakFor
+}
+
+// odca reads the roots of hardware certificates. A root that is not Intel's is
+// taken, since a laboratory has its own, and said aloud.
+func odca(c ODCA, log *zap.Logger, o *server.Options) error {
+	o.ODCA = c.Policy
+	if c.Roots == "" || o.ODCA == "off" {
+		o.ODCA = "off"
+		return nil
+	}
+	if o.ODCA == "" {
+		o.ODCA = "prefer"
+	}
+	text, err := readSome(string(c.Roots))
+	if err != nil {
+		return fmt.Errorf("provisioning.odca.roots: %w", err)
+	}
+	o.ODCARoots = x509.NewCertPool()
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		root, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("provisioning.odca.roots: %w", err)
+		}
+		o.ODCARoots.AddCert(root)
+		if sum := sha256.Sum256(root.Raw); hex.EncodeToString(sum[:]) != session.IntelODCARoot {
+			log.Warn("odca.root", zap.String("subject", root.Subject.String()), zap.String("detail", "this is not Intel's root of hardware certificates, and what it signs is believed"))
+		}
+	}
+	return nil
+}
+
+func (l *loader) odca(c ODCA) {
+	if c.Roots == "" {
+		if c.Policy == "prefer" || c.Policy == "require" {
+			l.wrong("provisioning.odca.roots", "missing with policy "+c.Policy, "without a root no certificate can be verified", "odca: {roots: /etc/provisiond/odca.pem, policy: "+c.Policy+"}")
+		}
+		return
+	}
+	if b := l.mustRead("provisioning.odca.roots", c.Roots); b != nil && !hasCertificate(b) {
+		l.wrong("provisioning.odca.roots", fmt.Sprintf("no certificate in %q", c.Roots), "the root is PEM: -----BEGIN CERTIFICATE-----", "")
+	}
 }
 
 // lookup is the way to the sources of names outside.

@@ -190,6 +190,7 @@ type Provisioning struct {
 	// who reaches the hello port can make them, so the oldest make room.
 	PendingDevices int `yaml:"pending_devices" min:"100" max:"10000000"`
 
+	ODCA    ODCA    `yaml:"odca"`
 	Names   Names   `yaml:"names"`
 	Limits  Attempt `yaml:"limits"`
 	Profile Profile `yaml:"profile"`
@@ -213,6 +214,20 @@ type Names struct {
 	WebhookCA File `yaml:"webhook_ca"`
 	// The longest one question may take. Default 5s; it is asked again each minute.
 	Timeout time.Duration `yaml:"timeout" min:"100ms" max:"1m"`
+}
+
+// ODCA is what a device can show of its hardware: from AMT 15 on, its certificate
+// during setup leads to a root of Intel's, the on-die certificate authority's.
+type ODCA struct {
+	// A PEM file with Intel's on-die root, whose SHA-256 begins with beb40bb7 (the file
+	// OnDie_CA_RootCA_Certificate.cer of tsci.intel.com, converted). Whatever
+	// stands in it is believed. Default: none, nothing is verified.
+	Roots File `yaml:"roots"`
+	// off: not looked at. prefer: verified and remembered where shown; a device that
+	// showed it once must do so again. require: no device of AMT 15 or later is set up
+	// without, and is told nothing. Default, when empty: prefer with roots, else off;
+	// some makers ship AMT 15 without it.
+	Policy string `yaml:"policy" oneof:"off prefer require"`
 }
 
 // Attempt bounds how many devices are talked to at once, counted over all nodes.

@@ -133,6 +133,8 @@ func TestProblems(t *testing.T) {
 			"{file}:6: provisioning.certificates[2].pfx: there is no file \"/nowhere/a.pfx\"",
 			"{file}:6: provisioning.certificates[2].password_file: there is no file \"relative.txt\"; names without a leading slash start at",
 			"{file}:7: provisioning.certificates[3].pfx: missing"}},
+		{"hardware certificates", "provisioning:\n  odca: {roots: " + text + "}\n", nil, []string{"{file}:2: provisioning.odca.roots: no certificate in"}},
+		{"hardware certificates without a root", "provisioning:\n  odca: {policy: require}\n", nil, []string{"{file}:2: provisioning.odca.roots: missing with policy require"}},
 		{"an open API", "api: {listen: \"0.0.0.0:8080\"}\n", nil, []string{
 			"{file}:1: api.listen: 0.0.0.0:8080 is not loopback and api.tls is not set; tokens and passwords would cross the network in clear"}},
 		{"half of a pair", "api:\n  tls: {cert: " + text + "}\n", nil, []string{"{file}:2: api.tls.key: missing while api.tls.cert is set"}},

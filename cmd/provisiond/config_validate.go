@@ -46,6 +46,7 @@ func (l *loader) validate() {
 	l.certificates(c.Provisioning.Certificates)
 	l.profile(c.Provisioning.Profile)
 	l.names(c.Provisioning.Names)
+	l.odca(c.Provisioning.ODCA)
 	if r := c.Provisioning.Retry; r.Max < r.First {
 		l.wrong("provisioning.retry.max", fmt.Sprintf("%s is less than retry.first, %s", r.Max, r.First), "the wait grows from first to max", "retry: {first: 30s, max: 1h}")
 	}

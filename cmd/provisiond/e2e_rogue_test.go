@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/pem"
 	"io"
 	"net"
 	"slices"
@@ -127,6 +128,32 @@ func TestBoxRogues(t *testing.T) {
 		t.Logf("the rogue ends as %s, %d admin hashes told", d.of(rogue.UUID()).Lifecycle, len(rogue.Snapshot().AdminHA1Seen))
 		useless(t, rogue, victim)
 	})
+}
+
+// TestBoxHardwareCertificate: where the configuration requires Intel's hardware
+// certificate, the device that shows one is set up, and the one that signed its
+// own is told nothing.
+func TestBoxHardwareCertificate(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "")
+	chip, root := certtest.ODCA(time.Now())
+	s.configure("  odca: {roots: " + s.file("odca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})) + ", policy: require}\n")
+	d := s.serve(nil)
+	h := s.herd()
+	real := h.add("16", func(c *sim.Config) { c.SetupCertificate = &chip })
+	rogue := h.add("16", nil)
+	h.live(2*time.Second, one(d.hello), real, rogue)
+	d.managed(1, time.Minute)
+	poll(t, "the one without is refused", time.Minute, func() bool {
+		dev, err := d.client().Device(t.Context(), rogue.UUID().String())
+		return err == nil && dev.Lifecycle == "failed" && dev.Reason == "odca_verification_failed"
+	})
+	if s := rogue.Snapshot(); len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
+		t.Errorf("it was told %d passwords", len(s.SecretsSeen)+len(s.AdminHA1Seen))
+	}
+	if dev := d.of(real.UUID()); dev.Lifecycle != "provisioned" || dev.PeerVerified != "odca" {
+		t.Errorf("the one that shows it: %s, verified %q: %s", dev.Lifecycle, dev.PeerVerified, dev.Detail)
+	}
 }
 
 // TestBoxRogueInTheMiddle: a rogue answers first at a device's address, takes

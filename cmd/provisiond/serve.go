@@ -125,6 +125,9 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
 	admissionOptions(cfg.Provisioning, &o)
+	if err := odca(cfg.Provisioning.ODCA, log, &o); err != nil {
+		return o, err
+	}
 	if o.Lookup, err = lookup(cfg.Provisioning.Names); err != nil {
 		return o, err
 	}

@@ -182,7 +182,7 @@ func (c *command) approve() error {
 	yes, facts := true, store.DeviceFacts{}
 	facts.Approved = &yes
 	if d.Lifecycle == store.Quarantined {
-		facts.MAC, facts.PeerFingerprint = new(string), &[]byte{} // whoever approves has looked at the machine
+		facts.MAC, facts.PeerFingerprint, facts.PeerVerified = new(string), &[]byte{}, new(string) // whoever approves has looked at the machine
 	}
 	if err := c.tx.UpdateDevice(c.ctx, d.UUID, facts); err != nil {
 		return err
@@ -280,7 +280,7 @@ func (c *command) release() error {
 		return conflict("its UUID %s is a placeholder that many machines carry; give the machine a UUID of its own", d.UUID)
 	}
 	mac, version, peer := "", "", []byte{}
-	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, TLSVersion: &version, PeerFingerprint: &peer}); err != nil {
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, TLSVersion: &version, PeerFingerprint: &peer, PeerVerified: new(string)}); err != nil {
 		return err
 	}
 	if rebind {

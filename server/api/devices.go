@@ -254,7 +254,7 @@ func (s *Server) getDevice(ctx context.Context, in *OneDevice) (DeviceDetail, er
 func toDetail(d store.Device) DeviceDetail {
 	return DeviceDetail{
 		Device: toDevice(d), Realm: clean(d.Realm), Domain: clean(d.Domain), SecureDNS: d.SecureDNS, ProfileVersion: d.ProfileVersion, AssignedProfile: clean(d.AssignedProfile),
-		PeerFingerprint: hex.EncodeToString(d.PeerFingerprint), DeviceCertNotAfter: timeOrNull(d.DeviceCertNotAfter),
+		PeerFingerprint: hex.EncodeToString(d.PeerFingerprint), PeerVerified: d.PeerVerified, DeviceCertNotAfter: timeOrNull(d.DeviceCertNotAfter),
 		PasswordChangedAt: timeOrNull(d.PasswordChangedAt), Generation: d.Generation, Record: cleanJSON(d.Record),
 	}
 }

@@ -58,6 +58,7 @@ type DeviceDetail struct {
 	ProfileVersion     int           `json:"profile_version" doc:"which version made it; 0 unknown"`
 	AssignedProfile    string        `json:"assigned_profile" doc:"what a person gave it; goes before lists and rules"`
 	PeerFingerprint    string        `json:"peer_fingerprint" doc:"SHA-256 of the device's certificate"`
+	PeerVerified       string        `json:"peer_verified" doc:"how that certificate was verified at the last setup: odca (its hardware, up to Intel's root), none, or empty for not known"`
 	DeviceCertNotAfter *time.Time    `json:"device_cert_not_after"`
 	PasswordChangedAt  *time.Time    `json:"password_changed_at"`
 	Generation         int           `json:"generation" doc:"of the admin password in use, 0 none"`

@@ -65,6 +65,9 @@ func (r *Run) foundMutual(ctx context.Context, refused error) error {
 	r.Device = d
 	r.lease.guard(d)
 	peer := d.Peer()
+	if err := r.provenHardware(peer, false, amt.Version{}); err != nil {
+		return err
+	}
 	r.facts.Peer = &peer
 	return nil
 }
@@ -94,6 +97,9 @@ func (r *Run) opened(ctx context.Context, d Device, c certs.Candidate) error {
 	r.Device = d
 	r.lease.guard(d)
 	peer := d.Peer()
+	if err := r.provenHardware(peer, peer.ClientCertAsked, amt.Version{}); err != nil {
+		return err // before it is a fact of this device
+	}
 	r.facts.Peer = &peer
 	r.setup = peer.ClientCertAsked
 	if r.setup {

@@ -26,6 +26,12 @@ var readIdentity = Step{
 		if err := r.sameMachine(id); err != nil {
 			return false, err
 		}
+		if r.Job.Run.Kind == KindProvision {
+			if err := r.provenHardware(r.Device.Peer(), r.setup, id.Version); err != nil {
+				r.facts.Peer = nil
+				return false, err
+			}
+		}
 		// Only now: what another machine says of itself is no news of this one.
 		r.facts.Identity = &id
 		r.facts.DeviceMode, r.facts.ModeKnown = id.State, true

@@ -422,6 +422,13 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 	if p := f.Peer; p != nil {
 		version := tls.VersionName(p.TLSVersion)
 		d.TLSVersion, d.PeerFingerprint = &version, &p.Fingerprint
+		if f.Certificate != "" { // in setup it shows a certificate of its own, later one of ours
+			rung := verifiedNone
+			if p.Verified == verifiedODCA {
+				rung = verifiedODCA
+			}
+			d.PeerVerified = &rung
+		}
 	}
 	if f.Certificate != "" {
 		d.Certificate = &f.Certificate

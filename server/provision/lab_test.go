@@ -36,6 +36,7 @@ type lab struct {
 	trust  *labTrust
 	jobs   chan int64
 	prof   profile.Profile
+	odca   *x509.Certificate // the root of hardware certificates, for engines made after it is set
 	// again: the device's changes after setup are committed too
 	again bool
 }
@@ -86,7 +87,13 @@ func newLab(t *testing.T, engine string) *lab {
 // newEngine is another daemon on the same store.
 func (l *lab) newEngine(node string) *Engine {
 	log := zaptest.NewLogger(l.t, zaptest.Level(zap.WarnLevel))
+	var roots *x509.CertPool
+	if l.odca != nil {
+		roots = x509.NewCertPool()
+		roots.AddCert(l.odca)
+	}
 	dialer := session.NewDialer(session.Config{
+		ODCARoots:   roots,
 		Control:     session.EgressGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil),
 		CallTimeout: 5 * time.Second, RefusedPatience: -1,
 	}, log, nil)

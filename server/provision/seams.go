@@ -193,6 +193,7 @@ type Config struct {
 	Later       time.Duration // that while
 	Port        uint16
 	MinTLS      uint16
+	ODCA        ODCA // "": off
 
 	Tracer Tracer // nil: nobody watches
 }

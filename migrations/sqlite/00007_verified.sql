@@ -1,0 +1,7 @@
+-- +goose Up
+
+-- How the device's certificate was verified at its last setup: odca, that is, up to Intel's hardware root, or none.
+ALTER TABLE devices ADD COLUMN peer_verified text NOT NULL DEFAULT '';
+
+INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '4', CAST(strftime('%s', 'now') AS integer) * 1000)
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at;
