@@ -47,7 +47,7 @@ func (p *program) jobStart() *cobra.Command {
 		Use: "start KIND [QUERY]", ValidArgs: jobKinds, Short: "Start a job for the devices a query finds now", Args: cobra.MinimumNArgs(1),
 		Long: "Starts a job for the devices a query finds at this moment. QUERY is as in device list; without one\nthe job is for all devices it can be done to. What cannot be undone asks for a typed confirmation.\n\n" +
 			"KIND is one of:\n" +
-			"  maintain        what is due, or --task\n  rotate          a new admin password\n  unprovision     undo the setup; --mode full or partial\n  retire          take out for good, and leave the device alone\n" +
+			"  maintain        what is due, or --task\n  rotate          a new admin password\n  unprovision     undo the setup; --mode full, partial or decommission\n  retire          take out for good, and leave the device alone\n" +
 			"  approve         let devices in that wait for it\n  retry           try devices again that failed or wait\n  quarantine      keep devices out\n  release         let quarantined devices go on\n" +
 			"  tag, untag      --tags\n  assign-profile  --profile; - lets list and rules decide again",
 		Example: "  provctl job start approve net:10.20.0.0/16 --dry-run\n  provctl job start tag suffix:branch.example.com --tags branch,kiosk\n  provctl job start rotate net:10.20.0.0/16 --per-minute 60\n  provctl job start unprovision tag:sold --mode full --need-approver --dry-run",
@@ -61,7 +61,7 @@ func (p *program) jobStart() *cobra.Command {
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&f.Task, "task", "", "maintain: clock,name,cert,tls,password, or check to look only")
-	cmd.Flags().StringVar(&f.Mode, "mode", "", "unprovision: full or partial")
+	cmd.Flags().StringVar(&f.Mode, "mode", "", "unprovision: full, partial or decommission")
 	cmd.Flags().StringSliceVar(&f.Tags, "tags", nil, "tag, untag: which ones, divided by commas")
 	cmd.Flags().StringVar(&f.Profile, "profile", "", "assign-profile: its name, or -")
 	return cmd

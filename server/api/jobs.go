@@ -28,7 +28,7 @@ type JobRequest struct {
 	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, instead of a query"`
 
 	Task string `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
-	Mode string `json:"mode,omitempty" enum:"full,partial" doc:"unprovision"`
+	Mode string `json:"mode,omitempty" enum:"full,partial,decommission" doc:"unprovision; decommission is full, and retired once the device shows that it is gone"`
 	Change
 	Note      string     `json:"note,omitempty" maxLength:"500"`
 	PerMinute int        `json:"per_minute,omitempty" minimum:"0" maximum:"100000" doc:"devices begun a minute; 0: no cap"`

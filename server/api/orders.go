@@ -20,7 +20,7 @@ type UnprovisionInput struct {
 
 // UnprovisionBody says how much, and is confirmed with the UUID.
 type UnprovisionBody struct {
-	Mode    string `json:"mode" enum:"full,partial" doc:"partial keeps users and names, and the device says hello again"`
+	Mode    string `json:"mode" enum:"full,partial,decommission" doc:"partial keeps users and names, and the device says hello again; decommission is full, and the device is retired once it shows that it is gone"`
 	Confirm string `json:"confirm" maxLength:"64" doc:"the device's UUID once more"`
 	Note    string `json:"note,omitempty" maxLength:"500"`
 }

@@ -17,6 +17,16 @@ import (
 // keeps users and names and says hello again.
 func (r *Run) full() bool { return r.Job.Run.Task != "partial" }
 
+// left is where a device stands once it has shown that it is gone. One that was
+// decommissioned is retired then and not before: until that moment its
+// passwords are what the next attempt needs.
+func (r *Run) left() store.Lifecycle {
+	if r.Job.Run.Task == "decommission" {
+		return store.Retired
+	}
+	return store.Unprovisioned
+}
+
 // contactLeaving meets a managed device, or finds that an earlier attempt has
 // already undone its setup.
 func (r *Run) contactLeaving(ctx context.Context) error {
@@ -144,7 +154,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 // verdictLeaving ends a run that undoes a setup.
 func (r *Run) verdictLeaving(err error) Verdict {
 	if err == nil && r.gone != "" {
-		return Verdict{OK: true, Ended: store.Unprovisioned, Detail: r.gone, Steps: r.book, Facts: r.factsGone(), Blame: reason.NoBlame}
+		return Verdict{OK: true, Ended: r.left(), Detail: r.gone, Steps: r.book, Facts: r.factsGone(), Blame: reason.NoBlame}
 	}
 	if err == nil {
 		err = reason.Because(reason.CommitUnverified, "the device still answers as a managed one")

@@ -252,11 +252,15 @@ func TestUnprovision(t *testing.T) {
 		for _, c := range []struct {
 			personality, mode string
 			ends              amt.ProvisioningState
-		}{{"11", "full", amt.StatePre}, {"11", "partial", amt.StateIn}, {"18", "full", amt.StatePre}, {"6.1", "partial", amt.StateIn}} {
+		}{{"11", "full", amt.StatePre}, {"11", "decommission", amt.StatePre}, {"11", "partial", amt.StateIn}, {"18", "full", amt.StatePre}, {"6.1", "partial", amt.StateIn}} {
 			d := l.managed(c.personality)
 			active, _ := l.active(d)
 			dev := l.do(d, KindUnprovision, c.mode)
-			if dev.Lifecycle != store.Unprovisioned || d.Snapshot().State != c.ends {
+			want := store.Unprovisioned
+			if c.mode == "decommission" {
+				want = store.Retired
+			}
+			if dev.Lifecycle != want || d.Snapshot().State != c.ends {
 				t.Fatalf("AMT %s, %s: %s (device %s): %s: %s\n%s", c.personality, c.mode, dev.Lifecycle, d.Snapshot().State, dev.Reason, dev.Detail, l.journal(d))
 			}
 			if still, _ := l.active(d); still.ID != active.ID {
@@ -283,6 +287,7 @@ func TestManagedRefusals(t *testing.T) {
 		ends                     store.Lifecycle
 	}{
 		{"auditor", "refuse:Unprovision#all=2076", KindUnprovision, "full", reason.UnprovisionBlocked, store.Provisioned},
+		{"auditor, for good", "refuse:Unprovision#all=2076", KindUnprovision, "decommission", reason.UnprovisionBlocked, store.Provisioned},
 		{"password refused", "refuse:SetAdminAclEntryEx#2=2054", KindRotate, "", reason.AdminPasswordRejected, store.Provisioned},
 	} {
 		t.Run(c.name, func(t *testing.T) {
