@@ -131,7 +131,12 @@ func fleetRun(t *testing.T, s *site, devices int) {
 	r := s.agrees(d, devices)
 	d.stop()
 	// The devices were a nuisance all the while, as they are unless told otherwise.
-	if len(r.FaultsFired) < 4 || r.FaultRate != .05 {
+	// Which kinds come up in a small fleet is chance.
+	fired := 0
+	for _, n := range r.FaultsFired {
+		fired += n
+	}
+	if len(r.FaultsFired) < 2 || fired < devices/2 || r.FaultRate != .05 {
 		t.Errorf("faults at %v of the requests: %v", r.FaultRate, r.FaultsFired)
 	}
 	t.Logf("%d of %d managed, 0 unknown passwords, %.1f devices/s, faults %v", r.Managed, r.Devices, r.PerSecond, r.FaultsFired)

@@ -48,6 +48,8 @@ var trials = []trial{
 	{doc: "provctl device why 10.20.3.7", status: []int{0, 5}, says: "10.20.3.7"},
 	{doc: "provctl device why 10.20.3.4", status: []int{0, 5}, says: "10.20.3.4"},
 	{doc: "provctl device approve UUID", as: "provctl device approve WAITING"},
+	{doc: "provctl device quarantine", as: "provctl device quarantine WAITING", says: "quarantine"},
+	{doc: "provctl device release", as: "provctl device release WAITING"},
 	{doc: "provctl event tail", as: "timeout 5 provctl event tail --after 0", status: []int{0, 124}, says: "verified"},
 	{doc: `provctl secret reveal UUID --kind admin --reason "ticket 4711"`},
 	{doc: `provctl secret reveal UUID --kind admin --reason "recovery drill"`},
@@ -103,6 +105,8 @@ var trials = []trial{
 	{doc: "provisiond doctor --config drill.yaml", status: []int{0, 1, 2}, says: "master_key"},
 	{doc: "provisiond support-bundle --config FILE --out bundle.zip --log FILE", as: "provisiond support-bundle --config provisiond.yaml --out bundle.zip --log daemon.log"},
 	{doc: "provisiond support-bundle", as: "provisiond support-bundle --config provisiond.yaml --out bundle3.zip"},
+	{doc: "provctl job start unprovision tag:sold --mode decommission --dry-run"},
+	{doc: "provctl unprovision UUID --mode decommission", as: "provctl unprovision UUID --mode decommission --confirm UUID"},
 	{doc: "provisiond demo", as: "provisiond demo --exit"},
 }
 
