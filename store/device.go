@@ -49,6 +49,14 @@ func (tx *Tx) Device(ctx context.Context, uuid amt.UUID) (Device, error) {
 	return d, nil
 }
 
+// RealmHolder finds another device that has this digest realm, retired ones left
+// out: ErrNotFound when there is none.
+func (tx *Tx) RealmHolder(ctx context.Context, realm string, but amt.UUID) (amt.UUID, error) {
+	var u amt.UUID
+	err := tx.one(ctx, "SELECT uuid FROM devices WHERE realm = $1 AND realm <> '' AND uuid <> $2 AND lifecycle <> 'retired' ORDER BY uuid LIMIT 1", []any{realm, but}, &u)
+	return u, err
+}
+
 // ImportDevice makes the row of a device that nobody has heard yet, with the
 // event imported. A device already there is left as it is: ErrConflict.
 func (tx *Tx) ImportDevice(ctx context.Context, uuid amt.UUID, actor string, f DeviceFacts) error {

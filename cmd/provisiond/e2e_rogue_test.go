@@ -123,9 +123,11 @@ func TestBoxRogues(t *testing.T) {
 		h.live(2*time.Second, one(d.hello), rogue)
 		poll(t, "the rogue was dealt with", time.Minute, func() bool {
 			l, err := d.client().Device(t.Context(), rogue.UUID().String())
-			return err == nil && (l.Lifecycle == "provisioned" || l.Lifecycle == "quarantined")
+			return err == nil && l.Lifecycle == "quarantined" && l.Reason == "identity_conflict"
 		})
-		t.Logf("the rogue ends as %s, %d admin hashes told", d.of(rogue.UUID()).Lifecycle, len(rogue.Snapshot().AdminHA1Seen))
+		if n := len(rogue.Snapshot().AdminHA1Seen); n != 0 {
+			t.Errorf("%d admin hashes were told", n)
+		}
 		useless(t, rogue, victim)
 	})
 }

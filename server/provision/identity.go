@@ -32,6 +32,9 @@ var readIdentity = Step{
 				return false, err
 			}
 		}
+		if err := r.ownRealm(ctx, id); err != nil {
+			return false, err
+		}
 		// Only now: what another machine says of itself is no news of this one.
 		r.facts.Identity = &id
 		r.facts.DeviceMode, r.facts.ModeKnown = id.State, true

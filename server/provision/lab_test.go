@@ -97,12 +97,13 @@ func (l *lab) newEngine(node string) *Engine {
 		Control:     session.EgressGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil),
 		CallTimeout: 5 * time.Second, RefusedPatience: -1,
 	}, log, nil)
+	journal := &Journal{
+		DB: l.db, Node: node, Clock: realClock{},
+		Enqueue: func(_ context.Context, _ *store.Tx, id int64, _ time.Time, _ int) error { return nil },
+		Profile: func(context.Context, *store.Tx, store.Device, string) (profile.Profile, error) { return l.prof, nil },
+	}
 	return New(Config{
-		Store: &Journal{
-			DB: l.db, Node: node, Clock: realClock{},
-			Enqueue: func(_ context.Context, _ *store.Tx, id int64, _ time.Time, _ int) error { return nil },
-			Profile: func(context.Context, *store.Tx, store.Device, string) (profile.Profile, error) { return l.prof, nil },
-		},
+		Store: journal, Realm: journal.Realm,
 		Dial: func(ctx context.Context, t session.Target) (Device, error) {
 			s, err := dialer.Dial(ctx, t)
 			if err != nil {

@@ -178,8 +178,11 @@ type Config struct {
 	// Assign finds the profile again once the device has said what it is; nil
 	// keeps the one the run was claimed with.
 	Assign func(ctx context.Context, d store.Device, name string) (profile.Profile, error)
-	Clock  Clock
-	Rand   io.Reader
+	// Realm finds another device that has this digest realm, zero for none, and
+	// writes it down; nil does not look.
+	Realm func(ctx context.Context, d store.Device, runID int64, realm string) (amt.UUID, error)
+	Clock Clock
+	Rand  io.Reader
 
 	Lease       time.Duration // how long a claim holds without renewal
 	Margin      time.Duration // the socket's deadline ends this long before the lease
