@@ -173,7 +173,7 @@ func TestBadInput(t *testing.T) {
 		before := l.stored()
 		_, err = l.api.ImportCertificate(ctx, api.NewImport{Files: []api.FileBytes{{Name: "big", Data: make([]byte, 60<<20)}}})
 		var p *api.Problem
-		if !errors.As(err, &p) || p.Status != 413 {
+		if !errors.As(err, &p) || p.Status != 413 || p.Code != "cert_input_invalid" || !strings.Contains(p.Detail, "at most 4 MB a file and 16 MB together") {
 			t.Errorf("60 MB: %v", err)
 		}
 		if d := cmp.Diff(before, l.stored()); d != "" {

@@ -19,7 +19,7 @@ func (p *program) certCommand() *cobra.Command {
 		p.certRequest(), p.certPending(), p.certImport(), p.certList(), p.certShow(),
 		p.certUse("activate", "Put a certificate into use beside those that are"),
 		p.certUse("deactivate", "Take a certificate out of use and keep it"),
-		p.certReplace(),
+		p.certRenew(), p.certReplace(),
 		p.certUse("remove", "Put a certificate into the trash; 30 days to take it back"),
 		p.certUse("restore", "Take a certificate back from the trash"),
 		p.certCheck(), p.certAdvise(), p.certBackup())
@@ -32,8 +32,14 @@ func (p *program) certCommand() *cobra.Command {
   provctl cert import what-the-ca-sent.zip
   provctl cert check ID --amt 11.8 --suffix corp.example.com
 
-Renewal is the same again with cert replace. It is not automatic: no CA is known
-that issues the AMT usage by ACME. Events and metrics remind from 45 days on.`
+Renewal, of which events, banners and metrics remind from 45 days on:
+
+  provctl cert renew ID --dry-run         what it would take, for which devices
+  provctl cert renew ID                   a request with the same names, or a
+                                          successor where our own root issued ID
+  provctl cert replace ID NEW --yes       when the successor was imported
+
+It is a person's act: no CA is known that issues the AMT usage by ACME.`
 	return cmd
 }
 
@@ -161,9 +167,9 @@ func (p *program) certPending() *cobra.Command {
 				return nil
 			}
 			var t table
-			t.row("ID", "NAME", "KEY", "STATE", "MADE BY", "MADE", "CERTIFICATE")
+			t.row("ID", "NAME", "KEY", "STATE", "MADE BY", "MADE", "RENEWS", "CERTIFICATE")
 			for _, r := range l.Requests {
-				t.row(r.ID, r.Name, r.Key, r.State, r.CreatedBy, when(&r.CreatedAt), dash(r.Certificate))
+				t.row(r.ID, r.Name, r.Key, r.State, r.CreatedBy, when(&r.CreatedAt), dash(r.Follows), dash(r.Certificate))
 			}
 			t.print(clean{p.out})
 			return nil
@@ -227,6 +233,16 @@ func (p *program) printCertificate(k api.Certificate) {
 	if k.Renews != "" {
 		p.say("  follows %s, same names and a longer life: provctl cert replace %s %s\n", k.Renews, k.Renews, k.ID)
 	}
+	if r := k.Renewal; r != nil {
+		switch {
+		case r.Certificate != "":
+			p.say("  renewal (%s): %s follows it\n", r.Mode, r.Certificate)
+		case r.Request != "":
+			p.say("  renewal under way (%s): request %s, then provctl cert import FILE\n", r.Mode, r.Request)
+		default:
+			p.say("  renewal (%s): provctl cert renew %s\n", r.Mode, k.ID)
+		}
+	}
 	switch {
 	case k.UndoUntil != nil:
 		p.say("  can be taken back until %s: provctl cert restore %s\n", k.UndoUntil.Format("2006-01-02"), k.ID)
@@ -256,6 +272,9 @@ func (p *program) certShow() *cobra.Command {
 				return p.printJSON(d)
 			}
 			p.printCertificate(d.Certificate)
+			if d.Renewal == nil && d.State != "removed" {
+				p.say("  renewal: no mode was chosen yet; provctl cert renew %s --dry-run says what it would take\n", d.ID)
+			}
 			p.say("\n")
 			p.printReport(d.Report, true)
 			return nil

@@ -55,6 +55,7 @@ func (s *Server) certRoutes(api huma.API) {
 	add(s, api, op("remove-certificate", http.MethodPost, "certificates/{id}/remove", "Put a certificate into the trash, for 30 days"), s.useCertificate((*desk.Desk).Remove))
 	add(s, api, op("restore-certificate", http.MethodPost, "certificates/{id}/restore", "Take a certificate back from the trash"), s.useCertificate((*desk.Desk).Restore))
 	add(s, api, op("replace-certificate", http.MethodPost, "certificates/{id}/replace", "Put another certificate into use instead"), s.replaceCertificate)
+	add(s, api, op("renew-certificate", http.MethodPost, "certificates/{id}/renew", "Begin the successor of a certificate, under the same names"), s.renewCertificate)
 	add(s, api, op("check-certificate", http.MethodPost, "certificates/{id}/check", "Ask a simulated device of a generation"), s.checkCertificate)
 	add(s, api, op("list-backups", http.MethodGet, "certificates/backups", "Encrypted backups"), s.listBackups)
 	add(s, api, made(op("create-backup", http.MethodPost, "certificates/{id}/backup", "Write another backup")), s.createBackup)
@@ -192,6 +193,10 @@ func fromEntry(e desk.Entry, all []desk.Entry, counts map[string]desk.Counts, no
 	c := toCertificate(e.Provisioning, now)
 	n := counts[e.ID]
 	c.Devices, c.Waiting, c.Adds, c.Renews = n.SetUp, n.Waiting, n.Adds, desk.Renews(e, all, now)
+	if now := e.Renewal(all); now != (desk.Renewal{}) {
+		c.Renewal = &CertificateRenewal{Mode: string(now.Mode), Request: now.Request, Certificate: now.Certificate, By: now.By, At: timeOrNull(now.At)}
+	}
+	c.Follows = e.Note.Follows
 	c.State, c.Source, c.Request, c.ImportedBy = string(e.State), e.Source(), e.Note.Request, e.Note.ImportedBy
 	c.ImportedAt, c.RemovedAt, c.UndoUntil = timeOrNull(e.ImportedAt), timeOrNull(e.Note.RemovedAt), timeOrNull(e.UndoUntil())
 	if e.Note.Backup.File != "" {
@@ -230,6 +235,25 @@ func (s *Server) replaceCertificate(ctx context.Context, in *certInput[UseCertif
 		return CertificateChanged{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "with: the id of the certificate that takes over is needed")
 	}
 	return d.Replace(ctx, in.ID, in.Body.With, useOptions(ctx, in.Body))
+}
+
+func (s *Server) renewCertificate(ctx context.Context, in *certInput[RenewCertificate]) (CertificateRenewed, error) {
+	d, err := s.theDesk()
+	if err != nil {
+		return CertificateRenewed{}, err
+	}
+	mode, err := desk.ParseMode(in.Body.Mode)
+	if err != nil {
+		return CertificateRenewed{}, err
+	}
+	out, err := d.Renew(ctx, in.ID, desk.RenewOptions{Actor: actor(ctx), Mode: mode, DryRun: in.Body.DryRun})
+	r := CertificateRenewed{Renewed: out}
+	if err != nil || out.Imported == nil {
+		return r, err
+	}
+	made, err := s.importResult(ctx, *out.Imported, nil)
+	r.Import = &made
+	return r, err
 }
 
 func (s *Server) checkCertificate(ctx context.Context, in *certInput[CheckQuestion]) (CertificateVerdict, error) {

@@ -50,6 +50,11 @@ func (c *Client) UseCertificate(ctx context.Context, verb, id string, u UseCerti
 	return call[CertificateChanged](ctx, c, http.MethodPost, certPath(id, verb), nil, u)
 }
 
+// RenewCertificate begins the successor of a certificate.
+func (c *Client) RenewCertificate(ctx context.Context, id string, r RenewCertificate) (CertificateRenewed, error) {
+	return call[CertificateRenewed](ctx, c, http.MethodPost, certPath(id, "renew"), nil, r)
+}
+
 // CheckCertificate asks a simulated device.
 func (c *Client) CheckCertificate(ctx context.Context, id string, q CheckQuestion) (CertificateVerdict, error) {
 	return call[CertificateVerdict](ctx, c, http.MethodPost, certPath(id, "check"), nil, q)

@@ -141,6 +141,28 @@ type UseCertificate struct {
 	Force   bool   `json:"force,omitempty" doc:"although waiting devices would lose their match"`
 }
 
+// RenewCertificate says how to renew.
+type RenewCertificate struct {
+	Mode   string `json:"mode,omitempty" maxLength:"64" doc:"manual: a request to order with; own-root: issued by the root kept here. Left out: the mode chosen last, else own-root for what that root issued and manual for all others"`
+	DryRun bool   `json:"dry_run,omitempty" doc:"say what would be done"`
+}
+
+// CertificateRenewed is what a renewal did, or would do.
+type CertificateRenewed struct {
+	desk.Renewed
+	Import *ImportResult `json:"import,omitempty" doc:"own-root: how the successor was taken in"`
+}
+
+// CertificateRenewal is the renewal mode of a certificate and how far its
+// renewal is.
+type CertificateRenewal struct {
+	Mode        string     `json:"mode" doc:"manual or own-root, as was chosen last"`
+	Request     string     `json:"request,omitempty" doc:"id of the request whose answer is the successor"`
+	Certificate string     `json:"certificate,omitempty" doc:"id of the successor, once it is here"`
+	By          string     `json:"by"`
+	At          *time.Time `json:"at"`
+}
+
 // CheckQuestion asks a simulated device.
 type CheckQuestion struct {
 	AMT       string `json:"amt" minLength:"1" maxLength:"32" doc:"the firmware's release, such as 11.8"`

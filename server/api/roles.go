@@ -65,6 +65,7 @@ var grants = map[string][]Role{
 	"activate-certificate":       {KeyAdmin},
 	"deactivate-certificate":     {KeyAdmin},
 	"replace-certificate":        {KeyAdmin},
+	"renew-certificate":          {KeyAdmin},
 	"remove-certificate":         {KeyAdmin},
 	"restore-certificate":        {KeyAdmin},
 	"create-backup":              {KeyAdmin},

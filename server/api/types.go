@@ -204,6 +204,7 @@ type Certificate struct {
 	Waiting    int         `json:"waiting" doc:"devices not under management yet that it would serve"`
 	Adds       int         `json:"adds" doc:"of these, how many no certificate in use serves"`
 	Renews     string      `json:"renews,omitempty" doc:"id of the certificate in use that this one, on standby, can follow: same names, longer life"`
+	Follows    string      `json:"follows,omitempty" doc:"id of the certificate that this one was made to follow"`
 	State      string      `json:"state" doc:"active, standby or removed"`
 	Source     string      `json:"source" doc:"file: the configuration names it; desk: it was imported here"`
 	Request    string      `json:"request,omitempty" doc:"id of the request it answered"`
@@ -212,6 +213,8 @@ type Certificate struct {
 	Backup     *BackupView `json:"backup,omitempty"`
 	RemovedAt  *time.Time  `json:"removed_at,omitempty"`
 	UndoUntil  *time.Time  `json:"undo_until,omitempty" doc:"until when a removed one can be taken back"`
+
+	Renewal *CertificateRenewal `json:"renewal,omitempty" doc:"left out until a renewal was begun"`
 }
 
 // Finding is one thing to say about a certificate.

@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -93,13 +94,17 @@ func Renews(e Entry, all []Entry, now time.Time) string {
 	if e.State != Standby || !e.Usable() || e.Validity(now) != nil {
 		return ""
 	}
+	last := ""
 	for _, old := range all {
 		if old.State == Active && old.Desk && old.Leaf.NotAfter.Before(e.Leaf.NotAfter) &&
 			!slices.ContainsFunc(old.Names, func(n string) bool { return !slices.Contains(e.Names, n) }) {
-			return old.ID
+			if old.ID == e.Note.Follows {
+				return old.ID // of several, the one it was made to follow
+			}
+			last = cmp.Or(last, old.ID)
 		}
 	}
-	return ""
+	return last
 }
 
 // Names proposes which names to order a certificate for: for the suffixes that

@@ -124,6 +124,8 @@ type Note struct {
 	RemovedBy  string    `json:"removed_by,omitempty"`
 	WasActive  bool      `json:"was_active,omitempty"`
 	Reminded   *int      `json:"reminded,omitempty"` // the last of certs.Reminders that was spoken of
+	Renewal    Renewal   `json:"renewal,omitzero"`
+	Follows    string    `json:"follows,omitempty"` // the certificate that it was made to follow
 }
 
 // Entry is one certificate and everything noted about it.

@@ -28,6 +28,8 @@ type ImportOptions struct {
 	DryRun    bool         // report only
 	Handover  Handover     // of the backup's passphrase
 	Actor     string
+
+	follows string // the certificate whose successor the root kept here issued
 }
 
 // Imported is what became of an import.
@@ -236,6 +238,9 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 			if err := closeRequest(ctx, tx, n.Request, p.ID); err != nil {
 				return err
 			}
+		}
+		if err := d.followed(ctx, tx, all, p.ID, o.follows, &n); err != nil {
+			return err
 		}
 		if backup != nil {
 			if err := d.noteBackup(ctx, tx, p.ID, o.Actor, &n, out.Backup, backup.Data); err != nil {

@@ -22,6 +22,7 @@ type Request struct {
 	Key         string    `json:"key" doc:"kind and length, such as RSA 2048"`
 	State       string    `json:"state" doc:"open, issued or cancelled"`
 	Certificate string    `json:"certificate,omitempty" doc:"what answered it"`
+	Follows     string    `json:"follows,omitempty" doc:"id of the certificate whose renewal it is, while that is under way"`
 	CreatedBy   string    `json:"created_by"`
 	CreatedAt   time.Time `json:"created_at"`
 	CSR         string    `json:"csr" doc:"PKCS#10 as PEM: what goes to the CA"`
@@ -77,11 +78,10 @@ func (d *Desk) Request(ctx context.Context, actor string, o certs.RequestOptions
 	if err != nil {
 		return Requested{}, err
 	}
-	key, err := certs.KeySecret(r.Key)
+	row, err := requestRow(r, actor)
 	if err != nil {
-		return Requested{}, fmt.Errorf("keep the key of a request: %w", err)
+		return Requested{}, err
 	}
-	row := store.CertificateRequest{Subject: r.Names[0], Names: r.Names, CSR: r.PEM(), Key: key, State: "open", CreatedBy: actor}
 	var at time.Time
 	err = d.DB.Write(ctx, func(tx *store.Tx) error {
 		at = tx.Now()
@@ -97,6 +97,14 @@ func (d *Desk) Request(ctx context.Context, actor string, o certs.RequestOptions
 	row.CreatedAt = at
 	view, err := viewRequest(row)
 	return Requested{Request: view, OrderText: r.OrderText(), Serves: servesBy(r.Names)}, err
+}
+
+func requestRow(r *certs.Request, actor string) (store.CertificateRequest, error) {
+	key, err := certs.KeySecret(r.Key)
+	if err != nil {
+		return store.CertificateRequest{}, fmt.Errorf("keep the key of a request: %w", err)
+	}
+	return store.CertificateRequest{Subject: r.Names[0], Names: r.Names, CSR: r.PEM(), Key: key, State: "open", CreatedBy: actor}, nil
 }
 
 func viewRequest(r store.CertificateRequest) (Request, error) {
@@ -130,6 +138,10 @@ func (d *Desk) Requests(ctx context.Context, all bool) ([]Request, error) {
 		if err != nil {
 			return err
 		}
+		known, err := d.entries(ctx, tx)
+		if err != nil {
+			return err
+		}
 		for _, r := range rows {
 			if r.State != "open" && !all {
 				continue
@@ -137,6 +149,9 @@ func (d *Desk) Requests(ctx context.Context, all bool) ([]Request, error) {
 			v, err := viewRequest(r)
 			if err != nil {
 				return err
+			}
+			if i := slices.IndexFunc(known, func(e Entry) bool { return e.Note.Renewal.Request == v.ID }); i >= 0 {
+				v.Follows = known[i].ID
 			}
 			out = append(out, v)
 		}
@@ -169,10 +184,7 @@ func (d *Desk) RequestByID(ctx context.Context, id string) (Requested, error) {
 func (d *Desk) CancelRequest(ctx context.Context, actor, id string) (Request, error) {
 	id = strings.ToLower(strings.TrimSpace(id))
 	var out Request
-	err := d.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := tx.Audit(ctx, store.AuditRecord{Actor: actor, Action: "cert.request_cancel", Subject: id}); err != nil {
-			return err
-		}
+	err := d.change(ctx, store.AuditRecord{Actor: actor, Action: "cert.request_cancel", Subject: id}, func(tx *store.Tx) error {
 		rows, err := tx.CertificateRequests(ctx)
 		if err != nil {
 			return err
@@ -191,8 +203,10 @@ func (d *Desk) CancelRequest(ctx context.Context, actor, id string) (Request, er
 			r.State = "cancelled"
 			v.State = r.State
 			out = v
-			_, err = tx.PutCertificateRequest(ctx, r)
-			return err
+			if _, err = tx.PutCertificateRequest(ctx, r); err != nil {
+				return err
+			}
+			return d.givenUp(ctx, tx, v.ID)
 		}
 		return &UnknownError{"request", id}
 	})
@@ -219,8 +233,8 @@ func pending(rows []store.CertificateRequest, open bool) ([]certs.Pending, error
 // the public CAs that put the AMT usage (2.16.840.1.113741.1.2.3) into a
 // certificate do so for organisation-validated orders by hand, and none is known
 // to offer it by ACME, whose orders carry names and nothing else (RFC 8555
-// 7.1.3). Until one does, renewal is: request, order, import, replace, with
-// reminders from 45 days before the end.
+// 7.1.3). Until one does, renewal is: Renew, order, import, replace, with reminders
+// from 45 days before the end.
 type Renewer interface {
 	// Renew takes a PKCS#10 in DER and returns the chain, leaf first, in DER.
 	Renew(ctx context.Context, csr []byte) ([][]byte, error)

@@ -94,23 +94,33 @@ func (d *Desk) Root(ctx context.Context) (Root, error) {
 // Issue makes a provisioning certificate under one's own root and imports it
 // like any other: with report, backup and one transaction.
 func (d *Desk) Issue(ctx context.Context, actor string, names []string, days int) (Imported, error) {
-	a, err := d.authority(ctx)
-	if err != nil {
-		return Imported{}, err
-	}
 	if len(names) == 0 {
 		return Imported{}, refused("a name is needed")
 	}
 	if days <= 0 {
 		days = 1095
 	}
-	r, err := certs.NewRequest(certs.RequestOptions{CommonName: names[0], Names: names[1:], PrivateNames: true})
+	files, err := d.issue(ctx, certs.RequestOptions{CommonName: names[0], Names: names[1:], PrivateNames: true}, time.Duration(days)*24*time.Hour)
 	if err != nil {
 		return Imported{}, err
 	}
-	der, err := a.IssueProvisioning(&r.Key.PublicKey, r.Names, d.Now(), time.Duration(days)*24*time.Hour)
+	return d.Import(ctx, ImportOptions{Files: files, Actor: actor})
+}
+
+// issue makes a certificate with its key and chain, in the form in which Import
+// takes what a CA sent.
+func (d *Desk) issue(ctx context.Context, o certs.RequestOptions, life time.Duration) ([]certs.File, error) {
+	a, err := d.authority(ctx)
 	if err != nil {
-		return Imported{}, err
+		return nil, err
+	}
+	r, err := certs.NewRequest(o)
+	if err != nil {
+		return nil, err
+	}
+	der, err := a.IssueProvisioning(&r.Key.PublicKey, r.Names, d.Now(), life)
+	if err != nil {
+		return nil, err
 	}
 	var text []byte
 	for _, c := range [][]byte{der, a.Certificate().Raw} {
@@ -118,8 +128,8 @@ func (d *Desk) Issue(ctx context.Context, actor string, names []string, days int
 	}
 	key, err := r.KeyDER()
 	if err != nil {
-		return Imported{}, err
+		return nil, err
 	}
 	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
-	return d.Import(ctx, ImportOptions{Files: []certs.File{{Name: "issued by " + a.Certificate().Subject.CommonName, Data: text}}, Actor: actor})
+	return []certs.File{{Name: "issued by " + a.Certificate().Subject.CommonName, Data: text}}, nil
 }

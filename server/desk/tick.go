@@ -47,7 +47,7 @@ func (d *Desk) remind(ctx context.Context) error {
 			if due == 0 {
 				name, code = "certificate_expired", reason.CertExpired
 			}
-			_, err = tx.AddEvent(ctx, store.Event{Name: name, Reason: code, Actor: "system", Detail: expiryText(e, d.Now()), Data: map[string]any{"certificate": e.ID, "days": due}})
+			_, err = tx.AddEvent(ctx, store.Event{Name: name, Reason: code, Actor: "system", Detail: expiryText(e, all, d.Now()), Data: map[string]any{"certificate": e.ID, "days": due}})
 			return err
 		})
 		if errors.Is(err, errSaid) {
@@ -64,18 +64,19 @@ func (d *Desk) remind(ctx context.Context) error {
 // errSaid rolls back: another node was faster.
 var errSaid = errors.New("said already")
 
-func expiryText(e Entry, now time.Time) string {
+func expiryText(e Entry, all []Entry, now time.Time) string {
 	end := e.Leaf.NotAfter.UTC().Format(time.DateOnly)
 	left := int(e.Leaf.NotAfter.Sub(now).Hours() / 24)
+	how := fmt.Sprintf("ends in %d days, on %s", left, end)
 	switch {
 	case !now.Before(e.Leaf.NotAfter):
-		return fmt.Sprintf("%s (%s) expired on %s: no device is set up with it", e.Name, e.ID, end)
+		how = fmt.Sprintf("expired on %s: no device is set up with it", end)
 	case left == 0:
-		return fmt.Sprintf("%s (%s) ends within a day, on %s", e.Name, e.ID, end)
+		how = "ends within a day, on " + end
 	case left == 1:
-		return fmt.Sprintf("%s (%s) ends in 1 day, on %s", e.Name, e.ID, end)
+		how = "ends in 1 day, on " + end
 	}
-	return fmt.Sprintf("%s (%s) ends in %d days, on %s", e.Name, e.ID, left, end)
+	return fmt.Sprintf("%s (%s) %s; %s", e.Name, e.ID, how, nextStep(e, all))
 }
 
 // purge empties the trash of what is older than UndoFor. The encrypted
@@ -127,13 +128,13 @@ func (d *Desk) Banners() []Banner {
 		}
 		switch due := certs.Reminder(e.Leaf.NotAfter, d.Now()); {
 		case due == 0:
-			out = append(out, Banner{string(reason.CertExpired), "error", expiryText(e, d.Now())})
+			out = append(out, Banner{string(reason.CertExpired), "error", expiryText(e, all, d.Now())})
 		case due > 0:
 			level := "warn"
 			if due <= 7 {
 				level = "error"
 			}
-			out = append(out, Banner{string(reason.CertExpiring), level, expiryText(e, d.Now())})
+			out = append(out, Banner{string(reason.CertExpiring), level, expiryText(e, all, d.Now())})
 		}
 	}
 	if good == 0 {

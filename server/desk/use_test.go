@@ -261,13 +261,14 @@ func TestReminders(t *testing.T) {
 			return err
 		})
 		on := end.UTC().Format(time.DateOnly)
+		renew := "; provctl cert renew " + all[0].ID
 		want := []string{
-			"certificate_expiring cert_expiring: ends in 44 days, on " + on,
-			"certificate_expiring cert_expiring: ends in 29 days, on " + on,
-			"certificate_expiring cert_expiring: ends in 13 days, on " + on,
-			"certificate_expiring cert_expiring: ends in 6 days, on " + on,
-			"certificate_expiring cert_expiring: ends within a day, on " + on,
-			"certificate_expired cert_expired: expired on " + on + ": no device is set up with it",
+			"certificate_expiring cert_expiring: ends in 44 days, on " + on + renew,
+			"certificate_expiring cert_expiring: ends in 29 days, on " + on + renew,
+			"certificate_expiring cert_expiring: ends in 13 days, on " + on + renew,
+			"certificate_expiring cert_expiring: ends in 6 days, on " + on + renew,
+			"certificate_expiring cert_expiring: ends within a day, on " + on + renew,
+			"certificate_expired cert_expired: expired on " + on + ": no device is set up with it" + renew,
 		}
 		if d := cmp.Diff(want, said); d != "" || err != nil {
 			t.Errorf("%v %s", err, d)
