@@ -194,7 +194,7 @@ var catalogue = []Entry{
 		[]string{"check the clock"}},
 	{CertExpiring, Certificate, NoBlame, Repeat, "The provisioning certificate expires soon",
 		[]string{"its renewal is due"},
-		[]string{"order the renewal with provctl cert request, then provctl cert replace OLD NEW"}},
+		[]string{"provctl cert renew ID, import what the CA sends, then provctl cert replace OLD NEW"}},
 	{CertPrivateKeyMissing, Certificate, OurServer, ForCertificate, "The private key of this certificate is not here",
 		[]string{"the request was made on another server", "the export left the key out"},
 		[]string{"import a PFX with the key: provctl cert import FILE", "or see which requests wait here, provctl cert pending, and make a new one: provctl cert request"}},

@@ -131,13 +131,21 @@ var firstMoves = map[string][]string{
 		"`provctl job list`, then `provctl job show ID`: a result for each device.",
 		"Unreachable devices are no fault of the job; wrong passwords are an alarm of their own.",
 	},
+	"ProvisiondProvisioningCertRenewalDue": {
+		"`provctl cert renew ID --dry-run` says what it takes and which devices depend on it; without `--dry-run` the renewal begins.",
+		"What was bought: order with the request that is printed. What our own root issued: its successor is there at once, `provctl cert replace OLD NEW`.",
+	},
 	"ProvisiondProvisioningCertExpiring": {
 		"Order the renewal under the same names, with the AMT usage (OID 2.16.840.1.113741.1.2.3) and a root the devices know: `provctl cert advise`.",
-		"`provctl cert request` makes the new request; the old certificate stays active beside it.",
+		"`provctl cert renew ID` makes the new request, if nobody did; the old certificate stays active beside it. `provctl cert list` says how far the renewal is.",
 	},
 	"ProvisiondProvisioningCertExpiringSoon": {
 		"Ask the vendor where the order stands.",
 		"`provctl cert import FILE`, then `provctl cert check ID --amt 11.8 --suffix DOMAIN`.",
+	},
+	"ProvisiondProvisioningCertLastWeek": {
+		"`provctl cert list`: has a successor arrived? Then `provctl cert replace OLD NEW`, once more with `--yes`.",
+		"None has: press the vendor, or order elsewhere under a root that `provctl cert advise` names.",
 	},
 	"ProvisiondProvisioningCertExpired": {
 		"Import the renewal: `provctl cert import FILE`. Waiting devices go on by themselves.",
