@@ -101,35 +101,36 @@ func TestCertificateRefusedThenReplaced(t *testing.T) {
 // ends on the chain it has.
 func TestSessionKeepsItsChain(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, store.SQLite, bare)
-	vendor := certtest.NewLab(time.Now())
-	root := vendor.Root(certtest.Options{Name: "One Root"})
-	first := root.Leaf(certtest.Options{Name: "first.corp.example.com", Names: []string{"first.corp.example.com"}})
-	second := root.Leaf(certtest.Options{Name: "second.corp.example.com", Names: []string{"second.corp.example.com"}})
-	old := l.imports(false, first.PFX(certtest.Modern, "secret"))
-	fresh := l.imports(false, second.PFX(certtest.Modern, "secret"))
-	d := l.device(sim.Faults{}, trusting(rootOf(first)), func(c *sim.Config) { c.Latency = 60 * time.Millisecond })
-	l.says(d)
-	for deadline := time.Now().Add(patience); d.Snapshot().Requests < 2; {
-		if time.Now().After(deadline) {
-			t.Fatal("no session began")
+	forEachEngine(t, bare, func(t *testing.T, l *lab) {
+		vendor := certtest.NewLab(time.Now())
+		root := vendor.Root(certtest.Options{Name: "One Root"})
+		first := root.Leaf(certtest.Options{Name: "first.corp.example.com", Names: []string{"first.corp.example.com"}})
+		second := root.Leaf(certtest.Options{Name: "second.corp.example.com", Names: []string{"second.corp.example.com"}})
+		old := l.imports(false, first.PFX(certtest.Modern, "secret"))
+		fresh := l.imports(false, second.PFX(certtest.Modern, "secret"))
+		d := l.device(sim.Faults{}, trusting(rootOf(first)), func(c *sim.Config) { c.Latency = 60 * time.Millisecond })
+		l.says(d)
+		for deadline := time.Now().Add(patience); d.Snapshot().Requests < 2; {
+			if time.Now().After(deadline) {
+				t.Fatal("no session began")
+			}
+			<-time.After(2 * time.Millisecond)
 		}
-		<-time.After(2 * time.Millisecond)
-	}
-	if _, err := l.api.UseCertificate(t.Context(), "replace", old.Report.ID, api.UseCertificate{With: fresh.Report.ID}); err != nil {
-		t.Fatal(err)
-	}
-	l.untilState(d.UUID(), store.Provisioned)
-	s := d.Snapshot()
-	if s.PeerName != "first.corp.example.com" || s.BadHandshakes != 0 {
-		t.Errorf("it was set up by %s with %d failed handshakes", s.PeerName, s.BadHandshakes)
-	}
-	other := l.device(sim.Faults{}, trusting(rootOf(first)))
-	l.says(other)
-	l.untilState(other.UUID(), store.Provisioned)
-	if name := other.Snapshot().PeerName; name != "second.corp.example.com" {
-		t.Errorf("the next device was set up by %s", name)
-	}
+		if _, err := l.api.UseCertificate(t.Context(), "replace", old.Report.ID, api.UseCertificate{With: fresh.Report.ID}); err != nil {
+			t.Fatal(err)
+		}
+		l.untilState(d.UUID(), store.Provisioned)
+		s := d.Snapshot()
+		if s.PeerName != "first.corp.example.com" || s.BadHandshakes != 0 {
+			t.Errorf("it was set up by %s with %d failed handshakes", s.PeerName, s.BadHandshakes)
+		}
+		other := l.device(sim.Faults{}, trusting(rootOf(first)))
+		l.says(other)
+		l.untilState(other.UUID(), store.Provisioned)
+		if name := other.Snapshot().PeerName; name != "second.corp.example.com" {
+			t.Errorf("the next device was set up by %s", name)
+		}
+	})
 }
 
 // TestCrossSignedShapes: one certificate in the shapes of Go Daddy G2 under

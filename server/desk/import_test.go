@@ -120,7 +120,10 @@ func write(t *testing.T, dir, name string, data []byte) string {
 // encoders write what the desk imports, and openssl opens what the desk writes.
 func TestPFXOfOthers(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, store.SQLite)
+	forEachEngine(t, pfxOfOthers)
+}
+
+func pfxOfOthers(t *testing.T, l *lab) {
 	dir := t.TempDir()
 	password := write(t, dir, "password", []byte("sécret"))
 	for i, kind := range []string{"openssl 3", "openssl -legacy", "go-pkcs12 LegacyDES", "go-pkcs12 LegacyRC2", "go-pkcs12 Modern2026"} {
