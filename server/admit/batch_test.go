@@ -183,6 +183,7 @@ func TestTogetherAsAlone(t *testing.T) {
 					t.Parallel()
 					p := openPolicy()
 					p.Mode, p.Reprovision = mode, again
+					p.HelloPause = time.Hour // however long the two desks take
 					one, many := newDesk(t, engine, false, p), newDesk(t, engine, false, p)
 					at := time.Now()
 					hellos := one.stage(t, at)
