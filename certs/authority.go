@@ -27,8 +27,8 @@ type Authority struct {
 // caYears is how long the authority lives: longer than the machines.
 const caYears = 20
 
-// backdate makes a certificate valid for devices whose clock is behind.
-const backdate = 24 * time.Hour
+// Backdate makes a certificate valid for devices whose clock is behind.
+const Backdate = 24 * time.Hour
 
 // NewAuthority makes an RSA-2048, SHA-256 root of this common name, valid for
 // 20 years. Firmware of every age takes such a one.
@@ -44,7 +44,7 @@ func NewAuthority(name string, now time.Time) (*Authority, error) {
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.AddDate(caYears, 0, 0),
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -122,7 +122,7 @@ func (a *Authority) IssueDevice(pub crypto.PublicKey, fqdn, host string, now tim
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: commonName(fqdn, host)},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.Add(validity),
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
@@ -172,7 +172,7 @@ func (a *Authority) IssueProvisioning(pub crypto.PublicKey, names []string, now 
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: names[0]},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.Add(validity),
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
@@ -220,7 +220,7 @@ func (a *Authority) IssueConsole(pub crypto.PublicKey, name string, now time.Tim
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: commonName(name, "")},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.Add(validity),
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,

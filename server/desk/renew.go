@@ -187,7 +187,7 @@ func (d *Desk) renewableNote(ctx context.Context, tx *store.Tx, old Entry) (Note
 }
 
 func (d *Desk) renewOwn(ctx context.Context, out Renewed, old Entry, all []Entry, o RenewOptions) (Renewed, error) {
-	files, err := d.issue(ctx, sameAgain(old), old.Leaf.NotAfter.Sub(old.Leaf.NotBefore))
+	files, err := d.issue(ctx, sameAgain(old), old.Leaf.NotAfter.Sub(old.Leaf.NotBefore)-certs.Backdate)
 	if err != nil {
 		return out, err
 	}
