@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -140,7 +139,7 @@ func TestCyclesEnd(t *testing.T) {
 		}
 	}
 	leaf := cas[0].Leaf(certtest.Options{Name: "prov.corp.example.com", ECC: true})
-	start := time.Now()
+	// That this ends at all is the claim: 12! walks would not within the test's time.
 	p := newProvisioning(leaf.Cert, leaf.Key, pool, now)
 	if len(p.Paths) != 0 || p.Usable() {
 		t.Error("a ring without a root leads nowhere")
@@ -151,9 +150,6 @@ func TestCyclesEnd(t *testing.T) {
 	pool = append(pool, cas[5].Cert)
 	if p = newProvisioning(leaf.Cert, leaf.Key, pool, now); len(p.Paths) == 0 || len(p.Paths) > maxPaths {
 		t.Errorf("want some chains, got %d", len(p.Paths))
-	}
-	if d := time.Since(start); d > 20*time.Second {
-		t.Errorf("took %v", d)
 	}
 }
 

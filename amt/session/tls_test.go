@@ -393,7 +393,7 @@ func TestUnreachable(t *testing.T) {
 		started := time.Now()
 		_, err := roundTrip(t, d, Target{Addr: addr})
 		wantReason(t, err, reason.DeviceUnreachable)
-		if took := time.Since(started); took > 3*time.Second {
+		if took := time.Since(started); took > 20*time.Second {
 			t.Errorf("it took %v", took)
 		}
 	})

@@ -113,7 +113,7 @@ func (s *site) doctor(config string, args ...string) (Report, int) {
 	c.Stdout, c.Stderr = &stdout, &stderr
 	start := time.Now()
 	_ = c.Run()
-	if took := time.Since(start); took > 20*time.Second {
+	if took := time.Since(start); took > 60*time.Second {
 		s.t.Errorf("the doctor took %v", took)
 	}
 	return decodeReport(s.t, &stdout, stderr.String()), c.ProcessState.ExitCode()
@@ -466,7 +466,7 @@ func TestASilentWorldEndsInTime(t *testing.T) {
 	})
 	start := time.Now()
 	r, _ := d.Run(t.Context())
-	if took := time.Since(start); took > 20*time.Second {
+	if took := time.Since(start); took > 60*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	for _, name := range []string{"dns:z0.example.com", "dns:z39.example.com", "database", "device:127.0.0.1"} {
