@@ -174,14 +174,19 @@ func TestReplayedHellosOfAManagedDevice(t *testing.T) {
 					t.Errorf("%s %s", dev.Lifecycle, dev.Reason)
 				}
 				events := l.events(d.UUID())
-				n := 0
+				// Once, and once more each time that maintenance has met the device
+				// meanwhile and found it as it should be.
+				n, most := 0, 1
 				for _, e := range events {
-					if e == "reappeared_unprovisioned" {
+					switch e {
+					case "reappeared_unprovisioned":
 						n++
+					case "maintained":
+						most++
 					}
 				}
-				if n != 1 {
-					t.Errorf("the timeline says it %d times", n)
+				if n < 1 || n > most {
+					t.Errorf("the timeline says it %d times: %v", n, events)
 				}
 			})
 		})

@@ -230,7 +230,11 @@ func TestAnotherMachineUnderARun(t *testing.T) {
 // TestManyDevicesAtOnce on one daemon, each saying hello three times.
 func TestManyDevicesAtOnce(t *testing.T) {
 	t.Parallel()
-	forEachEngine(t, func(o *Options) { o.Workers, o.PerNetwork, o.AtOnce = 16, 4, 6 }, func(t *testing.T, l *lab) {
+	forEachEngine(t, func(o *Options) {
+		o.Workers, o.PerNetwork, o.AtOnce = 16, 4, 6
+		// A busy machine is no network that fails, and no node that died.
+		o.Lease, o.CallTimeout, o.BreakAfter = time.Minute, 30*time.Second, 1000
+	}, func(t *testing.T, l *lab) {
 		const n = 24
 		devices := make([]*sim.Device, n)
 		var wg sync.WaitGroup
