@@ -40,17 +40,31 @@ func passphraseFlag(cmd *cobra.Command) func(twice bool) (amt.Secret, error) {
 		if *file == "" {
 			return askPassphrase(cmd.ErrOrStderr(), twice)
 		}
-		b, err := os.ReadFile(*file)
+		phrase, err := passphraseIn(*file)
 		if err != nil {
 			return amt.Secret{}, fmt.Errorf("--passphrase-file: %w", err)
 		}
-		line, _, _ := bytes.Cut(b, []byte("\n"))
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		if len(line) == 0 {
-			return amt.Secret{}, fmt.Errorf("--passphrase-file: the first line of %s is empty", *file)
-		}
-		return amt.NewSecret(string(line)), nil
+		return phrase, nil
 	}
+}
+
+// passphraseIn is the first line of a file.
+func passphraseIn(file string) (amt.Secret, error) {
+	line, err := firstLine(file)
+	return amt.NewSecret(line), err
+}
+
+func firstLine(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(line) == 0 {
+		return "", fmt.Errorf("the first line of %s is empty", file)
+	}
+	return string(line), nil
 }
 
 // askPassphrase asks on the terminal, twice when a typing error would lock the

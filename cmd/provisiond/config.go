@@ -342,6 +342,11 @@ type Doctor struct {
 	Resolvers []netip.Prefix `yaml:"resolvers"`
 	// A device's address to try the road to, as far as it goes. Default: none.
 	SampleDevice string `yaml:"sample_device"`
+	// A file with the passphrase of the nightly backups on its first line, such as
+	// the one that backup create reads. The doctor then opens the newest backup with
+	// it, to its end, once for each backup. Default: none; a wrong passphrase is found
+	// by backup verify alone.
+	BackupPassphraseFile File `yaml:"backup_passphrase_file"`
 }
 
 // Tracing sends OpenTelemetry spans of runs.

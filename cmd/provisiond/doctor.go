@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/doctor"
@@ -165,6 +166,9 @@ func doctorConfig(cfg Config, force map[string]bool) doctor.Config {
 	}
 	if a, err := netip.ParseAddr(cfg.Doctor.SampleDevice); err == nil {
 		d.Sample = a
+	}
+	if f := string(cfg.Doctor.BackupPassphraseFile); f != "" {
+		d.Passphrase = func() (amt.Secret, error) { return passphraseIn(f) }
 	}
 	return d
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,16 +19,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/store"
 	"github.com/provisiond/provisiond/store/pgtest"
 )
 
-// A site is a configuration in a folder, without a network of its own.
+// A site is a configuration in a folder, without a network of its own unless network is called.
 type site struct {
 	t    *testing.T
 	dir  string
 	data string
+	lab  *netLab // set by network: the doctor is then asked on its server
+}
+
+// network gives the site machines and cables of its own.
+func (s *site) network() *netLab {
+	s.lab = newNetLab(s.t)
+	return s.lab
 }
 
 func newSite(t *testing.T) *site {
@@ -69,6 +78,27 @@ func (s *site) migrate(config string) {
 	if out, err := exec.Command(program(s.t, "provisiond"), "migrate", "--config", config).CombinedOutput(); err != nil {
 		s.t.Fatalf("migrate: %v: %s", err, out)
 	}
+}
+
+// file writes a file beside the configuration.
+func (s *site) file(name, text string) string {
+	s.t.Helper()
+	file := filepath.Join(s.dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return file
+}
+
+// backup makes one with the real command.
+func (s *site) backup(phrase string) string {
+	s.t.Helper()
+	file := filepath.Join(s.dir, "amt.backup")
+	if out, err := exec.Command(program(s.t, "provisiond"), "backup", "create", "--config", s.config(), "--out", file,
+		"--passphrase-file", s.file("made-with", phrase)).CombinedOutput(); err != nil {
+		s.t.Fatalf("backup create: %v: %s", err, out)
+	}
+	return file
 }
 
 // fresh is a SQLite database as migrate leaves it, made once and copied.
@@ -155,7 +185,7 @@ func TestBadInput(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		make   func(t *testing.T, s *site) string
-		check  string
+		check  string // of the report of doctor; the network's rows ask within a netLab
 		status Status
 		detail []string
 		hint   []string
@@ -250,6 +280,41 @@ func TestBadInput(t *testing.T) {
 				fmt.Sprintf(`{"at":%q,"file":%q,"size":1000}`, time.Now().Format(time.RFC3339), file))
 			return f
 		}, "backup", Fail, []string{"has 4 bytes and should have 1000"}, []string{"provisiond backup verify"}},
+		{"a backup with another passphrase", func(t *testing.T, s *site) string {
+			s.sqlite()
+			s.backup("kept in the safe")
+			return s.config("doctor: {backup_passphrase_file: " + s.file("phrase", "left by a cron job\n") + "}")
+		}, "backup", Fail, []string{"amt.backup does not open: the passphrase of doctor.backup_passphrase_file is not the one it was made with"}, []string{"a backup that nobody can open is none"}},
+		{"a backup with its passphrase", func(t *testing.T, s *site) string {
+			s.sqlite()
+			s.backup("kept in the safe")
+			return s.config("doctor: {backup_passphrase_file: " + s.file("phrase", "kept in the safe\n") + "}")
+		}, "backup", Pass, []string{"it opens, to its end"}, nil},
+		{"a backup whose passphrase nobody named", func(t *testing.T, s *site) string {
+			f := s.sqlite()
+			s.backup("kept in the safe")
+			return f
+		}, "backup", Pass, []string{"whether its passphrase opens it is not known without doctor.backup_passphrase_file"}, nil},
+		{"a backup with a byte changed", func(t *testing.T, s *site) string {
+			s.sqlite()
+			file := s.backup("kept in the safe")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[len(b)/2] ^= 1
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return s.config("doctor: {backup_passphrase_file: " + s.file("phrase", "kept in the safe") + "}")
+		}, "backup", Fail, []string{"amt.backup does not open: the file "}, []string{"provisiond backup verify"}},
+		{"a backup that was carried away", func(t *testing.T, s *site) string {
+			s.sqlite()
+			if err := os.Remove(s.backup("kept in the safe")); err != nil {
+				t.Fatal(err)
+			}
+			return s.config("doctor: {backup_passphrase_file: " + s.file("phrase", "kept in the safe") + "}")
+		}, "backup", Pass, []string{"its file is not here any more"}, nil},
 		{"a record of a backup that is nonsense", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', '{', 0)")
@@ -325,11 +390,35 @@ func TestBadInput(t *testing.T) {
 			s.migrate(f)
 			return f
 		}, "rights", Pass, []string{"can be written"}, nil},
+		{"a zone that does not answer", func(t *testing.T, s *site) string {
+			l := s.network()
+			l.resolver(nsRecord(), "--host-record=ns."+labZone+","+labOwnDNS)
+			return l.configure("")
+		}, "dns:" + labZone, Fail, []string{"no server of corp.example.com answers"}, []string{"UDP and TCP 53"}},
+		{"a DHCP server that offers nothing", func(t *testing.T, s *site) string {
+			l := s.network()
+			l.zoneServer(ourRecord)
+			l.resolver("--dhcp-range=10.77.0.100,10.77.0.150,1h", "--dhcp-option=15") // it answers, without a word of use
+			return l.configure("")
+		}, "dhcp:eth0", Fail, []string{"option 15 is missing", "option 15 (domain):        not sent"}, []string{"set option 15"}},
+		{"no right to open the port", func(t *testing.T, s *site) string {
+			s.network().as = []string{"setpriv", "--bounding-set=-net_bind_service"}
+			return s.lab.configure("hello: {listen: \"0.0.0.0:971\"}")
+		}, "listener", Fail, []string{"no right to open 0.0.0.0:971"}, []string{"CAP_NET_BIND_SERVICE"}},
+		{"no right to ask DHCP", func(t *testing.T, s *site) string {
+			s.network().as = []string{"setpriv", "--bounding-set=-net_bind_service"}
+			return s.lab.configure("")
+		}, "dhcp:eth0", Warn, []string{"no right to use port 68"}, []string{"run the doctor as root"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t)
-			r, exit := s.doctor(c.make(t, s))
+			config := c.make(t, s)
+			ask := s.doctor
+			if s.lab != nil {
+				ask = s.lab.doctor
+			}
+			r, exit := ask(config)
 			want(t, checkOf(t, r, c.check), c.status, c.detail, c.hint)
 			if exit != r.Worst().Level() {
 				t.Errorf("exit status %d with %s as the worst", exit, r.Worst())
@@ -380,27 +469,6 @@ func with(t *testing.T, text, key, value string) string {
 	q.Set(key, value)
 	u.RawQuery = q.Encode()
 	return u.String()
-}
-
-// TestWithoutRights: no port below 1024 and no port 68 is explained.
-func TestWithoutRights(t *testing.T) {
-	t.Parallel()
-	l := newNetLab(t)
-	config := l.configure("")
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(config, bytes.Replace(text, []byte("0.0.0.0:9971"), []byte("0.0.0.0:971"), 1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := l.command("server", "setpriv", "--bounding-set=-net_bind_service", program(t, "provisiond"), "doctor", "--json", "--config", config)
-	var stdout, stderr bytes.Buffer
-	c.Stdout, c.Stderr = &stdout, &stderr
-	_ = c.Run()
-	r := decodeReport(t, &stdout, stderr.String())
-	want(t, checkOf(t, r, "listener"), Fail, []string{"no right to open 0.0.0.0:971"}, []string{"CAP_NET_BIND_SERVICE"})
-	want(t, checkOf(t, r, "dhcp:eth0"), Warn, []string{"no right to use port 68"}, []string{"run the doctor as root"})
 }
 
 // ntpServer tells a time that is off.
@@ -487,5 +555,30 @@ func TestAPanicIsAFinding(t *testing.T) {
 	}
 	if c := checkOf(t, r, "disk"); c.Status == Fail {
 		t.Errorf("%+v", c)
+	}
+}
+
+// TestABackupIsTriedOnce: a daemon's doctor does not read the same long file at
+// each round, and does when the file or the passphrase is another.
+func TestABackupIsTriedOnce(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "amt.backup")
+	if err := os.WriteFile(file, []byte("no backup"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o openedBackup
+	first := o.try(t.Context(), file, info, amt.NewSecret("a passphrase"))
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if again := o.try(t.Context(), file, info, amt.NewSecret("a passphrase")); first == nil || !errors.Is(again, first) {
+		t.Errorf("the file was read again: %v, then %v", first, again)
+	}
+	if other := o.try(t.Context(), file, info, amt.NewSecret("another one")); !errors.Is(other, os.ErrNotExist) {
+		t.Errorf("with another passphrase it was not: %v", other)
 	}
 }

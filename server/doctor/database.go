@@ -239,39 +239,6 @@ func (v *visit) queue(context.Context) []Check {
 	return one(name, Pass, "", "%s", said)
 }
 
-// backup: how old is the last one, and is its file still whole?
-func (v *visit) backup(context.Context) []Check {
-	const name = "backup"
-	const make1 = "provisiond backup create --config FILE --out amt.backup, every night, and keep it off this machine"
-	s, answer, ok := v.known(name)
-	if !ok {
-		return answer
-	}
-	b := s.Backup
-	if s.BackupProblem != nil {
-		return one(name, Warn, make1, "the record of the last backup cannot be read: %v", s.BackupProblem)
-	}
-	if b.At.IsZero() {
-		return one(name, Warn, make1, "there is no backup: the passwords of all devices are in this database alone")
-	}
-	age := v.now.Sub(b.At)
-	said := fmt.Sprintf("the last backup is of %s, %s ago", b.At.UTC().Format("2006-01-02 15:04"), ageWords(age))
-	if b.File != "" && b.Size > 0 {
-		if info, err := os.Stat(b.File); err == nil && info.Size() != b.Size {
-			return one(name, Fail, "it is cut or was changed: make another one, and look at it with provisiond backup verify", "%s; its file %s has %d bytes and should have %d", said, b.File, info.Size(), b.Size)
-		}
-	}
-	switch {
-	case age > backupTooOld:
-		return one(name, Fail, make1, "%s", said)
-	case age > backupOld:
-		return one(name, Warn, make1, "%s", said)
-	case age < -clockWrong:
-		return one(name, Warn, "is the clock right?", "the last backup is of %s, which lies in the future", b.At.UTC().Format("2006-01-02 15:04"))
-	}
-	return one(name, Pass, "", "%s", said)
-}
-
 func ageWords(d time.Duration) string {
 	switch {
 	case d < 2*time.Hour:

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/store"
 )
@@ -104,6 +105,9 @@ type Config struct {
 	// why the master key could not be had.
 	Look    func(ctx context.Context) (s store.Survey, keys error)
 	DataDir string
+	// Passphrase is that of the backups, to open the newest one with. nil: it is
+	// not known here.
+	Passphrase func() (amt.Secret, error)
 
 	// Running tells whether a daemon answers for this configuration, and what only
 	// it can know. nil: this process is no daemon and none was asked.
@@ -131,7 +135,8 @@ const limit = 18 * time.Second
 
 // A Doctor can be asked again and again.
 type Doctor struct {
-	c Config
+	c      Config
+	opened openedBackup
 }
 
 // New fills in the defaults.
