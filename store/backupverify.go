@@ -12,6 +12,9 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
+// ErrPassphrase says that a backup was made with another passphrase.
+var ErrPassphrase = seal.ErrPassphrase
+
 // VerifyBackup reads a backup to its end, opens every envelope in it with the
 // keys it carries and walks its audit chain. What it accepts, RestoreBackup can
 // restore.

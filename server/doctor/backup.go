@@ -12,7 +12,6 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/seal"
 )
 
 // backup: how old is the last one, is its file still whole, and does the
@@ -74,7 +73,7 @@ func (v *visit) backupFile(ctx context.Context, b store.LastBackup) (s Status, h
 	switch err := v.opened.try(ctx, b.File, info, phrase); {
 	case err == nil:
 		return Pass, "", "it opens, to its end"
-	case errors.Is(err, seal.ErrPassphrase):
+	case errors.Is(err, store.ErrPassphrase):
 		return Fail, "a backup that nobody can open is none: find the passphrase it was made with, or make another one with the passphrase of doctor.backup_passphrase_file",
 			fmt.Sprintf("%s does not open: the passphrase of doctor.backup_passphrase_file is not the one it was made with", b.File)
 	case errors.Is(err, errLong):
@@ -121,7 +120,7 @@ func (o *openedBackup) try(ctx context.Context, file string, info fs.FileInfo, p
 	ctx, cancel := context.WithTimeout(ctx, backupTime)
 	defer cancel()
 	r, err := store.VerifyBackup(ctx, patient{ctx, f}, phrase)
-	switch late := ctx.Err() != nil && err != nil && !errors.Is(err, seal.ErrPassphrase); {
+	switch late := ctx.Err() != nil && err != nil && !errors.Is(err, store.ErrPassphrase); {
 	case late && r.Rows != nil: // its first rows were read
 		err = errLong
 	case late: // the machine is busy; another time
