@@ -290,7 +290,7 @@ func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.Job, o a
 	if busy {
 		run = &live
 	}
-	who := api.Principal{Name: j.CreatedBy, Job: j.ID}
+	who := api.Principal{Name: j.CreatedBy, User: j.CreatedBy, Job: j.ID}
 	said, id, err := api.Bulk(ctx, tx, s.bulkDeps(), j.Kind, who, d, run, o.Note, o.Change)
 	var refused *api.Problem
 	switch {

@@ -151,6 +151,7 @@ const (
 	keepSteps      = 30 * 24 * time.Hour
 	keepJobs       = 365 * 24 * time.Hour
 	keepOTPs       = 24 * time.Hour
+	keepSessions   = 30 * 24 * time.Hour
 )
 
 // prune removes what is past its time.
@@ -159,7 +160,7 @@ func (s *Server) prune(ctx context.Context) error {
 	p, err := s.DB.Prune(ctx, r)
 	if p != (store.Pruned{}) {
 		s.log.Info("store.pruned", zap.Int64("hellos", p.Hellos), zap.Int64("events", p.Events), zap.Int64("runs", p.Runs), zap.Int64("steps", p.Steps),
-			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("hash_lists", p.TrustTables))
+			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions), zap.Int64("hash_lists", p.TrustTables))
 	}
 	return err
 }
@@ -171,6 +172,6 @@ func (s *Server) retention() store.Retention {
 	}
 	return store.Retention{
 		HelloAge: s.o.KeepHellos, HellosPerDevice: keepHellosEach, EventAge: s.o.KeepEvents, EventsPerDevice: keepEventsEach,
-		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs,
+		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs, SessionAge: keepSessions,
 	}
 }

@@ -18,12 +18,13 @@ type Retention struct {
 	StepAge         time.Duration // the steps of ended runs, earlier than the run itself
 	JobAge          time.Duration // ended bulk jobs
 	OTPAge          time.Duration // one-time passwords after their end
+	SessionAge      time.Duration // console logins after their end
 	Batch           int           // rows a transaction: 500
 }
 
 // Pruned counts what was removed.
 type Pruned struct {
-	Hellos, Events, Runs, Steps, Jobs, OTPs, TrustTables int64
+	Hellos, Events, Runs, Steps, Jobs, OTPs, Sessions, TrustTables int64
 }
 
 const (
@@ -90,6 +91,9 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 		return p, err
 	}
 	if err := aged("one-time passwords", &p.OTPs, r.OTPAge, "otps", "id", "expires_at < {now+$1}"); err != nil {
+		return p, err
+	}
+	if err := aged("sessions", &p.Sessions, r.SessionAge, "sessions", "id", "expires_at < {now+$1}"); err != nil {
 		return p, err
 	}
 	err := aged("hash lists", &p.TrustTables, trustGrace, "trust_tables", "id", `used_at < {now+$1}

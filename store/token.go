@@ -5,28 +5,50 @@ import (
 	"fmt"
 )
 
-const tokenColumns = "id, name, role, hash, created_by, created_at, expires_at, last_used, revoked_at"
+// A node of the version before keeps console logins among the tokens, under
+// names of this form, which no token has. Here they are in a table of their own.
+const notASession = "t.name NOT LIKE 'session:%'"
+
+// tokenUser is whose a token is. A token made by a node of the version before
+// names no user: it is its own.
+const tokenUser = "coalesce(nullif(t.user_name, ''), t.name)"
+
+const tokenColumns = "t.id, t.name, " + tokenUser + ", t.role, t.hash, t.created_by, t.created_at, t.expires_at, t.last_used, t.revoked_at"
+
+func (t *Token) dest() []any {
+	return []any{&t.ID, &t.Name, &t.User, &t.Role, &t.Hash, &t.CreatedBy, timeOf{&t.CreatedAt}, timeOf{&t.ExpiresAt}, timeOf{&t.LastUsed}, timeOf{&t.RevokedAt}}
+}
 
 func scanToken(s scanner) (Token, error) {
 	var t Token
-	err := s.Scan(&t.ID, &t.Name, &t.Role, &t.Hash, &t.CreatedBy, timeOf{&t.CreatedAt}, timeOf{&t.ExpiresAt}, timeOf{&t.LastUsed}, timeOf{&t.RevokedAt})
+	err := s.Scan(t.dest()...)
 	return t, err
 }
 
-// CreateToken keeps a token's hash; ErrConflict when the name is in use.
+// goodToken is a token that is neither revoked nor expired, of a user who is
+// not disabled.
+const goodToken = notASession + ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > {now})
+	AND NOT EXISTS (SELECT 1 FROM users u WHERE u.name = ` + tokenUser + ` AND u.disabled_at IS NOT NULL)`
+
+// CreateToken keeps a token's hash; ErrConflict when the name is in use. Its
+// user is the caller's to check.
 func (tx *Tx) CreateToken(ctx context.Context, t Token) (int64, error) {
+	if t.User == "" {
+		t.User = t.Name
+	}
 	var id int64
-	err := tx.one(ctx, `INSERT INTO tokens (name, role, hash, created_by, created_at, expires_at) VALUES ($1, $2, $3, $4, {now}, $5)
-		RETURNING id`, []any{t.Name, t.Role, t.Hash, t.CreatedBy, t.ExpiresAt}, &id)
+	err := tx.one(ctx, `INSERT INTO tokens (name, user_name, role, hash, created_by, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, {now}, $6)
+		RETURNING id`, []any{t.Name, t.User, t.Role, t.Hash, t.CreatedBy, t.ExpiresAt}, &id)
 	if err != nil {
 		return 0, fmt.Errorf("token %s: %w", t.Name, err)
 	}
 	return id, nil
 }
 
-// TokenByHash finds a token that is neither revoked nor expired.
+// TokenByHash finds a token that is good: not revoked, not expired, of a user
+// who is not disabled.
 func (tx *Tx) TokenByHash(ctx context.Context, hash []byte) (Token, error) {
-	rows, err := list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > {now})", hash)
+	rows, err := list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE t.hash = $1 AND "+goodToken, hash)
 	if err == nil && len(rows) == 0 {
 		err = fmt.Errorf("token: %w", ErrNotFound)
 	}
@@ -38,7 +60,7 @@ func (tx *Tx) TokenByHash(ctx context.Context, hash []byte) (Token, error) {
 
 // Tokens lists all of them, revoked ones too.
 func (tx *Tx) Tokens(ctx context.Context) ([]Token, error) {
-	return list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens ORDER BY id")
+	return list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE "+notASession+" ORDER BY t.id")
 }
 
 // UsedToken notes that a token was used.
@@ -47,8 +69,53 @@ func (tx *Tx) UsedToken(ctx context.Context, id int64) error {
 	return err
 }
 
-// RevokeToken ends a token.
+// RevokeToken ends a token and the console logins made with it.
 func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
 	n, err := tx.exec(ctx, "UPDATE tokens SET revoked_at = coalesce(revoked_at, {now}) WHERE id = $1", id)
-	return touched(n, err, ErrNotFound)
+	if err := touched(n, err, ErrNotFound); err != nil {
+		return err
+	}
+	if _, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now} WHERE token_id = $1 AND ended_at IS NULL", id); err != nil {
+		return err
+	}
+	// Those of nodes of the version before, which look for no row of sessions.
+	_, err = tx.exec(ctx, `UPDATE tokens SET revoked_at = {now} WHERE revoked_at IS NULL AND name LIKE 'session:%'
+		AND created_by = 'token:' || (SELECT p.name FROM tokens p WHERE p.id = $1)`, id)
+	return err
+}
+
+// CreateSession keeps a console login's hash. It ends with s.TokenID at the latest.
+func (tx *Tx) CreateSession(ctx context.Context, s Session) error {
+	if _, err := tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at) VALUES ($1, $2, {now}, $3)", s.Hash, s.TokenID, s.ExpiresAt); err != nil {
+		return fmt.Errorf("session: %w", err)
+	}
+	return nil
+}
+
+// SessionByHash finds the token behind a console login that is good, as its
+// token and its user are. ExpiresAt is the earlier one of both ends.
+func (tx *Tx) SessionByHash(ctx context.Context, hash []byte) (Token, error) {
+	rows, err := list(ctx, tx, func(s scanner) (Token, error) {
+		var t Token
+		var own Session
+		err := s.Scan(append(t.dest(), &own.Hash, timeOf{&own.ExpiresAt})...)
+		t.Hash = own.Hash
+		if t.ExpiresAt.IsZero() || own.ExpiresAt.Before(t.ExpiresAt) {
+			t.ExpiresAt = own.ExpiresAt
+		}
+		return t, err
+	}, "SELECT "+tokenColumns+", s.hash, s.expires_at FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE s.hash = $1 AND s.ended_at IS NULL AND s.expires_at > {now} AND "+goodToken, hash)
+	if err == nil && len(rows) == 0 {
+		err = fmt.Errorf("session: %w", ErrNotFound)
+	}
+	if err != nil {
+		return Token{}, err
+	}
+	return rows[0], nil
+}
+
+// EndSession ends a console login; one that has ended stays so.
+func (tx *Tx) EndSession(ctx context.Context, hash []byte) error {
+	_, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now} WHERE hash = $1 AND ended_at IS NULL", hash)
+	return err
 }

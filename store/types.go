@@ -324,10 +324,27 @@ type Node struct {
 	StartedAt, SeenAt          time.Time
 }
 
+// User is a person or a service. Roles are what its tokens may be given.
+type User struct {
+	Name                  string
+	Roles                 []string
+	CreatedBy             string
+	CreatedAt, DisabledAt time.Time
+	Tokens, Sessions      int // that are good; read only
+}
+
+// Session is a console login; only the SHA-256 of its text is kept.
+type Session struct {
+	Hash      []byte
+	TokenID   int64
+	ExpiresAt time.Time
+}
+
 // Token is an API token; only its SHA-256 is kept.
 type Token struct {
 	ID                                        int64
 	Name                                      string
+	User                                      string // whose it is; "" on creation: of the user of its own name
 	Role                                      string
 	Hash                                      []byte
 	CreatedBy                                 string

@@ -119,6 +119,9 @@ func forward(t *testing.T, db *store.DB) {
 				return err
 			}
 		}
+		if u, err := tx.User(ctx, "first-admin"); err != nil || u.Tokens != 1 || len(u.Roles) != 1 || u.Roles[0] != "admin" {
+			t.Errorf("the first token became the user %+v, %v", u, err)
+		}
 		_, err = tx.Events(ctx, store.EventFilter{})
 		return err
 	})

@@ -18,12 +18,9 @@ func (p *program) tokenCommand() *cobra.Command {
 func (p *program) tokenCreate() *cobra.Command {
 	var n api.NewToken
 	var file string
-	var roles []string
-	for _, r := range api.Roles() {
-		roles = append(roles, string(r))
-	}
+	roles := roleWords()
 	cmd := &cobra.Command{
-		Use: "create --name NAME --role ROLE", Short: "Make a token; its text is shown this once", Args: cobra.NoArgs,
+		Use: "create --name NAME --role ROLE [--user USER]", Short: "Make a token; its text is shown this once", Args: cobra.NoArgs,
 		Long: "Make a token; its text is shown this once.\nRoles: " + strings.Join(roles, ", ") + ".",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if n.Name == "" || n.Role == "" {
@@ -70,7 +67,8 @@ func (p *program) tokenCreate() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&n.Name, "name", "", "who it is for; appears in the audit")
+	cmd.Flags().StringVar(&n.Name, "name", "", "appears in the audit, with the user")
+	cmd.Flags().StringVar(&n.User, "user", "", "whose it is; without, the user of the token's own name, who is made when there is none")
 	cmd.Flags().StringVar(&n.Role, "role", "", "what it may do")
 	cmd.Flags().IntVar(&n.Days, "days", 0, "how long it is good for; 0 for ever")
 	cmd.Flags().StringVar(&file, "out", "", "write the text to a new `FILE` (0600) instead of showing it")
@@ -94,9 +92,9 @@ func (p *program) tokenList() *cobra.Command {
 				return p.printJSON(l.Tokens)
 			}
 			var t table
-			t.row("ID", "NAME", "ROLE", "MADE BY", "CREATED", "EXPIRES", "LAST USED", "REVOKED")
+			t.row("ID", "NAME", "USER", "ROLE", "MADE BY", "CREATED", "EXPIRES", "LAST USED", "REVOKED")
 			for _, k := range l.Tokens {
-				t.row(fmt.Sprint(k.ID), k.Name, k.Role, k.CreatedBy, when(k.CreatedAt), when(k.ExpiresAt), when(k.LastUsed), when(k.RevokedAt))
+				t.row(fmt.Sprint(k.ID), k.Name, k.User, k.Role, k.CreatedBy, when(k.CreatedAt), when(k.ExpiresAt), when(k.LastUsed), when(k.RevokedAt))
 			}
 			t.print(p.out)
 			return nil

@@ -325,7 +325,7 @@ func (c *command) start(event string) error {
 // set up. The passwords it may hold are kept.
 func (c *command) stop(to store.Lifecycle, code reason.Code, event string) error {
 	if c.live != nil {
-		if err := c.tx.StopRun(c.ctx, c.device.UUID, c.live.ID, event+" by "+c.who.Name); err != nil {
+		if err := c.tx.StopRun(c.ctx, c.device.UUID, c.live.ID, event+" by "+c.who.User); err != nil {
 			return err
 		}
 		c.runID = c.live.ID
@@ -335,7 +335,7 @@ func (c *command) stop(to store.Lifecycle, code reason.Code, event string) error
 	}
 	detail := c.note
 	if detail == "" && to == store.Quarantined {
-		detail = "quarantined by " + c.who.Name
+		detail = "quarantined by " + c.who.User
 	}
 	return c.transition(to, code, detail, event, nil)
 }

@@ -26,22 +26,26 @@ import (
 // tokenPrefix lets scanners for leaked secrets know a token when they see one.
 const tokenPrefix = "pvd_"
 
-// sessionPrefix begins the name of a token that stands behind a console login.
-// No other token can have such a name.
-const sessionPrefix = "session:"
+// sessionPrefix begins what the cookie of a console login holds.
+const sessionPrefix = "pvs_"
 
 // Principal is who is asking.
 type Principal struct {
 	ID   int64
 	Name string // of the token; of the token that logged in, for a session
+	User string // whose token it is
 	Role Role
-	Job  int64 // of a command that a job gives in that name; 0 none
+	Job  int64 // of a command that a job gives in the user's name; 0 none
 }
 
-// Actor is how events and the audit name a principal.
+// Actor is how events and the audit name a principal: a token that is not
+// named as its user is named with it.
 func (p Principal) Actor() string {
-	if p.Job != 0 {
-		return fmt.Sprintf("job:%d (%s)", p.Job, p.Name)
+	switch {
+	case p.Job != 0:
+		return fmt.Sprintf("job:%d (%s)", p.Job, p.User)
+	case p.User != p.Name:
+		return fmt.Sprintf("user:%s (token:%s)", p.User, p.Name)
 	}
 	return "token:" + p.Name
 }
@@ -59,11 +63,12 @@ func PrincipalOf(ctx context.Context) (Principal, bool) {
 	return p, ok
 }
 
-// newToken makes the text of a token, 256 random bits, and what is stored of it.
-func newToken() (text string, hash []byte) {
+// newToken makes the text of a token or of a session, 256 random bits, and what
+// is stored of it.
+func newToken(prefix string) (text string, hash []byte) {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // does not fail: the runtime ends the process instead
-	text = tokenPrefix + base64.RawURLEncoding.EncodeToString(b[:])
+	text = prefix + base64.RawURLEncoding.EncodeToString(b[:])
 	return text, hashToken(text)
 }
 
@@ -90,7 +95,7 @@ func EnsureAdminToken(ctx context.Context, db *store.DB, path string) error {
 			return fmt.Errorf("look up the first admin token: %w", err)
 		}
 	}
-	text, hash := newToken()
+	text, hash := newToken(tokenPrefix)
 	// The file comes first: a token that is in the store and in no file would be
 	// one that nobody can use and somebody has to notice.
 	if err := writePrivate(path, text+"\n"); err != nil {
@@ -101,14 +106,19 @@ func EnsureAdminToken(ctx context.Context, db *store.DB, path string) error {
 		if err != nil {
 			return err
 		}
-		name := "first-admin"
-		for n := 2; slices.ContainsFunc(all, func(t store.Token) bool { return t.Name == name }); n++ {
-			name = fmt.Sprintf("first-admin-%d", n)
-		}
-		if _, err := tx.CreateToken(ctx, store.Token{Name: name, Role: string(Admin), Hash: hash, CreatedBy: "system"}); err != nil {
+		users, err := tx.Users(ctx)
+		if err != nil {
 			return err
 		}
-		return tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "token.create", Subject: name, Detail: map[string]any{"role": string(Admin)}})
+		// A user who was disabled stays so: whoever may read our files gets a new one.
+		taken := func(name string) bool {
+			return slices.ContainsFunc(all, func(t store.Token) bool { return t.Name == name }) || slices.ContainsFunc(users, func(u store.User) bool { return u.Name == name })
+		}
+		name := "first-admin"
+		for n := 2; taken(name); n++ {
+			name = fmt.Sprintf("first-admin-%d", n)
+		}
+		return createToken(ctx, tx, store.Token{Name: name, User: name, Role: string(Admin), Hash: hash, CreatedBy: "system"}, 0)
 	})
 	if err != nil {
 		return fmt.Errorf("store the first admin token: %w", err)
@@ -172,12 +182,15 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-// Authenticate finds whose token text is. source is the caller's host:port;
+// Authenticate finds whose token or console login text is. source is the caller's host:port;
 // failures are counted for it, and after too many of them it may ask less often.
 // A good token works even then: somebody else behind the same address must not
 // be able to lock an operator out.
 func (s *Server) Authenticate(ctx context.Context, text, source string) (Principal, error) {
-	hash := hashToken(text)
+	hash, find := hashToken(text), (*store.Tx).TokenByHash
+	if strings.HasPrefix(text, sessionPrefix) {
+		find = (*store.Tx).SessionByHash
+	}
 	if t, ok := s.recent.get(hash, s.now()); ok {
 		return principalOf(t), nil
 	}
@@ -194,7 +207,7 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 	}
 	var t store.Token
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
-		t, err = tx.TokenByHash(ctx, hash)
+		t, err = find(tx, ctx, hash)
 		return err
 	})
 	why := ""
@@ -240,14 +253,10 @@ func (s *Server) touch(ctx context.Context, t store.Token) {
 	}
 }
 
-// principalOf names a session after the token that logged in, so that limits
-// and records follow the person and not the login.
+// principalOf is the same for a token and for a session made with it, so that
+// limits and records follow the person and not the login.
 func principalOf(t store.Token) Principal {
-	p := Principal{ID: t.ID, Name: t.Name, Role: Role(t.Role)}
-	if strings.HasPrefix(t.Name, sessionPrefix) {
-		p.Name = strings.TrimPrefix(t.CreatedBy, "token:")
-	}
-	return p
+	return Principal{ID: t.ID, Name: t.Name, User: t.User, Role: Role(t.Role)}
 }
 
 // A tokenCache spares the database the question for every request of a page. It

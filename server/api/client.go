@@ -248,6 +248,21 @@ func (c *Client) ExportAudit(ctx context.Context, w io.Writer) (AuditCheckpoint,
 	}
 }
 
+// Users lists all users.
+func (c *Client) Users(ctx context.Context) (UserList, error) {
+	return call[UserList](ctx, c, http.MethodGet, "/api/v1/users", nil, nil)
+}
+
+// CreateUser adds a user.
+func (c *Client) CreateUser(ctx context.Context, u NewUser) (User, error) {
+	return call[User](ctx, c, http.MethodPost, "/api/v1/users", nil, u)
+}
+
+// ChangeUser disables or enables a user, or gives it other roles.
+func (c *Client) ChangeUser(ctx context.Context, name string, change UserChange) (User, error) {
+	return call[User](ctx, c, http.MethodPost, "/api/v1/users/"+url.PathEscape(name), nil, change)
+}
+
 // Tokens lists all tokens.
 func (c *Client) Tokens(ctx context.Context) (TokenList, error) {
 	return call[TokenList](ctx, c, http.MethodGet, "/api/v1/tokens", nil, nil)

@@ -185,7 +185,7 @@ func ReasonOf(e reason.Entry) Reason {
 
 func toToken(t store.Token) Token {
 	return Token{
-		ID: t.ID, Name: t.Name, Role: t.Role, CreatedBy: t.CreatedBy, CreatedAt: timeOrNull(t.CreatedAt), ExpiresAt: timeOrNull(t.ExpiresAt),
+		ID: t.ID, Name: t.Name, User: t.User, Role: t.Role, CreatedBy: t.CreatedBy, CreatedAt: timeOrNull(t.CreatedAt), ExpiresAt: timeOrNull(t.ExpiresAt),
 		LastUsed: timeOrNull(t.LastUsed), RevokedAt: timeOrNull(t.RevokedAt),
 	}
 }

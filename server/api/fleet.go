@@ -31,7 +31,8 @@ type HelloBytes struct {
 
 // Whoami is the caller as the server sees it.
 type Whoami struct {
-	Name       string   `json:"name"`
+	Name       string   `json:"name" doc:"of the token"`
+	User       string   `json:"user" doc:"whose token it is"`
 	Role       string   `json:"role"`
 	Operations []string `json:"operations" doc:"what this role may call"`
 	Server     string   `json:"server" doc:"the server's version"`
@@ -60,7 +61,7 @@ func (s *Server) fleetRoutes(api huma.API) {
 
 func (s *Server) whoami(ctx context.Context, _ *none) (Whoami, error) {
 	p, _ := PrincipalOf(ctx)
-	w := Whoami{Name: p.Name, Role: string(p.Role), Operations: []string{}, Server: s.Version}
+	w := Whoami{Name: p.Name, User: p.User, Role: string(p.Role), Operations: []string{}, Server: s.Version}
 	for op := range grants {
 		if p.Role.May(op) {
 			w.Operations = append(w.Operations, op)

@@ -36,7 +36,7 @@ type JobRequest struct {
 
 	DryRun       bool   `json:"dry_run,omitempty" doc:"say what would be done, and do nothing"`
 	Confirm      string `json:"confirm,omitempty" maxLength:"64" doc:"for kinds that cannot be undone: the text the dry run asks for, such as unprovision 12"`
-	NeedApprover bool   `json:"need_approver,omitempty" doc:"wait until another token approves"`
+	NeedApprover bool   `json:"need_approver,omitempty" doc:"wait until another user approves"`
 }
 
 // Job is a bulk operation as it stands.
@@ -196,7 +196,7 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 			return err
 		}
 		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: b.NeedApprover, Change: b.Change}
-		j := store.Job{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.Name}
+		j := store.Job{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.User}
 		if b.NotBefore != nil {
 			j.NotBefore = *b.NotBefore
 		}
@@ -374,7 +374,7 @@ func (s *Server) abortJob(ctx context.Context, in *JobAct) (Job, error) {
 		if err := tx.SetJobState(ctx, j.ID, store.JobAborted, ""); err != nil {
 			return err
 		}
-		_, err := tx.SkipJobItems(ctx, j.ID, "aborted by "+who.Name)
+		_, err := tx.SkipJobItems(ctx, j.ID, "aborted by "+who.User)
 		return err
 	})
 }
@@ -384,10 +384,10 @@ func (s *Server) approveJob(ctx context.Context, in *JobAct) (Job, error) {
 		switch {
 		case j.State != store.JobDraft:
 			return conflict("job %d is %s and waits for no approval", j.ID, j.State)
-		case j.CreatedBy == who.Name:
-			return conflict("job %d was made by %s; another person has to approve it", j.ID, j.CreatedBy)
+		case j.CreatedBy == who.User:
+			return conflict("job %d was made by %s; another user has to approve it", j.ID, j.CreatedBy)
 		}
-		return tx.SetJobState(ctx, j.ID, store.JobWaiting, who.Name)
+		return tx.SetJobState(ctx, j.ID, store.JobWaiting, who.User)
 	})
 }
 

@@ -88,7 +88,7 @@ func (c *command) order(kind, task string, to store.Lifecycle, event string) err
 		if c.live.State == store.RunRunning {
 			return conflict("run %d is working on it right now; ask again when it is over", c.live.ID)
 		}
-		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, event+" by "+c.who.Name, string(reason.ThePolicy)); err != nil {
+		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, event+" by "+c.who.User, string(reason.ThePolicy)); err != nil {
 			return err
 		}
 	}

@@ -113,6 +113,10 @@ var grants = map[string][]Role{
 	"sign-audit":   {Auditor},
 	"export-audit": {Auditor},
 
+	"list-users":  {},
+	"create-user": {},
+	"change-user": {},
+
 	"list-tokens":  {},
 	"create-token": {},
 	"revoke-token": {},

@@ -259,6 +259,7 @@ func (s *Server) routes(api huma.API) {
 	s.eventRoutes(api)
 	s.fleetRoutes(api)
 	s.auditRoutes(api)
+	s.userRoutes(api)
 	s.tokenRoutes(api)
 	s.doctorRoutes(api)
 	s.certRoutes(api)

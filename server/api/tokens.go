@@ -2,9 +2,9 @@ package api
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +13,7 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// TokenList is every token, revoked ones too; console logins are left out.
+// TokenList is every token, revoked ones too.
 type TokenList struct {
 	Tokens []Token `json:"tokens"`
 }
@@ -25,8 +25,9 @@ type TokenInput struct {
 
 // NewToken says who a token is for and what it may do.
 type NewToken struct {
-	Name string `json:"name" pattern:"^[a-z0-9][a-z0-9._-]{0,62}$" patternDescription:"lower-case letters, digits, dots, hyphens and underscores" doc:"who it is for; appears in the audit"`
-	Role string `json:"role" enum:"viewer,operator,secret-reader,policy-admin,key-admin,auditor,admin"`
+	Name string `json:"name" pattern:"^[a-z0-9][a-z0-9._-]{0,62}$" patternDescription:"lower-case letters, digits, dots, hyphens and underscores" doc:"appears in the audit, with the user"`
+	User string `json:"user,omitempty" maxLength:"63" doc:"whose it is; without, the user of the token's own name, who is made when there is none"`
+	Role string `json:"role" enum:"viewer,operator,secret-reader,policy-admin,key-admin,auditor,admin" doc:"one of the user's"`
 	Days int    `json:"days,omitempty" minimum:"0" maximum:"3650" doc:"how long it is good for; 0 for ever"`
 }
 
@@ -46,9 +47,7 @@ func (s *Server) listTokens(ctx context.Context, _ *none) (TokenList, error) {
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
 		all, err := tx.Tokens(ctx)
 		for _, t := range all {
-			if !strings.HasPrefix(t.Name, sessionPrefix) {
-				out.Tokens = append(out.Tokens, toToken(t))
-			}
+			out.Tokens = append(out.Tokens, toToken(t))
 		}
 		return err
 	})
@@ -57,21 +56,62 @@ func (s *Server) listTokens(ctx context.Context, _ *none) (TokenList, error) {
 
 func (s *Server) createToken(ctx context.Context, in *TokenInput) (TokenCreated, error) {
 	who, _ := PrincipalOf(ctx)
-	text, hash := newToken()
-	t := store.Token{Name: in.Body.Name, Role: in.Body.Role, Hash: hash, CreatedBy: who.Actor()}
-	err := s.db.Write(ctx, func(tx *store.Tx) (err error) {
-		t.CreatedAt = tx.Now()
-		if in.Body.Days > 0 {
-			t.ExpiresAt = t.CreatedAt.AddDate(0, 0, in.Body.Days)
-		}
-		if t.ID, err = tx.CreateToken(ctx, t); errors.Is(err, store.ErrConflict) {
-			return conflict("a token named %s is there already", in.Body.Name)
-		} else if err != nil {
+	text, hash := newToken(tokenPrefix)
+	t := store.Token{Name: in.Body.Name, User: in.Body.User, Role: in.Body.Role, Hash: hash, CreatedBy: who.Actor()}
+	if t.User == "" {
+		t.User = t.Name
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		if err := createToken(ctx, tx, t, in.Body.Days); err != nil {
 			return err
 		}
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "token.create", Subject: t.Name, Detail: map[string]any{"role": t.Role, "days": in.Body.Days}})
+		all, err := tx.Tokens(ctx)
+		if err != nil {
+			return err
+		}
+		t = all[slices.IndexFunc(all, func(other store.Token) bool { return string(other.Hash) == string(hash) })]
+		return nil
 	})
 	return TokenCreated{Token: toToken(t), Secret: text}, err
+}
+
+// createToken keeps a token of a user who may have its role. The user of the
+// token's own name is made when there is none: a service needs no more.
+func createToken(ctx context.Context, tx *store.Tx, t store.Token, days int) error {
+	if err := tx.AdoptUsers(ctx); err != nil {
+		return err
+	}
+	u, err := tx.User(ctx, t.User)
+	switch {
+	case errors.Is(err, store.ErrNotFound) && t.User == t.Name:
+		if err := createUser(ctx, tx, store.User{Name: t.Name, Roles: []string{t.Role}, CreatedBy: t.CreatedBy}); err != nil {
+			return err
+		}
+	case errors.Is(err, store.ErrNotFound):
+		return notFound("there is no user %s; provctl user add %s --role %s makes one", t.User, t.User, t.Role)
+	case err != nil:
+		return err
+	case !u.DisabledAt.IsZero():
+		return conflict("the user %s is disabled; provctl user enable %s", u.Name, u.Name)
+	case !covers(u.Roles, t.Role):
+		return conflict("the user %s has the roles %s, and not %s; provctl user role %s --role … gives others", u.Name, strings.Join(u.Roles, ", "), t.Role, u.Name)
+	}
+	if t.User != t.Name {
+		if _, err := tx.User(ctx, t.Name); err == nil {
+			return conflict("%s is a user, so a token of %s is not to be named so; try %s-%s", t.Name, t.User, t.User, t.Name)
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	if days > 0 {
+		t.ExpiresAt = tx.Now().AddDate(0, 0, days)
+	}
+	if _, err := tx.CreateToken(ctx, t); errors.Is(err, store.ErrConflict) {
+		return conflict("a token named %s is there already", t.Name)
+	} else if err != nil {
+		return err
+	}
+	return tx.Audit(ctx, store.AuditRecord{Actor: t.CreatedBy, Action: "token.create", Subject: t.Name, Detail: map[string]any{"user": t.User, "role": t.Role, "days": days}})
 }
 
 func (s *Server) revokeToken(ctx context.Context, in *TokenID) (Token, error) {
@@ -82,55 +122,57 @@ func (s *Server) revokeToken(ctx context.Context, in *TokenID) (Token, error) {
 		if err != nil {
 			return err
 		}
-		var target *store.Token
-		admins := 0
-		for i, t := range all {
-			if t.ID == in.ID {
-				target = &all[i]
-			} else if Role(t.Role) == Admin && live(t, s.now()) && !strings.HasPrefix(t.Name, sessionPrefix) {
-				admins++
-			}
-		}
-		switch {
-		case target == nil || strings.HasPrefix(target.Name, sessionPrefix):
+		i := slices.IndexFunc(all, func(t store.Token) bool { return t.ID == in.ID })
+		if i < 0 {
 			return notFound("no token %d", in.ID)
-		case Role(target.Role) == Admin && live(*target, s.now()) && admins == 0:
-			return conflict("%s is the last admin token; make another one first", target.Name)
 		}
-		for _, t := range all {
-			child := strings.HasPrefix(t.Name, sessionPrefix) && t.CreatedBy == "token:"+target.Name
-			if (child || t.ID == in.ID) && t.RevokedAt.IsZero() {
-				if err := tx.RevokeToken(ctx, t.ID); err != nil {
-					return err
-				}
-			}
+		target := &all[i]
+		if err := s.keepAnAdmin(all, *target); err != nil {
+			return err
+		}
+		if err := tx.RevokeToken(ctx, in.ID); err != nil {
+			return err
 		}
 		if target.RevokedAt.IsZero() {
 			target.RevokedAt = tx.Now()
 		}
 		out = toToken(*target)
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "token.revoke", Subject: target.Name})
+		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "token.revoke", Subject: target.Name, Detail: map[string]any{"user": target.User}})
 	})
 	s.recent.clear()
 	return out, err
 }
 
-// Login makes a session for the console: a token of the same role that ends by
-// itself. The text goes into a cookie; source is the caller's host:port.
+// keepAnAdmin refuses to end the last admin tokens: nobody could make another.
+func (s *Server) keepAnAdmin(all []store.Token, ending ...store.Token) error {
+	admin := func(t store.Token) bool { return Role(t.Role) == Admin && live(t, s.now()) }
+	last := slices.IndexFunc(ending, admin)
+	left := slices.ContainsFunc(all, func(t store.Token) bool {
+		return admin(t) && !slices.ContainsFunc(ending, func(e store.Token) bool { return e.ID == t.ID })
+	})
+	if last >= 0 && !left {
+		return conflict("%s is the last admin token; make another one first", ending[last].Name)
+	}
+	return nil
+}
+
+// Login makes a session for the console, with the role of the token, that ends
+// by itself. The text goes into a cookie; source is the caller's host:port.
 func (s *Server) Login(ctx context.Context, text, source string, lifetime time.Duration) (session string, p Principal, err error) {
-	p, err = s.Authenticate(ctx, strings.TrimSpace(text), source)
+	text = strings.TrimSpace(text)
+	if strings.HasPrefix(text, sessionPrefix) {
+		text = "" // a login never makes a longer one
+	}
+	p, err = s.Authenticate(ctx, text, source)
 	if err != nil {
 		return "", p, err
 	}
-	session, hash := newToken()
+	session, hash := newToken(sessionPrefix)
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
-		t := store.Token{
-			Name: sessionPrefix + hex.EncodeToString(hash[:8]), Role: string(p.Role), Hash: hash, CreatedBy: p.Actor(), ExpiresAt: tx.Now().Add(lifetime),
-		}
-		if _, err := tx.CreateToken(ctx, t); err != nil {
+		if err := tx.CreateSession(ctx, store.Session{Hash: hash, TokenID: p.ID, ExpiresAt: tx.Now().Add(lifetime)}); err != nil {
 			return err
 		}
-		return tx.Audit(ctx, store.AuditRecord{Actor: p.Actor(), Action: "console.login", Subject: p.Name})
+		return tx.Audit(ctx, store.AuditRecord{Actor: p.Actor(), Action: "console.login", Subject: p.User})
 	})
 	if err != nil {
 		return "", p, s.explain(ctx, "login", err)
@@ -141,14 +183,5 @@ func (s *Server) Login(ctx context.Context, text, source string, lifetime time.D
 // Logout ends a session.
 func (s *Server) Logout(ctx context.Context, session string) error {
 	defer s.recent.clear()
-	return s.db.Write(ctx, func(tx *store.Tx) error {
-		t, err := tx.TokenByHash(ctx, hashToken(session))
-		if errors.Is(err, store.ErrNotFound) || err == nil && !strings.HasPrefix(t.Name, sessionPrefix) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return tx.RevokeToken(ctx, t.ID)
-	})
+	return s.db.Write(ctx, func(tx *store.Tx) error { return tx.EndSession(ctx, hashToken(session)) })
 }

@@ -275,6 +275,7 @@ type AuditVerified struct {
 type Token struct {
 	ID        int64      `json:"id"`
 	Name      string     `json:"name"`
+	User      string     `json:"user" doc:"whose it is"`
 	Role      string     `json:"role"`
 	CreatedBy string     `json:"created_by"`
 	CreatedAt *time.Time `json:"created_at"`

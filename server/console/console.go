@@ -195,7 +195,7 @@ type page struct {
 }
 
 func (c *Console) show(v *visit, status int, name string, p page) error {
-	p.Who, p.Role, p.Version = v.who.Name, string(v.who.Role), c.api.Version
+	p.Who, p.Role, p.Version = v.who.User, string(v.who.Role), c.api.Version
 	var b bytes.Buffer // whole or not at all
 	if err := c.pages[name].Execute(&b, p); err != nil {
 		return fmt.Errorf("page %s: %w", name, err)

@@ -1,0 +1,87 @@
+package api_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/store"
+)
+
+// TestUsers: a person is a user, whatever the number of tokens: two of them do
+// not make a second pair of eyes, and all of them end at once.
+func TestUsers(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, admin := t.Context(), b.Client(b.Admin)
+		if _, err := admin.CreateUser(ctx, api.NewUser{Name: "alice", Roles: []string{"operator"}}); err != nil {
+			t.Fatal(err)
+		}
+		made := func(user, name string) string {
+			t.Helper()
+			tok, err := admin.CreateToken(ctx, api.NewToken{Name: name, User: user, Role: "operator"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return tok.Secret
+		}
+		laptop, phone, bob := made("alice", "alice-laptop"), made("alice", "alice-phone"), made("", "bob")
+		u := b.Seen(apitest.Device{Lifecycle: store.Failed}).String()
+		j, err := b.Client(laptop).StartJob(ctx, api.JobRequest{Kind: "retire", Devices: []string{u}, Confirm: u, NeedApprover: true})
+		if err != nil || j.CreatedBy != "alice" {
+			t.Fatalf("%+v, %v", j, err)
+		}
+		session, who, err := b.API.Login(ctx, phone, "127.0.0.1:1", time.Hour)
+		if err != nil || who.User != "alice" {
+			t.Fatalf("%+v, %v", who, err)
+		}
+		for _, text := range []string{laptop, phone, session} {
+			if _, err := b.Client(text).JobCommand(ctx, j.ID, "approve"); code(err) != "conflict" {
+				t.Errorf("alice approves her own job with another token: %v", err)
+			}
+		}
+		if j, err := b.Client(bob).JobCommand(ctx, j.ID, "approve"); err != nil || j.ApprovedBy != "bob" {
+			t.Errorf("%+v, %v", j, err)
+		}
+		if _, _, err := b.API.Login(ctx, session, "127.0.0.1:1", time.Hour); code(err) != "token_unknown" {
+			t.Errorf("a login made a longer one: %v", err)
+		}
+
+		yes := true
+		if u, err := admin.ChangeUser(ctx, "alice", api.UserChange{Disabled: &yes}); err != nil || u.Tokens != 0 || u.Sessions != 0 || u.DisabledAt == nil {
+			t.Errorf("%+v, %v", u, err)
+		}
+		for _, text := range []string{laptop, phone, session} {
+			if _, err := b.Client(text).Whoami(ctx); code(err) != "token_unknown" {
+				t.Errorf("of a disabled user: %v", err)
+			}
+		}
+		if _, err := b.Client(bob).Whoami(ctx); err != nil {
+			t.Errorf("another user: %v", err)
+		}
+		if _, err := admin.ChangeUser(ctx, "first-admin", api.UserChange{Roles: []string{"viewer"}}); code(err) != "conflict" {
+			t.Errorf("the last admin gave the role away: %v", err)
+		}
+		// Fewer roles: what they no longer cover ends.
+		if _, err := admin.ChangeUser(ctx, "bob", api.UserChange{Roles: []string{"viewer"}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Client(bob).Whoami(ctx); code(err) != "token_unknown" {
+			t.Errorf("an operator's token of a viewer: %v", err)
+		}
+		list, err := admin.Audit(ctx, api.AuditQuery{Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"user.add": "alice", "user.disable": "alice", "user.role": "bob", "console.login": "alice"}
+		for _, r := range list.Records {
+			if want[r.Action] == r.Subject {
+				delete(want, r.Action)
+			}
+		}
+		if len(want) > 0 {
+			t.Errorf("not in the audit: %v", want)
+		}
+	})
+}

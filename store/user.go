@@ -1,0 +1,68 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+const userColumns = `u.name, u.roles, u.created_by, u.created_at, u.disabled_at,
+	(SELECT count(*) FROM tokens t WHERE ` + tokenUser + ` = u.name AND ` + goodToken + `),
+	(SELECT count(*) FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE ` + tokenUser + ` = u.name AND s.ended_at IS NULL AND s.expires_at > {now} AND ` + goodToken + `)`
+
+func scanUser(s scanner) (User, error) {
+	var u User
+	var roles string
+	err := s.Scan(&u.Name, &roles, &u.CreatedBy, timeOf{&u.CreatedAt}, timeOf{&u.DisabledAt}, &u.Tokens, &u.Sessions)
+	u.Roles = strings.Split(roles, ",")
+	return u, err
+}
+
+// CreateUser adds a user; ErrConflict when the name is in use.
+func (tx *Tx) CreateUser(ctx context.Context, u User) error {
+	if _, err := tx.exec(ctx, "INSERT INTO users (name, roles, created_by, created_at) VALUES ($1, $2, $3, {now})", u.Name, strings.Join(u.Roles, ","), u.CreatedBy); err != nil {
+		return fmt.Errorf("user %s: %w", u.Name, err)
+	}
+	return nil
+}
+
+// AdoptUsers makes a user of each token that a node of the version before has
+// made meanwhile, and which therefore names none.
+func (tx *Tx) AdoptUsers(ctx context.Context) error {
+	if _, err := tx.exec(ctx, `INSERT INTO users (name, roles, created_by, created_at)
+		SELECT t.name, t.role, t.created_by, t.created_at FROM tokens t WHERE t.user_name = '' AND `+notASession+`
+			AND NOT EXISTS (SELECT 1 FROM tokens newer WHERE newer.name = t.name AND newer.id > t.id)
+		ON CONFLICT DO NOTHING`); err != nil {
+		return fmt.Errorf("adopt users: %w", err)
+	}
+	_, err := tx.exec(ctx, "UPDATE tokens SET user_name = name WHERE user_name = '' AND name NOT LIKE 'session:%'")
+	return err
+}
+
+// User reads one with a count of the tokens and console logins that are good.
+func (tx *Tx) User(ctx context.Context, name string) (User, error) {
+	all, err := list(ctx, tx, scanUser, "SELECT "+userColumns+" FROM users u WHERE u.name = $1", name)
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("user %s: %w", name, err)
+	}
+	return all[0], nil
+}
+
+// Users lists all of them by name, disabled ones too.
+func (tx *Tx) Users(ctx context.Context) ([]User, error) {
+	return list(ctx, tx, scanUser, "SELECT "+userColumns+" FROM users u ORDER BY u.name")
+}
+
+// SetUser changes a user's roles, and whether it is disabled. Its tokens are
+// the caller's to end.
+func (tx *Tx) SetUser(ctx context.Context, name string, roles []string, disabled bool) error {
+	n, err := tx.exec(ctx, `UPDATE users SET roles = $2, disabled_at = CASE WHEN $3 THEN coalesce(disabled_at, {now}) END WHERE name = $1`,
+		name, strings.Join(roles, ","), disabled)
+	if err := touched(n, err, ErrNotFound); err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	return nil
+}
