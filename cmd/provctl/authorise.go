@@ -29,8 +29,9 @@ func (p *program) deviceImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "import FILE", Short: "Authorise the devices of a list (CSV or JSON)", Args: cobra.ExactArgs(1),
 		Long: "Authorise the devices of a list; - reads standard input. The list is CSV with a heading, or a JSON list\n" +
-			"of objects, with these words: uuid, serial, mac, network, fqdn, profile, tags, note, expires.\n" +
-			"Any of the first four lets a device in. Devices that wait for approval are let in at once.\n" +
+			"of objects, with these words: uuid, serial, mac, network, address, fqdn, profile, tags, note, expires.\n" +
+			"Any of the first four lets a device in; the address is where a device is found that says no hello,\n" +
+			"since somebody else has set it up, until it does. Devices that wait for approval are let in at once.\n" +
 			"A list with a mistake in it changes nothing.",
 		Example: "  provctl device import assets.csv --dry-run\n\n  uuid,fqdn,profile\n  11223344-5566-7788-99aa-bbccddeeff00,pc7.corp.example.com,",
 		RunE: func(cmd *cobra.Command, args []string) error {

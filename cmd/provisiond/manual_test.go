@@ -55,6 +55,7 @@ var trials = []trial{
 	{doc: `provctl secret reveal UUID --kind admin --reason "recovery drill"`},
 	{doc: "provctl secret reveal UUID --kind admin --reason …", as: "provctl secret reveal UUID --kind admin --reason back"},
 	{doc: "provctl secret reveal", as: "provctl secret reveal UUID --kind mebx --reason why"},
+	{doc: "provctl secret rotate UUID"},
 	{doc: "provctl secret master set DOMAIN", as: "echo 'Ma5ter!Password' | provctl secret master set corp.example.com"},
 	{doc: "provctl device import FILE", as: "provctl device import assets.csv"},
 	{doc: "provctl device adopt UUID --password-file FILE", as: "provctl device adopt UUID --password-file adopt.password", status: []int{0, 1}},

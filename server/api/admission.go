@@ -49,7 +49,7 @@ type ImportInput struct {
 
 // DeviceImport is the file, and whether to do it or only to say what would be done.
 type DeviceImport struct {
-	Document string `json:"document" maxLength:"33554432" doc:"CSV with a heading, or a JSON list of objects: uuid, serial, mac, network, fqdn, profile, tags, note, expires"`
+	Document string `json:"document" maxLength:"33554432" doc:"CSV with a heading, or a JSON list of objects: uuid, serial, mac, network, address, fqdn, profile, tags, note, expires; the address is where a device that says no hello is found"`
 	DryRun   bool   `json:"dry_run,omitempty" doc:"say what would be done and do nothing"`
 }
 
@@ -250,18 +250,28 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 	if r.Serial != "" {
 		f.Serial = &r.Serial
 	}
-	if f.Tags == nil && f.Serial == nil && r.MAC == "" {
+	if f.Tags == nil && f.Serial == nil && r.MAC == "" && !r.address.IsValid() {
 		return nil
 	}
 	if r.MAC != "" {
 		f.MAC = &r.MAC
 	}
-	err := tx.ImportDevice(ctx, r.uuid, actor, f)
-	if errors.Is(err, store.ErrConflict) {
-		f.MAC = nil // what the device itself said is better
-		return tx.UpdateDevice(ctx, r.uuid, f)
+	if r.address.IsValid() {
+		f.Address = &r.address
 	}
-	return err
+	err := tx.ImportDevice(ctx, r.uuid, actor, f)
+	if !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	d, err := tx.Device(ctx, r.uuid)
+	if err != nil {
+		return err
+	}
+	f.MAC = nil // what the device itself said is better
+	if d.HelloCount > 0 || !d.LastContact.IsZero() {
+		f.Address = nil
+	}
+	return tx.UpdateDevice(ctx, r.uuid, f)
 }
 
 func (s *Server) removeAuthorisation(ctx context.Context, in *AuthorisationID) (Removed, error) {
@@ -344,6 +354,8 @@ func (s *Server) adoptDevice(ctx context.Context, in *AdoptInput) (ActionResult,
 			return conflict("it is under management already")
 		case c.live != nil:
 			return conflict("run %d is at it; ask again when it is over", c.live.ID)
+		case !d.Address.IsValid():
+			return conflict("where it is is not known: give its address with provctl device import, or wait for its hello")
 		}
 		mebx, err := amt.NewMEBxPassword(rand.Reader)
 		if err != nil {

@@ -73,6 +73,45 @@ func TestDeviceImport(t *testing.T) {
 	})
 }
 
+// TestImportedAddress: where a device is that says no hello comes from a list, and
+// can be corrected by another one, until the device itself has been heard. One
+// whose place nobody knows cannot be adopted.
+func TestImportedAddress(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Admin)
+		heard := b.Seen(apitest.Device{Address: "10.20.0.7"})
+		silent, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
+		nowhere, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff01")
+		address := func(u amt.UUID) (a string) {
+			b.Read(func(ctx context.Context, tx *store.Tx) error {
+				d, err := tx.Device(ctx, u)
+				a = d.Address.String()
+				return err
+			})
+			return a
+		}
+		for _, list := range []string{
+			"uuid,address,serial\n" + heard.String() + ",10.9.9.9,\n" + silent.String() + ",10.1.2.3,\n" + nowhere.String() + ",,A\n",
+			`[{"uuid": "` + silent.String() + `", "address": "::ffff:10.1.2.4"}]`,
+		} {
+			rep, err := c.ImportDevices(ctx, api.DeviceImport{Document: list})
+			if err != nil || len(rep.Problems) > 0 {
+				t.Fatalf("%+v %v", rep, err)
+			}
+		}
+		if h, s := address(heard), address(silent); h != "10.20.0.7" || s != "10.1.2.4" {
+			t.Errorf("the device heard is at %s, the silent one at %s", h, s)
+		}
+		if _, err := c.AdoptDevice(ctx, nowhere.String(), api.Adoption{Password: "Canary-Adopt-1!"}); code(err) != "conflict" {
+			t.Errorf("adopted without an address: %v", err)
+		}
+		if res, err := c.AdoptDevice(ctx, silent.String(), api.Adoption{Password: "Canary-Adopt-1!"}); err != nil || res.RunID == 0 {
+			t.Errorf("%+v %v", res, err)
+		}
+	})
+}
+
 // TestImportProblems: every problem of a file is named with its line, and
 // nothing of the file is used.
 func TestImportProblems(t *testing.T) {
@@ -94,6 +133,7 @@ func TestImportProblems(t *testing.T) {
 		"no such profile":  {"serial,profile\nA,kiosk\n", []string{"2: there is no profile kiosk"}},
 		"one name for all": {"network,fqdn\n10.0.0.0/8,pc.example\n", []string{"2: one name for all"}},
 		"bad name":         {"serial,fqdn\nA,pc_1.example\n", []string{`2: name "pc_1.example"`}},
+		"an address":       {"uuid,serial,address\n,A,10.1.2.3\n11223344-5566-7788-99aa-bbccddeeff00,,10.1.2\n", []string{"2: an address without the uuid", `3: address "10.1.2"`}},
 		"over":             {"serial,expires\nA,2020-01-01\n", []string{"2: expires 2020-01-01 is over"}},
 		"semicolons":       {"serial;fqdn\nA;pc_1\n", []string{`2: name "pc_1"`}},
 	} {

@@ -22,6 +22,7 @@ type ImportRow struct {
 	Serial  string   `json:"serial"`
 	MAC     string   `json:"mac"`
 	Network string   `json:"network"`
+	Address string   `json:"address"`
 	FQDN    string   `json:"fqdn"`
 	Profile string   `json:"profile"`
 	Tags    []string `json:"tags"`
@@ -31,6 +32,7 @@ type ImportRow struct {
 	line    int
 	uuid    amt.UUID
 	network netip.Prefix
+	address netip.Addr
 	expires time.Time
 }
 
@@ -98,7 +100,7 @@ func readCSV(text []byte) (rows []ImportRow, bad []ImportProblem) {
 	for i, h := range head {
 		set[i] = column(strings.ToLower(strings.TrimSpace(h)))
 		if set[i] == nil {
-			bad = append(bad, ImportProblem{1, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, fqdn, profile, tags, note, expires", clip(h, 40))})
+			bad = append(bad, ImportProblem{1, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires", clip(h, 40))})
 		}
 	}
 	if len(bad) > 0 {
@@ -135,6 +137,8 @@ func column(name string) func(*ImportRow, string) {
 		return func(r *ImportRow, v string) { r.MAC = v }
 	case "network":
 		return func(r *ImportRow, v string) { r.Network = v }
+	case "address":
+		return func(r *ImportRow, v string) { r.Address = v }
 	case "fqdn", "name":
 		return func(r *ImportRow, v string) { r.FQDN = v }
 	case "profile":
@@ -184,6 +188,16 @@ func (r *ImportRow) check(now time.Time) (bad []string) {
 		case r.network != r.network.Masked():
 			say("network %s has bits set behind its length; perhaps %s is meant", r.Network, r.network.Masked())
 		}
+	}
+	if r.Address != "" {
+		a, err := netip.ParseAddr(r.Address)
+		switch {
+		case err != nil || a.Zone() != "":
+			say("address %q: want such as 10.20.3.7", clip(r.Address, 40))
+		case r.UUID == "":
+			say("an address without the uuid of the device that has it")
+		}
+		r.address = a.Unmap()
 	}
 	if r.FQDN = strings.ToLower(strings.TrimSuffix(r.FQDN, ".")); r.FQDN != "" {
 		if err := profile.CheckFQDN(r.FQDN); err != nil {

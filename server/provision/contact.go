@@ -30,6 +30,9 @@ func (r *Run) contactBare(ctx context.Context) error {
 		return reason.Because(reason.InternalError, "run %d has no candidate passwords", r.Job.Run.ID)
 	}
 	r.admin, r.mebx = r.Job.Admin[0], r.Job.MEBx[0]
+	if len(r.Hashes) == 0 && r.Job.Device.HelloCount == 0 {
+		return r.contactUnheard(ctx)
+	}
 	candidates, err := r.e.Trust.Candidates(r.Hashes, certs.Hints{Suffix: r.Job.Device.Suffix, Version: r.Job.Device.Version})
 	if err != nil {
 		return err
@@ -62,6 +65,33 @@ func (r *Run) foundMutual(ctx context.Context, refused error) error {
 	if err != nil {
 		return refused
 	}
+	return r.foundCommitted(d)
+}
+
+// contactUnheard meets a device that was imported with its address and never said
+// hello, as one does not that somebody else has set up: it is asked as a
+// committed device. Which roots it trusts nobody knows, so one that still waits
+// to be set up is left to its hello.
+func (r *Run) contactUnheard(ctx context.Context) error {
+	r.unheard = true
+	d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+	if err != nil {
+		if codeOf(err) == reason.TLSClientCertRefused && r.Profile.TLS != profile.TLSMutual {
+			return r.notSetUp(err)
+		}
+		return err
+	}
+	return r.foundCommitted(d)
+}
+
+// notSetUp ends an attempt to adopt a device that nobody has set up.
+func (r *Run) notSetUp(err error) error {
+	return reason.Because(reason.RootNotTrusted, "the device at %s is not set up, so it cannot be adopted; its hello will say which roots it trusts: %w", r.Job.Device.Address, err)
+}
+
+// foundCommitted takes over a session with a device that takes no setup
+// certificate any more.
+func (r *Run) foundCommitted(d Device) error {
 	r.Device = d
 	r.lease.guard(d)
 	peer := d.Peer()

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ var readIdentity = Step{
 		}
 		if c, ok := r.credentialOf(r.Device.LoginUsed()); ok && !r.setup {
 			r.e.metrics.probe(c.State, "ok")
+		}
+		if r.unheard && !r.committed() {
+			return false, r.notSetUp(errors.New("it says that it is in " + id.State.String() + " mode"))
 		}
 		if r.committed() && !r.ours() {
 			return false, reason.Because(reason.NotInSetup, "the device is in operational mode and let us in without a password of ours")

@@ -32,6 +32,7 @@ type Run struct {
 	mebxHeld    int64            // the MEBx password the device is believed to hold, 0: unknown
 	verified    bool             // a login with r.admin succeeded
 	setup       bool             // the device asked for the setup certificate
+	unheard     bool             // it never said hello: it is adopted or left
 	denied      []int64          // stored passwords it refused in this attempt
 	untried     int              // stored passwords it was not offered yet
 	facts       Facts
