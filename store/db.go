@@ -114,9 +114,6 @@ func (db *DB) Close() error {
 		if db.writer != nil {
 			db.writer.close()
 		}
-		if db.write != nil {
-			errs = append(errs, db.texts.close())
-		}
 		if db.read != nil {
 			errs = append(errs, db.read.Close())
 		}

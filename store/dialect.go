@@ -1,7 +1,6 @@
 package store
 
 import (
-	"database/sql"
 	"errors"
 	"fmt"
 	"regexp"
@@ -24,27 +23,17 @@ import (
 //	{follow}   only rows that no open transaction can slip in front of
 //
 // On SQLite a clock is one more parameter, so that the text stays the same and
-// its prepared statement can be used again.
+// its prepared statement can be used again (statements.go).
 var words = regexp.MustCompile(`\{(now|lease|lock|follow)(\+\$\d+)?\}`)
 
 // A text is a query as one engine wants it.
 type text struct {
 	sql        string
-	now, lease bool         // SQLite: append the clock's value as a parameter, in this order
-	uses       atomic.Int32 // until it is worth preparing
-
-	stmt  *sql.Stmt                // SQLite's write connection; owned by the writer
-	ready atomic.Pointer[sql.Stmt] // SQLite's read pool
+	now, lease bool // SQLite: append the clock's value as a parameter, in this order
 }
 
-// prepareAfter keeps the endless variants of a filtered list from being
-// prepared: only what is asked often is worth its memory.
-const (
-	prepareAfter = 8
-	maxTexts     = 2000
-)
-
-func (t *text) often() bool { return t.uses.Load() >= prepareAfter || t.uses.Add(1) >= prepareAfter }
+// maxTexts is far above what this program asks; only a list's filters can be so many.
+const maxTexts = 2000
 
 func translate(engine, q string, nargs int) *text {
 	t := &text{}
@@ -90,7 +79,7 @@ func translate(engine, q string, nargs int) *text {
 	return t
 }
 
-// textCache remembers translations, and on SQLite the prepared statements.
+// textCache remembers translations.
 type textCache struct {
 	m sync.Map // textKey -> *text
 	n atomic.Int32
@@ -115,19 +104,6 @@ func (c *textCache) get(engine, q string, nargs int) *text {
 		c.n.Add(1)
 	}
 	return v.(*text)
-}
-
-func (c *textCache) close() error {
-	var errs []error
-	c.m.Range(func(_, v any) bool {
-		for _, s := range []*sql.Stmt{v.(*text).stmt, v.(*text).ready.Load()} {
-			if s != nil {
-				errs = append(errs, s.Close())
-			}
-		}
-		return true
-	})
-	return errors.Join(errs...)
 }
 
 // SQLite's extended result codes (sqlite.org/rescode.html).

@@ -107,12 +107,7 @@ func (tx *Tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var res sql.Result
-	if s := tx.prepared(t); s != nil {
-		res, err = s.ExecContext(ctx, args...)
-	} else {
-		res, err = tx.lite.ExecContext(ctx, t.sql, args...)
-	}
+	res, err := tx.lite.ExecContext(ctx, t.sql, args...)
 	if err != nil {
 		return 0, kind(err)
 	}
@@ -129,9 +124,6 @@ func (tx *Tx) one(ctx context.Context, q string, args []any, dest ...any) error 
 	ctx, err := tx.live(ctx)
 	if err != nil {
 		return err
-	}
-	if s := tx.prepared(t); s != nil {
-		return noRows(s.QueryRowContext(ctx, args...).Scan(dest...))
 	}
 	return noRows(tx.lite.QueryRowContext(ctx, t.sql, args...).Scan(dest...))
 }
@@ -176,12 +168,7 @@ func (tx *Tx) each(ctx context.Context, row func(scanner) error, q string, args 
 	if err != nil {
 		return err
 	}
-	var rows *sql.Rows
-	if s := tx.prepared(t); s != nil {
-		rows, err = s.QueryContext(ctx, args...)
-	} else {
-		rows, err = tx.lite.QueryContext(ctx, t.sql, args...)
-	}
+	rows, err := tx.lite.QueryContext(ctx, t.sql, args...)
 	if err != nil {
 		return kind(err)
 	}

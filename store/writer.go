@@ -30,10 +30,6 @@ type writer struct {
 	stop  chan struct{}
 	done  chan struct{}
 	once  sync.Once
-
-	// Owned by the goroutine.
-	missed map[*text]bool      // used without a prepared statement
-	bound  map[*text]*sql.Stmt // prepared statements bound to the transaction under way
 }
 
 type request struct {
@@ -52,7 +48,7 @@ const (
 )
 
 func newWriter(db *DB) *writer {
-	return &writer{db: db, queue: make(chan *request, 4*maxBatch), stop: make(chan struct{}), done: make(chan struct{}), missed: map[*text]bool{}, bound: map[*text]*sql.Stmt{}}
+	return &writer{db: db, queue: make(chan *request, 4*maxBatch), stop: make(chan struct{}), done: make(chan struct{})}
 }
 
 // do hands fn to the writer and waits. Once the closure has begun the answer
@@ -123,7 +119,6 @@ func (w *writer) loop() {
 				}
 			}
 		}
-		w.prepare()
 	}
 }
 
@@ -191,7 +186,6 @@ func (w *writer) batch(first *request) {
 }
 
 func (w *writer) begin() (*sql.Tx, error) {
-	clear(w.bound)
 	tx, err := w.db.write.BeginTx(context.Background(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("begin a write: %w", err)
@@ -300,62 +294,4 @@ func contain(tx *Tx, fn func(*Tx) error) (err error) {
 		}
 	}()
 	return fn(tx)
-}
-
-// prepared gives the statement for t bound to this transaction, or nil when it
-// has not been prepared yet; then it will be after the batch, when the one
-// connection is free.
-func (tx *Tx) prepared(t *text) *sql.Stmt {
-	if !tx.write {
-		return tx.preparedRead(t)
-	}
-	w := tx.db.writer
-	if s := w.bound[t]; s != nil {
-		return s
-	}
-	if t.stmt == nil {
-		if t.often() {
-			w.missed[t] = true
-		}
-		return nil
-	}
-	s := tx.lite.StmtContext(context.Background(), t.stmt)
-	w.bound[t] = s
-	return s
-}
-
-func (w *writer) prepare() {
-	for t := range w.missed {
-		delete(w.missed, t)
-		if s, err := w.db.write.PrepareContext(context.Background(), t.sql); err == nil {
-			t.stmt = s
-		}
-	}
-}
-
-// preparedRead asks the read pool itself, which prepares on each connection
-// when it first meets the statement there.
-func (tx *Tx) preparedRead(t *text) *sql.Stmt {
-	s := t.ready.Load()
-	if s == nil {
-		if !t.often() {
-			return nil
-		}
-		// Preparing takes a connection beside the one this transaction holds:
-		// only when one is free at once, or readers could wait for each other.
-		if st := tx.db.read.Stats(); st.InUse >= st.MaxOpenConnections/2 {
-			return nil
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		defer cancel()
-		fresh, err := tx.db.read.PrepareContext(ctx, t.sql)
-		if err != nil {
-			return nil
-		}
-		if !t.ready.CompareAndSwap(nil, fresh) {
-			_ = fresh.Close()
-		}
-		s = t.ready.Load()
-	}
-	return tx.lite.StmtContext(context.Background(), s)
 }

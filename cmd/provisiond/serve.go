@@ -30,6 +30,7 @@ func newServe() *cobra.Command {
 		Long: "Takes hellos on hello.listen, connects back to each device and sets it up.\nIt runs until SIGINT or SIGTERM; a second one ends at once, and nothing is lost by that."}
 	given := configFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		collectSeldom()
 		path, flags := given()
 		cfg, _, err := loadConfig(cmd.ErrOrStderr(), path, flags)
 		if err != nil {
