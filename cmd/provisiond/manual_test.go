@@ -114,6 +114,8 @@ var trials = []trial{
 	{doc: "provisiond support-bundle", as: "provisiond support-bundle --config provisiond.yaml --out bundle3.zip"},
 	{doc: "provctl job start unprovision tag:sold --mode decommission --dry-run"},
 	{doc: "provctl unprovision UUID --mode decommission", as: "provctl unprovision UUID --mode decommission --confirm UUID"},
+	{doc: "provisiond selftest --config /etc/provisiond/provisiond.yaml", as: "provisiond selftest --config provisiond.yaml", says: "and read back"},
+	{doc: "provctl cert check", as: "provctl cert check --help"},
 	{doc: "provisiond demo", as: "provisiond demo --exit"},
 }
 

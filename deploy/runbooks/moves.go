@@ -59,7 +59,7 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondSelfTestFailing": {
 		"Drain the node: stop it, others take over.",
-		"`provisiond doctor` on it says where the road is broken.",
+		"`provisiond doctor` on it says where the road is broken; `provisiond selftest` sets a simulated device up with its certificates.",
 	},
 	"ProvisiondVersionSkew": {
 		"Finish the roll-out. Two neighbouring versions may run side by side, three may not.",
