@@ -95,6 +95,11 @@ type Options struct {
 	MaintainPerMinute, MaintainAtOnce int
 	MaintainContact                   time.Duration
 
+	// Kinds of job that another user has to approve, and the number of devices
+	// above which any job has to be; 0 is any number.
+	SecondApprover      []string
+	SecondApproverAbove int
+
 	Registry         *prometheus.Registry
 	NativeHistograms bool   // show them beside the classic ones
 	OTLPEndpoint     string // where spans go; "" is nowhere

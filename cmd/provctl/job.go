@@ -17,7 +17,7 @@ import (
 func (p *program) jobCommand() *cobra.Command {
 	cmd := group("job", "Bulk jobs: do something to many devices", p.jobStart(), p.jobList(), p.jobShow(),
 		p.jobCommandOf("abort", "Begin no further devices; those under way are finished"),
-		p.jobCommandOf("approve", "Let another person's job begin"))
+		p.jobCommandOf("approve", "Let another user's job begin"))
 	cmd.Aliases = []string{"jobs"}
 	return cmd
 }
@@ -34,7 +34,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	g.IntVar(&f.PerMinute, "per-minute", 0, "begin at most so many devices a minute; 0: no cap")
 	g.StringVar(&f.at, "at", "", "when to begin: a time such as 2026-12-24T22:00:00Z, or a delay such as 2h")
 	g.StringVar(&f.Note, "note", "", "why, for the timeline and the audit")
-	g.BoolVar(&f.NeedApprover, "need-approver", false, "wait until another token approves it")
+	g.BoolVar(&f.NeedApprover, "need-approver", false, "wait until another user approves it")
 	g.StringVar(&f.Confirm, "confirm", "", "what the question would ask to be typed, for scripts")
 }
 
@@ -186,7 +186,7 @@ func (p *program) printJob(j api.Job) error {
 func jobState(j api.Job) string {
 	switch j.State {
 	case "draft":
-		return "draft: waits for another person: provctl job approve " + strconv.FormatInt(j.ID, 10)
+		return "draft: waits for another user: provctl job approve " + strconv.FormatInt(j.ID, 10)
 	case "dry_run":
 		return "dry run: nothing was done"
 	}

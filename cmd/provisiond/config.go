@@ -33,6 +33,7 @@ type Config struct {
 	Metrics      Metrics      `yaml:"metrics"`
 	Provisioning Provisioning `yaml:"provisioning"`
 	Maintenance  Maintenance  `yaml:"maintenance"`
+	Jobs         Jobs         `yaml:"jobs"`
 	Retention    Retention    `yaml:"retention"`
 	Doctor       Doctor       `yaml:"doctor"`
 	Tracing      Tracing      `yaml:"tracing"`
@@ -312,6 +313,18 @@ type Maintenance struct {
 	// After how long a device is looked at although nothing is known to be due:
 	// its clock drifts, and somebody may have changed it. Default 14d; 0 never.
 	Contact time.Duration `yaml:"contact" min:"0s"`
+}
+
+// Jobs says which of them wait for a second pair of eyes, whatever their maker
+// says. The second approver is another user, not another token of the same one.
+type Jobs struct {
+	// Kinds of job that another user has to approve, such as unprovision and
+	// retire. What is named here cannot be done to a single device without a job
+	// either. Default: none.
+	SecondApprover []string `yaml:"second_approver" oneof:"maintain rotate unprovision retire approve retry quarantine release tag untag assign-profile"`
+	// A job of any kind over more devices than this has to be approved as well.
+	// Default 0: the number does not matter.
+	SecondApproverAbove int `yaml:"second_approver_above" min:"0" max:"1000000"`
 }
 
 // Retention bounds what grows. 0 keeps for ever.

@@ -126,6 +126,10 @@ func TestProblems(t *testing.T) {
 		{"closed sets", "provisioning: {admission: aprove}\nlog: {level: trace}\n", nil, []string{
 			"{file}:1: provisioning.admission: want one of open, approve, allow-list, not \"aprove\"; did you mean approve?; example: admission: approve",
 			"{file}:2: log.level: want one of debug, info, warn, error"}},
+		{"an approver for what there is not", "jobs: {second_approver: [unprovision, retyre], second_aprover: 3, second_approver_above: -1}\n", nil, []string{
+			"{file}:1: jobs.second_approver[1]: want one of maintain, rotate, unprovision, retire,",
+			"{file}:1: jobs.second_aprover: unknown key, did you mean second_approver?",
+			"{file}:1: jobs.second_approver_above: want at least 0"}},
 		{"files", "hello: {client_ca: " + text + "}\nprovisioning:\n  certificates:\n    - {pfx: " + dir + "}\n    - {pfx: " + empty + "}\n    - {pfx: /nowhere/a.pfx, password_file: relative.txt}\n    - {force: true}\n", nil, []string{
 			"{file}:1: hello.client_ca: no certificate in",
 			"{file}:4: provisioning.certificates[0].pfx: \"" + dir + "\" is a directory",

@@ -121,6 +121,9 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 		return ActionResult{}, err
 	}
 	who, _ := PrincipalOf(ctx)
+	if err := s.alone(verb, "", u); err != nil {
+		return ActionResult{}, err
+	}
 	var out ActionResult
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
 		c := &command{s: s, ctx: ctx, tx: tx, who: who}

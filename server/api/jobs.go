@@ -123,10 +123,10 @@ func (s *Server) jobRoutes(api huma.API) {
 	add(s, api, op("list-jobs", http.MethodGet, "/api/v1/jobs", "Bulk operations, newest first"), s.listJobs)
 	add(s, api, op("get-job", http.MethodGet, "/api/v1/jobs/{id}", "A bulk operation with a result for each device"), s.getJob)
 	start := op("start-job", http.MethodPost, "/api/v1/jobs", "Do something to many devices")
-	start.Description = "The devices are those the query finds at this moment. What cannot be undone asks for a typed confirmation, and with need_approver waits for another person."
+	start.Description = "The devices are those the query finds at this moment. What cannot be undone asks for a typed confirmation, and with need_approver waits for another user, as it does when the configuration says so."
 	add(s, api, start, s.startJob)
 	add(s, api, op("abort-job", http.MethodPost, "/api/v1/jobs/{id}/abort", "Begin no further devices"), s.abortJob)
-	add(s, api, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another person's job begin"), s.approveJob)
+	add(s, api, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another user's job begin"), s.approveJob)
 }
 
 // Eligible are the lifecycles a kind of job can be done to.
@@ -150,6 +150,25 @@ func Eligible(kind string) []store.Lifecycle {
 		return store.Lifecycles()
 	}
 	return nil
+}
+
+// needsApprover says whether the configuration makes a job wait for another
+// user. To decommission is to unprovision and to retire.
+func (s *Server) needsApprover(kind, mode string, devices int) bool {
+	return slices.Contains(s.SecondApprover, kind) || mode == "decommission" && slices.Contains(s.SecondApprover, "retire") ||
+		s.SecondApproverAbove > 0 && devices > s.SecondApproverAbove
+}
+
+// alone refuses a command to one device that would go round the approver.
+func (s *Server) alone(verb, mode string, u amt.UUID) error {
+	if !s.needsApprover(verb, mode, 1) {
+		return nil
+	}
+	how := verb + " " + u.String()
+	if mode != "" {
+		how += " --mode " + mode
+	}
+	return conflict("the configuration (jobs.second_approver) wants another user to approve this, for a single device too: provctl job start %s makes the job, and with provctl job approve another user lets it begin", how)
 }
 
 // destructive kinds ask for a typed confirmation.
@@ -195,12 +214,13 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 		if err != nil {
 			return err
 		}
-		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: b.NeedApprover, Change: b.Change}
+		needs := b.NeedApprover || s.needsApprover(b.Kind, b.Mode, len(found))
+		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: needs, Change: b.Change}
 		j := store.Job{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.User}
 		if b.NotBefore != nil {
 			j.NotBefore = *b.NotBefore
 		}
-		if b.NeedApprover {
+		if needs {
 			j.State = store.JobDraft
 		}
 		word := confirmWord(b.Kind, found)
@@ -235,7 +255,7 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 			return err
 		}
 		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "job.start", Subject: fmt.Sprint(id), Detail: map[string]any{
-			"kind": b.Kind, "query": b.Query, "devices": len(found), "task": b.Task, "mode": b.Mode, "tags": b.Tags, "profile": b.Profile, "note": options.Note, "need_approver": b.NeedApprover,
+			"kind": b.Kind, "query": b.Query, "devices": len(found), "task": b.Task, "mode": b.Mode, "tags": b.Tags, "profile": b.Profile, "note": options.Note, "need_approver": needs,
 		}}); err != nil {
 			return err
 		}
@@ -385,7 +405,7 @@ func (s *Server) approveJob(ctx context.Context, in *JobAct) (Job, error) {
 		case j.State != store.JobDraft:
 			return conflict("job %d is %s and waits for no approval", j.ID, j.State)
 		case j.CreatedBy == who.User:
-			return conflict("job %d was made by %s; another user has to approve it", j.ID, j.CreatedBy)
+			return conflict("job %d was made by %s; another user has to approve it: provctl job approve %d with a token of theirs, of the role operator or admin", j.ID, j.CreatedBy, j.ID)
 		}
 		return tx.SetJobState(ctx, j.ID, store.JobWaiting, who.User)
 	})

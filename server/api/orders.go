@@ -51,6 +51,9 @@ func (s *Server) orderRoutes(api huma.API) {
 			if c, err := uuidOf(in.Body.Confirm); err != nil || c != u {
 				return ActionResult{}, conflict("this cannot be undone: confirm with the device's UUID, %s", u)
 			}
+			if err := s.alone("unprovision", in.Body.Mode, u); err != nil {
+				return ActionResult{}, err
+			}
 			return s.command(ctx, &ActionInput{OneDevice: in.OneDevice, Body: &Action{Note: in.Body.Note}}, "unprovision", func(c *command) error {
 				return c.order("unprovision", in.Body.Mode, store.Unprovisioning, "unprovision_requested")
 			})

@@ -58,6 +58,12 @@ type Deps struct {
 	Version, Node  string
 	RevealsPerHour int // passwords one token may read in an hour; 0 forbids it, see DefaultReveals
 
+	// SecondApprover are the kinds of job that wait for another user whatever
+	// their maker says; SecondApproverAbove is the number of devices above which
+	// any job does, 0 for none.
+	SecondApprover      []string
+	SecondApproverAbove int
+
 	// Networks and Zones let the answer to "why" speak of the configuration.
 	Networks []netip.Prefix
 	Zones    []string

@@ -1,9 +1,11 @@
 package api_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
 	"github.com/provisiond/provisiond/store"
@@ -84,4 +86,54 @@ func TestUsers(t *testing.T) {
 			t.Errorf("not in the audit: %v", want)
 		}
 	})
+}
+
+// TestTheConfigurationWantsASecondApprover: it holds whatever the maker says,
+// for jobs and for a command to one device, and the refusal says how to go on.
+func TestTheConfigurationWantsASecondApprover(t *testing.T) {
+	t.Parallel()
+	claim := func(t *testing.T, b *apitest.Bench) {
+		ctx, admin := t.Context(), b.Client(b.Admin)
+		u := b.Seen(apitest.Device{Lifecycle: store.Failed}).String()
+		_, err := admin.Act(ctx, "retire", u, "sold")
+		if code(err) != "conflict" || !strings.Contains(err.Error(), "provctl job start retire "+u) {
+			t.Fatalf("retired alone: %v", err)
+		}
+		ask := api.JobRequest{Kind: "retire", Query: u, DryRun: true}
+		if j, err := admin.StartJob(ctx, ask); err != nil || !j.NeedApprover || j.Devices != 1 {
+			t.Errorf("the dry run does not say so: %+v, %v", j, err)
+		}
+		ask.DryRun, ask.Confirm = false, u
+		j, err := admin.StartJob(ctx, ask)
+		if err != nil || j.State != "draft" || !j.NeedApprover {
+			t.Fatalf("%+v, %v", j, err)
+		}
+		if _, err := admin.JobCommand(ctx, j.ID, "approve"); code(err) != "conflict" || !strings.Contains(err.Error(), "provctl job approve") {
+			t.Errorf("its maker approved it: %v", err)
+		}
+		if j, err := b.Client(b.Token(api.Operator)).JobCommand(ctx, j.ID, "approve"); err != nil || j.State != "waiting" {
+			t.Errorf("%+v, %v", j, err)
+		}
+		// To decommission is to retire as well.
+		v := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!").String()
+		if _, err := admin.Unprovision(ctx, v, api.UnprovisionBody{Mode: "decommission", Confirm: v}); code(err) != "conflict" || !strings.Contains(err.Error(), "--mode decommission") {
+			t.Errorf("decommissioned alone: %v", err)
+		}
+		if _, err := admin.Unprovision(ctx, v, api.UnprovisionBody{Mode: "partial", Confirm: v}); err != nil {
+			t.Errorf("what the configuration does not name: %v", err)
+		}
+		// Above the number any kind waits.
+		for n, state := range map[int]string{2: "waiting", 3: "draft"} {
+			var some []string
+			for range n {
+				some = append(some, b.Seen(apitest.Device{Lifecycle: store.PendingApproval, Reason: reason.NotAuthorized}).String())
+			}
+			if j, err := admin.StartJob(ctx, api.JobRequest{Kind: "approve", Devices: some}); err != nil || j.State != state {
+				t.Errorf("%d devices: %s, %v", n, j.State, err)
+			}
+		}
+	}
+	with := apitest.With(func(d *api.Deps) { d.SecondApprover, d.SecondApproverAbove = []string{"retire"}, 2 })
+	t.Run("sqlite", func(t *testing.T) { t.Parallel(); claim(t, apitest.New(t, with)) })
+	t.Run("postgres", func(t *testing.T) { t.Parallel(); claim(t, apitest.New(t, with, apitest.OnPostgres)) })
 }
