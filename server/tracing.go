@@ -76,6 +76,11 @@ func (s *Server) startTracing(ctx context.Context) (provision.Tracer, error) {
 	return &tracer{spans: p.Tracer("provisiond"), steps: map[int64][]store.StepRecord{}, calls: map[int64][]session.Call{}}, nil
 }
 
+// TraceID is the trace of an attempt.
+func (t *tracer) TraceID(r store.Run) string {
+	return rootSpan("attempt", r, r.Attempt).TraceID().String()
+}
+
 // Step takes note of a step that has ended.
 func (t *tracer) Step(runID int64, s store.StepRecord) {
 	t.mu.Lock()

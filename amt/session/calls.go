@@ -13,5 +13,7 @@ type Call = wsman.Call
 const HandshakeCall = "tls_handshake"
 
 // WithCalls lets fn see each exchange with a device that is made under the
-// context it gives. fn must not block.
-func WithCalls(ctx context.Context, fn func(Call)) context.Context { return wsman.WithCalls(ctx, fn) }
+// context it gives, and names the trace they become part of. fn must not block.
+func WithCalls(ctx context.Context, trace string, fn func(Call)) context.Context {
+	return wsman.WithCalls(ctx, trace, fn)
+}

@@ -187,7 +187,7 @@ func (c *Client) do(ctx context.Context, q *call) (Node, error) {
 		}
 	}
 	took := time.Since(started)
-	c.cfg.Metrics.observe(q.op, took)
+	c.cfg.Metrics.observe(q.op, took, traceOf(ctx))
 	Called(ctx, Call{Name: q.op, Began: started, Took: took, Err: err})
 	if ce := c.cfg.Log.Check(zap.DebugLevel, "ws-man"); ce != nil {
 		ce.Write(zap.String("operation", q.op), zap.String("class", q.class), zap.Duration("took", took), zap.Error(err))

@@ -60,13 +60,17 @@ func (m *Metrics) count(op, result string) {
 	m.requests[[2]string{"other", result}].Inc()
 }
 
-func (m *Metrics) observe(op string, d time.Duration) {
+func (m *Metrics) observe(op string, d time.Duration, trace string) {
 	if m == nil {
 		return
 	}
 	o, ok := m.duration[op]
 	if !ok {
 		o = m.duration["other"]
+	}
+	if e, ok := o.(prometheus.ExemplarObserver); ok && trace != "" {
+		e.ObserveWithExemplar(d.Seconds(), prometheus.Labels{"trace_id": trace})
+		return
 	}
 	o.Observe(d.Seconds())
 }

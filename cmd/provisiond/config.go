@@ -364,7 +364,9 @@ type Doctor struct {
 
 // Tracing sends OpenTelemetry spans of runs.
 type Tracing struct {
-	// The OTLP/HTTP endpoint, such as http://127.0.0.1:4318. Default: none, off.
+	// The OTLP/HTTP endpoint, such as http://127.0.0.1:4318. With it, durations on
+	// /metrics carry the trace they come from, as exemplars, for a Prometheus that
+	// keeps them (--enable-feature=exemplar-storage). Default: none, off.
 	OTLPEndpoint string `yaml:"otlp_endpoint"`
 }
 

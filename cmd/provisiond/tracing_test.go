@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/hex"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,6 +65,7 @@ func TestBoxTraceOfARun(t *testing.T) {
 	h.live(time.Second, one(d.hello), dev)
 	d.managed(1, time.Minute)
 	secrets := [][]byte{[]byte(d.reveal(dev.UUID(), "admin")), []byte(d.reveal(dev.UUID(), "mebx"))}
+	open, plain := scraped(t, d, "application/openmetrics-text;version=1.0.0"), scraped(t, d, "text/plain")
 	d.stop() // sends what is left
 
 	got.mu.Lock()
@@ -89,6 +93,10 @@ func TestBoxTraceOfARun(t *testing.T) {
 	}
 	if bytes.Equal(root.TraceId, hello.TraceId) || len(root.Links) != 1 || !bytes.Equal(root.Links[0].SpanId, hello.SpanId) || !bytes.Equal(root.Links[0].TraceId, hello.TraceId) {
 		t.Errorf("the attempt does not link to the hello: %v", root.Links)
+	}
+	exemplarsName(t, open, dev.UUID().String(), hex.EncodeToString(root.TraceId))
+	if strings.Contains(plain, "trace_id") || !strings.Contains(plain, "provisiond_step_duration_seconds_bucket{") {
+		t.Error("the classic text form has exemplars, which it cannot have, or no buckets")
 	}
 	steps := map[string]bool{}
 	stepOf := map[string]string{} // by span id
@@ -132,5 +140,49 @@ func TestBoxTraceOfARun(t *testing.T) {
 	}
 	if root.Status.GetCode() == tracepb.Status_STATUS_CODE_ERROR {
 		t.Errorf("the run went well and its span says %s", root.Status.GetMessage())
+	}
+}
+
+// scraped is /metrics in the form asked for.
+func scraped(t *testing.T, d *daemon, accept string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.api+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", accept)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || !strings.HasPrefix(res.Header.Get("Content-Type"), accept[:strings.IndexAny(accept+";", ";")]) {
+		t.Fatalf("%s: %v", res.Header.Get("Content-Type"), err)
+	}
+	return string(b)
+}
+
+// exemplarsName holds that the durations of the run lead to its trace, and that
+// nothing else stands in an exemplar.
+func exemplarsName(t *testing.T, metrics, device, trace string) {
+	t.Helper()
+	only := regexp.MustCompile(`^(\w+)_bucket\{.* # \{trace_id="([0-9a-f]{32})"\} `)
+	found := map[string]bool{}
+	for line := range strings.Lines(metrics) {
+		if !strings.Contains(line, " # {") {
+			continue
+		}
+		m := only.FindStringSubmatch(line)
+		if m == nil || m[2] != trace || strings.Contains(line, device) {
+			t.Errorf("an exemplar that is not the run's trace %s alone: %s", trace, line)
+			continue
+		}
+		found[m[1]] = true
+	}
+	for _, name := range []string{"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_wsman_request_duration_seconds"} {
+		if !found[name] {
+			t.Errorf("%s has no exemplar", name)
+		}
 	}
 }

@@ -54,6 +54,9 @@ type Deps struct {
 	Log      *zap.Logger
 	Metrics  *Metrics
 	Gatherer prometheus.Gatherer // what /metrics shows
+	// OpenMetrics offers that form too, the only one that carries exemplars. It
+	// writes le="1.0" for le="1", which breaks a series once.
+	OpenMetrics bool
 
 	Version, Node  string
 	RevealsPerHour int // passwords one token may read in an hour; 0 forbids it, see DefaultReveals
@@ -124,7 +127,7 @@ func New(d Deps) *Server {
 	s.mux.Get("/readyz", s.readyz)
 	if d.Gatherer != nil {
 		s.mux.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(d.Gatherer, promhttp.HandlerOpts{
-			ErrorLog: zap.NewStdLog(d.Log), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 8, Timeout: 30 * time.Second,
+			ErrorLog: zap.NewStdLog(d.Log), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 8, Timeout: 30 * time.Second, EnableOpenMetrics: d.OpenMetrics,
 		}))
 	}
 	s.mux.Group(func(r chi.Router) {

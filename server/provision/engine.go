@@ -62,11 +62,15 @@ func (e *Engine) Work(ctx context.Context, runID int64) (again time.Time, err er
 			end:   t0.Add(e.Lease), margin: e.Margin, cancel: cancel,
 		},
 	}
+	if t := e.Tracer; t != nil {
+		r.trace = t.TraceID(job.Run)
+		r.log = r.log.With(zap.String("trace_id", r.trace))
+	}
 	e.begin(r)
 	defer e.end(r)
 
 	if t := e.Tracer; t != nil {
-		bounded = session.WithCalls(bounded, func(c session.Call) { t.Call(runID, c) })
+		bounded = session.WithCalls(bounded, r.trace, func(c session.Call) { t.Call(runID, c) })
 	}
 	err = r.attempt(bounded)
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
@@ -160,7 +164,7 @@ func (r *Run) settle(ctx context.Context, err error) error {
 		err := r.e.Store.Settle(out, r.lease.Lease, v)
 		switch {
 		case err == nil:
-			r.e.metrics.finished(v, r.Job)
+			r.e.metrics.finished(v, r.Job, r.trace)
 			if t := r.e.Tracer; t != nil {
 				t.Done(r.Job, r.began(), v)
 			}

@@ -78,18 +78,18 @@ func (m *Metrics) probe(state, result string) {
 	m.probes.WithLabelValues(word, result).Inc()
 }
 
-func (m *Metrics) step(name, state string, took time.Duration) {
+func (m *Metrics) step(name, state string, took time.Duration, trace string) {
 	result := state
 	if state == "done" {
 		result = "ok"
 	}
 	m.steps.WithLabelValues(name, result).Inc()
 	if state != "skipped" {
-		m.stepTime.WithLabelValues(name).Observe(took.Seconds())
+		observe(m.stepTime.WithLabelValues(name), took, trace)
 	}
 }
 
-func (m *Metrics) finished(v Verdict, j Job) {
+func (m *Metrics) finished(v Verdict, j Job, trace string) {
 	if v.Kind != "" && v.Kind != KindProvision {
 		switch {
 		case v.OK:
@@ -102,11 +102,21 @@ func (m *Metrics) finished(v Verdict, j Job) {
 	case v.OK:
 		m.finishedBy.WithLabelValues("success", string(reason.NoBlame), "").Inc()
 		if since := j.Run.CreatedAt; !since.IsZero() && (v.Kind == "" || v.Kind == KindProvision) {
-			m.toManaged.Observe(time.Since(since).Seconds())
+			observe(m.toManaged, time.Since(since), trace)
 		}
 	case v.Again > 0:
 		m.finishedBy.WithLabelValues("deferred", string(v.Blame), string(v.Reason)).Inc()
 	default:
 		m.finishedBy.WithLabelValues("failed", string(v.Blame), string(v.Reason)).Inc()
 	}
+}
+
+// observe leaves the trace of the attempt beside the figure, where there is one:
+// an exemplar, which is no label and so makes no series.
+func observe(o prometheus.Observer, took time.Duration, trace string) {
+	if e, ok := o.(prometheus.ExemplarObserver); ok && trace != "" {
+		e.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": trace})
+		return
+	}
+	o.Observe(took.Seconds())
 }

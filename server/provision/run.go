@@ -27,6 +27,7 @@ type Run struct {
 	e     *Engine
 	log   *zap.Logger
 	lease *lease
+	trace string // the attempt's trace; "" when nobody watches
 
 	admin, mebx store.Credential // the candidates this run hands out
 	mebxHeld    int64            // the MEBx password the device is believed to hold, 0: unknown
@@ -196,7 +197,7 @@ func (r *Run) note(s Step, state string, began time.Time, err error) {
 		rec.Reason = codeOf(err)
 	}
 	r.book = append(r.book, rec)
-	r.e.metrics.step(s.Name, state, now.Sub(began))
+	r.e.metrics.step(s.Name, state, now.Sub(began), r.trace)
 	if t := r.e.Tracer; t != nil {
 		t.Step(r.Job.Run.ID, rec)
 	}

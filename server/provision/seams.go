@@ -203,6 +203,8 @@ type Config struct {
 
 // A Tracer is told how an attempt went. It must not block.
 type Tracer interface {
+	// TraceID is the trace of an attempt, in hexadecimal, known before it begins.
+	TraceID(r store.Run) string
 	Step(runID int64, s store.StepRecord)
 	Call(runID int64, c session.Call)
 	Done(j Job, began time.Time, v Verdict)
