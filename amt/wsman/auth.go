@@ -3,6 +3,7 @@ package wsman
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/provisiond/provisiond/amt/reason"
@@ -16,7 +17,10 @@ import (
 // like, so a 401 for an old nonce says nothing about the password; a 401 for a
 // nonce of this very request does, unless it says stale.
 type auth struct {
-	logins []loginState
+	logins  []Login
+	refused []Login // also those that are not in the list any more
+	paused  bool    // the device asked for a pause: no login goes out any more
+
 	cur    int // index of the login in use; -1: none yet
 	have   bool
 	digest digest
@@ -28,50 +32,35 @@ type auth struct {
 	answers int  // how often the current login has answered a fresh nonce
 }
 
-type loginState struct {
-	Login
-	refused bool
-}
-
 // maxAnswers is how often one login answers challenges of one request.
 const maxAnswers = 2
 
-// set replaces the logins. One the device refused stays refused.
+// set replaces the logins. One the device refused stays refused, also when it was
+// left out in between.
 func (a *auth) set(logins []Login) {
-	next := make([]loginState, 0, len(logins))
-	for _, l := range logins {
-		state := loginState{Login: l}
-		for _, old := range a.logins {
-			if old.User == l.User && old.Password.Equal(l.Password) {
-				state.refused = old.refused
-			}
-		}
-		next = append(next, state)
-	}
-	a.logins = next
+	a.logins = slices.Clone(logins)
 	a.cur, a.have, a.used = -1, false, ""
 }
 
 func (a *auth) adopt(l Login) {
-	next := []loginState{{Login: l}}
-	for _, old := range a.logins {
-		if old.User == l.User && old.Password.Equal(l.Password) {
-			next[0].Name = old.Name
-			continue
-		}
-		next = append(next, old)
+	same := func(old Login) bool { return sameLogin(old, l) }
+	if i := slices.IndexFunc(a.logins, same); i >= 0 {
+		l.Name = a.logins[i].Name
 	}
-	a.logins, a.cur, a.have, a.used = next, -1, false, ""
+	a.refused = slices.DeleteFunc(a.refused, same)
+	a.set(append([]Login{l}, slices.DeleteFunc(slices.Clone(a.logins), same)...))
 }
+
+func sameLogin(a, b Login) bool { return a.User == b.User && a.Password.Equal(b.Password) }
 
 func (a *auth) begin() { a.fresh, a.answers = false, 0 }
 
 // current is the login to send, nil for none.
 func (a *auth) current() *Login {
-	if a.cur < 0 || !a.have {
+	if a.cur < 0 || !a.have || a.paused {
 		return nil
 	}
-	return &a.logins[a.cur].Login
+	return &a.logins[a.cur]
 }
 
 func (a *auth) accepted() {
@@ -83,39 +72,41 @@ func (a *auth) accepted() {
 // challenged takes in a 401 and chooses what to answer it with.
 func (a *auth) challenged(r *response) *reason.Error {
 	d, err := readDigest(r.authLines)
-	if err != nil {
-		return &reason.Error{Code: reason.AuthFailed, Err: err}
+	answered := a.current() != nil && a.fresh
+	switch {
+	case answered && r.retry:
+		a.paused = true
+	case answered && (err != nil || !d.stale):
+		// Whatever else the answer says, it is a no to this password.
+		a.refused = append(a.refused, a.logins[a.cur])
+		a.cur = -1
 	}
 	switch {
+	case a.paused:
+		return reason.Because(reason.AccountLocked, "the device asks for a pause between logins")
+	case err != nil:
+		return &reason.Error{Code: reason.AuthFailed, Err: err}
 	case a.realm == "":
 		a.realm = d.realm
 	case a.realm != d.realm:
 		return reason.Because(reason.RealmChanged, "the device's digest realm changed from %q to %q within one conversation", clip(a.realm), clip(d.realm))
 	}
-	if a.current() != nil && a.fresh {
-		switch {
-		case r.retry:
-			return reason.Because(reason.AccountLocked, "the device asks for a pause between logins")
-		case !d.stale:
-			a.logins[a.cur].refused = true
-			a.cur = -1
-		case a.answers >= maxAnswers:
-			return reason.Because(reason.AuthFailed, "the device calls every nonce stale, its own newest one too")
-		}
+	if d.nonce == a.digest.nonce {
+		d.nc = a.digest.nc // a count that came before is a replay to the device
+	}
+	a.digest, a.have = d, true
+	if answered && d.stale && a.answers >= maxAnswers {
+		return reason.Because(reason.AuthFailed, "the device calls every nonce stale, its own newest one too")
 	}
 	if a.cur < 0 {
 		a.answers = 0
-		for i := range a.logins {
-			if !a.logins[i].refused {
-				a.cur = i
-				break
-			}
-		}
+		a.cur = slices.IndexFunc(a.logins, func(l Login) bool {
+			return !slices.ContainsFunc(a.refused, func(no Login) bool { return sameLogin(no, l) })
+		})
 	}
 	if a.cur < 0 {
 		return &reason.Error{Code: reason.AuthFailed, Err: a.exhausted()}
 	}
-	a.digest, a.have = d, true
 	a.fresh = true
 	a.answers++
 	return nil
