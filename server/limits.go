@@ -40,7 +40,6 @@ type limited struct {
 
 	mu    sync.Mutex
 	roads map[int64]road // of the runs under way here
-	dials map[netip.Addr][]time.Time
 }
 
 // road is how a run's device is reached.
@@ -50,14 +49,16 @@ type road struct {
 	probe   bool // the one attempt let through after a pause
 }
 
-// hourlyDials is how many attempts an hour one address gets that does not
+// silentDials is how many attempts an hour one address gets that does not
 // answer: behind it may be somebody who never asked for us, and whoever can send
-// a hello from there can send many, each of another machine. Each node keeps its
-// own account; what a person asks for is not held up.
-const hourlyDials = 6
+// a hello from there can send many, each of another machine. What a person asks
+// for counts, and is not held up.
+func silentDials() store.Limit {
+	return store.Limit{Kind: store.LatelySilent, Most: 6, Within: time.Hour}
+}
 
 func newLimited(s *Server, j *provision.Journal) *limited {
-	l := &limited{journal: j, s: s, roads: map[int64]road{}, dials: map[netip.Addr][]time.Time{}}
+	l := &limited{journal: j, s: s, roads: map[int64]road{}}
 	j.Hold = l.hold
 	return l
 }
@@ -84,42 +85,35 @@ func (l *limited) Settle(ctx context.Context, lease provision.Lease, v provision
 	delete(l.roads, lease.RunID)
 	l.mu.Unlock()
 	if err == nil {
-		l.answered(r.address, v.Reason == reason.DeviceUnreachable, time.Now())
+		if err := l.answered(ctx, r.address, v.Reason == reason.DeviceUnreachable); err != nil {
+			l.s.log.Warn("limits.answered", zap.Stringer("address", r.address), zap.Error(err)) // rather one call too many than an outcome written twice
+		}
 		l.s.breaker.ended(ctx, r.network, r.probe, !v.OK && v.Blame == reason.TheNet)
 	}
 	return err
 }
 
 // answered counts the attempts at an address that met nobody.
-func (l *limited) answered(a netip.Addr, silent bool, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *limited) answered(ctx context.Context, a netip.Addr, silent bool) error {
+	if !a.IsValid() {
+		return nil
+	}
 	if !silent {
-		delete(l.dials, a)
-		return
+		there := false
+		err := l.s.DB.Read(ctx, func(tx *store.Tx) (err error) {
+			there, err = tx.Counted(ctx, store.LatelySilent, a.String())
+			return err
+		})
+		if err != nil || !there {
+			return err // no write for the many that answer
+		}
 	}
-	if len(l.dials) >= mostCircuits { // rather too many dials than no memory
-		clear(l.dials)
-	}
-	l.dials[a] = append(recent(l.dials[a], now), now)
-}
-
-// silentUntil is when an address that met nobody too often may be called again.
-func (l *limited) silentUntil(a netip.Addr, now time.Time) time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if last := recent(l.dials[a], now); len(last) >= hourlyDials {
-		return last[len(last)-hourlyDials].Add(time.Hour)
-	}
-	return time.Time{}
-}
-
-// recent drops what is older than an hour.
-func recent(list []time.Time, now time.Time) []time.Time {
-	for len(list) > 0 && now.Sub(list[0]) >= time.Hour {
-		list = list[1:]
-	}
-	return list
+	return l.s.DB.Write(ctx, func(tx *store.Tx) error {
+		if silent {
+			return tx.Count(ctx, silentDials(), a.String(), tx.Now())
+		}
+		return tx.Uncount(ctx, store.LatelySilent, a.String())
+	})
 }
 
 // hold says until when a run has to wait, zero for not at all.
@@ -136,7 +130,9 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 	if until, err := refusedLately(ctx, tx, run, now); err != nil || !until.IsZero() {
 		return until, err
 	}
-	if until := l.silentUntil(d.Address, now); !until.IsZero() && run.Trigger != "api" {
+	if until, err := tx.Full(ctx, silentDials(), d.Address.String(), now); err != nil {
+		return time.Time{}, err
+	} else if !until.IsZero() && run.Trigger != "api" {
 		until = until.Add(jitter(2 * time.Second))
 		return until, tx.PostponeRun(ctx, runID, until) // seen as what it is: put off
 	}

@@ -152,6 +152,7 @@ const (
 	keepJobs       = 365 * 24 * time.Hour
 	keepOTPs       = 24 * time.Hour
 	keepSessions   = 30 * 24 * time.Hour
+	keepLately     = 2 * time.Hour
 )
 
 // prune removes what is past its time.
@@ -160,7 +161,7 @@ func (s *Server) prune(ctx context.Context) error {
 	p, err := s.DB.Prune(ctx, r)
 	if p != (store.Pruned{}) {
 		s.log.Info("store.pruned", zap.Int64("hellos", p.Hellos), zap.Int64("events", p.Events), zap.Int64("runs", p.Runs), zap.Int64("steps", p.Steps),
-			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions), zap.Int64("hash_lists", p.TrustTables))
+			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions), zap.Int64("limits", p.Lately), zap.Int64("hash_lists", p.TrustTables))
 	}
 	return err
 }
@@ -172,6 +173,6 @@ func (s *Server) retention() store.Retention {
 	}
 	return store.Retention{
 		HelloAge: s.o.KeepHellos, HellosPerDevice: keepHellosEach, EventAge: s.o.KeepEvents, EventsPerDevice: keepEventsEach,
-		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs, SessionAge: keepSessions,
+		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs, SessionAge: keepSessions, LatelyAge: keepLately,
 	}
 }

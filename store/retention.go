@@ -19,12 +19,13 @@ type Retention struct {
 	JobAge          time.Duration // ended bulk jobs
 	OTPAge          time.Duration // one-time passwords after their end
 	SessionAge      time.Duration // console logins after their end
+	LatelyAge       time.Duration // what is counted under limits
 	Batch           int           // rows a transaction: 500
 }
 
 // Pruned counts what was removed.
 type Pruned struct {
-	Hellos, Events, Runs, Steps, Jobs, OTPs, Sessions, TrustTables int64
+	Hellos, Events, Runs, Steps, Jobs, OTPs, Sessions, Lately, TrustTables int64
 }
 
 const (
@@ -94,6 +95,9 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 		return p, err
 	}
 	if err := aged("sessions", &p.Sessions, r.SessionAge, "sessions", "id", "expires_at < {now+$1}"); err != nil {
+		return p, err
+	}
+	if err := aged("limits", &p.Lately, r.LatelyAge, "lately", "id", "at < {now+$1}"); err != nil {
 		return p, err
 	}
 	err := aged("hash lists", &p.TrustTables, trustGrace, "trust_tables", "id", `used_at < {now+$1}

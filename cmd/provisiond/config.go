@@ -116,8 +116,8 @@ type API struct {
 
 	// Whether the web console is served. Default true.
 	Console bool `yaml:"console"`
-	// How many passwords one token may read in an hour. Default 30, so that a
-	// stolen token cannot carry a fleet away. 0 forbids reading at all.
+	// How many passwords one token may read in an hour, over all nodes. Default 30,
+	// so that a stolen token cannot carry a fleet away. 0 forbids reading at all.
 	RevealsPerHour int `yaml:"reveals_per_hour" min:"0" max:"10000"`
 	// How long a login of the console lasts. Default 12h, one working day.
 	SessionLifetime time.Duration `yaml:"session_lifetime" min:"1m" max:"30d"`

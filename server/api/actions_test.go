@@ -235,28 +235,38 @@ func TestRevealPicksWhatTheDeviceTakes(t *testing.T) {
 	}
 }
 
+// TestRevealLimit: it is of a token, however it comes and whichever node it
+// asks, and a restart forgets nothing.
 func TestRevealLimit(t *testing.T) {
 	t.Parallel()
-	b := apitest.New(t, apitest.With(func(d *api.Deps) { d.RevealsPerHour = 3 }))
-	u := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!").String()
-	// A login is no way around the limit: it is the same person.
-	session, _, err := b.API.Login(t.Context(), b.Admin, "127.0.0.1:1", time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 5 {
-		token := b.Admin
-		if i%2 == 1 {
-			token = session
+	claim := func(t *testing.T, b *apitest.Bench) {
+		u := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!").String()
+		// A login is no way around the limit: it is the same person.
+		session, _, err := b.API.Login(t.Context(), b.Admin, "127.0.0.1:1", time.Hour)
+		if err != nil {
+			t.Fatal(err)
 		}
-		_, err := b.Client(token).Reveal(t.Context(), u, "admin", "again and again")
-		if want := map[bool]string{true: "", false: "rate_limited"}[i < 3]; code(err) != want {
-			t.Errorf("reading %d: %v, want %q", i, err, want)
+		other := b.Second()
+		for i := range 5 {
+			token, node := b.Admin, b.Client
+			if i%2 == 1 {
+				token, node = session, other.Client
+			}
+			_, err := node(token).Reveal(t.Context(), u, "admin", "again and again")
+			if want := map[bool]string{true: "", false: "rate_limited"}[i < 3]; code(err) != want {
+				t.Errorf("reading %d: %v, want %q", i, err, want)
+			}
+		}
+		if _, err := b.Second().Client(b.Admin).Reveal(t.Context(), u, "admin", "after a restart"); code(err) != "rate_limited" {
+			t.Errorf("a node that has just started: %v", err)
+		}
+		if _, err := b.Client(b.Token(api.SecretReader)).Reveal(t.Context(), u, "admin", "somebody else"); err != nil {
+			t.Errorf("another person is limited too: %v", err)
 		}
 	}
-	if _, err := b.Client(b.Token(api.SecretReader)).Reveal(t.Context(), u, "admin", "somebody else"); err != nil {
-		t.Errorf("another person is limited too: %v", err)
-	}
+	three := apitest.With(func(d *api.Deps) { d.RevealsPerHour = 3 })
+	t.Run("sqlite", func(t *testing.T) { t.Parallel(); claim(t, apitest.New(t, three)) })
+	t.Run("postgres", func(t *testing.T) { t.Parallel(); claim(t, apitest.New(t, three, apitest.OnPostgres)) })
 }
 
 func TestAuditTamperingIsFound(t *testing.T) {

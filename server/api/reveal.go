@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -47,13 +46,16 @@ func (s *Server) reveal(ctx context.Context, in *RevealInput) (Revealed, error) 
 	if len(why) < 3 {
 		return Revealed{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "say why the password is needed; the audit keeps it")
 	}
-	if wait, ok := s.reveals.take(who.Name, s.RevealsPerHour, s.now()); !ok {
-		s.metrics.secretRead(who.Role, secretLimited)
-		p := problem(http.StatusTooManyRequests, CodeLimited, "%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, ago(wait))
-		return Revealed{}, huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
-	}
 	var chosen store.Credential
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		limit := store.Limit{Kind: store.LatelyReveal, Most: s.RevealsPerHour, Within: time.Hour}
+		if until, err := tx.Take(ctx, limit, who.Name, tx.Now()); err != nil {
+			return err
+		} else if !until.IsZero() {
+			wait := until.Sub(tx.Now())
+			p := problem(http.StatusTooManyRequests, CodeLimited, "%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, ago(wait))
+			return huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
+		}
 		var err error
 		if chosen, err = pick(ctx, tx, u, in.Body.Kind); err != nil {
 			return err
@@ -65,8 +67,12 @@ func (s *Server) reveal(ctx context.Context, in *RevealInput) (Revealed, error) 
 	if err != nil {
 		result := secretError
 		var p *Problem
-		if errors.As(err, &p) && p.Status == http.StatusNotFound {
+		switch {
+		case !errors.As(err, &p):
+		case p.Status == http.StatusNotFound:
 			result = secretNotFound
+		case p.Status == http.StatusTooManyRequests:
+			result = secretLimited
 		}
 		s.metrics.secretRead(who.Role, result)
 		return Revealed{}, err
@@ -97,33 +103,4 @@ func pick(ctx context.Context, tx *store.Tx, u amt.UUID, kind string) (store.Cre
 		}
 	}
 	return store.Credential{}, notFound("no %s password of %s has reached the device yet", kind, u)
-}
-
-// revealLimits remembers when each token read passwords in the last hour. Each
-// node counts for itself.
-type revealLimits struct {
-	mu    sync.Mutex
-	taken map[string][]time.Time
-}
-
-// take counts one reading, or says how long to wait.
-func (l *revealLimits) take(who string, most int, now time.Time) (time.Duration, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.taken == nil {
-		l.taken = map[string][]time.Time{}
-	}
-	recent := l.taken[who]
-	for len(recent) > 0 && now.Sub(recent[0]) >= time.Hour {
-		recent = recent[1:]
-	}
-	if len(recent) >= most {
-		l.taken[who] = recent
-		if len(recent) == 0 {
-			return time.Hour, false
-		}
-		return time.Hour - now.Sub(recent[0]), false
-	}
-	l.taken[who] = append(recent, now)
-	return 0, true
 }

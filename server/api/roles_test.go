@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,26 +56,5 @@ func TestRolesKeepApart(t *testing.T) {
 	}
 	if Role("root").Valid() || Role("root").May("whoami") || Admin.May("no-such-operation") {
 		t.Error("an unknown role or operation is let through")
-	}
-}
-
-// TestRevealWindowSlides: the limit is per hour at any moment, not per clock hour.
-func TestRevealWindowSlides(t *testing.T) {
-	t.Parallel()
-	var l revealLimits
-	start := time.Date(2026, 3, 1, 8, 59, 0, 0, time.UTC)
-	for _, after := range []time.Duration{0, 20 * time.Minute, 40 * time.Minute} {
-		if _, ok := l.take("a", 3, start.Add(after)); !ok {
-			t.Errorf("the reading after %v is refused", after)
-		}
-	}
-	if wait, ok := l.take("a", 3, start.Add(40*time.Minute)); ok || wait != 20*time.Minute {
-		t.Errorf("the fourth in an hour: %v %v", ok, wait)
-	}
-	if _, ok := l.take("a", 3, start.Add(time.Hour)); !ok {
-		t.Error("an hour later it is still refused")
-	}
-	if _, ok := l.take("b", 0, start); ok {
-		t.Error("a limit of 0 lets one through")
 	}
 }

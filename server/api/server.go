@@ -101,7 +101,6 @@ type Server struct {
 
 	recent   tokenCache
 	failures failureLimits
-	reveals  revealLimits
 	latest   latestEvent
 
 	closing   chan struct{}

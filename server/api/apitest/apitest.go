@@ -41,6 +41,8 @@ type Bench struct {
 	Dir      string // holds admin.token
 	Admin    string // the first admin token
 
+	deps api.Deps
+
 	mu       sync.Mutex
 	enqueued []int64
 }
@@ -86,6 +88,7 @@ func New(tb testing.TB, opts ...Option) *Bench {
 	if o.deps != nil {
 		o.deps(&deps)
 	}
+	b.deps = deps
 	b.API = api.New(deps)
 	b.HTTP = httptest.NewServer(b.API)
 	tb.Cleanup(func() {
@@ -104,6 +107,21 @@ func New(tb testing.TB, opts ...Option) *Bench {
 	}
 	b.Admin = strings.TrimSpace(string(text))
 	return b
+}
+
+// Second starts another API on the same store, as another node or a daemon that
+// was started again has it.
+func (b *Bench) Second() *Bench {
+	b.TB.Helper()
+	deps := b.deps
+	deps.Node, deps.Metrics, deps.Gatherer = "n2", api.NewMetrics(prometheus.NewRegistry()), nil
+	other := &Bench{TB: b.TB, DB: b.DB, API: api.New(deps), Dir: b.Dir, Admin: b.Admin, deps: deps}
+	other.HTTP = httptest.NewServer(other.API)
+	b.TB.Cleanup(func() {
+		other.API.Close()
+		other.HTTP.Close()
+	})
+	return other
 }
 
 // TokenFile holds the first admin token.

@@ -1,0 +1,74 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Kinds of what is counted in the table lately.
+const (
+	LatelyReveal = "reveal" // a password was read; key: the token's name
+	LatelySilent = "silent" // a call met nobody; key: the address
+)
+
+// A Limit allows Most of one kind within any time of this length.
+type Limit struct {
+	Kind   string
+	Most   int
+	Within time.Duration
+}
+
+// Full is when the next one is allowed; zero: at once.
+func (tx *Tx) Full(ctx context.Context, l Limit, key string, now time.Time) (time.Time, error) {
+	if l.Most <= 0 {
+		return now.Add(l.Within), nil
+	}
+	times, err := list(ctx, tx, func(s scanner) (at time.Time, err error) {
+		err = s.Scan(timeOf{&at})
+		return at, err
+	}, "SELECT at FROM lately WHERE kind = $1 AND key = $2 AND at > $3 ORDER BY at DESC LIMIT 1 OFFSET $4", l.Kind, key, now.Add(-l.Within), int64(l.Most-1))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("limit %s of %s: %w", l.Kind, key, err)
+	}
+	if len(times) == 0 {
+		return time.Time{}, nil
+	}
+	return times[0].Add(l.Within), nil
+}
+
+// Take counts one, if one is allowed; else it says when the next one is. Those
+// who count under one key take turns, on whatever node they are.
+func (tx *Tx) Take(ctx context.Context, l Limit, key string, now time.Time) (until time.Time, err error) {
+	if err := tx.LockNetwork(ctx, "lately "+l.Kind+" "+key); err != nil {
+		return time.Time{}, err
+	}
+	if until, err = tx.Full(ctx, l, key, now); err != nil || !until.IsZero() {
+		return until, err
+	}
+	return time.Time{}, tx.Count(ctx, l, key, now)
+}
+
+// Count counts one whether it is allowed or not. What no question would find
+// any more goes, so a key never has more than Most rows.
+func (tx *Tx) Count(ctx context.Context, l Limit, key string, now time.Time) error {
+	if _, err := tx.exec(ctx, "INSERT INTO lately (kind, key, at) VALUES ($1, $2, $3)", l.Kind, key, now); err != nil {
+		return fmt.Errorf("limit %s of %s: %w", l.Kind, key, err)
+	}
+	_, err := tx.exec(ctx, `DELETE FROM lately WHERE kind = $1 AND key = $2 AND (at <= $3
+		OR at < (SELECT l.at FROM lately l WHERE l.kind = $1 AND l.key = $2 ORDER BY l.at DESC LIMIT 1 OFFSET $4))`, l.Kind, key, now.Add(-l.Within), int64(max(l.Most, 1)-1))
+	return err
+}
+
+// Uncount forgets all of one key.
+func (tx *Tx) Uncount(ctx context.Context, kind, key string) error {
+	_, err := tx.exec(ctx, "DELETE FROM lately WHERE kind = $1 AND key = $2", kind, key)
+	return err
+}
+
+// Counted reports whether anything is counted under a key.
+func (tx *Tx) Counted(ctx context.Context, kind, key string) (bool, error) {
+	var n int
+	err := tx.one(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM lately WHERE kind = $1 AND key = $2 LIMIT 1) AS t", []any{kind, key}, &n)
+	return n > 0, err
+}
