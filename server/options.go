@@ -29,6 +29,7 @@ type Options struct {
 	DatabaseURL string // "" is SQLite in DataDir
 	MaxConns    int
 	NoMigrate   bool
+	SlowQuery   time.Duration // statements that take longer are logged; 0: none
 	Keys        *seal.Keyring
 
 	HelloListen   string

@@ -22,7 +22,8 @@ type Options struct {
 	Keys      *seal.Keyring // nil: nothing can be sealed or opened
 	Log       *zap.Logger
 	Metrics   *Metrics
-	NoMigrate bool // refuse a schema older than this program instead of migrating it
+	Slow      time.Duration // statements that take longer are logged without their values; 0 none
+	NoMigrate bool          // refuse a schema older than this program instead of migrating it
 
 	// Beside opens a database that a daemon may be running on: nothing is
 	// migrated, no lease is ended and on SQLite the directory is not locked.
@@ -50,6 +51,7 @@ type DB struct {
 	texts   textCache
 	trust   *trustCache
 	schema  int64
+	slow    *slowLog
 
 	pool *pgxpool.Pool // Postgres
 
@@ -72,6 +74,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if db.log == nil {
 		db.log = zap.NewNop()
 	}
+	db.slow = newSlowLog(db.log, o.Slow)
 	if db.metrics == nil {
 		db.metrics = NewMetrics(nil)
 	}

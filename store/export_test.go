@@ -23,6 +23,14 @@ func (db *DB) Count(ctx context.Context, q string) (n int, err error) {
 	return n, err
 }
 
+// CountTo makes the engine work for as long as it takes to count to n, and takes
+// word along as a value.
+func (db *DB) CountTo(ctx context.Context, n int, word string) error {
+	return db.Read(ctx, func(tx *Tx) error {
+		return tx.one(ctx, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < $1)\n\tSELECT count(*) FROM c WHERE $2 <> ''", []any{n, word}, new(int))
+	})
+}
+
 // Exec runs a statement inside a transaction.
 func (tx *Tx) Exec(ctx context.Context, q string) error {
 	_, err := tx.exec(ctx, q)

@@ -46,6 +46,9 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		}
 	}
 	cfg.AfterConnect = durable
+	if db.slow != nil {
+		cfg.ConnConfig.Tracer = db.slow
+	}
 	if db.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return fmt.Errorf("database url: %w", err)
 	}

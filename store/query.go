@@ -107,7 +107,9 @@ func (tx *Tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	began := time.Now()
 	res, err := tx.lite.ExecContext(ctx, t.sql, args...)
+	tx.db.slow.took(t.sql, began, err)
 	if err != nil {
 		return 0, kind(err)
 	}
@@ -125,7 +127,10 @@ func (tx *Tx) one(ctx context.Context, q string, args []any, dest ...any) error 
 	if err != nil {
 		return err
 	}
-	return noRows(tx.lite.QueryRowContext(ctx, t.sql, args...).Scan(dest...))
+	began := time.Now()
+	err = tx.lite.QueryRowContext(ctx, t.sql, args...).Scan(dest...)
+	tx.db.slow.took(t.sql, began, err)
+	return noRows(err)
 }
 
 func noRows(err error) error {
@@ -168,11 +173,14 @@ func (tx *Tx) each(ctx context.Context, row func(scanner) error, q string, args 
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	rows, err := tx.lite.QueryContext(ctx, t.sql, args...)
 	if err != nil {
+		tx.db.slow.took(t.sql, began, err)
 		return kind(err)
 	}
 	defer rows.Close()
+	defer func() { tx.db.slow.took(t.sql, began, rows.Err()) }()
 	for rows.Next() {
 		if err := row(rows); err != nil {
 			return err

@@ -54,6 +54,9 @@ type Database struct {
 	// The most connections to Postgres at a time. Default 16: workers wait on
 	// devices, not on the database. SQLite does not use it.
 	MaxConnections int `yaml:"max_connections" min:"2" max:"1000"`
+	// A statement that takes longer is a line store.slow in the log: its text, never
+	// its values. Default 1s; most take about a millisecond. 0 logs none.
+	SlowQuery time.Duration `yaml:"slow_query" min:"0s"`
 }
 
 // MasterKey is where the 32-byte key comes from that wraps every other key. Name
@@ -422,7 +425,7 @@ func Defaults() Config {
 	const day = 24 * time.Hour
 	return Config{
 		DataDir:  api.DefaultDataDir(),
-		Database: Database{MaxConnections: 16},
+		Database: Database{MaxConnections: 16, SlowQuery: time.Second},
 		Hello: Hello{
 			Listen: "127.0.0.1:9971", Plain: true, ReadTimeout: 5 * time.Second,
 			Limits: Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 2000, Connections: 4096},

@@ -111,7 +111,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 	}
 	o := server.Options{
 		Version: buildVersion(), Revision: revision(), Node: cfg.Node.Name,
-		DataDir: cfg.DataDir, DatabaseURL: string(cfg.Database.URL), MaxConns: cfg.Database.MaxConnections, Keys: keys,
+		DataDir: cfg.DataDir, DatabaseURL: string(cfg.Database.URL), MaxConns: cfg.Database.MaxConnections, SlowQuery: cfg.Database.SlowQuery, Keys: keys,
 		HelloListen: string(cfg.Hello.Listen), PlainOff: !cfg.Hello.Plain, ProxyFrom: cfg.Hello.ProxyFrom, ReadTimeout: cfg.Hello.ReadTimeout,
 		Limits:    cfg.Hello.Limits.limits(),
 		APIListen: string(cfg.API.Listen), Console: cfg.API.Console, RevealsHour: cfg.API.RevealsPerHour, Sessions: cfg.API.SessionLifetime,
