@@ -146,14 +146,19 @@ func (d *daemon) reveal(u amt.UUID, kind string) string {
 // is over: managed here and there, both passwords known, committed once, never
 // two conversations at a time.
 func (h *herd) settled(d *daemon) {
+	d.t.Helper()
+	if listed := h.sound(d); listed != len(h.devices) {
+		d.t.Errorf("%d devices are listed, there are %d", listed, len(h.devices))
+	}
+}
+
+// sound is settled where others are listed too; it says how many in all.
+func (h *herd) sound(d *daemon) (all int) {
 	t := d.t
 	t.Helper()
 	listed, err := d.client().AllDevices(t.Context(), api.DeviceQuery{}, 0)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if len(listed) != len(h.devices) {
-		t.Errorf("%d devices are listed, there are %d", len(listed), len(h.devices))
 	}
 	of := map[string]api.Device{}
 	for _, l := range listed {
@@ -182,6 +187,7 @@ func (h *herd) settled(d *daemon) {
 			t.Errorf("%s had %d requests in flight at once", snap.UUID, snap.MaxInFlight)
 		}
 	}
+	return len(listed)
 }
 
 // size is a fleet's, smaller where everything is watched for races.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/provisiond/provisiond/amt/sim"
 )
@@ -19,6 +20,12 @@ func TestLongKilled(t *testing.T) {
 }
 
 func TestLongTwoDaemons(t *testing.T) { twoDaemons(t, 500) }
+
+// TestLongFlood is the flood of the threat table: 5,000 hellos a second beside 100
+// authorised devices.
+func TestLongFlood(t *testing.T) {
+	forEachDatabase(t, func(t *testing.T, s *site) { s.flooded(100, 20*time.Second, 5000) })
+}
 
 // TestLongKillPoints: every kill point there is, on devices of four
 // temperaments, on both engines.
