@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -54,6 +56,7 @@ type Survey struct {
 	Backup        LastBackup // zero: there was none
 	BackupProblem error      // the record of it cannot be read
 	Suffixes      []SuffixCount
+	Subnets       []SubnetCount
 	Certificates  []Certificate // without their keys
 	Bytes         int64
 	Tables        []TableSize // the largest first
@@ -64,6 +67,14 @@ type SuffixCount struct {
 	Suffix  string
 	Version string // of one of them
 	Devices int
+}
+
+// SubnetCount is what has been heard from a /24, or of IPv6 from a /64.
+type SubnetCount struct {
+	Subnet    netip.Prefix
+	Devices   int
+	Waiting   int       // not set up, and nobody decided against it
+	LastHello time.Time // of any of them; zero never
 }
 
 // TableSize is how much a table and its indexes take.
@@ -257,6 +268,20 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 		}, "SELECT suffix, max(amt_version), count(*) FROM devices WHERE suffix <> '' GROUP BY suffix, amt_major ORDER BY count(*) DESC, suffix LIMIT 40")
 		return err
 	})
+	read("read who was heard from where", func(tx *Tx) (err error) {
+		s.Subnets, err = list(ctx, tx, func(r scanner) (SubnetCount, error) {
+			var c SubnetCount
+			var key string
+			err := r.Scan(&key, &c.Devices, &c.Waiting, timeOf{&c.LastHello})
+			if err == nil {
+				c.Subnet, err = subnetOf(key)
+			}
+			return c, err
+		}, `SELECT substr(address_key, 1, CASE WHEN address_key LIKE '00000000000000000000ffff%' THEN 30 ELSE 16 END), count(*),
+			count(CASE WHEN lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'failed', 'dormant') THEN 1 END), max(last_seen)
+			FROM devices WHERE address_key <> '' GROUP BY 1 ORDER BY 1 LIMIT 50000`)
+		return err
+	})
 	s.audit(ctx, db)
 	read("read the certificates", func(tx *Tx) (err error) {
 		s.Certificates, err = list(ctx, tx, func(r scanner) (Certificate, error) {
@@ -367,4 +392,17 @@ func holderOf(dir string) string {
 		return f[4]
 	}
 	return ""
+}
+
+// subnetOf is the network whose addresses have keys that begin so.
+func subnetOf(key string) (netip.Prefix, error) {
+	b, err := hex.DecodeString(key + strings.Repeat("0", max(0, 32-len(key))))
+	a, ok := netip.AddrFromSlice(b)
+	if err != nil || !ok {
+		return netip.Prefix{}, fmt.Errorf("address_key %q is none", key)
+	}
+	if a.Is4In6() {
+		return netip.PrefixFrom(a.Unmap(), 4*len(key)-96), nil
+	}
+	return netip.PrefixFrom(a, 4*len(key)), nil
 }

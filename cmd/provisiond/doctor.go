@@ -36,9 +36,14 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 	asJSON := cmd.Flags().Bool("json", false, "print as JSON")
 	iface := cmd.Flags().String("interface", "", "ask DHCP on this interface; overrides doctor.dhcp_interface")
 	device := cmd.Flags().String("device", "", "try the road to the device at this address; overrides doctor.sample_device")
+	client := cmd.Flags().Bool("from-client", false, "only print what to type on a machine of a device network to see that it reaches this server")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
 		cfg, _, problems := Load(path, os.Environ(), flags)
+		if *client {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.TrimPrefix(doctor.FromClient(cfg.Zones), "\n"))
+			return err
+		}
 		report := doctor.Report{Checks: []doctor.Check{configuration(path, problems)}}
 		if *iface != "" {
 			cfg.Doctor.DHCPInterface = *iface

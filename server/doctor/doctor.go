@@ -126,7 +126,7 @@ type Daemon struct {
 
 // Kinds lists every kind of check, in the order of a report.
 func Kinds() []string {
-	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "certificates", "device", "clock",
+	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "certificates", "device", "clock",
 		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "metrics"}
 }
 
@@ -219,7 +219,7 @@ func (d *Doctor) Run(ctx context.Context) (Report, Measures) {
 		name string
 		run  func(ctx context.Context) []Check
 	}{
-		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes},
+		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes}, {"networks", v.networks},
 		{"certificates", v.certificates}, {"device", v.device}, {"clock", v.clock}, {"database", v.database},
 		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"audit", v.audit}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"metrics", v.metrics},
 	}

@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -27,7 +28,26 @@ func recordText(zone string, addrs []netip.Addr) string {
 		"Windows PowerShell", windows,
 		"dnsmasq", []string{"host-record=" + name + "," + strings.Join(masq, ",")},
 		"nsupdate", nsupdate,
+		"Terraform, provider hashicorp/dns", terraform(zone, addrs),
 	)
+}
+
+// terraform is a resource for each kind of address.
+func terraform(zone string, addrs []netip.Addr) (lines []string) {
+	for _, kind := range []string{"a", "aaaa"} {
+		var quoted []string
+		for _, a := range addrs {
+			if a.Is6() == (kind == "aaaa") {
+				quoted = append(quoted, strconv.Quote(a.String()))
+			}
+		}
+		if len(quoted) > 0 {
+			lines = append(lines, fmt.Sprintf("resource \"dns_%[1]s_record_set\" \"provisionserver_%[1]s\" {", kind),
+				fmt.Sprintf("  zone = \"%s.\"", zone), "  name = \"provisionserver\"",
+				"  addresses = ["+strings.Join(quoted, ", ")+"]", "  ttl = 300", "}")
+		}
+	}
+	return lines
 }
 
 // option15Text sets option 15 on each kind of DHCP server.
