@@ -161,6 +161,27 @@ func TestCertificatePages(t *testing.T) {
 			t.Errorf("an unknown certificate: %d", status)
 		}
 
+		// A renewal is shown before it begins, and its request once it has.
+		renew := "/certificates/" + id + "/renew"
+		post := func(v *visitor, form string) (int, string) {
+			return v.does(http.MethodPost, renew, "application/x-www-form-urlencoded", strings.NewReader(form))
+		}
+		status, body = v.does(http.MethodGet, "/certificates/"+id, "", nil)
+		v.says(status, body, 200, `action="`+renew+`"`)
+		before = l.stored()
+		status, body = post(v, "")
+		v.says(status, body, 200, "What a renewal takes", "prov.corp.example.com", "Make the request")
+		status, body = post(v, "mode=acme&begin=yes")
+		v.says(status, body, 409, "It was not renewed")
+		if d := cmp.Diff(before, l.stored()); d != "" {
+			t.Errorf("what was only looked at changed what is stored:\n%s", d)
+		}
+		status, body = post(v, "mode=manual&begin=yes")
+		v.says(status, body, 200, "The renewal has begun", "-----BEGIN CERTIFICATE REQUEST-----")
+		if c, err := l.api.Certificate(t.Context(), id); err != nil || c.Renewal == nil || c.Renewal.Request == "" {
+			t.Errorf("the certificate knows of no request: %+v, %v", c.Renewal, err)
+		}
+
 		// Who may only look sees no form, and cannot send one.
 		token, err := l.api.CreateToken(t.Context(), api.NewToken{Name: "looks", Role: "viewer"})
 		if err != nil {
@@ -173,6 +194,9 @@ func TestCertificatePages(t *testing.T) {
 		before = l.stored()
 		status, body = looks.drops("secret", map[string][]byte{"x.pem": certtest.PEM(shape.All()...)})
 		looks.says(status, body, 403, "may not import")
+		if status, _ := post(looks, "mode=manual&begin=yes"); status != 403 {
+			t.Errorf("a viewer's renewal: %d", status)
+		}
 		if d := cmp.Diff(before, l.stored()); d != "" {
 			t.Errorf("a viewer changed what is stored:\n%s", d)
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // AuditError says where the audit chain is broken.
@@ -136,6 +137,48 @@ func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
 		return n, &AuditError{n + 1, "is missing: the chain ends before its head"}
 	}
 	return n, tx.verifyCheckpoints(ctx, checkpoints, signed, n)
+}
+
+// AuditFilter chooses records, newest first. The texts are parts of what is
+// looked for, in any case; empty is any.
+type AuditFilter struct {
+	Before                 int64 // seq; 0: from the newest
+	Actor, Action, Subject string
+	Limit                  int
+}
+
+// auditReach bounds how many records one question looks through: there is no
+// index on what is searched, and the table only grows.
+const auditReach = 100_000
+
+// NewestAudit lists records, newest first; next is where to go on, 0 at the end.
+// A page may be short or empty and have a next all the same.
+func (tx *Tx) NewestAudit(ctx context.Context, f AuditFilter) (found []AuditRecord, next int64, err error) {
+	if f.Before <= 0 {
+		if err := tx.one(ctx, "SELECT seq + 1 FROM audit_head WHERE id = 1", nil, &f.Before); err != nil {
+			return nil, 0, err
+		}
+	}
+	from := max(f.Before-auditReach, 1)
+	part := func(s string) string {
+		return "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(strings.ToLower(s)) + "%"
+	}
+	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+` FROM audit WHERE seq < $1 AND seq >= $2
+		AND lower(actor) LIKE $3 ESCAPE '!' AND lower(action) LIKE $4 ESCAPE '!' AND lower(subject) LIKE $5 ESCAPE '!' ORDER BY seq DESC LIMIT $6`,
+		f.Before, from, part(f.Actor), part(f.Action), part(f.Subject), page(f.Limit))
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, r := range rows {
+		found = append(found, r.AuditRecord)
+	}
+	if next = from; int64(len(rows)) == page(f.Limit) {
+		next = rows[len(rows)-1].Seq
+	}
+	if next <= 1 {
+		next = 0
+	}
+	return found, next, nil
 }
 
 // AuditRecords lists a page of the chain, oldest first.

@@ -15,12 +15,17 @@ import (
 
 // AuditQuery asks for a page of the audit.
 type AuditQuery struct {
-	After int64 `query:"after" minimum:"0"`
-	Limit int   `query:"limit" minimum:"0" maximum:"1000" doc:"0 means 100"`
+	After   int64  `query:"after" minimum:"0"`
+	Limit   int    `query:"limit" minimum:"0" maximum:"1000" doc:"0 means 100"`
+	Newest  bool   `query:"newest" doc:"newest first, with before instead of after"`
+	Before  int64  `query:"before" minimum:"0"`
+	Actor   string `query:"actor" maxLength:"100" doc:"with newest: a part of who did it"`
+	Action  string `query:"action" maxLength:"100" doc:"with newest: a part of what was done"`
+	Subject string `query:"subject" maxLength:"100" doc:"with newest: a part of what it was done to"`
 }
 
 func (s *Server) auditRoutes(api huma.API) {
-	add(s, api, huma.Operation{OperationID: "list-audit", Method: http.MethodGet, Path: "/api/v1/audit", Summary: "Who did what, oldest first", Tags: []string{"audit"}}, s.listAudit)
+	add(s, api, huma.Operation{OperationID: "list-audit", Method: http.MethodGet, Path: "/api/v1/audit", Summary: "Who did what, oldest first", Description: "Newest first it can be searched, 100,000 records at a time: a page may be short and have a next.", Tags: []string{"audit"}}, s.listAudit)
 	add(s, api, huma.Operation{OperationID: "verify-audit", Method: http.MethodGet, Path: "/api/v1/audit/verify", Summary: "Check the chain of the audit",
 		Description: "Each record holds the hash of the one before it, so a record that was changed, added or taken out is found; the signed checkpoints tell when the whole chain was made anew.", Tags: []string{"audit"}}, s.verifyAudit)
 	add(s, api, huma.Operation{OperationID: "sign-audit", Method: http.MethodPost, Path: "/api/v1/audit/checkpoint", Summary: "Sign the audit as it stands",
@@ -36,8 +41,20 @@ func (s *Server) listAudit(ctx context.Context, in *AuditQuery) (AuditPage, erro
 	}
 	page := AuditPage{Records: []AuditRecord{}}
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		found, err := tx.AuditRecords(ctx, in.After, limit)
-		if err != nil {
+		var found []store.AuditRecord
+		var err error
+		if in.Newest {
+			found, page.Next, err = tx.NewestAudit(ctx, store.AuditFilter{Before: in.Before, Actor: in.Actor, Action: in.Action, Subject: in.Subject, Limit: limit})
+			if err != nil {
+				return err
+			}
+			switch c, err := tx.LastCheckpoint(ctx); {
+			case err == nil:
+				page.Checkpoint = toCheckpoint(c)
+			case !errors.Is(err, store.ErrNotFound):
+				return err
+			}
+		} else if found, err = tx.AuditRecords(ctx, in.After, limit); err != nil {
 			return err
 		}
 		for _, r := range found {
@@ -48,7 +65,7 @@ func (s *Server) listAudit(ctx context.Context, in *AuditQuery) (AuditPage, erro
 		}
 		return nil
 	})
-	if n := len(page.Records); err == nil && n == limit {
+	if n := len(page.Records); err == nil && !in.Newest && n == limit {
 		page.Next = page.Records[n-1].Seq
 	}
 	return page, err

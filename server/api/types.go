@@ -259,7 +259,9 @@ type AuditRecord struct {
 // AuditPage is one page of the audit, oldest first.
 type AuditPage struct {
 	Records []AuditRecord `json:"records"`
-	Next    int64         `json:"next" doc:"give it as after; 0 on the last page"`
+	Next    int64         `json:"next" doc:"give it as after, or as before with newest; 0 on the last page"`
+
+	Checkpoint *AuditCheckpoint `json:"checkpoint,omitempty" doc:"with newest: how far the audit is signed"`
 }
 
 // AuditVerified says whether the chain holds.

@@ -50,7 +50,9 @@ func (c *Console) certificatesPage(v *visit, status int, p page) error {
 
 type certificateData struct {
 	api.CertificateDetail
-	Result *api.ImportResult // of the import this page answers
+	Result  *api.ImportResult       // of the import this page answers
+	Renewed *api.CertificateRenewed // of the renewal this page answers
+	Renew   bool                    // whoever looks may renew
 }
 
 // Answers are the releases of AMT and what they are expected to say; neighbours
@@ -69,15 +71,35 @@ func (d certificateData) Answers() []api.Acceptance {
 }
 
 func (c *Console) certificate(v *visit) error {
-	return c.certificatePage(v, v.r.PathValue("id"), nil)
+	return c.certificatePage(v, http.StatusOK, v.r.PathValue("id"), page{}, certificateData{})
 }
 
-func (c *Console) certificatePage(v *visit, id string, result *api.ImportResult) error {
+func (c *Console) certificatePage(v *visit, status int, id string, p page, data certificateData) error {
 	d, err := v.api.Certificate(v.r.Context(), id)
 	if err != nil {
 		return err
 	}
-	return c.show(v, http.StatusOK, "certificate", page{Title: d.Name, Nav: "certificates", Data: certificateData{d, result}})
+	data.CertificateDetail, data.Renew = d, v.who.Role.May("renew-certificate") && d.State != "removed"
+	p.Title, p.Nav, p.Data = d.Name, "certificates", data
+	return c.show(v, status, "certificate", p)
+}
+
+// renewCertificate first says what a renewal takes, and begins it when that was
+// seen. It answers the form itself: what to order with, or the passphrase of the
+// successor's backup, is in this one answer.
+func (c *Console) renewCertificate(v *visit) error {
+	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, 8<<10)
+	id := v.r.PathValue("id")
+	mode, begin := v.r.PostFormValue("mode"), v.r.PostFormValue("begin") == "yes"
+	got, err := v.api.RenewCertificate(v.r.Context(), id, api.RenewCertificate{Mode: mode, DryRun: !begin})
+	if err != nil {
+		var p *api.Problem
+		if !errors.As(err, &p) || p.Status >= 500 || p.Status == http.StatusForbidden || p.Status == http.StatusNotFound {
+			return err
+		}
+		return c.certificatePage(v, p.Status, id, page{Trouble: &api.Problem{Title: "It was not renewed", Detail: p.Detail, Errors: p.Errors}}, certificateData{})
+	}
+	return c.certificatePage(v, http.StatusOK, id, page{}, certificateData{Renewed: &got})
 }
 
 // importCertificate takes files that were picked or dropped. It answers the form
@@ -131,5 +153,5 @@ func (c *Console) importCertificate(v *visit) error {
 		}
 		return refuse(p.Status, p.Detail, p.Errors)
 	}
-	return c.certificatePage(v, got.Report.ID, &got)
+	return c.certificatePage(v, http.StatusOK, got.Report.ID, page{}, certificateData{Result: &got})
 }

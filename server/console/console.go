@@ -76,20 +76,25 @@ func New(a *api.Server, cfg Config) (*Console, error) {
 	mux.HandleFunc("POST /login", c.login)
 	mux.HandleFunc("POST /logout", c.logout)
 	for pattern, h := range map[string]handler{
-		"GET /{$}":                    c.overview,
-		"GET /devices":                c.devices,
-		"POST /devices/bulk":          c.bulk,
-		"GET /devices/{uuid}":         c.device,
-		"POST /devices/{uuid}/reveal": c.reveal,
-		"POST /devices/{uuid}/{verb}": c.act,
-		"GET /why":                    c.why,
-		"GET /certificates":           c.certificates,
-		"GET /certificates/{id}":      c.certificate,
-		"POST /certificates/import":   c.importCertificate,
-		"GET /events":                 c.events,
-		"GET /reasons":                c.reasons,
-		"GET /stream":                 c.stream,
-		"/":                           c.nowhere,
+		"GET /{$}":                      c.overview,
+		"GET /devices":                  c.devices,
+		"POST /devices/bulk":            c.bulk,
+		"GET /devices/{uuid}":           c.device,
+		"POST /devices/{uuid}/reveal":   c.reveal,
+		"POST /devices/{uuid}/{verb}":   c.act,
+		"GET /why":                      c.why,
+		"GET /certificates":             c.certificates,
+		"GET /certificates/{id}":        c.certificate,
+		"POST /certificates/import":     c.importCertificate,
+		"POST /certificates/{id}/renew": c.renewCertificate,
+		"GET /jobs":                     c.jobs,
+		"GET /jobs/{id}":                c.job,
+		"POST /jobs/{id}/{verb}":        c.jobAct,
+		"GET /audit":                    c.audit,
+		"GET /events":                   c.events,
+		"GET /reasons":                  c.reasons,
+		"GET /stream":                   c.stream,
+		"/":                             c.nowhere,
 	} {
 		mux.Handle(pattern, c.member(h))
 	}
@@ -99,7 +104,7 @@ func New(a *api.Server, cfg Config) (*Console, error) {
 
 func (c *Console) load() error {
 	funcs := template.FuncMap{
-		"at": at, "stamp": stamp, "tone": tone, "word": word, "short": short, "took": took, "width": width, "until": until, "query": query, "inc": func(n int) int { return n + 1 },
+		"at": at, "stamp": stamp, "tone": tone, "word": word, "short": short, "took": took, "jobword": jobword, "may": func(role, op string) bool { return api.Role(role).May(op) }, "width": width, "until": until, "query": query, "inc": func(n int) int { return n + 1 },
 	}
 	names, err := fs.Glob(files, "pages/*.html")
 	if err != nil {

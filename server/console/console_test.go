@@ -324,7 +324,7 @@ func TestViewerSeesAndDoesNothing(t *testing.T) {
 			t.Errorf("%s: %d", path, resp.StatusCode)
 		}
 	}
-	if resp, body := loggedIn(t, b, b.Token(api.Auditor)).get("/"); resp.StatusCode != http.StatusOK || !strings.Contains(body, "audit") {
+	if resp, body := loggedIn(t, b, b.Token(api.Auditor)).get("/"); resp.Header.Get("Location") != "/audit" || strings.Contains(body, u) {
 		t.Errorf("an auditor sees %d", resp.StatusCode)
 	}
 }

@@ -22,9 +22,13 @@ type overviewData struct {
 
 func (c *Console) overview(v *visit) error {
 	ctx := v.r.Context()
+	if !v.who.Role.May("get-summary") && v.who.Role.May("list-audit") {
+		http.Redirect(v.w, v.r, "/audit", http.StatusSeeOther)
+		return nil
+	}
 	if !v.who.Role.May("get-summary") {
 		return c.show(v, http.StatusOK, "trouble", page{Title: "Nothing to see here", Nav: "overview", Trouble: &api.Problem{
-			Title: "This role sees no devices", Detail: "The role " + string(v.who.Role) + " reads the audit with provctl audit list."}})
+			Title: "This role sees no devices", Detail: "The role " + string(v.who.Role) + " has no page here."}})
 	}
 	s, err := v.api.Summary(ctx)
 	if err != nil {

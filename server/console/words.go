@@ -31,12 +31,12 @@ func tone(state string) string {
 		return "good"
 	case "drifted", "maintaining", "queued", "provisioning", "verifying", "unprovisioning", "running", "started", "candidate", "info":
 		return "busy"
-	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn":
+	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn", "draft":
 		return "wait"
 	case "failed", "quarantined", "credentials_unknown", "error":
 		return "bad"
 	}
-	return "calm" // discovered, external, unprovisioned, retired, skipped, cancelled
+	return "calm" // discovered, external, unprovisioned, retired, skipped, cancelled, waiting, aborted
 }
 
 // word writes a machine's word for people.
