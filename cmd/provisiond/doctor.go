@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -211,29 +207,11 @@ func certificateFiles(cfg Config, force map[string]bool) (list []*certs.Provisio
 // askDaemon asks the daemon of this configuration, if it runs on this machine,
 // for what only it knows.
 func askDaemon(ctx context.Context, cfg Config) (out doctor.Daemon, last api.DoctorReport) {
-	host, port, err := net.SplitHostPort(string(cfg.API.Listen))
+	base, client, err := ownDaemon(cfg, 4*time.Second)
 	if err != nil {
-		return doctor.Daemon{Unknown: "api.listen is not an address and a port"}, last
+		return doctor.Daemon{Unknown: err.Error()}, last
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	c := &api.Client{Base: "http://" + net.JoinHostPort(host, port), HTTP: &http.Client{Timeout: 4 * time.Second}}
-	if cfg.API.TLS.Cert != "" {
-		// The certificate names the outside, not this machine; that it is the very
-		// one of api.tls says that our token goes to our daemon.
-		pair, err := tls.LoadX509KeyPair(string(cfg.API.TLS.Cert), string(cfg.API.TLS.Key))
-		if err != nil {
-			return doctor.Daemon{Unknown: "api.tls cannot be read"}, last
-		}
-		c.Base = "https://" + net.JoinHostPort(host, port)
-		c.HTTP.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error {
-			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, pair.Certificate[0]) {
-				return errors.New("what answers there does not have the certificate of api.tls")
-			}
-			return nil
-		}}}
-	}
+	c := &api.Client{Base: base, HTTP: client}
 	if _, err := c.Ready(ctx); err != nil {
 		return doctor.Daemon{Unknown: "no daemon answers at " + c.Base}, last
 	}

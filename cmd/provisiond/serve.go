@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -264,21 +263,11 @@ func newHealth() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		host, port, err := net.SplitHostPort(string(cfg.API.Listen))
+		base, client, err := ownDaemon(cfg, 5*time.Second)
 		if err != nil {
-			return fmt.Errorf("api.listen: %w", err)
+			return err
 		}
-		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			host = "127.0.0.1"
-		}
-		scheme, client := "http", &http.Client{Timeout: 5 * time.Second}
-		if cfg.API.TLS.Cert != "" {
-			// It asks its own machine for one bit; the certificate names the
-			// outside, not loopback.
-			scheme = "https"
-			client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-		}
-		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/readyz", nil)
+		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, base+"/readyz", nil)
 		if err != nil {
 			return err
 		}

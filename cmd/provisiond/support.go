@@ -7,13 +7,11 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -264,18 +262,11 @@ func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path 
 
 // copyMetrics asks the daemon on this machine, which may be stopped.
 func copyMetrics(ctx context.Context, w io.Writer, cfg Config) error {
-	host, port, err := net.SplitHostPort(string(cfg.API.Listen))
+	base, c, err := ownDaemon(cfg, 10*time.Second)
 	if err != nil {
-		return fmt.Errorf("api.listen: %w", err)
+		return err
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	scheme, c := "http", &http.Client{Timeout: 10 * time.Second}
-	if cfg.API.TLS.Cert != "" { // its own machine; the certificate names the outside
-		scheme, c.Transport = "https", &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/metrics", nil)
 	if err != nil {
 		return err
 	}
