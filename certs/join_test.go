@@ -53,7 +53,7 @@ func TestJoinARequest(t *testing.T) {
 	root, middle, pending := vendor(t, cn)
 	leaf := middle.Sign(certtest.Options{Name: cn, Names: []string{cn, "www." + cn}, Org: "EXAMPLE GMBH", OU: []string{"Domain Control Validated"}}, pending.Key.Public())
 	stranger := lab().Plain("Stranger", "y.example.com")
-	p, r, err := Join(context.Background(), bundleOf(t, root, stranger.Issuers[0], leaf, middle.Cert), JoinOptions{Pending: []Pending{{ID: "other", Key: stranger.Key}, pending}, Now: now})
+	p, r, err := Join(t.Context(), bundleOf(t, root, stranger.Issuers[0], leaf, middle.Cert), JoinOptions{Pending: []Pending{{ID: "other", Key: stranger.Key}, pending}, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestJoinOfAPFX(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, r, err := Join(context.Background(), b, JoinOptions{Now: now})
+	p, r, err := Join(t.Context(), b, JoinOptions{Now: now})
 	if err != nil || !p.Usable() || r.Request != "" || r.Differences != nil {
 		t.Errorf("%v %+v %v", p, r, err)
 	}
@@ -130,7 +130,7 @@ func TestJoinRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, _, err := Join(context.Background(), c.b, JoinOptions{Pending: c.pending, Now: now})
+			p, _, err := Join(t.Context(), c.b, JoinOptions{Pending: c.pending, Now: now})
 			if codeOf(err) != c.code || p != nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("want %s with %q, got %v", c.code, c.says, err)
 			}
@@ -146,7 +146,7 @@ func TestJoinFetchesOnlyWhenAllowed(t *testing.T) {
 	leaf := middle.Leaf(certtest.Options{Name: "prov.corp.example.com", Issuers: []string{"ldap:///x", "http://ca.example.com/ca.crt"}}, root.Cert)
 	b := &Bundle{Certs: []*x509.Certificate{leaf.Cert}, Keys: []crypto.Signer{leaf.Key}}
 
-	p, r, err := Join(context.Background(), b, JoinOptions{Now: now})
+	p, r, err := Join(t.Context(), b, JoinOptions{Now: now})
 	if err != nil || p.Usable() || codeOf(r.Err()) != reason.ChainIncomplete || !strings.Contains(r.Err().Error(), `"Fetch CA"`) {
 		t.Errorf("not allowed, the intermediate is named: %v, %v", r.Err(), err)
 	}
@@ -157,16 +157,16 @@ func TestJoinFetchesOnlyWhenAllowed(t *testing.T) {
 		}
 		return nil, errors.New("404")
 	}
-	p, r, err = Join(context.Background(), b, JoinOptions{Now: now, Fetch: fetch})
+	p, r, err = Join(t.Context(), b, JoinOptions{Now: now, Fetch: fetch})
 	if err != nil || !p.Usable() || len(r.Fetched) != 2 {
 		t.Errorf("allowed, the chain is completed: %v, %v, %v", r.Fetched, r.Err(), err)
 	}
 	shelf["http://ca.example.com/ca.crt"] = l.Plain("Liar", "x.example.com").Issuers[0].Raw
-	p, _, err = Join(context.Background(), b, JoinOptions{Now: now, Fetch: fetch})
+	p, _, err = Join(t.Context(), b, JoinOptions{Now: now, Fetch: fetch})
 	if err != nil || p.Usable() {
 		t.Errorf("what is fetched has to fit: %v", err)
 	}
-	if p, _, err = Join(context.Background(), b, JoinOptions{Now: now, Known: []*x509.Certificate{root.Cert, middle.Cert}}); err != nil || !p.Usable() {
+	if p, _, err = Join(t.Context(), b, JoinOptions{Now: now, Known: []*x509.Certificate{root.Cert, middle.Cert}}); err != nil || !p.Usable() {
 		t.Errorf("known certificates complete it too: %v", err)
 	}
 }
@@ -190,16 +190,16 @@ func TestFetchOver(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	fetch := FetchOver(http.DefaultTransport)
-	if got, err := fetch(context.Background(), srv.URL+"/ca.crt"); err != nil || len(got) != len(f.Issuers[0].Raw) {
+	if got, err := fetch(t.Context(), srv.URL+"/ca.crt"); err != nil || len(got) != len(f.Issuers[0].Raw) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 	for path, says := range map[string]string{"/none": "404", "/endless": "1 MB", "/moved": "redirects are not followed"} {
-		if _, err := fetch(context.Background(), srv.URL+path); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := fetch(t.Context(), srv.URL+path); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 	for _, address := range []string{"https" + strings.TrimPrefix(srv.URL, "http"), "file:///etc/passwd", "http://who:secret@" + srv.Listener.Addr().String()} {
-		if _, err := fetch(context.Background(), address); err == nil || !strings.Contains(err.Error(), "plain http") {
+		if _, err := fetch(t.Context(), address); err == nil || !strings.Contains(err.Error(), "plain http") {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
@@ -235,7 +235,7 @@ func TestImportOrderRepeatsAndStrangersDoNotMatter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, r, err := Join(context.Background(), b, JoinOptions{Pending: []Pending{pending}, Now: now})
+			p, r, err := Join(t.Context(), b, JoinOptions{Pending: []Pending{pending}, Now: now})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -158,13 +158,9 @@ func (p *program) auditExport() *cobra.Command {
 			if file == "" {
 				return usage("--out is needed: a new file for the export")
 			}
-			out, err := newFile("--out", file)
+			c, out, err := p.clientAndFile(file)
 			if err != nil {
 				return err
-			}
-			c, err := p.client()
-			if err != nil {
-				return out.drop(err)
 			}
 			w := bufio.NewWriter(out.f)
 			last, err := c.ExportAudit(cmd.Context(), w)

@@ -60,13 +60,9 @@ func (p *program) certRequest() *cobra.Command {
 			if r.CommonName == "" {
 				return usage("--cn is needed, such as provisionserver.corp.example.com; provctl cert request --suggest proposes names for your devices")
 			}
-			out, err := newFile("--out", file)
+			c, out, err := p.clientAndFile(file)
 			if err != nil {
 				return err
-			}
-			c, err := p.client()
-			if err != nil {
-				return out.drop(err)
 			}
 			made, err := c.RequestCertificate(cmd.Context(), r)
 			if err != nil {

@@ -50,6 +50,20 @@ func newFile(flag, name string) (*outFile, error) {
 	return &outFile{f, flag}, nil
 }
 
+// clientAndFile makes the new file of --out, if one is named, and then finds the
+// server: without one no file is left behind.
+func (p *program) clientAndFile(name string) (*api.Client, *outFile, error) {
+	out, err := newFile("--out", name)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := p.client()
+	if err != nil {
+		return nil, nil, out.drop(err)
+	}
+	return c, out, nil
+}
+
 // drop takes the file away again and passes err on.
 func (o *outFile) drop(err error) error {
 	if o != nil {
@@ -166,13 +180,9 @@ func (p *program) backupExport() *cobra.Command {
 			if file == "" {
 				return usage("--out is needed")
 			}
-			out, err := newFile("--out", file)
+			c, out, err := p.clientAndFile(file)
 			if err != nil {
 				return err
-			}
-			c, err := p.client()
-			if err != nil {
-				return out.drop(err)
 			}
 			b, err := c.Backup(cmd.Context(), args[0])
 			if err != nil {

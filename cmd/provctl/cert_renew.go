@@ -21,13 +21,9 @@ func (p *program) certRenew() *cobra.Command {
 			if r.DryRun && file != "" {
 				return usage("--dry-run makes no request to write to --out")
 			}
-			out, err := newFile("--out", file)
+			c, out, err := p.clientAndFile(file)
 			if err != nil {
 				return err
-			}
-			c, err := p.client()
-			if err != nil {
-				return out.drop(err)
 			}
 			done, err := c.RenewCertificate(cmd.Context(), args[0], r)
 			if err != nil {

@@ -69,13 +69,9 @@ func (p *program) deviceExport() *cobra.Command {
 			if format != "csv" && format != "json" {
 				return usage("--format %q: want csv or json", format)
 			}
-			out, err := newFile("--out", file)
+			c, out, err := p.clientAndFile(file)
 			if err != nil {
 				return err
-			}
-			c, err := p.client()
-			if err != nil {
-				return out.drop(err)
 			}
 			q.Q = strings.Join(args, " ")
 			devices, err := c.AllDevices(cmd.Context(), q, 0)

@@ -54,13 +54,9 @@ func (p *program) rootExport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "export [--out FILE]", Short: "The root's certificate (PEM) and its hashes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			out, err := newFile("--out", file)
+			c, out, err := p.clientAndFile(file)
 			if err != nil {
 				return err
-			}
-			c, err := p.client()
-			if err != nil {
-				return out.drop(err)
 			}
 			r, err := c.Root(cmd.Context())
 			if err != nil {
