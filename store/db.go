@@ -205,6 +205,8 @@ type Tx struct {
 	lease time.Time // SQLite: the same on the clock that leases are counted with
 	after []func()  // run after the commit
 
+	audits []auditRow // Postgres: appended with the commit
+
 	newKey uint32 // a data key made here, not to be used before the commit
 }
 

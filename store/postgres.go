@@ -88,7 +88,12 @@ func again(err error) bool {
 }
 
 func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
-	p, err := db.pool.Begin(ctx)
+	c, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("begin a write: %w", err)
+	}
+	defer c.Release() // closes it when a transaction is still open
+	p, err := c.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin a write: %w", err)
 	}
@@ -101,9 +106,14 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
 		return err
 	}
 	start := time.Now()
-	err = commitOutcome(p.Commit(end))
+	if len(tx.audits) > 0 {
+		err = tx.commitAudited(end)
+	} else {
+		err = commitOutcome(p.Commit(end))
+	}
 	db.metrics.done("commit", start, err)
 	if err != nil {
+		_ = p.Rollback(end) // of no effect where it was committed or the line is gone
 		return err
 	}
 	for _, f := range tx.after {
