@@ -57,7 +57,13 @@ func (s *Server) maintainDue(ctx context.Context) error {
 				return err
 			}
 			age(n.Name, p)
-			due.Versions[n.Name] = p.Version
+			newest, err := s.current(ctx, tx, p)
+			if err != nil {
+				return err
+			}
+			if newest {
+				due.Versions[n.Name] = p.Version
+			}
 			if n.Name == "default" {
 				age("", p)
 			}
@@ -87,6 +93,12 @@ func (s *Server) maintainDue(ctx context.Context) error {
 			return fmt.Errorf("device %s: %w", d.UUID, err)
 		default:
 			begun++
+		}
+	}
+	if due.Limit > begun {
+		n, err := s.sweepRules(ctx, due.Limit-begun)
+		if begun += n; err != nil {
+			return err
 		}
 	}
 	if begun > 0 {

@@ -129,6 +129,9 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.startDesk(ctx); err != nil {
 		return err
 	}
+	if err := s.numberProfile(ctx); err != nil {
+		return err
+	}
 	s.checks = s.newChecks()
 	if err := s.startQueue(ctx); err != nil {
 		return err

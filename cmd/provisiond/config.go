@@ -304,8 +304,9 @@ type Retry struct {
 }
 
 // Maintenance is what happens to managed devices by itself: only what is due,
-// such as a clock that is off, a certificate that ends soon, a name or a profile
-// that changed, a password that is old.
+// such as a clock that is off, a certificate that ends soon, a name, a profile or
+// a rule that changed, a password that is old. Another provisioning.profile is
+// noticed at the next start.
 type Maintenance struct {
 	// How many devices are begun a minute. Default 60: 100,000 are through in
 	// little more than a day. 0: none by itself, only by command.

@@ -1,0 +1,50 @@
+package admit
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/provisiond/provisiond/store"
+)
+
+// Astray is a managed device to which lists and rules give another profile now
+// than it was set up with.
+type Astray struct {
+	Device  store.Device
+	Profile string // the one it should have
+	Rule    string // that says so; "" is the list of authorised devices, or a person
+}
+
+// FindAstray looks through a page of managed devices after a cursor. next is
+// where to go on, "" at the end. A device that nothing gives a profile to any
+// more keeps what it has, as it does at each contact.
+func FindAstray(ctx context.Context, tx *store.Tx, after string, limit int) (found []Astray, next string, err error) {
+	devices, err := tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{store.Provisioned, store.Drifted}, Order: store.ByUUID, After: after, Limit: limit})
+	if err != nil {
+		return nil, "", fmt.Errorf("look for devices with another profile: %w", err)
+	}
+	f := factsOf(tx)
+	if err := f.about(ctx, devices); err != nil {
+		return nil, "", err
+	}
+	for _, d := range devices {
+		as, rule, entry, err := f.assign(ctx, d)
+		if err != nil {
+			return nil, "", fmt.Errorf("device %s: %w", d.UUID, err)
+		}
+		if as.Profile == "" || as.Profile == d.Profile || as.Profile == "default" && d.Profile == "" {
+			continue
+		}
+		if err := f.profile(ctx, as.Profile); err != nil && as.Profile != "default" {
+			continue // a profile that does not exist is said where the rule is made
+		}
+		if entry.Profile != "" || d.AssignedProfile != "" {
+			rule = ""
+		}
+		found = append(found, Astray{d, as.Profile, rule})
+	}
+	if len(devices) == limit {
+		next = devices[limit-1].Cursor(store.ByUUID)
+	}
+	return found, next, nil
+}
