@@ -24,7 +24,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		persist: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "provisiond_hello_persist_duration_seconds",
 			Help:                        "Time from a complete hello to its being durable or refused.",
-			Buckets:                     []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			Buckets:                     []float64{.0005, .001, .005, .01, .025, .05, .1, .25, 1, 2.5, 10},
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
 		}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{

@@ -33,7 +33,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:                        "provisiond_wsman_request_duration_seconds",
 		Help:                        "Time from sending a WS-Management request to having understood its answer.",
-		Buckets:                     []float64{.025, .1, .25, 1, 2.5, 10, 60},
+		Buckets:                     []float64{.025, .1, 1, 10, 60},
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
 	}, []string{"operation"})
 	if reg != nil {

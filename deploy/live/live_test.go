@@ -246,7 +246,9 @@ func metricsAgree(t *testing.T, l *lab) {
 				t.Errorf("%s: %s is exported and not in metrics.txt", name, have)
 			}
 		}
-		if series >= 2000 {
+		// 2,000 is the limit of one node; series that come with use, other codes
+		// and suffixes, find room below it.
+		if series >= 1880 {
 			t.Errorf("%s: %d series of one node", name, series)
 		}
 		t.Logf("%s: %d families, %d series", name, len(types), series)

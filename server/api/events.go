@@ -47,7 +47,7 @@ func (s *Server) eventRoutes(api huma.API) {
 	}
 	s.document(api, &op)
 	huma.Register(api, op, s.streamEvents)
-	s.metrics.route(op.Path, op.Method, 200, 401)
+	s.metrics.route(op.Path, op.Method, 200)
 }
 
 func (q *EventQuery) filter() (store.EventFilter, error) {

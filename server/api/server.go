@@ -215,7 +215,7 @@ func add[I, O any](s *Server, api huma.API, op huma.Operation, fn func(ctx conte
 	if ok == 0 {
 		ok = http.StatusOK
 	}
-	s.metrics.route(op.Path, op.Method, ok, http.StatusUnauthorized, http.StatusInternalServerError)
+	s.metrics.route(op.Path, op.Method, ok, http.StatusInternalServerError)
 }
 
 // document says what errors look like and who may call.

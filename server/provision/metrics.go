@@ -32,7 +32,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Attempts ended, by outcome, whose fault it was and the reason."}, []string{"outcome", "blame", "reason"}),
 		steps: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_steps_total", Help: "Steps of the plan, by how they ended."}, []string{"step", "result"}),
 		stepTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_step_duration_seconds", Help: "Time a step took.",
-			Buckets: []float64{.02, .1, .5, 2.5, 15, 60, 180}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"step"}),
+			Buckets: []float64{.1, .5, 2.5, 15, 60, 180}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"step"}),
 		toManaged: f.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_time_to_provision_seconds",
 			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}),
 		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total", Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),

@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Dashboard is one page: rows of panels, laid out from left to right.
 type Dashboard struct {
@@ -103,7 +106,7 @@ func (d Dashboard) model() object {
 	return object{
 		"uid": "provisiond-" + d.Name, "title": "provisiond / " + d.Title, "description": d.Description,
 		"tags": []string{"provisiond"}, "schemaVersion": 39, "version": 1, "editable": true, "graphTooltip": 1,
-		"timezone": "browser", "refresh": "30s", "time": object{"from": d.From, "to": "now"},
+		"timezone": "browser", "refresh": d.refresh(), "time": object{"from": d.From, "to": "now"},
 		"annotations": object{"list": []any{}},
 		"templating":  object{"list": d.variables()},
 		"links": []any{
@@ -112,6 +115,15 @@ func (d Dashboard) model() object {
 		},
 		"panels": panels,
 	}
+}
+
+// refresh is how often the page asks again: of a week nobody sees the
+// difference that half a minute makes, and the database does.
+func (d Dashboard) refresh() string {
+	if strings.HasSuffix(d.From, "d") {
+		return "5m"
+	}
+	return "30s"
 }
 
 // variables are the data sources, so that one file fits every installation,
