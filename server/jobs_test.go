@@ -391,6 +391,12 @@ func TestCommandJobs(t *testing.T) {
 		if got := dev(fleet[0]).Tags; !slices.Equal(got, []string{"branch"}) {
 			t.Errorf("tags %q", got)
 		}
+		// What was taken out can be taken back, and asks to be let in anew.
+		start(api.JobRequest{Kind: "retire", Devices: []string{one}}, map[string]int{"done": 1})
+		start(api.JobRequest{Kind: "restore"}, map[string]int{"done": 1})
+		if got := dev(fleet[0]); got.Lifecycle != store.Discovered || got.Approved {
+			t.Errorf("restored, it is %s, approved: %t", got.Lifecycle, got.Approved)
+		}
 		start(api.JobRequest{Kind: "assign-profile", Query: "tag:lobby", Change: api.Change{Profile: "kiosk"}}, map[string]int{"done": 3})
 		start(api.JobRequest{Kind: "quarantine", Devices: []string{one}}, map[string]int{"done": 1})
 		approved := start(api.JobRequest{Kind: "approve", Note: "the lobby is ours"}, map[string]int{"done": 3})

@@ -47,7 +47,7 @@ type Change struct {
 // bulk are the commands that a job can give, one device at a time.
 var bulk = map[string]func(*command) error{
 	"approve": (*command).approve, "retry": (*command).retry, "quarantine": (*command).quarantine, "release": (*command).release,
-	"retire": (*command).retire, "tag": (*command).tag, "untag": (*command).untag, "assign-profile": (*command).assignProfile,
+	"retire": (*command).retire, "restore": (*command).restore, "tag": (*command).tag, "untag": (*command).untag, "assign-profile": (*command).assignProfile,
 }
 
 // Bulk gives one device a command of a job, in the caller's transaction: what

@@ -23,7 +23,7 @@ type JobInput struct {
 
 // JobRequest says what to do with which devices.
 type JobRequest struct {
-	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,retry,quarantine,release,tag,untag,assign-profile"`
+	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,retry,quarantine,release,restore,tag,untag,assign-profile"`
 	Query   string   `json:"query,omitempty" maxLength:"200" doc:"which devices, as in the list of devices; empty with no devices named is all that the kind can be done to"`
 	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, instead of a query"`
 
@@ -142,6 +142,8 @@ func Eligible(kind string) []store.Lifecycle {
 		return []store.Lifecycle{store.Failed, store.Dormant, store.PendingCertificate, store.PendingIdentity, store.Queued}
 	case "release":
 		return []store.Lifecycle{store.Quarantined}
+	case "restore":
+		return []store.Lifecycle{store.Retired, store.Quarantined}
 	case "quarantine":
 		return slices.DeleteFunc(store.Lifecycles(), func(l store.Lifecycle) bool { return l == store.Retired || l == store.Quarantined })
 	case "retire", "assign-profile":
