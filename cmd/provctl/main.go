@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -72,6 +73,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if hint == typo { // the command that was meant is known better than all of them
 		hint = "usage: " + strings.TrimSuffix(cmd.UseLine(), " [flags]") + "; more: " + cmd.CommandPath() + " --help"
 	}
+	for _, arg := range cmd.Flags().Args() {
+		if _, err := amt.ParseUUID(arg); err == nil && hint == askWhy {
+			hint = strings.Replace(askWhy, "UUID", arg, 1)
+		}
+	}
 	if text != "" {
 		fmt.Fprintln(stderr, "provctl: "+text)
 	}
@@ -101,7 +107,7 @@ func (p *program) explain(err error) (status int, text, hint string) {
 			return exitAuth, refused.Detail, "an admin makes tokens: provctl token create --name NAME --role ROLE"
 		case 404:
 			if refused.Code == api.CodeNoDevice {
-				hint = "ask why: provctl device why UUID"
+				hint = askWhy
 			}
 			return exitNotFound, refused.Detail, hint
 		}
@@ -115,6 +121,10 @@ func (p *program) explain(err error) (status int, text, hint string) {
 	// What is left comes from cobra: unknown commands, flags and argument counts.
 	return exitConfig, err.Error(), typo
 }
+
+// askWhy is the next move about a device that is not known; the UUID that was
+// typed takes its place in it.
+const askWhy = "ask why: provctl device why UUID"
 
 // typo stands for the usage of the command that was typed.
 const typo = "usage"

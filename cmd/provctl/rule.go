@@ -272,13 +272,7 @@ func (p *program) document(file string, into any) error {
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return usage("%s: %w", file, err)
 	}
-	b, err := json.Marshal(doc)
-	if err != nil {
-		return usage("%s: %w", file, err)
-	}
-	dec := json.NewDecoder(strings.NewReader(string(b)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	if err := api.Strictly(doc, into); err != nil {
 		return usage("%s: %w", file, err)
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -120,20 +119,6 @@ func (s *Server) listRules(ctx context.Context, _ *none) (out RuleList, err erro
 	return out, err
 }
 
-// strictly reads a document into a struct and refuses what it does not know.
-func strictly(document, into any) error {
-	b, err := json.Marshal(document)
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
-	}
-	return nil
-}
-
 func (s *Server) applyRules(ctx context.Context, in *RulesInput) (RulesReport, error) {
 	who, _ := PrincipalOf(ctx)
 	rep := RulesReport{DryRun: in.Body.DryRun, Added: []string{}, Changed: []string{}, Removed: []string{}}
@@ -143,7 +128,7 @@ func (s *Server) applyRules(ctx context.Context, in *RulesInput) (RulesReport, e
 	for i, doc := range in.Body.Rules {
 		var r profile.Rule
 		where := fmt.Sprintf("rules[%d]", i)
-		if err := strictly(doc, &r); err != nil {
+		if err := Strictly(doc, &r); err != nil {
 			bad = append(bad, ProblemField{where, err.Error()})
 			continue
 		}
@@ -366,7 +351,7 @@ func (s *Server) getProfile(ctx context.Context, in *ProfileQuery) (out ProfileV
 func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out ProfileView, err error) {
 	who, _ := PrincipalOf(ctx)
 	p := profile.Default()
-	if err := strictly(in.Body.Document, &p); err != nil {
+	if err := Strictly(in.Body.Document, &p); err != nil {
 		return out, problem(http.StatusUnprocessableEntity, CodeInvalid, "the profile cannot be read: %v", err)
 	}
 	p.Name, p.Version = in.Name, 0

@@ -1,0 +1,106 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Strictly turns a document, as YAML or JSON gave it, into a type. A key that
+// the type does not have is an error that says where, and which one was meant.
+func Strictly(document, into any) error {
+	if err := unknownKey(document, reflect.TypeOf(into).Elem(), ""); err != nil {
+		return err
+	}
+	b, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// unknownKey looks for the first key in a document that its type does not have.
+func unknownKey(document any, t reflect.Type, where string) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch doc := document.(type) {
+	case []any:
+		if t.Kind() != reflect.Slice {
+			return nil
+		}
+		for i, d := range doc {
+			if err := unknownKey(d, t.Elem(), fmt.Sprintf("%s[%d]", where, i)); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		if t.Kind() != reflect.Struct || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+			return nil
+		}
+		fields, names := map[string]reflect.Type{}, []string{}
+		for _, f := range reflect.VisibleFields(t) {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+				fields[name], names = f.Type, append(names, name)
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(doc)) {
+			field, known := fields[key]
+			if !known {
+				return fmt.Errorf("unknown key %q%s", clip(strings.TrimPrefix(where+"."+key, "."), 100), meant(key, names))
+			}
+			if err := unknownKey(doc[key], field, strings.TrimPrefix(where+"."+key, ".")); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// meant proposes the name that a misspelt one is nearest to, or lists them all.
+func meant(word string, names []string) string {
+	best, near := 3, ""
+	for _, n := range names {
+		d := edits(strings.ToLower(word), n)
+		if strings.HasPrefix(n, strings.ToLower(word)) {
+			d = 1
+		}
+		if d < best {
+			best, near = d, n
+		}
+	}
+	if near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return "; the keys here are " + strings.Join(names, ", ")
+}
+
+// edits is Levenshtein's distance.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, cost)
+		}
+	}
+	return row[len(b)]
+}
