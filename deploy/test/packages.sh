@@ -1,7 +1,8 @@
 #!/bin/bash
-# Builds the .deb and .rpm, installs the .deb in a fresh Debian made by
-# debootstrap, removes it again, and lints and renders the Helm chart. Takes a few
-# minutes the first time, so it is `make packages` and no part of `make test`.
+# Builds the .deb and .rpm, installs, upgrades and removes both in a fresh Debian
+# made by debootstrap, boots the units there, builds the Dockerfile with buildah
+# and runs what the image holds, and lints and renders the Helm chart. Takes some
+# ten minutes, so it is `make packages` and no part of `make test`.
 #
 #   deploy/test/packages.sh        from the top folder, as root, after `make build`
 set -euo pipefail
@@ -15,12 +16,16 @@ need debootstrap debootstrap
 need systemd-nspawn systemd-container
 need rpm rpm
 need promtool prometheus
+need buildah buildah
 [ "$(id -u)" = 0 ] || fail "installing in a chroot needs root"
 for binary in provisiond provctl; do
 	[ -x "bin/$binary" ] || fail "bin/$binary is missing: run make build first"
 done
 
 version=${VERSION:-0.1.0}
+# A commit without a tag is below every release; its name alone is no version for
+# dpkg, when it begins with a letter.
+[[ $version =~ ^[0-9]+\.[0-9]+ ]] || version=0.0.0+g${version//-/.}
 arch=${ARCH:-$(dpkg --print-architecture)}
 tools=bin/tools
 mkdir -p dist "$tools"
@@ -119,15 +124,74 @@ in_root dpkg --purge provisiond
 [ -e "$root/var/lib/provisiond/kept" ] || fail "purge removed the data folder"
 [ ! -e "$root/usr/bin/provisiond" ] || fail "removal left the binary"
 
-echo "== image: what the Dockerfile puts together, run without an engine"
-# The build stage's own commands make the tree; then it runs as the image does:
-# no network but loopback, a root that cannot be written, user 65532.
-image=$work/image
-mkdir -p "$image"/{etc/ssl/certs,usr/bin,proc}
-awk '/^RUN mkdir -p \/root-fs/{on=1} on{sub(/^RUN /, ""); print} on && !/\\$/{exit}' Dockerfile | sed "s#/root-fs#$image#g" >"$work/stage.sh"
-sh -e "$work/stage.sh"
-cp bin/provisiond bin/provctl "$image/usr/bin/"
-chown 65532:65532 "$image/var/lib/provisiond" "$image/tmp"
+echo "== the .rpm, by rpm, in the same Debian"
+# rpm keeps a database of its own there. Dependencies are not asked for, since
+# Debian's packages are not in it; the scripts run as they would elsewhere.
+in_root userdel provisiond
+in_root groupdel provisiond 2>/dev/null || true
+rm -rf "$root/var/lib/provisiond" "$root/etc/provisiond"
+by_rpm() { rpm --root "$root" --force-debian --nodeps "$@"; }
+by_rpm -i "$rpm" | grep -q 'installed and not started' || fail "the .rpm does not say what comes next"
+in_root getent passwd provisiond >/dev/null || fail "the .rpm made no system user"
+expect /var/lib/provisiond "700 provisiond provisiond"
+expect /etc/provisiond "750 root provisiond"
+expect /etc/provisiond/provisiond.yaml "640 root provisiond"
+in_root provisiond version >/dev/null || fail "the binary of the .rpm does not run"
+[ -z "$(by_rpm -V provisiond)" ] || fail "the .rpm is not installed as it says: $(by_rpm -V provisiond)"
+# The next version brings another configuration; the operator's stays.
+echo '# edited by an operator' >>"$root/etc/provisiond/provisiond.yaml"
+{ cat deploy/systemd/provisiond.yaml; echo '# of the next version'; } >"$work/next.yaml"
+sed "s#src: deploy/systemd/provisiond.yaml#src: $work/next.yaml#" deploy/package/nfpm.yaml >"$work/nfpm.yaml"
+VERSION=99.0.0 ARCH=$arch "$tools/nfpm" package -f "$work/nfpm.yaml" -p rpm -t "$work/next.rpm" >/dev/null
+touch "$root/var/lib/provisiond/kept"
+by_rpm -U "$work/next.rpm" 2>&1 | grep -v 'warning: .*rpmnew' || true
+rpm --root "$root" -q provisiond | grep -q '^provisiond-99.0.0' || fail "the .rpm was not upgraded"
+grep -q 'edited by an operator' "$root/etc/provisiond/provisiond.yaml" || fail "the upgrade of the .rpm overwrote the configuration"
+grep -q 'of the next version' "$root/etc/provisiond/provisiond.yaml.rpmnew" || fail "the upgrade of the .rpm did not leave the new configuration beside"
+by_rpm -e provisiond 2>&1 | grep -v 'warning: .*rpmsave' || true
+[ ! -e "$root/usr/bin/provisiond" ] || fail "rpm -e left the binary"
+[ -e "$root/var/lib/provisiond/kept" ] || fail "rpm -e removed the data folder"
+
+echo "== image: the Dockerfile, built without a registry"
+# Its base image is made here under the name that the Dockerfile says: the fresh
+# Debian with this machine's Go, which takes modules from this machine's cache.
+# All of buildah's own files are below $work.
+export TMPDIR=$work
+b() { buildah --root "$work/images" --runroot "$work/images-run" --storage-driver vfs "$@"; }
+base=$(sed -n 's/^FROM --platform=$BUILDPLATFORM \([^ ]*\) AS build$/\1/p' Dockerfile)
+[ -n "$base" ] || fail "the Dockerfile names no base image for its build stage"
+made=$(b from scratch)
+tree=$(b mount "$made")
+cp -a "$root/." "$tree/"
+mkdir -p "$tree/usr/local" "$tree/etc/ssl/certs"
+cp -a "$(go env GOROOT)" "$tree/usr/local/go"
+cp /etc/ssl/certs/ca-certificates.crt "$tree/etc/ssl/certs/"
+b umount "$made" >/dev/null
+b config --env PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+	--env GOPATH=/go --env GOTOOLCHAIN=local --env GOPROXY=file:///modules --env GOSUMDB=off "$made"
+b commit --quiet "$made" "docker.io/library/$base" >/dev/null
+b rm "$made" >/dev/null
+nice buildah --root "$work/images" --runroot "$work/images-run" --storage-driver vfs bud --isolation=chroot --pull-never --format docker \
+	--volume "$(go env GOMODCACHE)/cache/download:/modules:ro" --build-arg VERSION="$version" --build-arg REVISION=packages \
+	-t provisiond:test . >"$work/bud.log" 2>&1 || { tail -20 "$work/bud.log" >&2; fail "the Dockerfile does not build"; }
+b inspect --type image --format '{{.Docker.Config.User}} {{.Docker.Config.Entrypoint}} {{.Docker.Config.Cmd}} {{.Docker.Config.Healthcheck.Test}} {{.Docker.Config.StopSignal}} {{.Docker.Config.Volumes}} {{.Docker.Config.ExposedPorts}}' provisiond:test >"$work/image.txt"
+for want in '65532:65532 ' '[/usr/bin/provisiond]' '[serve --config /etc/provisiond/provisiond.yaml]' '[CMD /usr/bin/provisiond health]' SIGTERM /var/lib/provisiond 9971/tcp 8080/tcp; do
+	grep -qF -- "$want" "$work/image.txt" || fail "the image lacks $want: $(cat "$work/image.txt")"
+done
+
+echo "== image: run as it says"
+# A container runtime needs more of its machine than a build does. So the image's
+# own tree runs the way the image asks for: no network but loopback, a root that
+# cannot be written, user 65532.
+made=$(b from --pull-never provisiond:test)
+image=$(b mount "$made")
+(cd "$image" && find . -type f | sort) >"$work/files"
+for file in ./usr/bin/provisiond ./usr/bin/provctl ./etc/passwd ./etc/group ./etc/ssl/certs/ca-certificates.crt; do
+	grep -qxF "$file" "$work/files" || fail "the image lacks $file"
+done
+[ "$(wc -l <"$work/files")" = 5 ] || fail "the image holds more than it should: $(cat "$work/files")"
+chroot "$image" /usr/bin/provisiond version | grep -q "^provisiond $version (packages)" || fail "the image's binary does not know its version"
+mkdir -p "$image/proc" "$image/etc/provisiond"
 printf 'data_dir: /var/lib/provisiond\napi: {listen: "127.0.0.1:8080"}\nhello: {listen: "127.0.0.1:9971"}\n' >"$image/etc/provisiond/provisiond.yaml"
 chmod 644 "$image/etc/provisiond/provisiond.yaml"
 export image work
