@@ -56,8 +56,10 @@ for file in ./usr/bin/provisiond ./usr/bin/provctl ./etc/provisiond/provisiond.y
 done
 dpkg-deb -e "$deb" "$work/control"
 grep -qx /etc/provisiond/provisiond.yaml "$work/control/conffiles" || fail "provisiond.yaml is no conffile of the .deb"
-rpm -qpl "$rpm" | grep -qx /usr/bin/provisiond || fail "$rpm lacks /usr/bin/provisiond"
-rpm -qpc "$rpm" | grep -qx /etc/provisiond/provisiond.yaml || fail "provisiond.yaml is no configuration file of the .rpm"
+rpm -qpl "$rpm" >"$work/rpm-files" # a file: grep -q ends early, and rpm would fail on the pipe
+rpm -qpc "$rpm" >"$work/rpm-configs"
+grep -qx /usr/bin/provisiond "$work/rpm-files" || fail "$rpm lacks /usr/bin/provisiond"
+grep -qx /etc/provisiond/provisiond.yaml "$work/rpm-configs" || fail "provisiond.yaml is no configuration file of the .rpm"
 
 echo "== install in a fresh Debian"
 root=$work/debian
@@ -131,7 +133,8 @@ in_root userdel provisiond
 in_root groupdel provisiond 2>/dev/null || true
 rm -rf "$root/var/lib/provisiond" "$root/etc/provisiond"
 by_rpm() { rpm --root "$root" --force-debian --nodeps "$@"; }
-by_rpm -i "$rpm" | grep -q 'installed and not started' || fail "the .rpm does not say what comes next"
+by_rpm -i "$rpm" >"$work/rpm-said"
+grep -q 'installed and not started' "$work/rpm-said" || fail "the .rpm does not say what comes next"
 in_root getent passwd provisiond >/dev/null || fail "the .rpm made no system user"
 expect /var/lib/provisiond "700 provisiond provisiond"
 expect /etc/provisiond "750 root provisiond"
@@ -145,7 +148,7 @@ sed "s#src: deploy/systemd/provisiond.yaml#src: $work/next.yaml#" deploy/package
 VERSION=99.0.0 ARCH=$arch "$tools/nfpm" package -f "$work/nfpm.yaml" -p rpm -t "$work/next.rpm" >/dev/null
 touch "$root/var/lib/provisiond/kept"
 by_rpm -U "$work/next.rpm" 2>&1 | grep -v 'warning: .*rpmnew' || true
-rpm --root "$root" -q provisiond | grep -q '^provisiond-99.0.0' || fail "the .rpm was not upgraded"
+[[ $(rpm --root "$root" -q provisiond) == provisiond-99.0.0* ]] || fail "the .rpm was not upgraded"
 grep -q 'edited by an operator' "$root/etc/provisiond/provisiond.yaml" || fail "the upgrade of the .rpm overwrote the configuration"
 grep -q 'of the next version' "$root/etc/provisiond/provisiond.yaml.rpmnew" || fail "the upgrade of the .rpm did not leave the new configuration beside"
 by_rpm -e provisiond 2>&1 | grep -v 'warning: .*rpmsave' || true
@@ -190,7 +193,7 @@ for file in ./usr/bin/provisiond ./usr/bin/provctl ./etc/passwd ./etc/group ./et
 	grep -qxF "$file" "$work/files" || fail "the image lacks $file"
 done
 [ "$(wc -l <"$work/files")" = 5 ] || fail "the image holds more than it should: $(cat "$work/files")"
-chroot "$image" /usr/bin/provisiond version | grep -q "^provisiond $version (packages)" || fail "the image's binary does not know its version"
+[[ $(chroot "$image" /usr/bin/provisiond version) == "provisiond $version (packages)"* ]] || fail "the image's binary does not know its version"
 mkdir -p "$image/proc" "$image/etc/provisiond"
 printf 'data_dir: /var/lib/provisiond\napi: {listen: "127.0.0.1:8080"}\nhello: {listen: "127.0.0.1:9971"}\n' >"$image/etc/provisiond/provisiond.yaml"
 chmod 644 "$image/etc/provisiond/provisiond.yaml"
