@@ -136,7 +136,7 @@ func get(t *testing.T, address string) (string, error) {
 }
 
 // serve starts a daemon and waits until it is ready.
-func (l *lab) serve(t *testing.T, name, database string) *daemon {
+func (l *lab) serve(t *testing.T, name, database string, more ...string) *daemon {
 	t.Helper()
 	cfg := filepath.Join(l.dir, name+".yaml")
 	write(t, cfg, fmt.Sprintf(`data_dir: %[1]s/%[2]s
@@ -153,7 +153,7 @@ provisioning:
   admission: open
   reprovision: auto
   retry: {first: 2s, max: 5s}
-`, l.dir, name, database))
+%[4]s`, l.dir, name, database, strings.Join(more, "\n")))
 	d := &daemon{log: run(t, filepath.Join(l.dir, "provisiond"), "serve", "--config", cfg)}
 	poll(t, name+" is ready", 30*time.Second, func() bool {
 		d.hello, d.api = ready(d.log.String())
@@ -188,17 +188,23 @@ func newLab(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(140)}
 	build(t, l.dir, "provisiond", "amtsim")
+	l.certificate(t)
+	l.postgres = pgtest.Start(t)
+	l.lite = l.serve(t, "lite", "")
+	l.pg = l.serve(t, "pg", l.postgres.URL())
+	l.watch(t)
+	return l
+}
+
+// certificate writes one for serve, and its root.
+func (l *lab) certificate(t *testing.T) {
+	t.Helper()
 	certificates := certtest.NewLab(time.Now())
 	leaf := certificates.Plain("Live", "provisionserver.corp.example.com")
 	root := leaf.Issuers[len(leaf.Issuers)-1]
 	write(t, filepath.Join(l.dir, "prov.pfx"), string(leaf.PFX(certtest.Modern, "live")))
 	write(t, filepath.Join(l.dir, "prov.pass"), "live\n")
 	write(t, filepath.Join(l.dir, "root.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})))
-	l.postgres = pgtest.Start(t)
-	l.lite = l.serve(t, "lite", "")
-	l.pg = l.serve(t, "pg", l.postgres.URL())
-	l.watch(t)
-	return l
 }
 
 // watch starts Prometheus as deploy/prometheus would, only faster.
