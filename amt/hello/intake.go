@@ -70,18 +70,19 @@ func (t tcpSource) readNow(p []byte) (int, error) { return t.c.readNow(p) }
 // deliver hands a complete hello over and counts what became of it.
 func (s *Server) deliver(c *conn, h Hello) (Result, error) {
 	c.busy.Store(true)
-	h.From, h.Local, h.At = c.from, c.local, time.Now()
+	now := time.Now()
+	h.From, h.Local, h.At = c.from, c.local, now.Add(-arrived(c.Conn))
 	if len(h.Trailing) > 0 {
 		s.sampled(zap.InfoLevel, c.from, "hello with bytes behind its declared length", zap.Stringer("uuid", h.UUID),
 			zap.Int("bytes", len(h.Trailing)), hexField("trailing", h.Trailing))
 	}
 	r, err := s.call(h)
-	took := time.Since(h.At)
+	took := time.Since(now)
 	s.metrics.persist.Observe(took.Seconds())
 	s.metrics.received[r].Inc()
 	switch r {
 	case Accepted, Duplicate:
-		s.metrics.last.Set(float64(h.At.UnixMilli()) / 1000)
+		s.metrics.last.Set(float64(now.UnixMilli()) / 1000)
 		if e := s.log.Check(zap.DebugLevel, "hello"); e != nil {
 			e.Write(zap.Stringer("uuid", h.UUID), zap.Stringer("from", h.From), zap.String("via", string(h.Via)),
 				zap.String("result", string(r)), zap.Duration("took", took))
