@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -165,7 +164,7 @@ func (s *Server) changeUser(ctx context.Context, in *UserChangeInput) (User, err
 		if in.Body.Disabled != nil {
 			action = map[bool]string{true: "user.disable", false: "user.enable"}[disabled]
 		}
-		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: action, Subject: u.Name, Detail: map[string]any{"roles": strings.Join(u.Roles, ","), "tokens_revoked": names}}); err != nil {
+		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: action, Subject: u.Name, Detail: map[string]any{"roles": u.Roles, "tokens_revoked": names}}); err != nil {
 			return err
 		}
 		u, err = tx.User(ctx, u.Name)
