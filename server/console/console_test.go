@@ -26,9 +26,9 @@ type browser struct {
 	http *http.Client
 }
 
-func open(t *testing.T) *apitest.Bench {
+func open(t *testing.T, opts ...apitest.Option) *apitest.Bench {
 	t.Helper()
-	b := apitest.New(t)
+	b := apitest.New(t, opts...)
 	c, err := console.New(b.API, console.Config{SessionLifetime: time.Hour})
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,10 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
 	"github.com/provisiond/provisiond/store"
@@ -121,5 +124,34 @@ func TestJobsAndAuditInTheBrowser(t *testing.T) {
 	}
 	if j, err := b.Client(b.Admin).Job(t.Context(), api.OneJob{ID: j.ID}); err != nil || j.State != "waiting" || j.ApprovedBy != "first-admin" {
 		t.Errorf("after the approval: %s by %q, %v", j.State, j.ApprovedBy, err)
+	}
+}
+
+// TestPagesFitATelephone has every page with something on it, long names too.
+func TestPagesFitATelephone(t *testing.T) {
+	t.Parallel()
+	leaf := certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver."+strings.Repeat("longpart.", 4)+"corp.example.com")
+	prov, err := certs.LoadPFX(leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, apitest.With(func(d *api.Deps) { d.Certs = func() []*certs.Provisioning { return []*certs.Provisioning{prov} } }))
+	d := apitest.Device{Lifecycle: "failed", Reason: reason.WSMANFault, Detail: strings.Repeat("a fault ", 30)}
+	name := strings.Repeat("longname", 7) + ".corp.example.com"
+	d.Facts.FQDN = &name
+	u := b.Seen(d).String()
+	ctx := chromium(t)
+	if err := chromedp.Do(ctx, chromedp.Navigate(b.HTTP.URL+"/devices/"+u), chromedp.SendKeys("#token", b.Admin), chromedp.Click("button.main"), chromedp.WaitVisible("#timeline")); err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []string{"/", "/devices", "/devices/" + u, "/certificates", "/events", "/why?q=" + u, "/reasons"} {
+		for _, wide := range []int64{1280, 400} {
+			if err := chromedp.Do(ctx, chromedp.EmulateViewport(wide, 900), chromedp.Navigate(b.HTTP.URL+page), chromedp.WaitVisible("h1")); err != nil {
+				t.Fatalf("%s: %v", page, err)
+			}
+			if w, err := chromedp.Run(ctx, chromedp.Evaluate[int64]("document.documentElement.scrollWidth")); err != nil || w > wide {
+				t.Errorf("%s is %d wide on a screen of %d: %v", page, w, wide, err)
+			}
+		}
 	}
 }
