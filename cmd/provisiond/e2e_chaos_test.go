@@ -44,6 +44,25 @@ func (n *chaosNode) signal(s syscall.Signal) {
 	}
 }
 
+// threeNodes are daemons with the same certificate and master key on one Postgres.
+func threeNodes(t *testing.T, url string) []*chaosNode {
+	t.Helper()
+	var nodes []*chaosNode
+	for i := range 3 {
+		n := &chaosNode{s: newSite(t, url), name: fmt.Sprintf("node-%d", i+1)}
+		if i == 0 {
+			n.s.base = "127.251.0.1" // more devices than a test's usual range
+		} else {
+			first := nodes[0].s
+			n.s.leaf, n.s.dir = first.leaf, first.dir
+			n.s.cfg = n.s.file(n.name+".yaml", []byte(readFile(t, first.cfg)))
+		}
+		n.start()
+		nodes = append(nodes, n)
+	}
+	return nodes
+}
+
 // TestLongChaos: devices arrive at three nodes on one Postgres, of which every two
 // seconds one is killed, or frozen for some seconds, or for longer than a lease so
 // that another takes over what it had in hand before it wakes. In the end every
@@ -57,19 +76,10 @@ func TestLongChaos(t *testing.T) {
 	}
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	url := pgtest.URL(t)
-	var nodes []*chaosNode
+	nodes := threeNodes(t, url)
 	var hellos []string
-	for i := range 3 {
-		n := &chaosNode{s: newSite(t, url), name: fmt.Sprintf("node-%d", i+1)}
-		if i == 0 {
-			n.s.base = "127.251.0.1" // more devices than a test's usual range
-		} else {
-			first := nodes[0].s
-			n.s.leaf, n.s.dir = first.leaf, first.dir // the same certificate and master key, as nodes share them
-			n.s.cfg = n.s.file(n.name+".yaml", []byte(readFile(t, first.cfg)))
-		}
-		n.start()
-		nodes, hellos = append(nodes, n), append(hellos, n.d.hello)
+	for _, n := range nodes {
+		hellos = append(hellos, n.d.hello)
 	}
 
 	h := nodes[0].s.herd()
