@@ -1,5 +1,3 @@
-//go:build e2e
-
 package console_test
 
 import (
@@ -29,7 +27,7 @@ func chromium(t *testing.T) context.Context {
 	t.Cleanup(end)
 	ctx, end = chromedp.NewContext(ctx)
 	t.Cleanup(end)
-	ctx, end = context.WithTimeout(ctx, 2*time.Minute)
+	ctx, end = context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(end)
 	return ctx
 }
@@ -37,6 +35,7 @@ func chromium(t *testing.T) context.Context {
 // TestBrowser drives Debian's chromium: the policy lets our own script run, what
 // a device says does not run, and the pages follow the stream.
 func TestBrowser(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	evil := `<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>`
 	d := apitest.Device{Lifecycle: "failed", Reason: reason.WSMANFault, Detail: evil}
@@ -79,6 +78,7 @@ func TestBrowser(t *testing.T) {
 // is about; what a job, a device and a record say does not run, and no page is
 // wider than the screen, a telephone's included.
 func TestJobsAndAuditInTheBrowser(t *testing.T) {
+	t.Parallel()
 	b := open(t)
 	for range 3 {
 		b.Seen(apitest.Device{Lifecycle: "failed"})
