@@ -31,6 +31,10 @@ const (
 	// said that it would.
 	closePatience = 250 * time.Millisecond
 
+	// afterClose lies between the end of a line and the next one. A device that
+	// takes one connection only has its own work to do before it counts none.
+	afterClose = 5 * time.Millisecond
+
 	// afterRefusal is how long a change waits, before it is sent again with a
 	// login, to see whether the device closes after its 401 unannounced.
 	afterRefusal = 50 * time.Millisecond
@@ -210,6 +214,10 @@ func (c *Client) redial(ctx context.Context) error {
 		}
 	}
 	_ = c.conn.Close()
+	select {
+	case <-time.After(afterClose):
+	case <-ctx.Done():
+	}
 	conn, err := c.cfg.Redial(ctx)
 	if err != nil {
 		return &lineError{err: err}

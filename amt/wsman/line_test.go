@@ -169,6 +169,31 @@ func TestIdleCloseIsNoticedBeforeWriting(t *testing.T) {
 	}
 }
 
+// A device that takes one connection only still counts the last one for a moment
+// after it ended it.
+func TestTheNextLineComesAMomentLater(t *testing.T) {
+	t.Parallel()
+	p := startPeer(t, func(r request) reply {
+		a := ok(r, committed)
+		a.cut = true
+		return a
+	})
+	var ended time.Time
+	c := p.client(Config{Redial: func(ctx context.Context) (net.Conn, error) {
+		if since := time.Since(ended); since < afterClose {
+			t.Errorf("the next line was opened %s after the end of the last", since)
+		}
+		return p.dial(ctx)
+	}})
+	for range 5 {
+		if err := read(c, t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waitClosed(t, c)
+		ended = time.Now()
+	}
+}
+
 // Once something was changed, a device that closes without a word may have
 // restarted and forgotten it, unless it always closes like that.
 func TestUnannouncedCloseAfterAChange(t *testing.T) {
