@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/provisiond/provisiond/server/api"
 )
 
 // configSource is the manual: the comments of Config's fields.
@@ -285,7 +287,7 @@ func suggest(t reflect.Type, prefix, name string) string {
 	for _, f := range reflect.VisibleFields(t) {
 		here = append(here, f.Tag.Get("yaml"))
 	}
-	if near := nearest(name, here, max(1, len(name)/3)); near != "" {
+	if near := api.Nearest(name, here, max(1, len(name)/3)); near != "" {
 		return near
 	}
 	for _, n := range here { // password for password_file
@@ -304,37 +306,6 @@ func suggest(t reflect.Type, prefix, name string) string {
 		return strings.Join(found, " or ")
 	}
 	return ""
-}
-
-// nearest is the candidate with the fewest changed letters, at most limit.
-func nearest(word string, candidates []string, limit int) string {
-	best, at := limit+1, ""
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < best {
-			best, at = d, c
-		}
-	}
-	return at
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, cost)
-		}
-	}
-	return row[len(b)]
 }
 
 func mapKeys(m map[string]bool) iter.Seq[string] {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/provisiond/provisiond/server/api"
 )
 
 const envPrefix = "PROVISIOND_"
@@ -255,7 +257,7 @@ func (l *loader) environment(root reflect.Value) {
 	for _, name := range names {
 		// Container platforms set PROVISIOND_SERVICE_HOST and the like by
 		// themselves, so only what looks like a slip of the pen is a problem.
-		if near := nearest(name, slices.Sorted(mapKeys(known)), 2); near != "" {
+		if near := api.Nearest(name, slices.Sorted(mapKeys(known)), 2); near != "" {
 			l.problem(name, "", "unknown variable, did you mean "+near+"?", "a variable that is not understood would be a wish that is not followed", "")
 		}
 	}
@@ -352,7 +354,7 @@ func (l *loader) scalar(v reflect.Value, text, tag, key string, f reflect.Struct
 		if set := strings.Fields(f.Tag.Get("oneof")); len(set) > 0 && !slices.Contains(set, text) {
 			want := "one of " + strings.Join(set, ", ")
 			why := ""
-			if near := nearest(text, set, 3); near != "" {
+			if near := api.Nearest(text, set, 3); near != "" {
 				why = "did you mean " + near + "?"
 			}
 			say(want, why)

@@ -69,20 +69,29 @@ func unknownKey(document any, t reflect.Type, where string) error {
 
 // meant proposes the name that a misspelt one is nearest to, or lists them all.
 func meant(word string, names []string) string {
-	best, near := 3, ""
-	for _, n := range names {
-		d := edits(strings.ToLower(word), n)
-		if strings.HasPrefix(n, strings.ToLower(word)) {
-			d = 1
-		}
-		if d < best {
-			best, near = d, n
-		}
+	near := Nearest(word, names, 1)
+	if i := slices.IndexFunc(names, func(n string) bool { return strings.HasPrefix(n, strings.ToLower(word)) }); near == "" && i >= 0 {
+		near = names[i]
+	}
+	if near == "" {
+		near = Nearest(word, names, 2)
 	}
 	if near != "" {
 		return fmt.Sprintf("; did you mean %q?", near)
 	}
 	return "; the keys here are " + strings.Join(names, ", ")
+}
+
+// Nearest is the candidate with the fewest letters changed, at most limit; ""
+// when none is so near.
+func Nearest(word string, candidates []string, limit int) string {
+	best, near := limit+1, ""
+	for _, c := range candidates {
+		if d := edits(strings.ToLower(word), strings.ToLower(c)); d < best {
+			best, near = d, c
+		}
+	}
+	return near
 }
 
 // edits is Levenshtein's distance.
