@@ -181,12 +181,16 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 	deadline := cut.Add(2 * patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for ; fence() == had; <-tick.C {
-		b := d.Brief()
+	for {
+		b := d.Brief() // before the fence is asked: behind it the next node is at work
+		if fence() != had {
+			break
+		}
 		last, open = b.LastRequest, b.Open
 		if time.Now().After(deadline) {
 			t.Fatalf("nobody took over\n%s", l.story(d.UUID()))
 		}
+		<-tick.C
 	}
 	taken := time.Now()
 	t.Logf("cut off; its last request came %.1f s later, its fence was taken after %.1f s", last.Sub(cut).Seconds(), taken.Sub(cut).Seconds())
