@@ -381,7 +381,11 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err != nil {
 		return err
 	}
-	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: old.Kind, Trigger: "timer", Profile: old.Profile, NotBefore: next, Task: old.Task})
+	trigger := "timer"
+	if old.Kind != KindProvision {
+		trigger = old.Trigger // its few attempts are still whoever asked for the first one
+	}
+	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: old.Kind, Trigger: trigger, Profile: old.Profile, NotBefore: next, Task: old.Task})
 	if err != nil {
 		return err
 	}
