@@ -67,10 +67,11 @@ func ptr[T any](v T) *T { return &v }
 
 func authorise(kind, value, fqdn, profile string) func(context.Context, *store.Tx, amt.UUID) error {
 	return func(ctx context.Context, tx *store.Tx, u amt.UUID) error {
+		a := store.AuthorisedDevice{Kind: kind, Value: value, FQDN: fqdn, Profile: profile}
 		if kind == "uuid" {
-			value = u.String()
+			a.Value = u.String()
 		}
-		_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: kind, Value: value, FQDN: fqdn, Profile: profile})
+		_, err := tx.Authorise(ctx, a)
 		return err
 	}
 }
