@@ -12,7 +12,8 @@
 //     version: who to call back is the source address of the connection.
 //
 // The same port takes TLS from relays and host agents, which must show a client
-// certificate: the first byte of a connection tells (server.go).
+// certificate: the first byte of a connection tells (server.go). A browser that
+// asks for ProbePath is told that its road ends here; nobody else gets a byte.
 package hello
 
 import (

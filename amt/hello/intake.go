@@ -18,7 +18,8 @@ import (
 // handle serves one connection, in this order:
 //
 //  1. from a configured balancer, its PROXY header says who the device is;
-//  2. the first byte tells a hello (0 or 1) from TLS (0x16) from noise;
+//  2. the first byte tells a hello (0 or 1) from TLS (0x16), and what is
+//     neither is noise, but for a request for the probe page;
 //  3. the message is read, given to the handler, and the connection closed.
 func (s *Server) handle(c *conn, proxied bool) {
 	c.buf = buffers.Get().(*[]byte)
@@ -33,8 +34,9 @@ func (s *Server) handle(c *conn, proxied bool) {
 	case b[0] == 0x16 && s.tls != nil:
 		s.serveTLS(c) // releases c itself, maybe later
 		return
+	case b[0] == 'G' && s.probed(c):
 	case b[0] > 1:
-		s.noise(c, b)
+		s.noise(c, (*c.buf)[c.r:c.w])
 	default:
 		s.plain(c)
 	}

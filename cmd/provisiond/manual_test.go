@@ -109,7 +109,7 @@ var trials = []trial{
 	{doc: "provisiond backup verify amt.backup", as: "provisiond backup verify amt.backup --passphrase-file phrase"},
 	{doc: "provisiond backup restore amt.backup --config /etc/provisiond/provisiond.yaml", as: "provisiond backup restore amt.backup --config elsewhere.yaml --passphrase-file phrase"},
 	{doc: "provisiond backup restore amt.backup --config drill.yaml", as: "provisiond backup restore amt.backup --config drill.yaml --passphrase-file phrase"},
-	{doc: "provisiond doctor --from-client", says: "/dev/tcp/provisionserver.corp.example.com/9971"},
+	{doc: "provisiond doctor --from-client", says: "http://provisionserver.corp.example.com:9971/probe"},
 	{doc: "provisiond doctor --config drill.yaml", status: []int{0, 1, 2}, says: "master_key"},
 	{doc: "provisiond support-bundle --config FILE --out bundle.zip --log FILE", as: "provisiond support-bundle --config provisiond.yaml --out bundle.zip --log daemon.log"},
 	{doc: "provisiond support-bundle", as: "provisiond support-bundle --config provisiond.yaml --out bundle3.zip"},

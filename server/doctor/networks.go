@@ -12,6 +12,7 @@ import (
 const (
 	silence     = 24 * time.Hour // after which devices that wait are too quiet
 	manySubnets = 10             // that are named
+	probePath   = "/probe"       // the hello port's own page
 )
 
 // networks looks for parts of the network from which nothing is heard although
@@ -81,7 +82,8 @@ func (v *visit) lastHello(t time.Time) string {
 }
 
 // FromClient is what to type on a machine of a device network: does the name
-// lead anywhere, and does the hello port take a connection from there?
+// lead anywhere, does the hello port take a connection from there, and from
+// which address does it see it come?
 func FromClient(zones []string) string {
 	zone := "corp.example.com"
 	if len(zones) > 0 {
@@ -89,7 +91,8 @@ func FromClient(zones []string) string {
 	}
 	host := firmwareName + "." + zone
 	return paste(
-		"Windows PowerShell", []string{"Resolve-DnsName " + host, "Test-NetConnection " + host + " -Port 9971"},
-		"Linux", []string{"getent ahosts " + host, "timeout 5 bash -c '</dev/tcp/" + host + "/9971' && echo the hello port answers"},
+		"Windows PowerShell", []string{"Resolve-DnsName " + host, "(Invoke-WebRequest -UseBasicParsing http://" + host + ":9971" + probePath + ").Content"},
+		"Linux", []string{"getent ahosts " + host, "timeout 5 bash -c 'exec 3<>/dev/tcp/" + host + `/9971; printf "GET ` + probePath + ` HTTP/1.0\r\n\r\n" >&3; cat <&3'`},
+		"in a browser", []string{"http://" + host + ":9971" + probePath},
 	)
 }

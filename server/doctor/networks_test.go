@@ -40,6 +40,7 @@ func TestFromClient(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, linux, ok := strings.Cut(string(out), "Linux:\n")
+			linux, _, _ = strings.Cut(linux, "in a browser")
 			if !ok {
 				t.Fatalf("nothing for Linux in %s", out)
 			}
@@ -53,7 +54,7 @@ func TestFromClient(t *testing.T) {
 			if got := strings.Contains(string(said), labServer); got != c.resolves {
 				t.Errorf("the name resolves: %v, want %v: %s", got, c.resolves, said)
 			}
-			if got := strings.Contains(string(said), "the hello port answers"); got != c.connected {
+			if got := strings.Contains(string(said), "you come from 10.77.0.50:"); got != c.connected {
 				t.Errorf("the port answers: %v, want %v: %s", got, c.connected, said)
 			}
 		})
