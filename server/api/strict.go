@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,10 +24,46 @@ func Strictly(document, into any) error {
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	err = dec.Decode(into)
+	if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) {
+		where := cmp.Or(t.Field, "the document")
+		return fmt.Errorf("%s: want %s, not %s", clip(where, 100), wanted(t.Type), cmp.Or(yamlWords[t.Value], t.Value))
+	}
+	if err != nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return nil
+}
+
+// yamlWords are what a reader of YAML calls what JSON calls otherwise.
+var yamlWords = map[string]string{"array": "a list", "object": "keys and values", "string": "a text", "number": "a number", "bool": "true or false"}
+
+// wanted says what stands where a type is read: for a document whose type has
+// keys, which ones.
+func wanted(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		var names []string
+		for _, f := range reflect.VisibleFields(t) {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+				names = append(names, name+":")
+			}
+		}
+		return "keys such as " + strings.Join(names[:min(len(names), 4)], ", ")
+	case reflect.Map:
+		return yamlWords["object"]
+	case reflect.Slice, reflect.Array:
+		return yamlWords["array"]
+	case reflect.Bool:
+		return yamlWords["bool"]
+	case reflect.String:
+		return yamlWords["string"]
+	default:
+		return yamlWords["number"]
+	}
 }
 
 // unknownKey looks for the first key in a document that its type does not have.
