@@ -33,8 +33,8 @@ type Options struct {
 	Keys        *seal.Keyring
 
 	HelloListen   string
-	HelloListener net.Listener // from socket activation; nil: listen on HelloListen
-	ClientCAs     *x509.CertPool
+	HelloListener net.Listener          // from socket activation; nil: listen on HelloListen
+	ClientCAs     func() *x509.CertPool // asked at each handshake; nil: no TLS there
 	PlainOff      bool
 	ProxyFrom     []netip.Prefix
 	ReadTimeout   time.Duration
@@ -42,7 +42,7 @@ type Options struct {
 
 	APIListen   string
 	APIListener net.Listener
-	APITLS      *tls.Config // nil: plain HTTP
+	APITLS      func() *tls.Certificate // asked at each handshake; nil: plain HTTP
 	Console     bool
 	RevealsHour int
 	Sessions    time.Duration

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,9 @@ func (s *Server) startSelfTest() {
 func (s *Server) selfTest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, selfTestTime)
 	defer cancel()
+	if s.o.ClientCAs != nil {
+		s.o.ClientCAs() // a look at its file, should no relay come for long
+	}
 	err := errors.Join(s.knockHello(ctx), s.knockAPI(ctx))
 	switch {
 	case err == nil:
@@ -80,10 +84,8 @@ func isReset(err error) bool {
 func (s *Server) knockAPI(ctx context.Context) error {
 	scheme, transport := "http", &http.Transport{DisableKeepAlives: true}
 	if s.o.APITLS != nil {
-		if len(s.o.APITLS.Certificates) == 0 {
-			return errors.New("ask our API: it has no certificate")
-		}
-		scheme, transport.TLSClientConfig = "https", OnlyThis(s.o.APITLS.Certificates[0].Certificate[0])
+		before := s.o.APITLS().Certificate[0] // the knock itself may be what another is taken up for
+		scheme, transport.TLSClientConfig = "https", OnlyOurs(func() [][]byte { return [][]byte{before, s.o.APITLS().Certificate[0]} })
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+nearby(s.APIAddr())+"/readyz", nil)
 	if err != nil {
@@ -100,18 +102,19 @@ func (s *Server) knockAPI(ctx context.Context) error {
 	return nil
 }
 
-// OnlyThis believes a server that shows the one certificate (DER) as its leaf,
-// and nobody else. It is how this machine talks to its own daemon: the
-// certificate names the outside, not loopback, and its authority may be known
-// to clients only, so neither name nor chain says anything here; that it is the
-// very one of the configuration says all.
-func OnlyThis(leaf []byte) *tls.Config {
+// OnlyOurs believes a server whose leaf is one of the certificates (DER) that
+// leaves gives, and nobody else; leaves is asked when the server has shown its
+// own. It is how this machine talks to its own daemon: the certificate names the
+// outside, not loopback, and its authority may be known to clients only, so
+// neither name nor chain says anything here; that it is the very one of the
+// configuration says all.
+func OnlyOurs(leaves func() [][]byte) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		InsecureSkipVerify: true, // VerifyConnection stands in its place
 		VerifyConnection: func(c tls.ConnectionState) error {
-			if len(c.PeerCertificates) == 0 || !bytes.Equal(c.PeerCertificates[0].Raw, leaf) {
-				return errors.New("what answers there does not have the certificate of api.tls: it is another server, or a daemon from before that file was replaced, which a restart mends")
+			if len(c.PeerCertificates) == 0 || !slices.ContainsFunc(leaves(), func(leaf []byte) bool { return bytes.Equal(c.PeerCertificates[0].Raw, leaf) }) {
+				return errors.New("what answers there does not have the certificate of api.tls, nor the one the daemon took up last: it is another server")
 			}
 			return nil
 		},

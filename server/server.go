@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -193,7 +194,10 @@ func (s *Server) serveHTTP() {
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }),
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: zap.NewStdLog(s.log.Named("http")), TLSConfig: s.o.APITLS,
+		ErrorLog: zap.NewStdLog(s.log.Named("http")),
+	}
+	if s.o.APITLS != nil {
+		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.o.APITLS(), nil }}
 	}
 	s.serving.Store(true)
 	done := make(chan struct{})

@@ -37,8 +37,9 @@ type Config struct {
 
 	// ClientCAs switches TLS on: a client must show a certificate that chains
 	// to one of these and is meant for client authentication (EKU clientAuth,
-	// anyExtendedKeyUsage or no EKU at all; Go's own rule). nil: TLS is refused.
-	ClientCAs *x509.CertPool
+	// anyExtendedKeyUsage or no EKU at all; Go's own rule). It is asked at each
+	// handshake so that it can change. nil: TLS is refused.
+	ClientCAs func() *x509.CertPool
 	// Certificate is our side of TLS, asked at each handshake so that it can
 	// change: leaf first, root last. Needed with ClientCAs.
 	Certificate func() (*tls.Certificate, error)

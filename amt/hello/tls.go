@@ -18,10 +18,9 @@ var errWouldWait = os.ErrDeadlineExceeded
 const alpnHTTP = "http/1.1"
 
 func (s *Server) tlsConfig() *tls.Config {
-	return &tls.Config{
+	base := &tls.Config{
 		MinVersion: tls.VersionTLS12, // relays and agents are not firmware
 		ClientAuth: tls.RequireAndVerifyClientCert,
-		ClientCAs:  s.cfg.ClientCAs,
 		NextProtos: []string{alpnHTTP},
 		// A resumed session would outlive a client certificate taken back.
 		SessionTicketsDisabled: true,
@@ -35,6 +34,12 @@ func (s *Server) tlsConfig() *tls.Config {
 			return s.cfg.Certificate()
 		},
 	}
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := base.Clone()
+		c.GetConfigForClient, c.ClientCAs = nil, s.cfg.ClientCAs()
+		return c, nil
+	}
+	return base
 }
 
 // serveTLS lets an authenticated peer in: HTTP when it says so by ALPN or

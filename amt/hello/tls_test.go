@@ -90,7 +90,7 @@ func newLab(t *testing.T, cfg hello.Config, answer func(context.Context, hello.H
 	ours, clients := newCA(t, "provisioning root"), newCA(t, "client CA")
 	inADay := time.Now().Add(24 * time.Hour)
 	cert := ours.issue(ourName, x509.ExtKeyUsageServerAuth, inADay)
-	cfg.ClientCAs = clients.pool()
+	cfg.ClientCAs = clients.pool
 	cfg.Certificate = func() (*tls.Certificate, error) { return cert, nil }
 	return &lab{listen(t, cfg, "127.0.0.1:0", answer), clients, ours.pool(), clients.issue("relay-7", x509.ExtKeyUsageClientAuth, inADay)}
 }
@@ -455,7 +455,7 @@ func TestShutdownWithAgentsConnected(t *testing.T) {
 func TestNoCertificateOfOurOwn(t *testing.T) {
 	t.Parallel()
 	clients := newCA(t, "client CA")
-	in := listen(t, hello.Config{ClientCAs: clients.pool(), Certificate: func() (*tls.Certificate, error) {
+	in := listen(t, hello.Config{ClientCAs: clients.pool, Certificate: func() (*tls.Certificate, error) {
 		return nil, errors.New("no provisioning certificate is loaded")
 	}}, "127.0.0.1:0", nil)
 	c := tls.Client(in.dial(), &tls.Config{InsecureSkipVerify: true})

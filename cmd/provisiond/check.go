@@ -45,13 +45,18 @@ func configFlags(cmd *cobra.Command) func() (path string, flags map[string]strin
 // loadConfig is Load for a command: it prints every problem to stderr.
 func loadConfig(stderr io.Writer, path string, flags map[string]string) (Config, Origins, error) {
 	cfg, origins, problems := Load(path, os.Environ(), flags)
-	if len(problems) > 0 {
-		for _, p := range problems {
-			fmt.Fprintln(stderr, p)
-		}
-		return cfg, origins, errConfig
+	return cfg, origins, refuse(stderr, problems)
+}
+
+// refuse says what is wrong, if anything is.
+func refuse(stderr io.Writer, problems []Problem) error {
+	if len(problems) == 0 {
+		return nil
 	}
-	return cfg, origins, nil
+	for _, p := range problems {
+		fmt.Fprintln(stderr, p)
+	}
+	return errConfig
 }
 
 // newConfigCommand is provisiond config: check, print and keys. An error that is

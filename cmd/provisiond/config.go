@@ -81,7 +81,8 @@ type Hello struct {
 	// server says 0.0.0.0:9971 or [::]:9971.
 	Listen Listen `yaml:"listen"`
 	// A PEM file with the authorities of client certificates. It switches mutual
-	// TLS on, on the same port: relays send raw hellos in it, host agents POST.
+	// TLS on, on the same port: relays send raw hellos in it, host agents POST. A
+	// file that is replaced is taken up within seconds, without a restart.
 	// Default: none, plain hellos only.
 	ClientCA File `yaml:"client_ca"`
 	// Whether plain hellos are taken. Firmware cannot send others, so the default
@@ -127,6 +128,7 @@ type API struct {
 }
 
 // APITLS is the certificate of the API. Default: none, plain HTTP on loopback.
+// Files that are replaced are taken up within seconds, without a restart.
 type APITLS struct {
 	// A PEM file with the certificate and its intermediates, leaf first.
 	Cert File `yaml:"cert"`

@@ -55,6 +55,7 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 			d.Force = map[string]bool{}
 			list, errs := certificateFiles(cfg, d.Force)
 			d.Certificates = func() ([]*certs.Provisioning, []error) { return list, errs }
+			d.TLS = tlsFilesNow(cfg)
 			var running api.DoctorReport
 			d.Running = func(ctx context.Context) (out doctor.Daemon) {
 				out, running = askDaemon(ctx, cfg)
@@ -100,7 +101,7 @@ func configuration(path string, problems []Problem) doctor.Check {
 // credentials is where systemd shows a service what is for it alone.
 const credentials = "/run/credentials/"
 
-// serviceOnly reports whether the certificates or the master key are systemd
+// serviceOnly reports whether the certificates, the API's key or the master key are systemd
 // credentials that this process, which is not the service, cannot read.
 func serviceOnly(cfg Config) bool {
 	for _, c := range cfg.Provisioning.Certificates {
@@ -110,6 +111,11 @@ func serviceOnly(cfg Config) bool {
 			} else {
 				_ = f.Close()
 			}
+		}
+	}
+	if key := string(cfg.API.TLS.Key); strings.HasPrefix(key, credentials) {
+		if _, err := readSome(key); err != nil {
+			return true
 		}
 	}
 	return cfg.MasterKey.Credential != "" && os.Getenv("CREDENTIALS_DIRECTORY") == ""
@@ -124,7 +130,7 @@ func borrow(checks []doctor.Check, running api.DoctorReport) {
 	}
 	for i, c := range checks {
 		switch c.Name {
-		case "certificates", "suffixes", "master_key":
+		case "certificates", "suffixes", "master_key", "tls:api", "tls:relays":
 			if t, ok := theirs[c.Name]; ok {
 				checks[i] = doctor.Check{Name: c.Name, Status: doctor.Status(t.Status), Detail: "as the running daemon sees it: " + t.Detail, Hint: t.Hint}
 				continue

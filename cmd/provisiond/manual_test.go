@@ -38,6 +38,7 @@ var trials = []trial{
 	{doc: "provisiond doctor --config provisiond.yaml", status: []int{0, 1, 2}, says: "dhcp"},
 	{doc: "provisiond doctor", as: "provisiond doctor --config provisiond.yaml", status: []int{0, 1, 2}},
 	{doc: "provisiond doctor --interface eth0", as: "provisiond doctor --config provisiond.yaml --interface lo", status: []int{0, 1, 2}, says: "dhcp:lo"},
+	{doc: "provisiond health --config /etc/provisiond/provisiond.yaml", as: "provisiond health --config provisiond.yaml", says: "ok"},
 	{doc: "provisiond migrate --config FILE", as: "provisiond migrate --config fresh.yaml", says: "schema"},
 	{doc: "provctl doctor --run", status: []int{0, 1, 2}, says: "certificates"},
 	{doc: "provctl doctor", status: []int{0, 1, 2}, says: "certificates"},

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/provisiond/provisiond/server"
@@ -13,7 +11,8 @@ import (
 
 // ownDaemon is where the daemon of this configuration listens on this machine,
 // and a client that talks to it alone: over TLS only the certificate of api.tls
-// is believed, so that a token does not go to whoever took the port.
+// is believed, and the one that the daemon shows until it takes that up, so that
+// a token does not go to whoever took the port.
 func ownDaemon(cfg Config, patience time.Duration) (base string, c *http.Client, err error) {
 	host, port, err := net.SplitHostPort(string(cfg.API.Listen))
 	if err != nil {
@@ -26,15 +25,12 @@ func ownDaemon(cfg Config, patience time.Duration) (base string, c *http.Client,
 	if cfg.API.TLS.Cert == "" {
 		return "http://" + net.JoinHostPort(host, port), c, nil
 	}
-	text, err := os.ReadFile(string(cfg.API.TLS.Cert))
-	if err != nil {
-		return "", nil, fmt.Errorf("api.tls.cert: %w", err)
+	if _, err := ownLeaves(cfg); err != nil {
+		return "", nil, err
 	}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "CERTIFICATE" { // leaf first, as it is served
-			c.Transport = &http.Transport{TLSClientConfig: server.OnlyThis(block.Bytes)}
-			return "https://" + net.JoinHostPort(host, port), c, nil
-		}
-	}
-	return "", nil, fmt.Errorf("api.tls.cert: %s holds no certificate in PEM form", cfg.API.TLS.Cert)
+	c.Transport = &http.Transport{TLSClientConfig: server.OnlyOurs(func() [][]byte {
+		leaves, _ := ownLeaves(cfg) // as they are when the daemon has shown its own
+		return leaves
+	})}
+	return "https://" + net.JoinHostPort(host, port), c, nil
 }

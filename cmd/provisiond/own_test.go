@@ -88,21 +88,38 @@ func TestOnlyOurDaemonIsBelieved(t *testing.T) {
 		}
 	}
 
-	// A daemon whose certificate was replaced in the file, key and all.
-	dir := t.TempDir()
+	// A daemon whose certificate was replaced in the files, key and all, or half:
+	// it is known by the one it says it shows, and by no other.
 	otherKey, err := x509.MarshalPKCS8PrivateKey(other.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range map[string][]byte{"cert.pem": inPEM("CERTIFICATE", other.Cert.Raw), "key.pem": inPEM("PRIVATE KEY", otherKey)} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
+	for _, c := range []struct {
+		name  string
+		key   []byte
+		shown []byte
+		good  bool
+	}{
+		{"replaced, and the daemon says what it shows", otherKey, mine, true},
+		{"half replaced", key, mine, true},
+		{"replaced, and nobody says so", otherKey, nil, false},
+		{"replaced, and the daemon shows a third", otherKey, other.Issuers[0].Raw, false},
+	} {
+		dir := t.TempDir()
+		for name, b := range map[string][]byte{"cert.pem": inPEM("CERTIFICATE", other.Cert.Raw), "key.pem": inPEM("PRIVATE KEY", c.key), shownFile: inPEM("CERTIFICATE", c.shown)} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	asked.Store(0)
-	var out, errs bytes.Buffer
-	yaml := write(t, "c.yaml", fmt.Sprintf("data_dir: %[1]s\napi: {listen: %[2]q, tls: {cert: %[1]s/cert.pem, key: %[1]s/key.pem}}\n", dir, ours.Listener.Addr()))
-	if status := run([]string{"health", "--config", yaml}, &out, &errs); status != 1 || asked.Load() != 0 || !strings.Contains(errs.String(), "which a restart mends") {
-		t.Errorf("health: %d, %d requests, %s%s", status, asked.Load(), out.String(), errs.String())
+		asked.Store(0)
+		var out, errs bytes.Buffer
+		yaml := write(t, "c.yaml", fmt.Sprintf("data_dir: %[1]s\napi: {listen: %[2]q, tls: {cert: %[1]s/cert.pem, key: %[1]s/key.pem}}\n", dir, ours.Listener.Addr()))
+		status := run([]string{"health", "--config", yaml}, &out, &errs)
+		switch {
+		case c.good && (status != 0 || asked.Load() != 1):
+			t.Errorf("%s: health: %d, %d requests, %s%s", c.name, status, asked.Load(), out.String(), errs.String())
+		case !c.good && (status != 1 || asked.Load() != 0 || !strings.Contains(errs.String(), "it is another server")):
+			t.Errorf("%s: health: %d, %d requests, %s%s", c.name, status, asked.Load(), out.String(), errs.String())
+		}
 	}
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -132,17 +130,8 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 	if o.Lookup, err = lookup(cfg.Provisioning.Names); err != nil {
 		return o, err
 	}
-	if cfg.Hello.ClientCA != "" {
-		if o.ClientCAs, err = clientCAs(string(cfg.Hello.ClientCA)); err != nil {
-			return o, err
-		}
-	}
-	if cfg.API.TLS.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(string(cfg.API.TLS.Cert), string(cfg.API.TLS.Key))
-		if err != nil {
-			return o, fmt.Errorf("api.tls: %w", err)
-		}
-		o.APITLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if err := tlsFiles(cfg, log, &o); err != nil {
+		return o, err
 	}
 	return o, nil
 }
@@ -211,18 +200,6 @@ func certificateError(file string, err error) error {
 	return errors.New(text)
 }
 
-func clientCAs(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("hello.client_ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("hello.client_ca: %s holds no certificate in PEM form", file)
-	}
-	return pool, nil
-}
-
 func newMigrate() *cobra.Command {
 	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database's schema up to date and end", Args: cobra.NoArgs}
 	given := configFlags(cmd)
@@ -259,8 +236,8 @@ func newHealth() *cobra.Command {
 	given := configFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, _, err := loadConfig(cmd.ErrOrStderr(), path, flags)
-		if err != nil {
+		cfg, _, problems := Load(path, os.Environ(), flags)
+		if err := refuse(cmd.ErrOrStderr(), withoutTLSFiles(problems)); err != nil {
 			return err
 		}
 		base, client, err := ownDaemon(cfg, 5*time.Second)

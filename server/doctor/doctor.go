@@ -10,7 +10,7 @@
 //  4. The server connects back and shows a certificate for that suffix
 //     (device.go, suffix.go, certificate.go).
 //
-// and then what the server itself stands on: clock, database, keys, disk,
+// and then what the server itself stands on: its own TLS (tls.go), clock, database, keys, disk,
 // backup, metrics. Nothing is changed by looking, but for a file that is made
 // and removed again in the data directory.
 package doctor
@@ -101,6 +101,9 @@ type Config struct {
 	Certificates func() ([]*certs.Provisioning, []error)
 	Force        map[string]bool
 
+	// TLS gives the certificates of our own listeners, those of devices apart.
+	TLS func() []Shown
+
 	// Look surveys the database, with a keyring of its own (store.Look). keys is
 	// why the master key could not be had.
 	Look    func(ctx context.Context) (s store.Survey, keys error)
@@ -126,7 +129,7 @@ type Daemon struct {
 
 // Kinds lists every kind of check, in the order of a report.
 func Kinds() []string {
-	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "certificates", "device", "clock",
+	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "certificates", "tls", "device", "clock",
 		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "metrics"}
 }
 
@@ -149,6 +152,9 @@ func New(c Config) *Doctor {
 	}
 	if c.Port == 0 {
 		c.Port = 16993
+	}
+	if c.TLS == nil {
+		c.TLS = func() []Shown { return nil }
 	}
 	if c.Certificates == nil {
 		c.Certificates = func() ([]*certs.Provisioning, []error) { return nil, nil }
@@ -220,7 +226,7 @@ func (d *Doctor) Run(ctx context.Context) (Report, Measures) {
 		run  func(ctx context.Context) []Check
 	}{
 		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes}, {"networks", v.networks},
-		{"certificates", v.certificates}, {"device", v.device}, {"clock", v.clock}, {"database", v.database},
+		{"certificates", v.certificates}, {"tls", v.tls}, {"device", v.device}, {"clock", v.clock}, {"database", v.database},
 		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"audit", v.audit}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"metrics", v.metrics},
 	}
 	answers := make([]chan []Check, len(all))
