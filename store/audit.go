@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -202,6 +203,7 @@ func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
 type AuditFilter struct {
 	Before                 int64 // seq; 0: from the newest
 	Actor, Action, Subject string
+	Since, Until           time.Time // zero is any; Until itself is left out
 	Limit                  int
 }
 
@@ -218,25 +220,56 @@ func (tx *Tx) NewestAudit(ctx context.Context, f AuditFilter) (found []AuditReco
 		}
 	}
 	from := max(f.Before-auditReach, 1)
+	c := &clause{}
+	c.add("seq < ?", f.Before)
+	c.add("seq >= ?", from)
 	part := func(s string) string {
 		return "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(strings.ToLower(s)) + "%"
 	}
-	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+` FROM audit WHERE seq < $1 AND seq >= $2
-		AND lower(actor) LIKE $3 ESCAPE '!' AND lower(action) LIKE $4 ESCAPE '!' AND lower(subject) LIKE $5 ESCAPE '!' ORDER BY seq DESC LIMIT $6`,
-		f.Before, from, part(f.Actor), part(f.Action), part(f.Subject), page(f.Limit))
+	c.add("lower(actor) LIKE ? ESCAPE '!'", part(f.Actor))
+	c.add("lower(action) LIKE ? ESCAPE '!'", part(f.Action))
+	c.add("lower(subject) LIKE ? ESCAPE '!'", part(f.Subject))
+	if !f.Since.IsZero() {
+		c.add("at >= ?", f.Since)
+	}
+	if !f.Until.IsZero() {
+		c.add("at < ?", f.Until)
+	}
+	c.args = append(c.args, page(f.Limit))
+	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit"+c.where()+fmt.Sprintf(" ORDER BY seq DESC LIMIT $%d", len(c.args)), c.args...)
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, r := range rows {
 		found = append(found, r.AuditRecord)
 	}
-	if next = from; int64(len(rows)) == page(f.Limit) {
+	if int64(len(rows)) == page(f.Limit) {
 		next = rows[len(rows)-1].Seq
+	} else if next = from; next > 1 && !f.Since.IsZero() {
+		early, err := tx.auditBefore(ctx, from, f.Since.Add(-auditSkew))
+		if err != nil {
+			return nil, 0, err
+		}
+		if early {
+			next = 0
+		}
 	}
 	if next <= 1 {
 		next = 0
 	}
 	return found, next, nil
+}
+
+// auditSkew is by how much the clocks of two nodes may differ: the records' times
+// rise with their numbers but for that.
+const auditSkew = time.Hour
+
+// auditBefore reports whether the record seq, or the first one there is behind
+// it, was written before a moment.
+func (tx *Tx) auditBefore(ctx context.Context, seq int64, at time.Time) (bool, error) {
+	var first time.Time
+	err := tx.one(ctx, "SELECT at FROM audit WHERE seq >= $1 ORDER BY seq LIMIT 1", []any{seq}, timeOf{&first})
+	return err == nil && first.Before(at), err
 }
 
 // AuditRecords lists a page of the chain, oldest first.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -48,6 +49,26 @@ func TestNewestAudit(t *testing.T) {
 		}
 		if got := all(store.AuditFilter{Actor: "a%1"}); got != nil {
 			t.Errorf("a percent sign found %v", got)
+		}
+
+		// By time. All was written just now, so that the borders are around it.
+		var now time.Time
+		read(t, db, func(_ context.Context, tx *store.Tx) error { now = tx.Now(); return nil })
+		hour := time.Hour
+		for _, c := range []struct {
+			name string
+			f    store.AuditFilter
+			want int
+		}{
+			{"since an hour ago", store.AuditFilter{Since: now.Add(-hour)}, 25},
+			{"since the next hour", store.AuditFilter{Since: now.Add(hour)}, 0},
+			{"until an hour ago", store.AuditFilter{Until: now.Add(-hour)}, 0},
+			{"until the next hour", store.AuditFilter{Until: now.Add(hour), Limit: 7}, 25},
+			{"between, and by one", store.AuditFilter{Since: now.Add(-hour), Until: now.Add(hour), Actor: "a_1", Limit: 4}, 12},
+		} {
+			if got := all(c.f); len(got) != c.want {
+				t.Errorf("%s: %v, want %d", c.name, got, c.want)
+			}
 		}
 	})
 }

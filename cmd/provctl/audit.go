@@ -2,37 +2,62 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
 )
 
 func (p *program) auditCommand() *cobra.Command {
-	var after int64
+	var q api.AuditQuery
+	var device string
+	limit := 1000
 	list := &cobra.Command{
-		Use: "list", Short: "Who did what, oldest first", Args: cobra.NoArgs,
+		Use: "list", Short: "Who did what, when, to what: the newest records, oldest of them first", Args: cobra.NoArgs,
+		Long: "The newest records that fit, oldest of them first. --actor, --action and --subject are parts of what is looked for, in any case.\n" +
+			"--since and --until take a time such as 2026-11-01T22:00:00Z, a day of UTC such as 2026-11-01, or an age such as 24h or 7d.\n" +
+			"--after instead goes forward from a record, all of them or as many as --limit says.",
+		Example: "  provctl audit list --actor alice --since 7d\n  provctl audit list --action secret.reveal --device 11223344-5566-7788-99aa-bbccddeeff03\n  provctl audit list --since 2026-11-01 --until 2026-11-01 --limit 0",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case device != "" && q.Subject != "":
+				return usage("--device is a --subject: want one of them")
+			case q.After != 0 && q.Actor+q.Action+q.Subject+device+q.Since+q.Until != "":
+				return usage("--after goes with none of the filters")
+			case limit < 0:
+				return usage("--limit: want 0, for all, or more")
+			}
+			if device != "" {
+				u, err := amt.ParseUUID(device)
+				if err != nil {
+					return usage("--device: %w", err)
+				}
+				q.Subject = u.String()
+			}
+			if q.Newest = q.After == 0; !q.Newest && !cmd.Flags().Changed("limit") {
+				limit = 0
+			}
 			c, err := p.client()
 			if err != nil {
 				return err
 			}
-			all := []api.AuditRecord{}
-			q := api.AuditQuery{After: after, Limit: 1000}
-			for {
-				page, err := c.Audit(cmd.Context(), q)
-				if err != nil {
-					return err
-				}
-				all = append(all, page.Records...)
-				if q.After = page.Next; q.After == 0 {
-					break
-				}
+			all, more, err := auditRecords(cmd.Context(), c, q, limit)
+			if err != nil {
+				return err
+			}
+			if q.Newest {
+				slices.Reverse(all)
+			}
+			if more && q.Newest {
+				fmt.Fprintf(p.err, "provctl: only the newest %d that fit; --limit 0 shows all, --until those before\n", limit)
 			}
 			if p.json {
 				return p.printJSON(all)
@@ -47,8 +72,41 @@ func (p *program) auditCommand() *cobra.Command {
 			return nil
 		},
 	}
-	list.Flags().Int64Var(&after, "after", 0, "only records behind this number")
+	f := list.Flags()
+	f.StringVar(&q.Actor, "actor", "", "only what was done by whom this is a part of, such as alice")
+	f.StringVar(&q.Action, "action", "", "only what this is a part of, such as secret.reveal")
+	f.StringVar(&device, "device", "", "only what was done to the device with this `UUID`")
+	f.StringVar(&q.Subject, "subject", "", "only what was done to what this is a part of: a device, a user, a job")
+	f.StringVar(&q.Since, "since", "", "only from this `TIME` on")
+	f.StringVar(&q.Until, "until", "", "only before this `TIME`; a day is meant to its end")
+	f.IntVar(&limit, "limit", limit, "at most so many; 0 for all")
+	f.Int64Var(&q.After, "after", 0, "go forward from behind this record's number")
 	return group("audit", "Who did what", list, p.auditVerify(), p.auditExport(), p.auditCheckpoint())
+}
+
+// auditRecords reads pages until limit records are there, 0: all; more reports
+// that there may be others.
+func auditRecords(ctx context.Context, c *api.Client, q api.AuditQuery, limit int) (all []api.AuditRecord, more bool, err error) {
+	all = []api.AuditRecord{}
+	for {
+		q.Limit = 1000
+		if limit > 0 {
+			q.Limit = min(q.Limit, limit-len(all))
+		}
+		page, err := c.Audit(ctx, q)
+		if err != nil {
+			return nil, false, err
+		}
+		all = append(all, page.Records...)
+		if page.Next == 0 || limit > 0 && len(all) >= limit {
+			return all, page.Next != 0, nil
+		}
+		if q.Newest {
+			q.Before = page.Next
+		} else {
+			q.After = page.Next
+		}
+	}
 }
 
 func (p *program) auditVerify() *cobra.Command {

@@ -22,6 +22,43 @@ type AuditQuery struct {
 	Actor   string `query:"actor" maxLength:"100" doc:"with newest: a part of who did it"`
 	Action  string `query:"action" maxLength:"100" doc:"with newest: a part of what was done"`
 	Subject string `query:"subject" maxLength:"100" doc:"with newest: a part of what it was done to"`
+	Since   string `query:"since" maxLength:"40" doc:"with newest: a time such as 2026-11-01T22:00:00Z, a day of UTC such as 2026-11-01, or an age such as 24h or 7d"`
+	Until   string `query:"until" maxLength:"40" doc:"with newest: the same; a day is meant to its end"`
+}
+
+// filter understands the query's texts.
+func (q *AuditQuery) filter(now time.Time) (f store.AuditFilter, err error) {
+	f = store.AuditFilter{Before: q.Before, Actor: q.Actor, Action: q.Action, Subject: q.Subject}
+	if !q.Newest && q.Actor+q.Action+q.Subject+q.Since+q.Until != "" {
+		return f, invalid("query.newest", "actor, action, subject, since and until go with newest=true")
+	}
+	if f.Since, _, err = moment("query.since", q.Since, now); err != nil {
+		return f, err
+	}
+	until, day, err := moment("query.until", q.Until, now)
+	if day {
+		until = until.AddDate(0, 0, 1)
+	}
+	f.Until = until
+	return f, err
+}
+
+// moment reads a time, a day or an age; day reports that it is the second. ""
+// is the zero time.
+func moment(field, text string, now time.Time) (at time.Time, day bool, err error) {
+	if text == "" {
+		return at, false, nil
+	}
+	if at, err = time.Parse(time.RFC3339, text); err == nil {
+		return at, false, nil
+	}
+	if at, err = time.Parse(time.DateOnly, text); err == nil {
+		return at, true, nil
+	}
+	if age, err := parseAge(text); err == nil && age >= 0 {
+		return now.Add(-age), false, nil
+	}
+	return at, false, invalid(field, "want a time such as 2026-11-01T22:00:00Z, a day such as 2026-11-01, or an age such as 24h or 7d")
 }
 
 func (s *Server) auditRoutes(api huma.API) {
@@ -39,12 +76,17 @@ func (s *Server) listAudit(ctx context.Context, in *AuditQuery) (AuditPage, erro
 	if limit == 0 {
 		limit = 100
 	}
+	f, err := in.filter(s.now())
+	if err != nil {
+		return AuditPage{}, err
+	}
+	f.Limit = limit
 	page := AuditPage{Records: []AuditRecord{}}
-	err := s.db.Read(ctx, func(tx *store.Tx) error {
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
 		var found []store.AuditRecord
 		var err error
 		if in.Newest {
-			found, page.Next, err = tx.NewestAudit(ctx, store.AuditFilter{Before: in.Before, Actor: in.Actor, Action: in.Action, Subject: in.Subject, Limit: limit})
+			found, page.Next, err = tx.NewestAudit(ctx, f)
 			if err != nil {
 				return err
 			}

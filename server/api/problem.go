@@ -51,6 +51,13 @@ func notFound(format string, args ...any) *Problem {
 	return problem(http.StatusNotFound, CodeNotFound, format, args...)
 }
 
+// invalid says what is wrong with one field of a request.
+func invalid(field, format string, args ...any) *Problem {
+	p := problem(http.StatusUnprocessableEntity, CodeInvalid, format, args...)
+	p.Errors = []ProblemField{{Location: field, Message: p.Detail}}
+	return p
+}
+
 // explain turns any error into what the caller may know. It is the one place
 // that does, and it logs what it keeps back.
 func (s *Server) explain(ctx context.Context, op string, err error) error {
