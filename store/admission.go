@@ -136,10 +136,11 @@ func (tx *Tx) DeleteName(ctx context.Context, uuid amt.UUID) error {
 }
 
 // strangers are rows that anybody who reaches the hello port can make: nobody
-// approved them, no run was ever made for them, and they hold no password.
+// approved them, no run was ever made for them, and they hold no password. Whom
+// a person turned away or keeps out is no stranger: forgotten, it could ask again.
 const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'failed', 'quarantined', 'dormant') AND NOT approved
 	AND hello_count > 0 AND fence = 0 AND provisioned_at IS NULL AND tags = '[]' AND serial = '' AND mac = ''
-	AND reason <> 'uuid_duplicate'
+	AND reason NOT IN ('uuid_duplicate', 'rejected', 'policy_denied')
 	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid) AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid)`
 
 // CountStrangers counts the rows that PruneStrangers may remove.

@@ -110,6 +110,7 @@ const (
 	LeaseLost              Code = "lease_lost"
 	ConfigInvalid          Code = "config_invalid"
 	PolicyDenied           Code = "policy_denied"
+	Rejected               Code = "rejected"
 	Cancelled              Code = "cancelled"
 	InternalError          Code = "internal_error"
 )
@@ -402,6 +403,9 @@ var catalogue = []Entry{
 	{PolicyDenied, Server, ThePolicy, ForOperator, "Policy forbids this",
 		[]string{"see the evidence"},
 		[]string{"the detail says which policy: provctl device why UUID", "a device that a person keeps out is let go on with provctl device release UUID"}},
+	{Rejected, Server, ThePolicy, ForOperator, "A person turned this device away",
+		[]string{"somebody looked at it and does not want it set up from here"},
+		[]string{"let it in after all: provctl device approve UUID", "have its next hello looked at as if it were new: provctl device release UUID"}},
 	{Cancelled, Server, ThePolicy, ForOperator, "An operator stopped the run",
 		nil,
 		[]string{"provctl device retry UUID"}},

@@ -39,7 +39,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 }
 
 // jobKinds are what can be done to many devices at once.
-var jobKinds = []string{"maintain", "rotate", "unprovision", "retire", "approve", "retry", "quarantine", "release", "restore", "tag", "untag", "assign-profile"}
+var jobKinds = []string{"maintain", "rotate", "unprovision", "retire", "approve", "reject", "retry", "clear-failures", "quarantine", "release", "restore", "tag", "untag", "assign-profile"}
 
 func (p *program) jobStart() *cobra.Command {
 	var f jobFlags
@@ -48,7 +48,7 @@ func (p *program) jobStart() *cobra.Command {
 		Long: "Starts a job for the devices a query finds at this moment. QUERY is as in device list; without one\nthe job is for all devices it can be done to. What cannot be undone asks for a typed confirmation.\n\n" +
 			"KIND is one of:\n" +
 			"  maintain        what is due, or --task\n  rotate          a new admin password\n  unprovision     undo the setup; --mode full, partial or decommission\n  retire          take out for good, and leave the device alone\n" +
-			"  approve         let devices in that wait for it\n  retry           try devices again that failed or wait\n  quarantine      keep devices out\n  release         let quarantined devices go on\n  restore         take retired or quarantined devices back\n" +
+			"  approve         let devices in that wait for it\n  reject          turn devices away that wait\n  retry           try devices again that failed or wait\n  clear-failures  forget the failures of devices, and begin nothing\n  quarantine      keep devices out\n  release         let quarantined devices go on\n  restore         take retired or quarantined devices back\n" +
 			"  tag, untag      --tags\n  assign-profile  --profile; - lets list and rules decide again",
 		Example: "  provctl job start approve net:10.20.0.0/16 --dry-run\n  provctl job start tag suffix:branch.example.com --tags branch,kiosk\n  provctl job start rotate net:10.20.0.0/16 --per-minute 60\n  provctl job start unprovision tag:sold --mode full --need-approver --dry-run",
 		RunE: func(cmd *cobra.Command, args []string) error {

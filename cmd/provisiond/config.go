@@ -327,7 +327,7 @@ type Jobs struct {
 	// Kinds of job that another user has to approve, such as unprovision and
 	// retire. What is named here cannot be done to a single device without a job
 	// either. Default: none.
-	SecondApprover []string `yaml:"second_approver" oneof:"maintain rotate unprovision retire approve retry quarantine release restore tag untag assign-profile"`
+	SecondApprover []string `yaml:"second_approver" oneof:"maintain rotate unprovision retire approve reject retry clear-failures quarantine release restore tag untag assign-profile"`
 	// A job of any kind over more devices than this has to be approved as well.
 	// Default 0: the number does not matter.
 	SecondApproverAbove int `yaml:"second_approver_above" min:"0" max:"1000000"`

@@ -76,11 +76,11 @@ func decide(q Question) Decision {
 			"UUID "+d.UUID.String()+" is a placeholder that many machines carry; it cannot name a device")
 		dec.Alarm = AlarmPlaceholder
 		return dec
+	case d.Lifecycle == store.Quarantined:
+		return Decision{Result: hello.DeniedDevice}
 	case q.Hello.Version == hello.VersionPSK:
 		return q.refuse(hello.DeniedDevice, store.Failed, reason.HelloVersionUnsupported,
 			"PSK hello (version 2) with PID "+q.Hello.PID+"; this server does PKI setup")
-	case d.Lifecycle == store.Quarantined:
-		return Decision{Result: hello.DeniedDevice}
 	case !allowed(q.Policy.Networks, d.Address):
 		return q.refuse(hello.DeniedNetwork, store.Failed, reason.NetworkNotAllowed,
 			"the hello came from "+d.Address.String()+", which provisioning.networks does not name")

@@ -91,6 +91,7 @@ func TestDecide(t *testing.T) {
 		"placeholder UUID in open mode":    {func(q *Question) { q.Device.UUID = amt.UUID{}; q.Policy.Mode = Open }, verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDInvalid, Event: "quarantined", Alarm: AlarmPlaceholder}},
 		"PSK hello":                        {func(q *Question) { q.Hello.Version = hello.VersionPSK }, verdict{Result: hello.DeniedDevice, To: store.Failed, Reason: reason.HelloVersionUnsupported, Event: "rejected"}},
 		"PSK hello again":                  {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, same(store.Failed, reason.HelloVersionUnsupported)), verdict{Result: hello.DeniedDevice}},
+		"PSK hello, quarantined":           {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, func(q *Question) { q.Device.Lifecycle = store.Quarantined }), verdict{Result: hello.DeniedDevice}},
 		"quarantined":                      {func(q *Question) { q.Device.Lifecycle = store.Quarantined }, verdict{Result: hello.DeniedDevice}},
 		"outside of the networks":          {func(q *Question) { q.Device.Address = netip.MustParseAddr("192.0.2.1") }, verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected"}},
 		"no network is allowed":            {func(q *Question) { q.Policy.Networks = nil }, verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected"}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -46,7 +47,7 @@ type Change struct {
 
 // bulk are the commands that a job can give, one device at a time.
 var bulk = map[string]func(*command) error{
-	"approve": (*command).approve, "retry": (*command).retry, "quarantine": (*command).quarantine, "release": (*command).release,
+	"approve": (*command).approve, "reject": (*command).reject, "retry": (*command).retry, "clear-failures": (*command).clearFailures, "quarantine": (*command).quarantine, "release": (*command).release,
 	"retire": (*command).retire, "restore": (*command).restore, "tag": (*command).tag, "untag": (*command).untag, "assign-profile": (*command).assignProfile,
 }
 
@@ -70,6 +71,8 @@ func (s *Server) actionRoutes(api huma.API) {
 		do                         func(*command) error
 	}{
 		{"approve", "Let a device in", "It is set up at once when it waited for nothing else.", (*command).approve},
+		{"reject", "Turn a waiting device away", "It is kept out as rejected: its hellos are recorded and nothing else happens, until it is approved after all.", (*command).reject},
+		{"clear-failures", "Forget a device's failures", "Nothing is begun. Its next hello is looked at at once, and the pauses between attempts begin anew with the shortest.", (*command).clearFailures},
 		{"retry", "Try again now", "Brings a waiting run forward or starts a new one.", (*command).retry},
 		{"retire", "Take a device out for good", "Its record and its passwords are kept; a hello of it raises an alarm. The device itself is not touched.", (*command).retire},
 		{"restore", "Take a retired or quarantined device back", "It starts over as discovered and needs approval again.", (*command).restore},
@@ -214,6 +217,8 @@ func (c *command) retry() error {
 		return conflict("it is retired; restore it first")
 	case d.Lifecycle == store.PendingApproval:
 		return conflict("it waits for approval: provctl device approve %s", d.UUID)
+	case d.Lifecycle == store.Quarantined && d.Reason == reason.Rejected:
+		return conflict("it was turned away: provctl device approve %s lets it in after all", d.UUID)
 	case d.Lifecycle == store.Quarantined:
 		return conflict("it is kept out; restore it first")
 	case managed(d.Lifecycle):
@@ -234,6 +239,42 @@ func (c *command) retry() error {
 	}
 	c.said = "the run is queued"
 	return c.start("retry_requested")
+}
+
+// reject is a person's no to a device that waits: what approve is the yes to,
+// and takes back.
+func (c *command) reject() error {
+	d := c.device
+	switch {
+	case d.Lifecycle == store.Quarantined && d.Reason == reason.Rejected:
+		c.said = "it was turned away already"
+		return nil
+	case !slices.Contains(Eligible("reject"), d.Lifecycle):
+		return conflict("it is %s, and does not wait to be let in; to keep it out: provctl device quarantine %s", d.Lifecycle, d.UUID)
+	}
+	no := false
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Approved: &no}); err != nil {
+		return err
+	}
+	c.said = "turned away; its hellos are recorded and nothing else happens"
+	return c.stop(store.Quarantined, reason.Rejected, "rejected")
+}
+
+// clearFailures begins nothing: a run that waits keeps its time.
+func (c *command) clearFailures() error {
+	d := c.device
+	if d.Lifecycle != store.Failed {
+		return conflict("it is %s; only of a device that failed are failures forgotten", d.Lifecycle)
+	}
+	none := 0
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Attempts: &none}); err != nil {
+		return err
+	}
+	c.said = "its failures are forgotten; its next hello is looked at at once"
+	if c.live != nil {
+		c.said = fmt.Sprintf("its failures are forgotten; run %d comes when it was due, or at its next hello", c.live.ID)
+	}
+	return c.event("failures_cleared", 0)
 }
 
 func (c *command) retire() error {
@@ -338,7 +379,7 @@ func (c *command) stop(to store.Lifecycle, code reason.Code, event string) error
 	}
 	detail := c.note
 	if detail == "" && to == store.Quarantined {
-		detail = "quarantined by " + c.who.User
+		detail = event + " by " + c.who.User
 	}
 	return c.transition(to, code, detail, event, nil)
 }

@@ -23,7 +23,7 @@ type JobInput struct {
 
 // JobRequest says what to do with which devices.
 type JobRequest struct {
-	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,retry,quarantine,release,restore,tag,untag,assign-profile"`
+	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,reject,retry,clear-failures,quarantine,release,restore,tag,untag,assign-profile"`
 	Query   string   `json:"query,omitempty" maxLength:"200" doc:"which devices, as in the list of devices; empty with no devices named is all that the kind can be done to"`
 	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, instead of a query"`
 
@@ -138,6 +138,10 @@ func Eligible(kind string) []store.Lifecycle {
 		return []store.Lifecycle{store.Provisioned, store.Drifted, store.Maintaining, store.Unprovisioning}
 	case "approve":
 		return []store.Lifecycle{store.PendingApproval, store.Discovered, store.Dormant}
+	case "reject":
+		return []store.Lifecycle{store.PendingApproval, store.Discovered, store.Dormant, store.PendingIdentity, store.PendingCertificate}
+	case "clear-failures":
+		return []store.Lifecycle{store.Failed}
 	case "retry":
 		return []store.Lifecycle{store.Failed, store.Dormant, store.PendingCertificate, store.PendingIdentity, store.Queued}
 	case "release":

@@ -44,6 +44,9 @@ var grants = map[string][]Role{
 	"restore-device":    {Operator},
 	"release-device":    {Operator},
 	"quarantine-device": {Operator},
+	"reject-device":     {Operator},
+
+	"clear-failures-device": {Operator},
 
 	"tag-device":            {Operator, PolicyAdmin},
 	"untag-device":          {Operator, PolicyAdmin},

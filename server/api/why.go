@@ -378,6 +378,9 @@ func next(d store.Device, last *Run, now time.Time) string {
 		if d.Reason == reason.UUIDInvalid {
 			return "nothing, until the machine has a UUID of its own"
 		}
+		if d.Reason == reason.Rejected {
+			return "nothing: a person turned it away. To let it in after all: provctl device approve " + d.UUID.String()
+		}
 		return "nothing, until a person has looked: provctl device release " + d.UUID.String() + ", or retire"
 	case store.PendingIdentity:
 		text := "it goes on as soon as its name is known: provctl device name " + d.UUID.String() + " FQDN"

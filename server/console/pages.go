@@ -175,8 +175,10 @@ func actions(d api.Device, role api.Role) []action {
 		when []string // lifecycles; nil: all but retired
 	}{
 		{action{Verb: "approve", Name: "Approve", Says: "Let it in and set it up."}, []string{"pending_approval", "quarantined", "discovered", "dormant", "unprovisioned"}},
+		{action{Verb: "reject", Name: "Turn away", Says: "It is not to be set up from here. Approve takes that back."}, []string{"pending_approval", "discovered", "dormant", "pending_identity", "pending_certificate"}},
 		{action{Verb: "release", Name: "Release", Says: "You have looked at the machine: what was held against it is forgotten."}, []string{"quarantined"}},
 		{action{Verb: "retry", Name: "Try again now", Says: "Without waiting for the next attempt or hello."}, []string{"pending_certificate", "pending_identity", "failed", "dormant", "queued", "discovered", "credentials_unknown", "unprovisioned", "external"}},
+		{action{Verb: "clear-failures", Name: "Forget failures", Says: "Nothing begins now; its next hello is looked at at once."}, []string{"failed"}},
 		{action{Verb: "restore", Name: "Restore", Says: "Start over as if it were new; it needs approval again."}, []string{"retired", "quarantined"}},
 		{action{Verb: "quarantine", Name: "Quarantine", Says: "Record its hellos, do nothing else."}, []string{"discovered", "pending_approval", "pending_identity", "pending_certificate", "queued", "failed", "dormant", "external", "credentials_unknown"}},
 		{action{Verb: "retire", Name: "Retire", Says: "Take it out for good. Record and passwords are kept; the machine itself is not touched.", Confirm: short(d.UUID), Danger: true}, nil},
@@ -207,7 +209,7 @@ func (c *Console) device(v *visit) error {
 	said := ""
 	if verb := v.r.URL.Query().Get("done"); verb != "" {
 		said = map[string]string{
-			"approve": "Approved.", "retry": "It is tried again now.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.", "release": "Released.",
+			"approve": "Approved.", "retry": "It is tried again now.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.", "release": "Released.", "reject": "Turned away.", "clear-failures": "Its failures are forgotten.",
 		}[verb]
 	}
 	return c.devicePage(v, http.StatusOK, page{Said: said, Live: true}, nil, "")
@@ -268,7 +270,7 @@ func (c *Console) act(v *visit) error {
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, 8<<10)
 	verb, uuid := v.r.PathValue("verb"), v.r.PathValue("uuid")
 	switch verb {
-	case "approve", "retry", "restore", "quarantine", "release":
+	case "approve", "reject", "retry", "clear-failures", "restore", "quarantine", "release":
 	case "retire":
 		if typed := strings.TrimSpace(v.r.PostFormValue("confirm")); typed != short(uuid) {
 			return c.devicePage(v, http.StatusUnprocessableEntity, page{Trouble: &api.Problem{Title: "Nothing was done", Detail: "To retire this device, type " + short(uuid) + "."}}, nil, "")
