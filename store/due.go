@@ -98,6 +98,23 @@ func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (i
 	return n, nil
 }
 
+// JobDevicesOf lists devices, at most so many, that jobs of a kind reach without
+// another user's approval: those a user made within the last while, or that have
+// not ended. A device whose part was skipped was not reached.
+func (tx *Tx) JobDevicesOf(ctx context.Context, kind, user string, within time.Duration, most int) ([]amt.UUID, error) {
+	found, err := list(ctx, tx, func(s scanner) (amt.UUID, error) {
+		var u amt.UUID
+		err := s.Scan(&u)
+		return u, err
+	}, `SELECT DISTINCT i.uuid FROM jobs j JOIN job_items i ON i.job_id = j.id
+		WHERE j.kind = $1 AND j.created_by = $2 AND j.approved_by = '' AND i.state <> 'skipped'
+		AND (j.state IN ('waiting', 'running') OR j.state <> 'draft' AND j.created_at > {now+$3}) LIMIT $4`, kind, user, -within.Milliseconds(), most)
+	if err != nil {
+		return nil, fmt.Errorf("devices of the jobs of %s: %w", user, err)
+	}
+	return found, nil
+}
+
 // JobEnded lists running items of a job whose run is over, with that run.
 func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []Run, error) {
 	var items []JobItem

@@ -160,6 +160,9 @@ func (p *program) printJob(j api.Job) error {
 		field("profile", j.Profile)
 	}
 	t.row("devices", fmt.Sprint(j.Devices))
+	if j.Lately > 0 {
+		t.row("lately", fmt.Sprintf("%d more in jobs of this kind of the last 24 hours, counted together with these", j.Lately))
+	}
 	if j.ID != 0 {
 		t.row("results", jobCounts(j))
 	}

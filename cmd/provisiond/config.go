@@ -329,7 +329,9 @@ type Jobs struct {
 	// either. Default: none.
 	SecondApprover []string `yaml:"second_approver" oneof:"maintain rotate unprovision retire approve reject retry clear-failures quarantine release restore tag untag assign-profile"`
 	// A job of any kind over more devices than this has to be approved as well.
-	// Default 0: the number does not matter.
+	// The devices of its maker's other jobs of that kind count with it, if another
+	// user did not approve them, for 24 hours and until they end. Default 0: the
+	// number does not matter.
 	SecondApproverAbove int `yaml:"second_approver_above" min:"0" max:"1000000"`
 }
 

@@ -59,6 +59,7 @@ type Job struct {
 	FinishedAt   *time.Time     `json:"finished_at"`
 	Devices      int            `json:"devices"`
 	Counts       map[string]int `json:"counts" doc:"devices by waiting, running, done, failed, skipped"`
+	Lately       int            `json:"lately,omitempty" doc:"further devices that this maker's jobs of this kind reach within a day with nobody's approval: counted together with these for jobs.second_approver_above"`
 	Sample       []string       `json:"sample,omitempty" doc:"the first devices of a dry run"`
 	Confirm      string         `json:"confirm,omitempty" doc:"what has to be typed to start it"`
 }
@@ -110,6 +111,7 @@ type JobOptions struct {
 	Mode         string `json:"mode,omitempty"`
 	Note         string `json:"note,omitempty"`
 	NeedApprover bool   `json:"need_approver,omitempty"`
+	Lately       int    `json:"lately,omitempty"`
 	Change
 }
 
@@ -163,6 +165,35 @@ func Eligible(kind string) []store.Lifecycle {
 func (s *Server) needsApprover(kind, mode string, devices int) bool {
 	return slices.Contains(s.SecondApprover, kind) || mode == "decommission" && slices.Contains(s.SecondApprover, "retire") ||
 		s.SecondApproverAbove > 0 && devices > s.SecondApproverAbove
+}
+
+// latelyIs how long a job counts together with the next ones of its maker.
+const latelyIs = 24 * time.Hour
+
+// lately counts the devices that a user's jobs of this kind reach already with
+// nobody's approval, but for those found now: whoever may not do something to
+// many devices alone may not do it in several portions either. Jobs that begin at
+// the same moment wait for each other here.
+func (s *Server) lately(ctx context.Context, tx *store.Tx, user string, b JobRequest, found []amt.UUID) (n int, err error) {
+	if s.SecondApproverAbove <= 0 {
+		return 0, nil
+	}
+	if !b.DryRun {
+		if err := tx.LockNetwork(ctx, "jobs of "+user); err != nil {
+			return 0, err
+		}
+	}
+	reached, err := tx.JobDevicesOf(ctx, b.Kind, user, latelyIs, s.SecondApproverAbove+len(found)+1)
+	these := make(map[amt.UUID]bool, len(found))
+	for _, u := range found {
+		these[u] = true
+	}
+	for _, u := range reached {
+		if !these[u] {
+			n++
+		}
+	}
+	return n, err
 }
 
 // alone refuses a command to one device that would go round the approver.
@@ -220,8 +251,12 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 		if err != nil {
 			return err
 		}
-		needs := b.NeedApprover || s.needsApprover(b.Kind, b.Mode, len(found))
-		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: needs, Change: b.Change}
+		lately, err := s.lately(ctx, tx, who.User, b, found)
+		if err != nil {
+			return err
+		}
+		needs := b.NeedApprover || s.needsApprover(b.Kind, b.Mode, len(found)+lately)
+		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: needs, Lately: lately, Change: b.Change}
 		j := store.Job{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.User}
 		if b.NotBefore != nil {
 			j.NotBefore = *b.NotBefore
@@ -465,7 +500,7 @@ func optionsOf(j store.Job) (o JobOptions) {
 
 func toJob(j store.Job, o JobOptions, counts map[string]int) Job {
 	out := Job{
-		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State, PerMinute: j.PerMinute,
+		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State, PerMinute: j.PerMinute, Lately: o.Lately,
 		NotBefore: timeOrNull(j.NotBefore), NeedApprover: o.NeedApprover, CreatedBy: j.CreatedBy, ApprovedBy: j.ApprovedBy,
 		CreatedAt: timeOrNull(j.CreatedAt), FinishedAt: timeOrNull(j.FinishedAt), Counts: map[string]int{},
 	}

@@ -1,10 +1,12 @@
 package api_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
@@ -132,6 +134,53 @@ func TestTheConfigurationWantsASecondApprover(t *testing.T) {
 				t.Errorf("%d devices: %s, %v", n, j.State, err)
 			}
 		}
+
+		// Nor is it gone round by several smaller ones.
+		var all []string
+		for range 5 {
+			all = append(all, b.Seen(apitest.Device{Lifecycle: store.Failed}).String())
+		}
+		start := func(who *api.Client, want string, lately int, kind string, devices ...string) api.Job {
+			t.Helper()
+			q := api.JobRequest{Kind: kind, Devices: devices, DryRun: true}
+			if dry, err := who.StartJob(ctx, q); err != nil || dry.NeedApprover != (want == "draft") || dry.Lately != lately {
+				t.Errorf("the dry run of %s for %d: %+v, %v", kind, len(devices), dry, err)
+			}
+			q.DryRun = false
+			j, err := who.StartJob(ctx, q)
+			if err != nil || j.State != want || j.Lately != lately {
+				t.Errorf("%s of %d devices: %s, %d lately, %v; want %s, %d", kind, len(devices), j.State, j.Lately, err, want, lately)
+			}
+			return j
+		}
+		start(admin, "waiting", 0, "retry", all[0])
+		begun := start(admin, "waiting", 1, "retry", all[1])
+		same := start(admin, "waiting", 0, "retry", all[0], all[1]) // the same two devices are no more than two
+		start(admin, "draft", 2, "retry", all[2])
+		start(admin, "waiting", 0, "quarantine", all[3]) // another kind, and
+		other := b.Client(b.Token(api.Operator))         // another maker
+		start(other, "waiting", 0, "retry", all[3])
+		// What was approved by a second pair of eyes is not counted again, nor what was aborted before it began.
+		approved := start(admin, "draft", 2, "retry", all[4])
+		if _, err := other.JobCommand(ctx, approved.ID, "approve"); err != nil {
+			t.Fatal(err)
+		}
+		start(admin, "draft", 2, "retry", all[2])
+		for _, j := range []int64{begun.ID, same.ID} {
+			if _, err := admin.JobCommand(ctx, j, "abort"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start(admin, "waiting", 1, "retry", all[2])
+		// What had begun before it was aborted was done.
+		b.Write(func(ctx context.Context, tx *store.Tx) error {
+			u, err := amt.ParseUUID(all[1])
+			if err != nil {
+				return err
+			}
+			return tx.PutJobItem(ctx, store.JobItem{JobID: begun.ID, UUID: u, State: store.ItemDone})
+		})
+		start(admin, "draft", 3, "retry", all[3])
 	}
 	with := apitest.With(func(d *api.Deps) { d.SecondApprover, d.SecondApproverAbove = []string{"retire"}, 2 })
 	t.Run("sqlite", func(t *testing.T) { t.Parallel(); claim(t, apitest.New(t, with)) })
