@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
@@ -417,6 +418,25 @@ func TestCommandJobs(t *testing.T) {
 		if got := dev(fleet[0]); got.Lifecycle != store.Quarantined || got.Approved {
 			t.Errorf("the one that is kept out is %s, approved: %t", got.Lifecycle, got.Approved)
 		}
+
+		// Turned away, its hellos change nothing, until a person thinks better of it.
+		visitor := l.device(sim.Faults{})
+		l.says(visitor)
+		l.untilState(visitor.UUID(), store.PendingApproval)
+		said := start(api.JobRequest{Kind: "reject", Note: "a visitor"}, map[string]int{"done": 1})
+		if r := said.Results[0]; r.UUID != visitor.UUID().String() || !strings.Contains(r.Detail, "turned away") || r.RunID != 0 {
+			t.Errorf("%+v", r)
+		}
+		hellos := dev(visitor).HelloCount
+		l.says(visitor)
+		l.until(visitor.UUID(), "its next hello", func(d store.Device) bool { return d.HelloCount > hellos })
+		if got := dev(visitor); got.Lifecycle != store.Quarantined || got.Reason != reason.Rejected || got.Detail != "a visitor" || got.Approved {
+			t.Errorf("turned away, it is %s, %s (%s), approved: %t", got.Lifecycle, got.Reason, got.Detail, got.Approved)
+		}
+		if _, err := l.api.Act(ctx, "approve", visitor.UUID().String(), "ours after all"); err != nil {
+			t.Fatal(err)
+		}
+		l.untilState(visitor.UUID(), store.Provisioned)
 		l.read(func(ctx context.Context, tx *store.Tx) error {
 			events, err := tx.Events(ctx, store.EventFilter{UUID: fleet[1].UUID(), Limit: 100})
 			found := false
@@ -432,6 +452,29 @@ func TestCommandJobs(t *testing.T) {
 		if got := dev(fleet[0]); got.Lifecycle != store.Discovered {
 			t.Errorf("released, and it is %s", got.Lifecycle)
 		}
+
+		// Failures are forgotten, and nothing begins by that.
+		l.write(func(ctx context.Context, tx *store.Tx) error {
+			if err := tx.Transition(ctx, store.Transition{UUID: fleet[0].UUID(), To: store.Failed, Reason: reason.DeviceUnreachable, Event: "attempt_failed", Actor: "test"}); err != nil {
+				return err
+			}
+			many := 7
+			return tx.UpdateDevice(ctx, fleet[0].UUID(), store.DeviceFacts{Attempts: &many})
+		})
+		start(api.JobRequest{Kind: "clear-failures"}, map[string]int{"done": 1})
+		if got := dev(fleet[0]); got.Lifecycle != store.Failed || got.Attempts != 0 || got.Reason != reason.DeviceUnreachable {
+			t.Errorf("its failures forgotten, it is %s with %d attempts", got.Lifecycle, got.Attempts)
+		}
+		l.read(func(ctx context.Context, tx *store.Tx) error {
+			if run, err := tx.LiveRun(ctx, fleet[0].UUID()); err == nil {
+				t.Errorf("run %d began", run.ID)
+			}
+			events, err := tx.Events(ctx, store.EventFilter{UUID: fleet[0].UUID(), Name: "failures_cleared"})
+			if len(events) != 1 || events[0].Actor == "" {
+				t.Errorf("%+v", events)
+			}
+			return err
+		})
 		start(api.JobRequest{Kind: "retire", Query: "tag:branch"}, map[string]int{"done": 4})
 	})
 }

@@ -62,6 +62,10 @@ func (p *program) auditCommand() *cobra.Command {
 			if p.json {
 				return p.printJSON(all)
 			}
+			if len(all) == 0 {
+				fmt.Fprintln(p.err, "no record fits")
+				return nil
+			}
 			var t table
 			t.row("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "DETAIL")
 			for _, r := range all {

@@ -53,8 +53,9 @@ func notFound(format string, args ...any) *Problem {
 
 // invalid says what is wrong with one field of a request.
 func invalid(field, format string, args ...any) *Problem {
-	p := problem(http.StatusUnprocessableEntity, CodeInvalid, format, args...)
-	p.Errors = []ProblemField{{Location: field, Message: p.Detail}}
+	why := fmt.Sprintf(format, args...)
+	p := problem(http.StatusUnprocessableEntity, CodeInvalid, "%s: %s", field, why)
+	p.Errors = []ProblemField{{Location: field, Message: why}}
 	return p
 }
 

@@ -113,7 +113,8 @@ func TestTheConfigurationWantsASecondApprover(t *testing.T) {
 		if _, err := admin.JobCommand(ctx, j.ID, "approve"); code(err) != "conflict" || !strings.Contains(err.Error(), "provctl job approve") {
 			t.Errorf("its maker approved it: %v", err)
 		}
-		if j, err := b.Client(b.Token(api.Operator)).JobCommand(ctx, j.ID, "approve"); err != nil || j.State != "waiting" {
+		other := b.Client(b.Token(api.Operator))
+		if j, err := other.JobCommand(ctx, j.ID, "approve"); err != nil || j.State != "waiting" {
 			t.Errorf("%+v, %v", j, err)
 		}
 		// To decommission is to retire as well.
@@ -157,9 +158,8 @@ func TestTheConfigurationWantsASecondApprover(t *testing.T) {
 		begun := start(admin, "waiting", 1, "retry", all[1])
 		same := start(admin, "waiting", 0, "retry", all[0], all[1]) // the same two devices are no more than two
 		start(admin, "draft", 2, "retry", all[2])
-		start(admin, "waiting", 0, "quarantine", all[3]) // another kind, and
-		other := b.Client(b.Token(api.Operator))         // another maker
-		start(other, "waiting", 0, "retry", all[3])
+		start(admin, "waiting", 0, "quarantine", all[3]) // another kind
+		start(other, "waiting", 0, "retry", all[3])      // another maker
 		// What was approved by a second pair of eyes is not counted again, nor what was aborted before it began.
 		approved := start(admin, "draft", 2, "retry", all[4])
 		if _, err := other.JobCommand(ctx, approved.ID, "approve"); err != nil {
