@@ -134,6 +134,12 @@ func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 	if f.Version != "" {
 		c.add(`(amt_version = ? OR amt_version LIKE ? ESCAPE '\')`, f.Version, like(f.Version)+".%")
 	}
+	if f.From > 0 {
+		c.add("amt_major >= ?", f.From)
+	}
+	if f.To > 0 {
+		c.add("amt_major > 0 AND amt_major <= ?", f.To)
+	}
 	if f.Suffix != "" {
 		s := strings.ToLower(strings.Trim(f.Suffix, "."))
 		c.add(`(lower(suffix) = ? OR lower(suffix) LIKE ? ESCAPE '\')`, s, "%."+like(s))

@@ -117,6 +117,7 @@ type DeviceFilter struct {
 	Reason    reason.Code
 	Health    string
 	Version   string // "11" or "11.8" or a whole version
+	From, To  int    // AMT generations, both included; 0: no bound
 	Suffix    string // the suffix itself or a parent of it
 	Network   netip.Prefix
 	Profile   string

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
@@ -253,12 +254,15 @@ func TestListPages(t *testing.T) {
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, b *apitest.Bench) {
-		mac, fqdn := "00:11:22:aa:bb:cc", "lab7.corp.example"
-		one := b.Seen(apitest.Device{Address: "10.1.2.3", Lifecycle: store.Failed, Reason: reason.RootNotTrusted, Facts: store.DeviceFacts{MAC: &mac, FQDN: &fqdn}})
+		mac, fqdn, version := "00:11:22:aa:bb:cc", "lab7.corp.example", amt.Version{Major: 15, Minor: 0, Hotfix: 45, Build: 2411}
+		one := b.Seen(apitest.Device{Address: "10.1.2.3", Lifecycle: store.Failed, Reason: reason.RootNotTrusted, Facts: store.DeviceFacts{MAC: &mac, FQDN: &fqdn, Version: &version}})
 		b.Seen(apitest.Device{Address: "10.9.9.9"})
+		b.Seen(apitest.Device{Address: "10.9.9.8", Facts: store.DeviceFacts{Version: &amt.Version{Major: 3, Minor: 2}}})
 		for _, q := range []string{
 			one.String(), strings.ToUpper(strings.ReplaceAll(one.String(), "-", "")), "LAB7", "10.1.2.3", "10.1.0.0/16", "00-11-22-AA-BB-CC", "001122aabbcc",
 			"state:failed", "reason:root_not_trusted_by_device", "state:failed lab7", "net:10.1.0.0/16 seen:1h",
+			"amt:15", "amt:15.0", "amt:>=15", "amt:>14", "amt:>=12 amt:<16", "amt:>3 state:failed",
+			"uuid:" + one.String(), "name:lab7", "address:10.1.2.3", "address:10.1.0.0/16", "mac:001122AABBCC", "state:failed name:lab7",
 		} {
 			page, err := b.Client(b.Admin).Devices(t.Context(), api.DeviceQuery{Q: q})
 			if err != nil || len(page.Devices) != 1 || page.Devices[0].UUID != one.String() {
@@ -268,6 +272,19 @@ func TestFilters(t *testing.T) {
 		page, err := b.Client(b.Admin).Devices(t.Context(), api.DeviceQuery{Q: "100%_"})
 		if err != nil || len(page.Devices) != 0 {
 			t.Errorf("a pattern's signs are taken as a pattern: %v %v", page.Devices, err)
+		}
+		for _, none := range []string{"amt:<3", "face:b00c::1", "amt:>15", "aa:bb:cc:dd:ee:ff"} {
+			if page, err := b.Client(b.Admin).Devices(t.Context(), api.DeviceQuery{Q: none}); err != nil || len(page.Devices) != 0 {
+				t.Errorf("%q finds %v, %v; want none", none, page.Devices, err)
+			}
+		}
+		for q, want := range map[string]string{
+			"stat:failed": `there is no term "stat:"; did you mean "state"?`, "State:failed": `did you mean "state"?`, "lab7 colour:red": "the keys here are state, reason",
+			"amt:>=15.2": "generations such as >=16", "amt:new": "want 11, 11.8", "seen:soon": "want an age",
+		} {
+			if _, err := b.Client(b.Admin).Devices(t.Context(), api.DeviceQuery{Q: q}); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v, want %q", q, err, want)
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -21,7 +22,7 @@ import (
 
 // DeviceQuery selects devices; empty fields select all.
 type DeviceQuery struct {
-	Q         string   `query:"q" maxLength:"200" doc:"part of UUID, name, address, MAC or serial; also state:failed reason:x amt:11.8 net:10.0.0.0/8 suffix:x tag:x profile:x health:x seen:24h silent:7d"`
+	Q         string   `query:"q" maxLength:"200" doc:"part of UUID, name, address, MAC or serial; also state:failed reason:x amt:11.8 amt:>=16 net:10.0.0.0/8 suffix:x tag:x profile:x health:x seen:24h silent:7d"`
 	Lifecycle []string `query:"lifecycle" maxItems:"18" doc:"any of, divided by commas"`
 	Reason    string   `query:"reason" maxLength:"64"`
 	Health    string   `query:"health" maxLength:"16"`
@@ -76,17 +77,50 @@ func (s *Server) listDevices(ctx context.Context, in *DeviceQuery) (DevicePage, 
 	return page, nil
 }
 
-var term = regexp.MustCompile(`(?:^|\s)(state|reason|amt|net|suffix|tag|profile|health|seen|silent):(\S+)`)
+// terms are what a query may name; those of plain say what its text is, which
+// is looked for everywhere anyway.
+var (
+	terms = []string{"state", "reason", "amt", "net", "suffix", "tag", "profile", "health", "seen", "silent", "uuid", "name", "address", "mac", "serial"}
+	term  = regexp.MustCompile(`(?:^|\s)(` + strings.Join(terms, "|") + `):(\S+)`)
+	// A word of letters before a colon is a term, unless it can be the beginning
+	// of an address or a MAC.
+	anyTerm = regexp.MustCompile(`(?:^|\s)([A-Za-z_]*[G-Zg-z_][A-Za-z_]*):\S`)
+	version = regexp.MustCompile(`^(>=|<=|>|<)?(\d{1,5})((?:\.\d+){0,3})$`)
+)
+
+// amtVersion puts what a query asks of the version into a filter: 11, 11.8, a
+// whole version, or a bound of generations.
+func amtVersion(text string, f *store.DeviceFilter) bool {
+	m := version.FindStringSubmatch(text)
+	if m == nil || m[1] != "" && m[3] != "" {
+		return text == ""
+	}
+	major, _ := strconv.Atoi(m[2]) // five digits at most
+	switch m[1] {
+	case "":
+		f.Version = text
+	case ">=":
+		f.From = major
+	case ">":
+		f.From = major + 1
+	case "<=":
+		f.To = max(major, 1)
+	default:
+		f.To = max(major-1, 1)
+	}
+	return true
+}
 
 // filter reads the fields and the terms inside of Q.
 func (q *DeviceQuery) filter(now time.Time) (store.DeviceFilter, error) {
 	f := store.DeviceFilter{
-		Reason: reason.Code(q.Reason), Health: q.Health, Version: q.Version, Suffix: q.Suffix, Profile: q.Profile, Tag: q.Tag,
+		Reason: reason.Code(q.Reason), Health: q.Health, Suffix: q.Suffix, Profile: q.Profile, Tag: q.Tag,
 		Order: orderOf(q.Order), After: q.After, Limit: q.Limit,
 	}
 	states := slices.Clone(q.Lifecycle)
 	network, seen, silent := q.Network, "", ""
-	text := q.Q
+	text, versions := q.Q, []string{q.Version}
+	var plain []string
 	for _, m := range term.FindAllStringSubmatch(text, -1) {
 		switch m[1] {
 		case "state":
@@ -94,7 +128,7 @@ func (q *DeviceQuery) filter(now time.Time) (store.DeviceFilter, error) {
 		case "reason":
 			f.Reason = reason.Code(m[2])
 		case "amt":
-			f.Version = m[2]
+			versions = append(versions, m[2])
 		case "net":
 			network = m[2]
 		case "suffix":
@@ -109,10 +143,21 @@ func (q *DeviceQuery) filter(now time.Time) (store.DeviceFilter, error) {
 			seen = m[2]
 		case "silent":
 			silent = m[2]
+		default:
+			plain = append(plain, m[2])
 		}
 	}
-	f.Query = strings.TrimSpace(term.ReplaceAllString(text, " "))
+	text = term.ReplaceAllString(text, " ")
+	f.Query = strings.TrimSpace(text + " " + strings.Join(plain, " "))
 	var bad []ProblemField
+	if m := anyTerm.FindStringSubmatch(text); m != nil {
+		bad = append(bad, ProblemField{"query.q", fmt.Sprintf("there is no term %q%s", clip(m[1], 40)+":", meant(m[1], terms))})
+	}
+	for _, v := range versions {
+		if !amtVersion(v, &f) {
+			bad = append(bad, ProblemField{"query.q", "amt: want 11, 11.8, a whole version, or generations such as >=16"})
+		}
+	}
 	if _, err := netip.ParsePrefix(f.Query); err == nil && network == "" {
 		network, f.Query = f.Query, ""
 	} else if u, err := amt.ParseUUID(f.Query); err == nil {
