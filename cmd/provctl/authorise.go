@@ -74,12 +74,12 @@ func (p *program) printDevices(rep api.ImportReport) {
 		fmt.Fprintln(p.err, "nothing was changed")
 		return
 	}
-	fmt.Fprintf(p.out, "%d lines: %d new entries, %d changed, %d as before; %d names\n", rep.Rows, rep.New, rep.Changed, rep.Same, rep.Names)
+	fmt.Fprintf(p.out, "%s: %s, %d changed, %d as before; %s\n", plural(rep.Rows, "line", "lines"), plural(rep.New, "new entry", "new entries"), rep.Changed, rep.Same, plural(rep.Names, "name", "names"))
 	switch {
 	case rep.DryRun && rep.Waiting > 0:
-		fmt.Fprintf(p.out, "%d devices that wait for approval would be let in\n", rep.Waiting)
+		fmt.Fprintf(p.out, "%s for approval would be let in\n", plural(rep.Waiting, "device that waits", "devices that wait"))
 	case rep.Started > 0:
-		fmt.Fprintf(p.out, "%d devices that waited are set up now\n", rep.Started)
+		fmt.Fprintf(p.out, "%s set up now\n", plural(rep.Started, "device that waited is", "devices that waited are"))
 	}
 	if rep.DryRun {
 		fmt.Fprintln(p.out, "a dry run: nothing was changed")

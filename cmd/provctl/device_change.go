@@ -91,7 +91,7 @@ func (p *program) deviceExport() *cobra.Command {
 			if err := out.write(nil); err != nil {
 				return err
 			}
-			fmt.Fprintf(p.err, "%d devices: written to %s\n", len(devices), file)
+			fmt.Fprintf(p.err, "%s: written to %s\n", plural(len(devices), "device", "devices"), file)
 			return nil
 		},
 	}

@@ -156,7 +156,7 @@ func (p *program) ruleApply() *cobra.Command {
 				fmt.Fprintln(p.out, "a dry run: nothing was changed")
 			}
 			if rep.Started > 0 {
-				fmt.Fprintf(p.out, "%d devices that waited are set up now\n", rep.Started)
+				fmt.Fprintf(p.out, "%s set up now\n", plural(rep.Started, "device that waited is", "devices that waited are"))
 			}
 			return nil
 		},
