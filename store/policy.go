@@ -56,6 +56,13 @@ func (tx *Tx) ProfileVersions(ctx context.Context, name string) ([]Profile, erro
 	return tx.profiles(ctx, "SELECT "+profileColumns+" FROM profiles WHERE name = $1 ORDER BY version DESC", name)
 }
 
+// ProfilePage lists versions of one, newest first, older than before; 0 is from
+// the newest.
+func (tx *Tx) ProfilePage(ctx context.Context, name string, before, limit int) ([]Profile, error) {
+	return tx.profiles(ctx, "SELECT "+profileColumns+` FROM profiles WHERE name = $1 AND (version < $2 OR CAST($2 AS integer) = 0)
+		ORDER BY version DESC LIMIT $3`, name, before, page(limit))
+}
+
 func (tx *Tx) profiles(ctx context.Context, q string, args ...any) ([]Profile, error) {
 	return list(ctx, tx, func(s scanner) (Profile, error) {
 		var p Profile

@@ -65,3 +65,13 @@ func (c *Client) Profile(ctx context.Context, name string, version int) (Profile
 func (c *Client) ApplyProfile(ctx context.Context, name string, p NewProfile) (ProfileView, error) {
 	return call[ProfileView](ctx, c, http.MethodPut, "/api/v1/profiles/"+url.PathEscape(name), nil, p)
 }
+
+// ProfileHistory lists one page of a profile's versions, newest first.
+func (c *Client) ProfileHistory(ctx context.Context, q ProfileHistoryQuery) (ProfileHistory, error) {
+	return call[ProfileHistory](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(q.Name)+"/versions", values(q), nil)
+}
+
+// DiffProfile compares two versions of a profile.
+func (c *Client) DiffProfile(ctx context.Context, q ProfileDiffQuery) (ProfileDiff, error) {
+	return call[ProfileDiff](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(q.Name)+"/diff", values(q), nil)
+}

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -240,6 +241,99 @@ func TestProfiles(t *testing.T) {
 		l, err := c.Profiles(ctx)
 		if err != nil || len(l.Profiles) != 2 || l.Profiles[0].Name != "default" || l.Profiles[1].Version != 2 {
 			t.Errorf("%+v %v", l, err)
+		}
+	})
+}
+
+// TestProfileHistory: what each version changed, from the newest on; going back
+// makes a new version that says what the old one said, and says first how many
+// devices it is for.
+func TestProfileHistory(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Token(api.PolicyAdmin))
+		for _, doc := range []map[string]any{{"extend_hours": 2}, {"extend_hours": 3, "tls": "mutual"}, {"extend_hours": 3, "tls": "mutual", "domain": "kiosk.example"}} {
+			if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: doc}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kiosk, other := "kiosk", "default"
+		b.Provisioned(apitest.Device{Facts: store.DeviceFacts{Profile: &kiosk}}, "Canary-Admin-9!", "Canary-Mebx-9!")
+		b.Provisioned(apitest.Device{Facts: store.DeviceFacts{Profile: &other}}, "Canary-Admin-9!", "Canary-Mebx-9!")
+		b.Seen(apitest.Device{Lifecycle: store.Failed, Facts: store.DeviceFacts{Profile: &kiosk}})
+
+		history := func(limit int) (out []string) {
+			t.Helper()
+			q := api.ProfileHistoryQuery{Name: "kiosk", Limit: limit}
+			for {
+				page, err := c.ProfileHistory(ctx, q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, v := range page.Versions {
+					line := fmt.Sprint(v.Version)
+					for _, ch := range v.Changes {
+						line += fmt.Sprintf(" %s:%s>%s", ch.Field, ch.From, ch.To)
+					}
+					out = append(out, line)
+					if v.CreatedBy != "token:t-policy-admin" || v.CreatedAt == nil {
+						t.Errorf("version %d: by %q at %v", v.Version, v.CreatedBy, v.CreatedAt)
+					}
+				}
+				if q.Before = page.Next; q.Before == 0 {
+					return out
+				}
+			}
+		}
+		three := []string{"3 domain:>kiosk.example", "2 tls:server>mutual extend_hours:2>3", "1"}
+		for _, limit := range []int{1, 2, 3, 50} {
+			if d := cmp.Diff(three, history(limit)); d != "" {
+				t.Errorf("in pages of %d (-want +got)\n%s", limit, d)
+			}
+		}
+		for _, x := range []struct {
+			from, to, gotFrom, gotTo, changes int
+			code                              string
+		}{
+			{0, 0, 2, 3, 1, ""}, {1, 0, 1, 3, 3, ""}, {1, 2, 1, 2, 2, ""}, {3, 1, 3, 1, 3, ""}, {0, 2, 1, 2, 2, ""}, {3, 3, 3, 3, 0, ""},
+			{0, 1, 0, 0, 0, "conflict"}, {9, 0, 0, 0, 0, "not_found"}, {1, 9, 0, 0, 0, "not_found"},
+		} {
+			d, err := c.DiffProfile(ctx, api.ProfileDiffQuery{Name: "kiosk", From: x.from, To: x.to})
+			if code(err) != x.code || d.From != x.gotFrom || d.To != x.gotTo || len(d.Changes) != x.changes {
+				t.Errorf("from %d to %d: %+v, %v", x.from, x.to, d, err)
+			}
+		}
+		if _, err := c.DiffProfile(ctx, api.ProfileDiffQuery{Name: "default"}); code(err) != "conflict" {
+			t.Errorf("the configuration's has one version: %v", err)
+		}
+		if _, err := c.ProfileHistory(ctx, api.ProfileHistoryQuery{Name: "nope"}); code(err) != "not_found" {
+			t.Errorf("a profile that is not there: %v", err)
+		}
+
+		dry, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 1, DryRun: true})
+		if err != nil || len(dry.Changes) != 3 || dry.Devices != 1 || dry.Version != 0 {
+			t.Errorf("the dry run: %+v, %v", dry, err)
+		}
+		if d := cmp.Diff(three, history(0)); d != "" {
+			t.Errorf("the dry run kept something (-want +got)\n%s", d)
+		}
+		back, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 1})
+		if err != nil || back.Version != 4 || back.Profile.ExtendHours != 2 || back.Profile.TLS != "server" || back.Profile.Domain != "" || back.Devices != 1 {
+			t.Errorf("going back: %+v, %v", back, err)
+		}
+		if again, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 1}); err != nil || again.Version != 4 || again.Devices != 0 {
+			t.Errorf("going back twice: %+v, %v", again, err)
+		}
+		for name, n := range map[string]api.NewProfile{"nothing": {}, "both": {Version: 1, Document: map[string]any{"extend_hours": 1}}} {
+			if _, err := c.ApplyProfile(ctx, "kiosk", n); code(err) != "invalid_request" {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 9}); code(err) != "not_found" {
+			t.Errorf("back to a version that is not there: %v", err)
+		}
+		if _, err := b.Client(b.Token(api.Operator)).ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 2}); code(err) != "role_missing" {
+			t.Errorf("an operator went back: %v", err)
 		}
 	})
 }

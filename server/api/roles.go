@@ -90,6 +90,8 @@ var grants = map[string][]Role{
 	"list-profiles":         lookers,
 	"get-profile":           lookers,
 	"apply-profile":         {PolicyAdmin},
+	"list-profile-versions": lookers,
+	"diff-profile":          lookers,
 
 	"reveal-secret": {SecretReader},
 	"list-secrets":  {Operator, SecretReader, KeyAdmin},

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -56,46 +55,11 @@ type RuleVerdict struct {
 	Tried    []profile.Tried  `json:"tried" doc:"each rule asked, and why it did or did not fit"`
 }
 
-// ProfileView is one version of a profile.
-type ProfileView struct {
-	Name      string          `json:"name"`
-	Version   int             `json:"version" doc:"0: the configuration's, not stored"`
-	Profile   profile.Profile `json:"profile"`
-	CreatedBy string          `json:"created_by"`
-	CreatedAt *time.Time      `json:"created_at"`
-}
-
-// ProfileList is the newest version of each profile.
-type ProfileList struct {
-	Profiles []ProfileView `json:"profiles"`
-}
-
-// ProfileQuery names a profile and, perhaps, a version.
-type ProfileQuery struct {
-	Name    string `path:"name" maxLength:"64"`
-	Version int    `query:"version" minimum:"0" doc:"0 is the newest"`
-}
-
-// ProfileInput is a new version.
-type ProfileInput struct {
-	Name string `path:"name" pattern:"^[a-z0-9][a-z0-9._-]{0,62}$" patternDescription:"lower-case letters, digits, dots, hyphens and underscores"`
-	Body NewProfile
-}
-
-// NewProfile is what is wanted; what it does not say stays as in the built-in default.
-type NewProfile struct {
-	Document map[string]any `json:"document"`
-	DryRun   bool           `json:"dry_run,omitempty" doc:"check it only"`
-}
-
 func (s *Server) ruleRoutes(api huma.API) {
 	tags := []string{"rules"}
 	add(s, api, huma.Operation{OperationID: "list-rules", Method: http.MethodGet, Path: "/api/v1/rules", Summary: "The assignment rules in their order", Tags: tags}, s.listRules)
 	add(s, api, huma.Operation{OperationID: "apply-rules", Method: http.MethodPut, Path: "/api/v1/rules", Summary: "Replace the assignment rules", Tags: tags}, s.applyRules)
 	add(s, api, huma.Operation{OperationID: "test-rules", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/rule", Summary: "What the rules make of a device, and why", Tags: tags}, s.testRules)
-	add(s, api, huma.Operation{OperationID: "list-profiles", Method: http.MethodGet, Path: "/api/v1/profiles", Summary: "The newest version of each profile", Tags: tags}, s.listProfiles)
-	add(s, api, huma.Operation{OperationID: "get-profile", Method: http.MethodGet, Path: "/api/v1/profiles/{name}", Summary: "One version of a profile", Tags: tags}, s.getProfile)
-	add(s, api, huma.Operation{OperationID: "apply-profile", Method: http.MethodPut, Path: "/api/v1/profiles/{name}", Summary: "Keep a new version of a profile", Description: "Versions are never changed. A document like the newest one makes no new version.", Tags: tags}, s.applyProfile)
 }
 
 func storedRules(ctx context.Context, tx *store.Tx) ([]profile.Rule, error) {
@@ -287,118 +251,4 @@ func (s *Server) testRules(ctx context.Context, in *OneDevice) (RuleVerdict, err
 		return nil
 	})
 	return v, err
-}
-
-// configured is the profile of the configuration, which is called default.
-func (s *Server) configured() ProfileView {
-	p := profile.Default()
-	if s.DefaultProfile.Name != "" {
-		p = s.DefaultProfile
-	}
-	return ProfileView{Name: p.Name, Profile: p, CreatedBy: "configuration"}
-}
-
-func profileView(p store.Profile) (ProfileView, error) {
-	doc := profile.Default()
-	if err := json.Unmarshal(p.Document, &doc); err != nil {
-		return ProfileView{}, fmt.Errorf("profile %s version %d: %w", p.Name, p.Version, err)
-	}
-	doc.Name, doc.Version = p.Name, p.Version
-	return ProfileView{Name: p.Name, Version: p.Version, Profile: doc, CreatedBy: p.CreatedBy, CreatedAt: timeOrNull(p.CreatedAt)}, nil
-}
-
-func (s *Server) listProfiles(ctx context.Context, _ *none) (ProfileList, error) {
-	out := ProfileList{Profiles: []ProfileView{}}
-	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		all, err := tx.Profiles(ctx)
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(all, func(p store.Profile) bool { return p.Name == s.configured().Name }) {
-			out.Profiles = append(out.Profiles, s.configured())
-		}
-		for _, p := range all {
-			v, err := profileView(p)
-			if err != nil {
-				return err
-			}
-			out.Profiles = append(out.Profiles, v)
-		}
-		return nil
-	})
-	return out, err
-}
-
-func (s *Server) getProfile(ctx context.Context, in *ProfileQuery) (out ProfileView, err error) {
-	err = s.db.Read(ctx, func(tx *store.Tx) error {
-		p, err := tx.Profile(ctx, in.Name, in.Version)
-		if errors.Is(err, store.ErrNotFound) {
-			if in.Name == s.configured().Name && in.Version == 0 {
-				out = s.configured()
-				return nil
-			}
-			return notFound("no profile %s in this version; provctl profile list has them", clip(in.Name, 64))
-		}
-		if err != nil {
-			return err
-		}
-		out, err = profileView(p)
-		return err
-	})
-	return out, err
-}
-
-func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out ProfileView, err error) {
-	who, _ := PrincipalOf(ctx)
-	p := profile.Default()
-	if err := Strictly(in.Body.Document, &p); err != nil {
-		return out, problem(http.StatusUnprocessableEntity, CodeInvalid, "the profile cannot be read: %v", err)
-	}
-	p.Name, p.Version = in.Name, 0
-	if err := p.Validate(); err != nil {
-		return out, problem(http.StatusUnprocessableEntity, CodeInvalid, "the profile cannot be used: %v", err)
-	}
-	doc, err := json.Marshal(p)
-	if err != nil {
-		return out, err
-	}
-	if in.Body.DryRun {
-		return ProfileView{Name: in.Name, Profile: p}, nil
-	}
-	err = s.db.Write(ctx, func(tx *store.Tx) error {
-		last, err := tx.Profile(ctx, in.Name, 0)
-		if err == nil && sameJSON(last.Document, doc) {
-			out, err = profileView(last)
-			return err
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		next := 0
-		if own := s.configured(); own.Name == in.Name {
-			// The configuration's is version 1, and devices may have been made by it.
-			if _, err := tx.Profile(ctx, in.Name, 0); errors.Is(err, store.ErrNotFound) {
-				next = own.Profile.Version + 1
-			} else if err != nil {
-				return err
-			}
-		}
-		version, err := tx.PutProfile(ctx, store.Profile{Name: in.Name, Version: next, Document: doc, CreatedBy: who.Actor()})
-		if err != nil {
-			return err
-		}
-		kept, err := tx.Profile(ctx, in.Name, version)
-		if err != nil {
-			return err
-		}
-		if out, err = profileView(kept); err != nil {
-			return err
-		}
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "profile.apply", Subject: in.Name, Detail: map[string]any{"version": version}})
-	})
-	if err != nil {
-		return out, err
-	}
-	_, err = s.reconsider(ctx)
-	return out, err
 }

@@ -260,6 +260,7 @@ func (s *Server) routes(api huma.API) {
 	s.actionRoutes(api)
 	s.admissionRoutes(api)
 	s.ruleRoutes(api)
+	s.profileRoutes(api)
 	s.orderRoutes(api)
 	s.jobRoutes(api)
 	s.secretRoutes(api)
