@@ -249,8 +249,8 @@ func TestAManagedDeviceThatLostItsSetup(t *testing.T) {
 	}
 }
 
-// TestAFloodOfStrangersIsBounded: the newest rows stay, and nothing that
-// somebody approved goes.
+// TestAFloodOfStrangersIsBounded: the newest rows stay, and nothing goes that a
+// person decided about: who was turned away does not come back as a new face.
 func TestAFloodOfStrangersIsBounded(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(o *Options) { o.Admission = admit.Approve; o.Strangers = 50 }, func(t *testing.T, l *lab) {
@@ -261,6 +261,15 @@ func TestAFloodOfStrangersIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.untilState(mine.UUID(), store.Provisioned)
+		said := map[string]amt.UUID{"reject": newUUID(), "quarantine": newUUID()}
+		for verb, u := range said {
+			if _, err := l.s.Admit.HandleHello(t.Context(), helloFrom(u, netip.MustParseAddr("127.83.250.2"), l.roots(), time.Now().Add(-time.Hour))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.api.Act(t.Context(), verb, u.String(), "not ours"); err != nil {
+				t.Fatal(err)
+			}
+		}
 		const flood = 400
 		base := time.Now()
 		var last amt.UUID
@@ -281,6 +290,11 @@ func TestAFloodOfStrangersIsBounded(t *testing.T) {
 			}
 			if _, err := tx.Device(ctx, last); err != nil {
 				t.Errorf("the newest is gone: %v", err)
+			}
+			for verb, u := range said {
+				if d, err := tx.Device(ctx, u); err != nil || d.Lifecycle != store.Quarantined {
+					t.Errorf("after %s: it is %s, %v", verb, d.Lifecycle, err)
+				}
 			}
 			return err
 		})
