@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -115,18 +116,15 @@ func like(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(s))
 }
 
+// deviceClause is a filter as conditions. On SQLite they keep off the indexes:
+// which one a list is read along is decided before.
 func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 	c := &clause{}
 	if len(f.Lifecycle) > 0 {
-		marks := make([]string, len(f.Lifecycle))
-		args := make([]any, len(f.Lifecycle))
-		for i, l := range f.Lifecycle {
-			marks[i], args[i] = "?", l
-		}
-		c.add("lifecycle IN ("+strings.Join(marks, ", ")+")", args...)
+		among(c, tx.off("lifecycle"), f.Lifecycle)
 	}
 	if f.Reason != "" {
-		c.add("reason = ?", f.Reason)
+		c.add(tx.off("reason")+" = ?", f.Reason)
 	}
 	if f.Health != "" {
 		c.add("health = ?", f.Health)
@@ -145,84 +143,96 @@ func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 		c.add(`(lower(suffix) = ? OR lower(suffix) LIKE ? ESCAPE '\')`, s, "%."+like(s))
 	}
 	if f.Network.IsValid() {
-		lo, hi := networkRange(f.Network)
-		c.add("address_key >= ? AND address_key <= ?", lo, hi)
+		inNetwork(c, tx.off("address_key"), f.Network)
 	}
 	if f.Profile != "" {
 		c.add("profile = ?", f.Profile)
 	}
 	if f.Tag != "" {
-		t, err := jsonText(f.Tag)
-		if err != nil {
+		if err := tagged(c, f.Tag); err != nil {
 			return nil, err
 		}
-		c.add(`CAST(tags AS text) LIKE ? ESCAPE '\'`, "%"+strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(t)+"%")
 	}
 	if q := strings.TrimSpace(f.Query); q != "" {
-		p := "%" + like(q) + "%"
-		c.add(`(CAST(uuid AS text) LIKE ? ESCAPE '\' OR lower(fqdn) LIKE ? ESCAPE '\' OR lower(host) LIKE ? ESCAPE '\'
-			OR address LIKE ? ESCAPE '\' OR lower(mac) LIKE ? ESCAPE '\' OR lower(serial) LIKE ? ESCAPE '\')`, p, p, p, p, p, p)
+		if whole := wholeText(q); whole != nil {
+			whole(c, tx.off)
+		} else {
+			partText(c, q)
+		}
+	}
+	hour := "seen_hour"
+	if f.Order != ByLastSeen {
+		hour = tx.off(hour)
 	}
 	if !f.Seen.IsZero() {
-		c.add("last_seen >= ?", f.Seen)
+		c.add(hour+" >= ? AND last_seen >= ?", hourOf(f.Seen), f.Seen)
 	}
 	if !f.Silent.IsZero() {
-		c.add("(last_seen IS NULL OR last_seen < ?)", f.Silent)
+		c.add(hour+" <= ? AND (last_seen IS NULL OR last_seen < ?)", hourOf(f.Silent), f.Silent)
 	}
 	return c, nil
 }
 
-// Devices lists a page. The page after is asked for with the last row's Cursor,
-// so rows that come and go in between shift nothing.
-func (tx *Tx) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
-	c, err := tx.deviceClause(f)
-	if err != nil {
-		return nil, err
+// off names a column so that SQLite looks for it in no index.
+func (tx *Tx) off(column string) string {
+	if tx.pg != nil {
+		return column
 	}
-	order := " ORDER BY uuid"
-	bad := fmt.Errorf("list devices: %q is not a cursor of this list", f.After)
-	switch f.Order {
-	case ByUUID:
-		if f.After != "" {
-			u, err := amt.ParseUUID(f.After)
-			if err != nil {
-				return nil, bad
-			}
-			c.add("uuid > ?", u)
-		}
-	case ByName:
-		order = " ORDER BY fqdn, uuid"
-		if f.After != "" {
-			i := strings.LastIndexByte(f.After, ',')
-			u, err := amt.ParseUUID(f.After[i+1:])
-			if i < 0 || err != nil {
-				return nil, bad
-			}
-			c.add("(fqdn, uuid) > (?, ?)", f.After[:i], u)
-		}
-	case ByLastSeen:
-		// Never heard of sorts last, as the year 1970.
-		key := "coalesce(last_seen, " + tx.epoch() + ")"
-		order = " ORDER BY " + key + " DESC, uuid DESC"
-		if f.After != "" {
-			ms, id, ok := strings.Cut(f.After, ",")
-			var at int64
-			u, err := amt.ParseUUID(id)
-			if _, scan := fmt.Sscanf(ms, "%d", &at); !ok || err != nil || scan != nil {
-				return nil, bad
-			}
-			c.add("("+key+", uuid) < (?, ?)", time.UnixMilli(at), u)
-		}
-	default:
-		return nil, fmt.Errorf("list devices: unknown order %q", f.Order)
+	return "+" + column
+}
+
+func among[T any](c *clause, column string, values []T) {
+	marks := make([]string, len(values))
+	args := make([]any, len(values))
+	for i, v := range values {
+		marks[i], args[i] = "?", v
 	}
-	c.args = append(c.args, page(f.Limit))
-	q := "SELECT " + deviceColumns + " FROM devices" + c.where() + order + fmt.Sprintf(" LIMIT $%d", len(c.args))
-	out, err := list(ctx, tx, scanDevice, q, c.args...)
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+	c.add(column+" IN ("+strings.Join(marks, ", ")+")", args...)
+}
+
+func partText(c *clause, q string) {
+	p := "%" + like(q) + "%"
+	c.add(`(CAST(uuid AS text) LIKE ? ESCAPE '\' OR lower(fqdn) LIKE ? ESCAPE '\' OR lower(host) LIKE ? ESCAPE '\'
+		OR address LIKE ? ESCAPE '\' OR lower(mac) LIKE ? ESCAPE '\' OR lower(serial) LIKE ? ESCAPE '\')`, p, p, p, p, p, p)
+}
+
+func inNetwork(c *clause, column string, network netip.Prefix) {
+	lo, hi := networkRange(network)
+	c.add(column+" <> '' AND "+column+" >= ? AND "+column+" <= ?", lo, hi)
+}
+
+// wholeText is the condition for a text that is all of a UUID, an address or a
+// MAC, which an index finds; nil for any other.
+func wholeText(q string) func(c *clause, column func(string) string) {
+	if u, err := amt.ParseUUID(q); err == nil {
+		return func(c *clause, column func(string) string) { c.add(column("uuid")+" = ?", u) }
 	}
-	return out, nil
+	if a, err := netip.ParseAddr(q); err == nil {
+		a = a.Unmap().WithZone("")
+		return func(c *clause, column func(string) string) {
+			inNetwork(c, column("address_key"), netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	if m, err := net.ParseMAC(q); err == nil && len(m) == 6 {
+		colons := m.String()
+		forms := []string{colons, strings.ReplaceAll(colons, ":", "-"), strings.ReplaceAll(colons, ":", "")}
+		for _, f := range forms[:3] {
+			forms = append(forms, strings.ToUpper(f))
+		}
+		return func(c *clause, column func(string) string) {
+			c.add(column("mac") + " <> ''")
+			among(c, column("mac"), forms)
+		}
+	}
+	return nil
+}
+
+func tagged(c *clause, tag string) error {
+	t, err := jsonText(tag)
+	if err == nil {
+		c.add(`CAST(tags AS text) LIKE ? ESCAPE '\'`, "%"+strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(t)+"%")
+	}
+	return err
 }
 
 func (tx *Tx) epoch() string {
@@ -275,12 +285,17 @@ const (
 	ColumnCertificate Column = "certificate"
 )
 
-// CountBy counts devices by one column, retired ones left out.
+// CountBy counts devices by one column, retired ones left out, and of
+// ColumnReason those without one.
 func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 	switch col {
 	case ColumnLifecycle, ColumnReason, ColumnHealth, ColumnMajor, ColumnVersion, ColumnSuffix, ColumnProfile, ColumnTLS, ColumnCertificate:
 	default:
 		return nil, fmt.Errorf("count devices: unknown column %q", col)
+	}
+	which := "lifecycle <> 'retired'"
+	if col == ColumnReason {
+		which += " AND reason <> ''" // an index has these alone
 	}
 	out := map[string]int{}
 	err := tx.each(ctx, func(s scanner) error {
@@ -289,7 +304,7 @@ func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 		err := s.Scan(&k, &n)
 		out[k] = n
 		return err
-	}, "SELECT CAST("+string(col)+" AS text), count(*) FROM devices WHERE lifecycle <> 'retired' GROUP BY "+string(col))
+	}, "SELECT CAST("+string(col)+" AS text), count(*) FROM devices WHERE "+which+" GROUP BY "+string(col))
 	return out, err
 }
 

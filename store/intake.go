@@ -188,7 +188,7 @@ func (h Heard) born() (Lifecycle, string, string, time.Time) {
 
 const (
 	insertDevice = `INSERT INTO devices (uuid, address, address_key, trust_table, hello_retry, admin_flag, first_seen, last_seen,
-		hello_count, window_until, fqdn, profile, lifecycle, reason, detail, next_retry) `
+		hello_count, window_until, fqdn, profile, lifecycle, reason, detail, next_retry`
 	insertEvent = "INSERT INTO events (at, uuid, run_id, name, reason, detail, actor, data) "
 )
 
@@ -199,16 +199,16 @@ func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
 		switch {
 		case !h.Before.Known:
 			to, code, detail, retry := h.born()
-			_, err = tx.exec(ctx, insertDevice+"VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1, $8, $9, $10, $11, $12, $13, $14)",
-				d.UUID, d.Address, addressKey(d.Address), d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen, h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry)
-		case h.Before.TrustTableChanged:
+			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1, $8, $9, $10, $11, $12, $13, $14, $15)",
+				d.UUID, d.Address, addressKey(d.Address), d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen, h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry, hourOf(d.LastSeen))
+		case h.Before.TrustTableChanged, h.Before.AddressChanged, hourOf(h.Before.Previous.LastSeen) != hourOf(d.LastSeen):
 			_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, hello_retry = $4, admin_flag = $5, last_seen = $6,
-				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9 WHERE rowid = $1`,
-				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable)
+				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9, seen_hour = $10 WHERE rowid = $1`,
+				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable, hourOf(d.LastSeen))
 		default: // no index has anything to do with what changes
-			_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, hello_retry = $4, admin_flag = $5, last_seen = $6,
-				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until) WHERE rowid = $1`,
-				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil)
+			_, err = tx.exec(ctx, `UPDATE devices SET hello_retry = $2, admin_flag = $3, last_seen = $4,
+				first_seen = $5, hello_count = hello_count + 1, window_until = coalesce($6, window_until) WHERE rowid = $1`,
+				h.row, d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil)
 		}
 		if err != nil {
 			return err
@@ -260,7 +260,7 @@ func (tx *Tx) recordPostgres(ctx context.Context, heard []Heard) error {
 	var all []statement
 	var fresh int64
 	if born.n > 0 {
-		all = append(all, statement{q: `WITH born AS (` + insertDevice + `SELECT u, a, k, t, r, f, s, s, 1, w, n, p, l, c, d, x
+		all = append(all, statement{q: `WITH born AS (` + insertDevice + `) SELECT u, a, k, t, r, f, s, s, 1, w, n, p, l, c, d, x
 			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::timestamptz[], $8::timestamptz[],
 				$9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::timestamptz[]) AS v (u, a, k, t, r, f, s, w, n, p, l, c, d, x)
 			ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*) FROM born`, args: born.args, dest: []any{&fresh}})

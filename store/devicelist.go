@@ -1,0 +1,284 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+)
+
+// A list is read in one of two ways, so that a page of a million devices costs
+// about what one of a thousand does. Where the filter leaves few devices, and an
+// index finds them, they are found first and sorted. Where it leaves many, the
+// list is read along an index that has its order, and what the filter refuses is
+// passed over. SQLite keeps no statistics from which it could choose itself.
+
+// fewest devices are looked for before the other way is taken, and more where
+// the page is long.
+const fewest = 5000
+
+// Devices lists a page. The page after is asked for with the last row's Cursor,
+// so rows that come and go in between shift nothing.
+func (tx *Tx) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
+	out, err := tx.devices(ctx, f)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return out, nil
+}
+
+func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
+	l, err := tx.listing(f)
+	if err != nil {
+		return nil, err
+	}
+	few, found, err := tx.few(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	alongHours := f.Order == ByLastSeen && !found
+	conditions := f
+	if alongHours {
+		conditions.Lifecycle = nil // each is read by itself
+	}
+	c, err := tx.deviceClause(conditions)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		if len(few) == 0 {
+			return nil, nil
+		}
+		c.args = append(c.args, tx.rows(few))
+		c.and = append(c.and, tx.among(tx.row(), len(c.args)))
+	}
+	if l.after != "" {
+		c.add(l.after, l.args...)
+	}
+	where := c.where()
+	if alongHours {
+		where = " WHERE uuid IN (" + l.heard(c, f) + ")"
+	}
+	c.args = append(c.args, page(f.Limit))
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+}
+
+// A listing is an order and the place in it where a page begins.
+type listing struct {
+	order string
+	seen  string // last_seen, where it sorts
+	after string // a condition, "" for the first page
+	args  []any
+}
+
+func (tx *Tx) listing(f DeviceFilter) (l listing, err error) {
+	bad := fmt.Errorf("%q is not a cursor of this list", f.After)
+	switch f.Order {
+	case ByUUID:
+		l.order = "uuid"
+		if f.After != "" {
+			u, err := amt.ParseUUID(f.After)
+			if err != nil {
+				return l, bad
+			}
+			l.after, l.args = "uuid > ?", []any{u}
+		}
+	case ByName:
+		l.order = "fqdn, uuid"
+		if f.After != "" {
+			i := strings.LastIndexByte(f.After, ',')
+			u, err := amt.ParseUUID(f.After[i+1:])
+			if i < 0 || err != nil {
+				return l, bad
+			}
+			l.after, l.args = "(fqdn, uuid) > (?, ?)", []any{f.After[:i], u}
+		}
+	case ByLastSeen:
+		// Never heard of sorts last, as the year 1970.
+		l.seen = "coalesce(last_seen, " + tx.epoch() + ")"
+		l.order = "seen_hour DESC, " + l.seen + " DESC, uuid DESC"
+		if f.After != "" {
+			ms, id, ok := strings.Cut(f.After, ",")
+			var at int64
+			u, err := amt.ParseUUID(id)
+			if _, scan := fmt.Sscanf(ms, "%d", &at); !ok || err != nil || scan != nil {
+				return l, bad
+			}
+			l.after, l.args = "seen_hour <= ? AND ("+l.seen+", uuid) < (?, ?)", []any{hourOf(time.UnixMilli(at)), time.UnixMilli(at), u}
+		}
+	default:
+		return l, fmt.Errorf("unknown order %q", f.Order)
+	}
+	return l, nil
+}
+
+// hourOf is what the column seen_hour holds of a last_seen.
+func hourOf(t time.Time) int64 { return unixMilli(t) / 3_600_000 }
+
+// heard selects the UUIDs of a page by last_seen: the index has each lifecycle's
+// devices in the order of the hour they were heard in, so each gives its newest,
+// and the page is the newest of these.
+func (l listing) heard(c *clause, f DeviceFilter) string {
+	states := f.Lifecycle
+	if len(states) == 0 {
+		states = Lifecycles()
+	}
+	most := page(f.Limit)
+	rest := ""
+	if len(c.and) > 0 {
+		rest = " AND " + strings.Join(c.and, " AND ")
+	}
+	arms := make([]string, len(states))
+	for i, s := range states {
+		c.args = append(c.args, s)
+		arms[i] = fmt.Sprintf("SELECT * FROM (SELECT uuid, seen_hour, %s AS seen FROM devices WHERE lifecycle = $%d%s ORDER BY %s LIMIT %d) AS of_%d", l.seen, len(c.args), rest, l.order, most, i)
+	}
+	return fmt.Sprintf("SELECT uuid FROM (%s) AS newest ORDER BY seen_hour DESC, seen DESC, uuid DESC LIMIT %d", strings.Join(arms, " UNION ALL "), most)
+}
+
+// few finds the devices among which all are that the filter selects, if these
+// are few and an index knows them.
+func (tx *Tx) few(ctx context.Context, f DeviceFilter) (rows []string, found bool, err error) {
+	most := max(fewest, 20*page(f.Limit))
+	parts, err := tx.narrow(ctx, f)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, c := range parts {
+		c.args = append(c.args, most+1)
+		rows, err := list(ctx, tx, func(s scanner) (row string, err error) {
+			err = s.Scan(&row)
+			return row, err
+		}, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+		if err != nil || int64(len(rows)) <= most {
+			return rows, err == nil, err
+		}
+	}
+	return nil, false, nil
+}
+
+// row is what finds a device's row. On SQLite every index holds the number, so
+// that finding too many costs nothing but a look into the index.
+func (tx *Tx) row() string {
+	if tx.pg != nil {
+		return "uuid"
+	}
+	return "rowid"
+}
+
+// rows is the argument for among.
+func (tx *Tx) rows(found []string) any {
+	if tx.pg != nil {
+		return found
+	}
+	return "[" + strings.Join(found, ",") + "]"
+}
+
+// narrow are the parts of a filter that an index answers by itself, and last a
+// part of a text, for which every device is looked at: in the order they are
+// stored in, which is several times faster than in a list's.
+func (tx *Tx) narrow(ctx context.Context, f DeviceFilter) (all []*clause, err error) {
+	part := func() *clause {
+		c := &clause{}
+		all = append(all, c)
+		return c
+	}
+	text := strings.TrimSpace(f.Query)
+	whole := wholeText(text)
+	if whole != nil {
+		whole(part(), func(column string) string { return column })
+	}
+	if f.Network.IsValid() {
+		inNetwork(part(), "address_key", f.Network)
+	}
+	if f.Reason != "" {
+		part().add("reason <> '' AND reason = ?", f.Reason)
+	}
+	if f.Tag != "" {
+		c := part()
+		c.add("tags <> '[]'")
+		if err := tagged(c, f.Tag); err != nil {
+			return nil, err
+		}
+	}
+	if f.Profile != "" {
+		part().add("profile <> '' AND profile = ?", f.Profile)
+	}
+	if f.Health != "" {
+		part().add("health <> '' AND health = ?", f.Health)
+	}
+	if f.Version != "" || f.From > 0 || f.To > 0 {
+		if err := tx.words(ctx, part(), "amt_version", f.versionFits); err != nil {
+			return nil, err
+		}
+	}
+	if f.Suffix != "" {
+		if err := tx.words(ctx, part(), "suffix", f.suffixFits); err != nil {
+			return nil, err
+		}
+	}
+	if f.Order != ByLastSeen { // whose own index begins with the lifecycle and has the hour
+		states := f.Lifecycle
+		if len(states) == 0 {
+			states = Lifecycles()
+		}
+		switch {
+		case !f.Seen.IsZero():
+			c := part()
+			among(c, "lifecycle", states)
+			c.add("seen_hour >= ?", hourOf(f.Seen))
+		case !f.Silent.IsZero():
+			c := part()
+			among(c, "lifecycle", states)
+			c.add("seen_hour <= ?", hourOf(f.Silent))
+		case len(f.Lifecycle) > 0:
+			among(part(), "lifecycle", states)
+		}
+	}
+	if text != "" && whole == nil {
+		partText(part(), text)
+	}
+	return all, nil
+}
+
+func (f DeviceFilter) versionFits(text string) bool {
+	v, err := amt.ParseVersion(text)
+	return err == nil && (f.Version == "" || text == f.Version || strings.HasPrefix(text, f.Version+".")) &&
+		v.Major >= f.From && (f.To == 0 || v.Major > 0 && v.Major <= f.To)
+}
+
+func (f DeviceFilter) suffixFits(s string) bool {
+	want, s := strings.ToLower(strings.Trim(f.Suffix, ".")), strings.ToLower(s)
+	return s == want || strings.HasSuffix(s, "."+want)
+}
+
+// mostWords is how many different words of a column are looked at.
+const mostWords = 1000
+
+// words is the condition that a column, which an index has, holds a word that
+// fits. The index is asked for one word after the other: there are few. Where
+// there are more it is a condition that leaves everybody.
+func (tx *Tx) words(ctx context.Context, c *clause, column string, fits func(string) bool) error {
+	next := "SELECT " + column + " FROM devices WHERE " + column + " <> ''%s ORDER BY " + column + " LIMIT 1"
+	all, err := list(ctx, tx, func(s scanner) (w string, err error) {
+		err = s.Scan(&w)
+		return w, err
+	}, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT $1", int64(mostWords+1))
+	if err != nil {
+		return err
+	}
+	if len(all) > mostWords {
+		c.add("1 = 1")
+		return nil
+	}
+	if all = slices.DeleteFunc(all, func(w string) bool { return !fits(w) }); len(all) == 0 {
+		c.add("1 = 0")
+		return nil
+	}
+	c.add(column + " <> ''")
+	among(c, column, all)
+	return nil
+}
