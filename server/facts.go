@@ -18,12 +18,18 @@ const (
 	factsFresh    = 500 * time.Millisecond // a scrape that meets older ones reads again
 	factsPatience = 2 * time.Second        // so long it waits for that
 	factsLast     = time.Minute            // older than this they are left out rather than shown
+	factsQuick    = 100 * time.Millisecond // a scrape does not read what takes longer: the timer does
+	factsRest     = 20                     // times as long as they took to read they are left alone
+	factsLongest  = time.Minute            // a reading is given up after this
+	factsFirst    = time.Second            // so long the start waits for the first one
 	auditEvery    = time.Hour
 )
 
 // facts are the figures that only the database knows. They are read on a timer,
 // and by a scrape only while the database answered last time: one that hangs
-// must not take /metrics with it, which is how anybody learns that it hangs.
+// must not take /metrics with it, which is how anybody learns that it hangs. To
+// count a million devices takes seconds: then a scrape shows what was counted
+// last, with its age, and a twentieth of the time goes into counting.
 type facts struct {
 	certificates func() []*certs.Provisioning
 	read         func(context.Context) (store.Facts, error)
@@ -33,29 +39,39 @@ type facts struct {
 	mu     sync.Mutex
 	last   store.Facts
 	at     time.Time
-	failed bool // the last time
+	took   time.Duration // the last reading
+	failed bool          // the last time
 }
 
-// refresh reads the figures again; a second caller does not wait for the first.
+// refresh reads the figures again, unless they are to be left alone; a second
+// caller does not wait for the first.
 func (f *facts) refresh(ctx context.Context) error {
 	if !f.reading.TryLock() {
 		return nil
 	}
 	defer f.reading.Unlock()
+	f.mu.Lock()
+	rests := !f.failed && time.Since(f.at) < factsRest*f.took
+	f.mu.Unlock()
+	if rests {
+		return nil
+	}
+	began := time.Now()
 	got, err := f.read(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failed = err != nil
 	if err == nil {
-		f.last, f.at = got, time.Now()
+		f.last, f.at, f.took = got, time.Now(), time.Since(began)
 	}
 	return err
 }
 
-// now are the figures for a scrape.
-func (f *facts) now() (store.Facts, time.Time) {
+// now are the figures for a scrape, when they were read, and whether that is not
+// too long ago.
+func (f *facts) now() (last store.Facts, at time.Time, good bool) {
 	f.mu.Lock()
-	stale := !f.failed && time.Since(f.at) > factsFresh
+	stale := !f.failed && f.took < factsQuick && time.Since(f.at) > factsFresh
 	f.mu.Unlock()
 	if stale {
 		ctx, cancel := context.WithTimeout(context.Background(), factsPatience)
@@ -64,7 +80,7 @@ func (f *facts) now() (store.Facts, time.Time) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.last, f.at
+	return f.last, f.at, !f.at.IsZero() && time.Since(f.at) < max(factsLast, 3*factsRest*f.took)
 }
 
 func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
@@ -75,7 +91,7 @@ func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
 const mostCertificates = 50
 
 type factsDescs struct {
-	devices, health, secrets, depth, running, expiring, backup, bytes, clock, notAfter, usable *prometheus.Desc
+	devices, health, secrets, depth, running, expiring, backup, bytes, clock, age, notAfter, usable *prometheus.Desc
 }
 
 func newFactsDescs() factsDescs {
@@ -89,6 +105,7 @@ func newFactsDescs() factsDescs {
 		backup:   gaugeDesc("backup_last_success_timestamp_seconds", "Unix time of the last backup; 0 when there was none."),
 		bytes:    gaugeDesc("store_size_bytes", "Size of the database."),
 		clock:    gaugeDesc("clock_offset_seconds", "This node's clock less the database's; 0 on SQLite, which has none of its own."),
+		age:      gaugeDesc("facts_age_seconds", "How long ago the figures that only the database knows were read: devices, passwords, the queue's depth. A large fleet is counted seldom."),
 		notAfter: gaugeDesc("provisioning_certificate_not_after_timestamp_seconds", "Unix time when a provisioning certificate in use expires.", "cert"),
 		usable:   gaugeDesc("provisioning_certificate_usable", "1 when nothing keeps a provisioning certificate from being used.", "cert"),
 	}
@@ -102,7 +119,7 @@ type factsCollector struct {
 
 func (c factsCollector) Describe(ch chan<- *prometheus.Desc) {
 	d := c.d
-	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.backup, d.bytes, d.clock, d.notAfter, d.usable} {
+	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.backup, d.bytes, d.clock, d.age, d.notAfter, d.usable} {
 		ch <- desc
 	}
 }
@@ -129,10 +146,11 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		show(c.d.usable, usable, name)
 	}
-	f, at := c.now()
-	if at.IsZero() || time.Since(at) > factsLast {
+	f, at, good := c.now()
+	if !good {
 		return // provisiond_store_up says why
 	}
+	show(c.d.age, time.Since(at).Seconds())
 	for _, l := range store.Lifecycles() {
 		show(c.d.devices, float64(f.Lifecycle[l]), string(l))
 	}
@@ -155,8 +173,9 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 	show(c.d.clock, f.ClockOffset.Seconds())
 }
 
-// startFacts reads the figures once, so that the first scrape has them, and
-// then on a timer; the audit chain is walked beside it.
+// startFacts reads the figures, so that the first scrape has them, without
+// holding up the start where that takes long, and then on a timer; the audit
+// chain is walked beside it.
 func (s *Server) startFacts(ctx context.Context) {
 	f := &facts{certificates: func() []*certs.Provisioning {
 		if s.Trust == nil {
@@ -164,12 +183,18 @@ func (s *Server) startFacts(ctx context.Context) {
 		}
 		return s.Trust.All()
 	}, read: s.DB.Facts}
-	s.readFacts(ctx, f)
+	s.pingStore(ctx)
 	s.metrics.reg.MustRegister(factsCollector{f, newFactsDescs()})
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { repeat(run, factsEvery, func() { s.readFacts(run, f) }) })
+	first := make(chan struct{})
+	wg.Go(func() { repeat(run, factsEvery, func() { s.pingStore(run) }) })
+	wg.Go(func() {
+		s.readFacts(run, f)
+		close(first)
+		repeat(run, factsEvery, func() { s.readFacts(run, f) })
+	})
 	wg.Go(func() {
 		s.checkAudit(run)
 		repeat(run, auditEvery, func() { s.checkAudit(run) })
@@ -179,6 +204,13 @@ func (s *Server) startFacts(ctx context.Context) {
 		wg.Wait()
 		return nil
 	})
+	patience := time.NewTimer(factsFirst)
+	defer patience.Stop()
+	select {
+	case <-first:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
 }
 
 func repeat(ctx context.Context, every time.Duration, do func()) {
@@ -194,18 +226,23 @@ func repeat(ctx context.Context, every time.Duration, do func()) {
 	}
 }
 
-func (s *Server) readFacts(ctx context.Context, f *facts) {
+// pingStore sets provisiond_store_up.
+func (s *Server) pingStore(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, factsEvery)
 	defer cancel()
-	if err := s.DB.Ping(ctx); err != nil { // sets provisiond_store_up
-		if !errors.Is(err, context.Canceled) {
-			s.log.Warn("store.down", zap.Error(err))
-		}
-		return
+	if err := s.DB.Ping(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		s.log.Warn("store.down", zap.Error(err))
 	}
-	if err := f.refresh(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		s.log.Warn("figures", zap.Error(err))
+}
+
+func (s *Server) readFacts(ctx context.Context, f *facts) {
+	ctx, cancel := context.WithTimeout(ctx, factsLongest)
+	defer cancel()
+	err := f.refresh(ctx)
+	if err == nil || errors.Is(err, context.Canceled) || s.DB.Ping(ctx) != nil {
+		return // a database that is down is said elsewhere
 	}
+	s.log.Warn("figures", zap.Error(err))
 }
 
 // checkAudit walks the audit chain. A break is an incident, not a fault of the

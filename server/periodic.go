@@ -31,11 +31,11 @@ func (s *Server) every() {
 	s.queue.Every("reseal", resealTick, s.reseal)
 	s.queue.Every("prune", pruneTick, s.prune)
 	s.queue.Every("checkpoint", checkpointTick, s.DB.SignAuditWhenDue)
-	s.queue.Every("windows", 15*time.Second, s.windows)
+	s.queue.Every("windows", 15*time.Second, seldom(s.windows))
 	s.queue.Every("paused networks", 30*time.Second, s.breaker.measure)
 	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
 	s.queue.Every("reconsider", 5*time.Minute, s.reconsider)
-	s.queue.Every("strangers", 20*time.Second, s.strangers)
+	s.queue.Every("strangers", 20*time.Second, seldom(s.strangers))
 	s.queue.Every("certificates", pollCertificates, s.Desk.Poll)
 	s.queue.Every("certificate reminders", tickCertificates, s.Desk.Tick)
 }

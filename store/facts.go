@@ -33,29 +33,21 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 		if tx.pg != nil { // half the journey, so that latency is no offset
 			f.ClockOffset = before.Add(time.Since(before) / 2).Sub(now)
 		}
-		if f.Lifecycle, err = tx.CountDevices(ctx); err != nil {
+		if err := tx.countFleet(ctx, &f, now.AddDate(0, 0, 30)); err != nil {
 			return err
-		}
-		if err := tx.countBy(ctx, f.Health, "SELECT health, count(*) FROM devices WHERE lifecycle <> 'retired' GROUP BY health"); err != nil {
-			return fmt.Errorf("count devices by health: %w", err)
 		}
 		if err := tx.countBy(ctx, f.Secrets, "SELECT state, count(*) FROM credentials GROUP BY state"); err != nil {
 			return fmt.Errorf("count passwords: %w", err)
 		}
-		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE state = 'queued' AND not_before <= {now}", nil, &f.Due); err != nil {
+		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil, &f.Due); err != nil {
 			return fmt.Errorf("count waiting runs: %w", err)
 		}
 		var since time.Time
-		if err := tx.one(ctx, "SELECT min(started_at) FROM runs WHERE state = 'running'", nil, timeOf{&since}); err != nil {
+		if err := tx.one(ctx, "SELECT min(started_at) FROM runs WHERE "+liveRuns+" AND state = 'running'", nil, timeOf{&since}); err != nil {
 			return fmt.Errorf("find the longest run: %w", err)
 		}
 		if !since.IsZero() {
 			f.OldestRunning = max(0, now.Sub(since))
-		}
-		err = tx.one(ctx, `SELECT count(*) FROM devices WHERE lifecycle IN ('provisioned', 'drifted', 'maintaining')
-			AND device_cert_not_after IS NOT NULL AND device_cert_not_after < $1`, []any{now.AddDate(0, 0, 30)}, &f.ExpiringCerts)
-		if err != nil {
-			return fmt.Errorf("count expiring device certificates: %w", err)
 		}
 		last, err := tx.LastBackup(ctx)
 		if err != nil && !errors.Is(err, ErrNotFound) {
@@ -65,6 +57,35 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 		return tx.size(ctx, &f.Bytes)
 	})
 	return f, err
+}
+
+// countFleet looks at every device once: three questions would be three walks
+// through a table that can be large.
+func (tx *Tx) countFleet(ctx context.Context, f *Facts, expiring time.Time) error {
+	for _, l := range Lifecycles() {
+		f.Lifecycle[l] = 0
+	}
+	err := tx.each(ctx, func(s scanner) error {
+		var l Lifecycle
+		var health string
+		var n, ending int
+		if err := s.Scan(&l, &health, &n, &ending); err != nil {
+			return err
+		}
+		f.Lifecycle[l] += n
+		if l != Retired {
+			f.Health[health] += n
+		}
+		switch l {
+		case Provisioned, Drifted, Maintaining:
+			f.ExpiringCerts += ending
+		}
+		return nil
+	}, "SELECT lifecycle, health, count(*), count(CASE WHEN device_cert_not_after < $1 THEN 1 END) FROM devices GROUP BY "+tx.off("lifecycle")+", health", expiring)
+	if err != nil {
+		return fmt.Errorf("count devices: %w", err)
+	}
+	return nil
 }
 
 func (tx *Tx) countBy(ctx context.Context, into map[string]int, q string) error {

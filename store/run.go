@@ -84,11 +84,16 @@ func (tx *Tx) FarRuns(ctx context.Context, beyond time.Duration, limit int) ([]R
 		WHERE state IN ('queued', 'running') AND not_before > {now+$1} ORDER BY not_before LIMIT $2`, beyond.Milliseconds(), page(limit))
 }
 
+// liveRuns is what the indexes of live runs are restricted to. SQLite does not
+// see that one of the two states lies in it, and walks through all runs there
+// ever were.
+const liveRuns = "state IN ('queued', 'running')"
+
 // OldestWaiting says since when the longest-waiting run could have been worked
 // on; zero when none waits.
 func (tx *Tx) OldestWaiting(ctx context.Context) (time.Time, error) {
 	var t time.Time
-	err := tx.one(ctx, "SELECT min(not_before) FROM runs WHERE state = 'queued' AND not_before <= {now}", nil, timeOf{&t})
+	err := tx.one(ctx, "SELECT min(not_before) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil, timeOf{&t})
 	return t, err
 }
 
