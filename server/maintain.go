@@ -28,6 +28,10 @@ const (
 	// dueRest keeps a device that stays due, whatever was done, from being
 	// looked at all day.
 	dueRest = 12 * time.Hour
+	// dueAmong devices are looked through in one question, dueSlices times a
+	// tick: up to 100,000 are all looked at each minute, a million in ten.
+	dueAmong  = 10_000
+	dueSlices = 10
 )
 
 // maintainDue begins runs for devices with something due.
@@ -45,7 +49,6 @@ func (s *Server) maintainDue(ctx context.Context) error {
 			due.Passwords[name] = now.Add(-time.Duration(p.PasswordDays) * 24 * time.Hour)
 		}
 	}
-	var found []store.Device
 	if err := s.DB.Read(ctx, func(tx *store.Tx) error {
 		names, err := tx.Profiles(ctx)
 		if err != nil {
@@ -69,12 +72,16 @@ func (s *Server) maintainDue(ctx context.Context) error {
 			}
 		}
 		live, err := tx.CountLiveRuns(ctx, provision.KindMaintain)
-		if due.Limit = min(s.o.MaintainPerMinute, s.o.MaintainAtOnce-live); err != nil || due.Limit <= 0 {
-			return err
-		}
-		found, err = tx.DueDevices(ctx, due)
+		due.Limit = min(s.o.MaintainPerMinute, s.o.MaintainAtOnce-live)
 		return err
 	}); err != nil {
+		return err
+	}
+	if due.Limit <= 0 {
+		return nil
+	}
+	found, err := s.findDue(ctx, due)
+	if err != nil {
 		return err
 	}
 	begun := 0
@@ -105,6 +112,33 @@ func (s *Server) maintainDue(ctx context.Context) error {
 		s.log.Info("maintenance.due", zap.Int("devices", begun))
 	}
 	return nil
+}
+
+// findDue looks through the next devices, from where the tick before ended.
+func (s *Server) findDue(ctx context.Context, due store.Due) (found []store.Device, err error) {
+	due.After, due.Among = s.dueAfter, dueAmong
+	room, began, around := due.Limit, due.After, false
+	for range dueSlices {
+		due.Limit = room - len(found)
+		var more []store.Device
+		if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
+			more, due.After, err = tx.DueDevices(ctx, due)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		found, s.dueAfter = append(found, more...), due.After
+		if due.After.IsZero() {
+			if around || began.IsZero() {
+				break
+			}
+			around = true
+		}
+		if len(found) >= room {
+			break
+		}
+	}
+	return found, nil
 }
 
 // outgrown says how a device's profile is not the one it should have by now.

@@ -54,6 +54,8 @@ type Server struct {
 	api    *api.Server
 	checks *checks
 
+	dueAfter uuidT // of the timer of maintenance: the device it looked at last
+
 	mu      sync.Mutex
 	undo    []named // what Stop calls, last first
 	failed  chan error

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,12 +24,31 @@ type Due struct {
 	Versions map[string]int
 	Rest     time.Duration // a device looked at within this time is left alone
 	After    amt.UUID
+	Among    int // so many devices are looked through at most; 0: all
 	Limit    int
 }
 
 // DueDevices lists managed devices, by UUID, for which something is due, which
-// nobody works on and which were not looked at lately.
-func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
+// nobody works on and which were not looked at lately. next is the device to go
+// on after, zero when all were looked through.
+func (tx *Tx) DueDevices(ctx context.Context, d Due) (found []Device, next amt.UUID, err error) {
+	if d.Among > 0 {
+		// The key alone is walked through, which is quick.
+		err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid > $1 ORDER BY uuid LIMIT 1 OFFSET $2", []any{d.After, int64(d.Among - 1)}, &next)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, next, fmt.Errorf("devices with maintenance due: %w", err)
+		}
+	}
+	if found, err = tx.due(ctx, d, next); err != nil {
+		return nil, next, fmt.Errorf("devices with maintenance due: %w", err)
+	}
+	if n := len(found); n > 0 && int64(n) == page(d.Limit) {
+		next = found[n-1].UUID
+	}
+	return found, next, nil
+}
+
+func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 	never := time.UnixMilli(0)
 	for _, t := range []*time.Time{&d.CertBefore, &d.ContactBefore} {
 		if t.IsZero() {
@@ -55,16 +75,17 @@ func (tx *Tx) DueDevices(ctx context.Context, d Due) ([]Device, error) {
 	if len(d.Versions) > 0 {
 		changed += " OR assigned_profile <> '' AND assigned_profile <> profile"
 	}
-	out, err := list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices
-		WHERE uuid > $1 AND lifecycle IN ('provisioned', 'drifted') AND (next_retry IS NULL OR next_retry <= {now})
-			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
+	until := ""
+	if !last.IsZero() {
+		args = append(args, last)
+		until = fmt.Sprintf(" AND uuid <= $%d", len(args))
+	}
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices
+		WHERE uuid > $1`+until+` AND `+tx.off("lifecycle")+` IN ('provisioned', 'drifted') AND (`+tx.off("next_retry")+` IS NULL OR next_retry <= {now})
 			AND (`+changed+` OR (`+due+`)
 				AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.finished_at > {now+$4}))
+			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
 		ORDER BY uuid LIMIT $5`, args...)
-	if err != nil {
-		return nil, fmt.Errorf("devices with maintenance due: %w", err)
-	}
-	return out, nil
 }
 
 // CountLiveRuns counts runs of a kind that are queued or under way.
