@@ -127,24 +127,19 @@ func toCertificate(p *certs.Provisioning, now time.Time) Certificate {
 
 func (s *Server) summary(ctx context.Context, _ *none) (Summary, error) {
 	out := Summary{Devices: map[string]int{}, Reasons: []ReasonCount{}, Banners: []Banner{}, Version: s.Version, Node: s.Node, Engine: s.db.Engine(), Time: s.now().UTC()}
-	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		counts, err := tx.CountDevices(ctx)
-		if err != nil {
-			return err
-		}
-		for l, n := range counts {
-			out.Devices[string(l)] = n
-			out.Total += n
-		}
-		reasons, err := tx.CountBy(ctx, store.ColumnReason)
-		if err != nil {
-			return err
-		}
-		for code, n := range reasons {
-			if code != "" {
-				out.Reasons = append(out.Reasons, ReasonCount{Reason: code, Title: reason.Of(reason.Code(code)).Title, Count: n})
-			}
-		}
+	counts, err := s.countFleet(ctx)
+	if err != nil {
+		return out, err
+	}
+	for l, n := range counts.lifecycles {
+		out.Devices[string(l)] = n
+		out.Total += n
+	}
+	for code, n := range counts.reasons {
+		out.Reasons = append(out.Reasons, ReasonCount{Reason: code, Title: reason.Of(reason.Code(code)).Title, Count: n})
+	}
+	out.CountedAt = timeOrNull(counts.at)
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
 		last, err := tx.Devices(ctx, store.DeviceFilter{Order: store.ByLastSeen, Limit: 1})
 		if err == nil && len(last) > 0 {
 			out.LastHello = timeOrNull(last[0].LastSeen)

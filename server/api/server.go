@@ -102,6 +102,7 @@ type Server struct {
 	recent   tokenCache
 	failures failureLimits
 	latest   latestEvent
+	counts   counter
 
 	closing   chan struct{}
 	closeOnce sync.Once

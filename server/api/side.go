@@ -10,13 +10,21 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
+// suffixMatters reports whether a device is where it is for its suffix's sake or
+// its roots'.
+func suffixMatters(d store.Device) bool {
+	switch d.Reason {
+	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted, reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
+		return true
+	}
+	return false
+}
+
 // sideBySide shows what the firmware compares when it takes or refuses our
 // certificate: its own suffix and roots on one side, each certificate's names
 // and roots on the other, with the rule that decides.
 func (s *Server) sideBySide(w *Why, d store.Device, announced []amt.TrustHash, around []store.Device) {
-	switch d.Reason {
-	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted, reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
-	default:
+	if !suffixMatters(d) {
 		return
 	}
 	suffix := clean(d.Suffix)

@@ -228,6 +228,7 @@ type Finding struct {
 type Summary struct {
 	Devices      map[string]int `json:"devices" doc:"count by lifecycle, each lifecycle present"`
 	Total        int            `json:"total"`
+	CountedAt    *time.Time     `json:"counted_at,omitempty" doc:"when the devices were counted, where that was not for this answer: a large fleet is counted seldom"`
 	Reasons      []ReasonCount  `json:"reasons" doc:"of devices that are not as wanted, most first"`
 	LastHello    *time.Time     `json:"last_hello"`
 	Certificates int            `json:"certificates" doc:"loaded and usable"`

@@ -60,9 +60,11 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		around, err := tx.Devices(ctx, neighbours(d))
-		if err != nil {
-			return err
+		var around []store.Device
+		if suffixMatters(d) && d.Suffix == "" {
+			if around, err = tx.Devices(ctx, neighbours(d)); err != nil {
+				return err
+			}
 		}
 		s.sideBySide(&w, d, announced, around)
 		for i, c := range w.Checks { // what is said can be typed
