@@ -9,7 +9,7 @@ REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(REVISION)
 PARALLEL ?= 4
 
-.PHONY: help demo test test-long fuzz bench soak lint build packages clean tools-for-tests
+.PHONY: help demo test test-long fuzz bench scale soak lint build packages clean tools-for-tests
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ fuzz: ## each parser for FUZZTIME (default 30s)
 bench: tools-for-tests ## figures beside their floors, in one run: about five minutes on an idle machine
 	@set -o pipefail; $(GO) test -timeout 10m -run '^$$' -bench . -benchtime $(or $(BENCHTIME),1s) ./server/admit ./server/desk ./store ./amt/hello ./amt/session ./amt/wsman ./certs | grep -vE '^(goos|goarch|cpu|PASS)|no test files'
 	@set -o pipefail; $(GO) test -timeout 20m -tags bench -run TestBench -v ./cmd/provisiond | grep -vE '^=== '
+
+scale: tools-for-tests ## a million devices on each engine: lists, pages, claims, start; 8 GB of disk for half an hour
+	@set -o pipefail; $(GO) test -timeout 120m -tags bench -run TestScale -v ./cmd/provisiond | grep -vE '^=== '
 
 soak: tools-for-tests ## 30 minutes of hellos with kill -9, full disk, database restarts
 	$(GO) test -tags soak -timeout 60m -run TestSoak -v ./cmd/provisiond
