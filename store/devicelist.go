@@ -143,21 +143,60 @@ func (l listing) heard(c *clause, f DeviceFilter) string {
 // are few and an index knows them.
 func (tx *Tx) few(ctx context.Context, f DeviceFilter) (rows []string, found bool, err error) {
 	most := max(fewest, 20*page(f.Limit))
+	if text := strings.TrimSpace(f.Query); text != "" && wholeText(text) == nil {
+		if rows, err := tx.called(ctx, text, false, most); err != nil || len(rows) > 0 {
+			return rows, err == nil, err
+		}
+	}
 	parts, err := tx.narrow(ctx, f)
 	if err != nil {
 		return nil, false, err
 	}
 	for _, c := range parts {
 		c.args = append(c.args, most+1)
-		rows, err := list(ctx, tx, func(s scanner) (row string, err error) {
-			err = s.Scan(&row)
-			return row, err
-		}, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+		rows, err := list(ctx, tx, scanText, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
 		if err != nil || int64(len(rows)) <= most {
 			return rows, err == nil, err
 		}
 	}
 	return nil, false, nil
+}
+
+func scanText(s scanner) (text string, err error) {
+	err = s.Scan(&text)
+	return text, err
+}
+
+// called finds the rows of devices whose name or serial number is this text, all
+// of it, and with labels also those whose name begins with it as a label.
+func (tx *Tx) called(ctx context.Context, text string, labels bool, most int64) ([]string, error) {
+	c := &clause{}
+	among(c, "fqdn", []string{text, strings.ToLower(text)})
+	parts := []string{c.and[0]}
+	if labels {
+		c.add("fqdn >= ? AND fqdn < ?", strings.ToLower(text)+".", strings.ToLower(text)+"/") // the sign behind a dot
+		parts = append(parts, c.and[1])
+	}
+	among(c, "serial", []string{text, strings.ToLower(text), strings.ToUpper(text)})
+	parts = append(parts, "serial <> '' AND "+c.and[len(c.and)-1])
+	for i, p := range parts {
+		parts[i] = "SELECT CAST(" + tx.row() + " AS text) AS row FROM devices WHERE " + p
+	}
+	c.args = append(c.args, most)
+	return list(ctx, tx, scanText, "SELECT row FROM ("+strings.Join(parts, " UNION ")+fmt.Sprintf(") AS found LIMIT $%d", len(c.args)), c.args...)
+}
+
+// DevicesCalled finds devices by all of their name, of its first label, or of
+// their serial number; those heard last stand first.
+func (tx *Tx) DevicesCalled(ctx context.Context, text string, limit int) ([]Device, error) {
+	if text = strings.TrimSpace(text); text == "" {
+		return nil, nil
+	}
+	rows, err := tx.called(ctx, text, true, page(limit))
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE "+tx.among(tx.row(), 1)+" ORDER BY seen_hour DESC, last_seen DESC, uuid", tx.rows(rows))
 }
 
 // row is what finds a device's row. On SQLite every index holds the number, so
@@ -263,10 +302,7 @@ const mostWords = 1000
 // there are more it is a condition that leaves everybody.
 func (tx *Tx) words(ctx context.Context, c *clause, column string, fits func(string) bool) error {
 	next := "SELECT " + column + " FROM devices WHERE " + column + " <> ''%s ORDER BY " + column + " LIMIT 1"
-	all, err := list(ctx, tx, func(s scanner) (w string, err error) {
-		err = s.Scan(&w)
-		return w, err
-	}, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT $1", int64(mostWords+1))
+	all, err := list(ctx, tx, scanText, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT $1", int64(mostWords+1))
 	if err != nil {
 		return err
 	}

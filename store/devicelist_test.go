@@ -98,6 +98,7 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 				{"generations of nobody", store.DeviceFilter{From: 12, To: 15}, func(d store.Device) bool { return false }},
 				{"a suffix", store.DeviceFilter{Suffix: "site.example"}, func(d store.Device) bool { return d.Suffix == "site.example" }},
 				{"a part of a name", store.DeviceFilter{Query: "pC77"}, func(d store.Device) bool { return strings.Contains(d.FQDN, "pc77") }},
+				{"all of a name", store.DeviceFilter{Query: "pc77.example"}, func(d store.Device) bool { return d.FQDN == "pc77.example" }},
 				{"seen", store.DeviceFilter{Seen: middle}, func(d store.Device) bool { return !d.LastSeen.Before(middle) }},
 				{"silent", store.DeviceFilter{Silent: middle}, func(d store.Device) bool { return d.LastSeen.Before(middle) }},
 				{"seen and failed", store.DeviceFilter{Seen: middle, Lifecycle: []store.Lifecycle{store.Failed}}, func(d store.Device) bool {
@@ -129,6 +130,36 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDevicesCalled: a device is found by what people call it.
+func TestDevicesCalled(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		for n, d := range []struct{ fqdn, serial string }{{"pc1.example", "SN1"}, {"pc10.example", "SN10"}, {"pc1.other", ""}, {"", ""}} {
+			hello(t, db, n)
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				return tx.UpdateDevice(ctx, uuid(n), store.DeviceFacts{FQDN: &d.fqdn, Serial: &d.serial})
+			})
+		}
+		for text, want := range map[string][]int{"pc1.example": {0}, "PC1": {0, 2}, "sn1": {0}, "SN10": {1}, "pc": nil, "": nil, "example": nil} {
+			read(t, db, func(ctx context.Context, tx *store.Tx) error {
+				found, err := tx.DevicesCalled(ctx, text, 10)
+				got := map[amt.UUID]bool{}
+				for _, d := range found {
+					got[d.UUID] = true
+				}
+				ok := len(found) == len(want)
+				for _, n := range want {
+					ok = ok && got[uuid(n)]
+				}
+				if !ok {
+					t.Errorf("%q found %d devices, want %v", text, len(found), want)
+				}
+				return err
+			})
+		}
+	})
 }
 
 // TestTheHourFollowsTheHello: a list by last_seen is in order whoever wrote the

@@ -122,7 +122,7 @@ type DeviceFilter struct {
 	Network   netip.Prefix
 	Profile   string
 	Tag       string
-	Query     string    // part of UUID, FQDN, host, address, MAC or serial; a whole UUID, address or MAC is only that
+	Query     string    // part of UUID, FQDN, host, address, MAC or serial; what is all of one, but for the host, is only that
 	Seen      time.Time // last seen at or after
 	Silent    time.Time // last seen before
 	Order     Order

@@ -175,6 +175,10 @@ func (s *Server) find(ctx context.Context, tx *store.Tx, id string) ([]store.Dev
 	if a, err := netip.ParseAddr(id); err == nil {
 		f.Query, f.Network = "", netip.PrefixFrom(a.Unmap().WithZone(""), a.Unmap().BitLen())
 	}
+	// Its name, as people say it, before all names that it is a part of.
+	if found, err := tx.DevicesCalled(ctx, id, most); err != nil || len(found) > 0 {
+		return found, err
+	}
 	found, err := tx.Devices(ctx, f)
 	if err != nil {
 		return nil, err
