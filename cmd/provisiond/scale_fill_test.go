@@ -147,7 +147,6 @@ var filled = []string{"devices", "hellos", "runs", "run_steps", "credentials", "
 // all writes the tables without their indexes, which are made afterwards.
 func (f filling) all() {
 	f.t.Helper()
-	f.exec(f.choose("PRAGMA foreign_keys = off", "SET session_replication_role = replica"))
 	if !f.lite() {
 		f.exec("SET maintenance_work_mem = '512MB'")
 		f.exec("SET synchronous_commit = off")
@@ -160,6 +159,7 @@ func (f filling) all() {
 		fmt.Sprintf("INSERT INTO filling SELECT n, gen_random_uuid() FROM generate_series(0, %d) AS n", f.devices-1)))
 	f.trust(300, 20)
 	f.fleet()
+	f.exec(f.choose("PRAGMA foreign_keys = off", "SET session_replication_role = replica")) // all refers to the fleet
 	f.history()
 	f.exec("DROP TABLE filling")
 	for _, q := range indexes {
