@@ -34,7 +34,7 @@ func (p *program) deviceList() *cobra.Command {
 	limit := 0
 	cmd := &cobra.Command{
 		Use: "list [QUERY]", Aliases: []string{"ls"}, Short: "List devices",
-		Long:    "List devices. QUERY is part of a UUID, name, address, MAC or serial, and terms such as\nstate:failed reason:root_not_trusted_by_device amt:11.8 amt:>=16 net:10.20.0.0/16 suffix:x tag:x profile:x\nhealth:unreachable seen:24h silent:7d.",
+		Long:    "List devices. QUERY is all of a UUID, name, address, MAC or serial, or else a part of one, and terms such as\nstate:failed reason:root_not_trusted_by_device amt:11.8 amt:>=16 net:10.20.0.0/16 suffix:x tag:x profile:x\nhealth:unreachable seen:24h silent:7d.",
 		Example: "  provctl device list state:failed\n  provctl device list net:10.20.0.0/16 --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()

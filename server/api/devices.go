@@ -22,7 +22,7 @@ import (
 
 // DeviceQuery selects devices; empty fields select all.
 type DeviceQuery struct {
-	Q         string   `query:"q" maxLength:"200" doc:"part of UUID, name, address, MAC or serial; also state:failed reason:x amt:11.8 amt:>=16 net:10.0.0.0/8 suffix:x tag:x profile:x health:x seen:24h silent:7d"`
+	Q         string   `query:"q" maxLength:"200" doc:"all of a UUID, name, address, MAC or serial, or else a part of one; also state:failed reason:x amt:11.8 amt:>=16 net:10.0.0.0/8 suffix:x tag:x profile:x health:x seen:24h silent:7d"`
 	Lifecycle []string `query:"lifecycle" maxItems:"18" doc:"any of, divided by commas"`
 	Reason    string   `query:"reason" maxLength:"64"`
 	Health    string   `query:"health" maxLength:"16"`
