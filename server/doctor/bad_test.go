@@ -191,7 +191,7 @@ func TestBadInput(t *testing.T) {
 		}, "networks", Warn, []string{"from some of provisioning.networks no hello ever came; 1 subnet is silent for more than a day",
 			"10.20.0.0/16  3        2           60 minutes ago", "10.30.0.0/16  0        0           never a hello", "fd00::/48     1        0           60 minutes ago",
 			"10.20.1.0/24: 1 device not set up, 3 days ago"},
-			[]string{"getent ahosts provisionserver.corp.example.com", "Test-NetConnection provisionserver.corp.example.com -Port 9971"}},
+			[]string{"getent ahosts provisionserver.corp.example.com", "http://provisionserver.corp.example.com:9971/probe"}},
 		{"networks that are heard", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			s.sql(heard, "127.0.0.7", key("127.0.0.7"), "queued", time.Now().UnixMilli())
