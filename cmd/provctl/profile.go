@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -213,13 +214,21 @@ func (p *program) profileHistory() *cobra.Command {
 	return cmd
 }
 
+// profileDifference is what profile diff prints.
+type profileDifference struct {
+	Name    string              `json:"name"`
+	From    int                 `json:"from"`
+	To      int                 `json:"to"`
+	Changes []api.ProfileChange `json:"changes"`
+}
+
 func (p *program) profileDiff() *cobra.Command {
 	return &cobra.Command{
 		Use: "diff NAME [V1 [V2]]", Short: "What one version of a profile says otherwise than another", Args: cobra.RangeArgs(1, 3),
 		Long: "Compares two versions of a profile: V1 with V2, V1 with the newest, or without either the newest with the one before it.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := api.ProfileDiffQuery{Name: args[0]}
-			for i, into := range []*int{&q.From, &q.To} {
+			d := profileDifference{Name: args[0]}
+			for i, into := range []*int{&d.From, &d.To} {
 				if len(args) <= i+1 {
 					break
 				}
@@ -233,9 +242,18 @@ func (p *program) profileDiff() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := c.DiffProfile(cmd.Context(), q)
+			if d.From == 0 {
+				err = d.last(cmd.Context(), c)
+			} else {
+				var v api.ProfileView
+				v, err = c.DiffProfile(cmd.Context(), d.Name, d.From, d.To)
+				d.To, d.Changes = v.Version, v.Changes
+			}
 			if err != nil {
 				return err
+			}
+			if d.Changes == nil {
+				d.Changes = []api.ProfileChange{}
 			}
 			if p.json {
 				return p.printJSON(d)
@@ -248,4 +266,17 @@ func (p *program) profileDiff() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// last compares the newest version with the one before.
+func (d *profileDifference) last(ctx context.Context, c *api.Client) error {
+	h, err := c.ProfileHistory(ctx, api.ProfileHistoryQuery{Name: d.Name, Limit: 2})
+	if err != nil {
+		return err
+	}
+	if len(h.Versions) < 2 {
+		return &exitError{exitFailed, fmt.Errorf("the profile %s has one version only, so there is nothing to compare it with", d.Name)}
+	}
+	d.From, d.To, d.Changes = h.Versions[1].Version, h.Versions[0].Version, h.Versions[0].Changes
+	return nil
 }

@@ -68,7 +68,7 @@ var trials = []trial{
 	{doc: "provctl profile apply FILE", as: "provctl profile apply profile.yaml"},
 	{doc: "provctl profile apply FILE --dry-run", as: "provctl profile apply profile.yaml --dry-run", says: "nothing would change"},
 	{doc: "provctl profile history desk", says: "token:first-admin"},
-	{doc: "provctl profile diff desk", status: []int{1}, says: "is the first of the profile desk"},
+	{doc: "provctl profile diff desk", status: []int{1}, says: "has one version only"},
 	{doc: "provctl profile rollback desk --to 1", says: "profile desk: version 1"},
 	{doc: "provctl rule test UUID"},
 	{doc: "provctl user add alice --role operator,secret-reader", says: "added"},

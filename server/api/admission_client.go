@@ -54,11 +54,13 @@ func (c *Client) Profiles(ctx context.Context) (ProfileList, error) {
 
 // Profile reads a version of a profile; 0 is the newest.
 func (c *Client) Profile(ctx context.Context, name string, version int) (ProfileView, error) {
-	v := url.Values{}
-	if version > 0 {
-		v.Set("version", strconv.Itoa(version))
-	}
-	return call[ProfileView](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(name), v, nil)
+	return c.DiffProfile(ctx, name, 0, version)
+}
+
+// DiffProfile reads a version of a profile, 0 the newest, with what it says
+// otherwise than another.
+func (c *Client) DiffProfile(ctx context.Context, name string, from, to int) (ProfileView, error) {
+	return call[ProfileView](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(name), values(ProfileQuery{Version: to, Against: from}), nil)
 }
 
 // ApplyProfile keeps a new version of a profile.
@@ -69,9 +71,4 @@ func (c *Client) ApplyProfile(ctx context.Context, name string, p NewProfile) (P
 // ProfileHistory lists one page of a profile's versions, newest first.
 func (c *Client) ProfileHistory(ctx context.Context, q ProfileHistoryQuery) (ProfileHistory, error) {
 	return call[ProfileHistory](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(q.Name)+"/versions", values(q), nil)
-}
-
-// DiffProfile compares two versions of a profile.
-func (c *Client) DiffProfile(ctx context.Context, q ProfileDiffQuery) (ProfileDiff, error) {
-	return call[ProfileDiff](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(q.Name)+"/diff", values(q), nil)
 }

@@ -26,7 +26,7 @@ type ProfileView struct {
 	CreatedBy string          `json:"created_by"`
 	CreatedAt *time.Time      `json:"created_at"`
 
-	Changes []profile.Change `json:"changes,omitempty" doc:"what it says otherwise than the version before: in a history, and in the answer to a new version"`
+	Changes []profile.Change `json:"changes,omitempty" doc:"what it says otherwise than the version before: in a history, and in the answer to a new version; or otherwise than the version of against"`
 	Devices int              `json:"devices,omitempty" doc:"in the answer to a new version: devices under management with this profile, which differ from it now and are brought to it by maintenance"`
 }
 
@@ -39,6 +39,7 @@ type ProfileList struct {
 type ProfileQuery struct {
 	Name    string `path:"name" maxLength:"64"`
 	Version int    `query:"version" minimum:"0" doc:"0 is the newest"`
+	Against int    `query:"against" minimum:"0" doc:"say in changes what it says otherwise than this version"`
 }
 
 // ProfileInput is a new version.
@@ -67,28 +68,12 @@ type ProfileHistory struct {
 	Next     int           `json:"next" doc:"give it as before; 0 on the last page"`
 }
 
-// ProfileDiffQuery names two versions.
-type ProfileDiffQuery struct {
-	Name string `path:"name" maxLength:"64"`
-	From int    `query:"from" minimum:"0" doc:"0 is the version before the other one"`
-	To   int    `query:"to" minimum:"0" doc:"0 is the newest"`
-}
-
-// ProfileDiff says what one version says otherwise than another.
-type ProfileDiff struct {
-	Name    string           `json:"name"`
-	From    int              `json:"from"`
-	To      int              `json:"to"`
-	Changes []profile.Change `json:"changes"`
-}
-
 func (s *Server) profileRoutes(api huma.API) {
 	tags := []string{"rules"}
 	add(s, api, huma.Operation{OperationID: "list-profiles", Method: http.MethodGet, Path: "/api/v1/profiles", Summary: "The newest version of each profile", Tags: tags}, s.listProfiles)
 	add(s, api, huma.Operation{OperationID: "get-profile", Method: http.MethodGet, Path: "/api/v1/profiles/{name}", Summary: "One version of a profile", Tags: tags}, s.getProfile)
 	add(s, api, huma.Operation{OperationID: "apply-profile", Method: http.MethodPut, Path: "/api/v1/profiles/{name}", Summary: "Keep a new version of a profile", Description: "Versions are never changed: going back to one makes a new one that says the same. A document like the newest one makes no new version.", Tags: tags}, s.applyProfile)
 	add(s, api, huma.Operation{OperationID: "list-profile-versions", Method: http.MethodGet, Path: "/api/v1/profiles/{name}/versions", Summary: "The versions of a profile, newest first, and what each changed", Tags: tags}, s.profileHistory)
-	add(s, api, huma.Operation{OperationID: "diff-profile", Method: http.MethodGet, Path: "/api/v1/profiles/{name}/diff", Summary: "What one version of a profile says otherwise than another", Tags: tags}, s.diffProfile)
 }
 
 // configured is the profile of the configuration, which is called default.
@@ -133,18 +118,27 @@ func (s *Server) listProfiles(ctx context.Context, _ *none) (ProfileList, error)
 
 func (s *Server) getProfile(ctx context.Context, in *ProfileQuery) (out ProfileView, err error) {
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
-		p, err := tx.Profile(ctx, in.Name, in.Version)
-		if errors.Is(err, store.ErrNotFound) {
-			if in.Name == s.configured().Name && in.Version == 0 {
-				out = s.configured()
-				return nil
+		one := func(version int) (ProfileView, error) {
+			p, err := tx.Profile(ctx, in.Name, version)
+			if errors.Is(err, store.ErrNotFound) {
+				if own := s.configured(); in.Name == own.Name && version == 0 {
+					return own, nil
+				}
+				if version == 0 {
+					return ProfileView{}, notFound("there is no profile %s; provctl profile list shows them", clip(in.Name, 64))
+				}
+				return ProfileView{}, notFound("there is no version %d of the profile %s; provctl profile history %s lists them", version, clip(in.Name, 64), clip(in.Name, 64))
 			}
-			return notFound("no profile %s in this version; provctl profile list has them", clip(in.Name, 64))
+			if err != nil {
+				return ProfileView{}, err
+			}
+			return profileView(p)
 		}
-		if err != nil {
+		if out, err = one(in.Version); err != nil || in.Against == 0 {
 			return err
 		}
-		out, err = profileView(p)
+		other, err := one(in.Against)
+		out.Changes = profile.Differences(other.Profile, out.Profile)
 		return err
 	})
 	return out, err
@@ -299,58 +293,9 @@ func (s *Server) profileHistory(ctx context.Context, in *ProfileHistoryQuery) (P
 			out.Versions = append(out.Versions, v)
 		}
 		if len(out.Versions) == 0 && in.Before == 0 {
-			return noProfileNamed(in.Name)
+			return notFound("there is no profile %s; provctl profile list shows them", clip(in.Name, 64))
 		}
 		return nil
-	})
-	return out, err
-}
-
-func noProfileNamed(name string) error {
-	return notFound("there is no profile %s; provctl profile list shows them", clip(name, 64))
-}
-
-func (s *Server) diffProfile(ctx context.Context, in *ProfileDiffQuery) (ProfileDiff, error) {
-	out := ProfileDiff{Name: in.Name}
-	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		one := func(version int) (ProfileView, error) {
-			p, err := tx.Profile(ctx, in.Name, version)
-			if errors.Is(err, store.ErrNotFound) {
-				return ProfileView{}, notFound("there is no version %d of the profile %s; provctl profile history %s lists them", version, clip(in.Name, 64), clip(in.Name, 64))
-			}
-			if err != nil {
-				return ProfileView{}, err
-			}
-			return profileView(p)
-		}
-		to, stored, ok, err := s.newest(ctx, tx, in.Name)
-		if err == nil && !ok {
-			err = noProfileNamed(in.Name)
-		}
-		if err == nil && in.To > 0 {
-			to, err = one(in.To)
-		}
-		if err != nil {
-			return err
-		}
-		from := to
-		switch {
-		case in.From > 0:
-			from, err = one(in.From)
-		case !stored:
-			return conflict("the profile %s is the configuration's, and has one version only", in.Name)
-		default:
-			var before []store.Profile
-			if before, err = tx.ProfilePage(ctx, in.Name, to.Version, 1); err != nil {
-				return err
-			}
-			if len(before) == 0 {
-				return conflict("version %d is the first of the profile %s that is kept, so there is nothing to compare it with", to.Version, in.Name)
-			}
-			from, err = profileView(before[0])
-		}
-		out.From, out.To, out.Changes = from.Version, to.Version, profile.Differences(from.Profile, to.Profile)
-		return err
 	})
 	return out, err
 }

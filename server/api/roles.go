@@ -91,7 +91,6 @@ var grants = map[string][]Role{
 	"get-profile":           lookers,
 	"apply-profile":         {PolicyAdmin},
 	"list-profile-versions": lookers,
-	"diff-profile":          lookers,
 
 	"reveal-secret": {SecretReader},
 	"list-secrets":  {Operator, SecretReader, KeyAdmin},
