@@ -33,7 +33,7 @@ const (
 
 	// afterClose lies between the end of a line and the next one. A device that
 	// takes one connection only has its own work to do before it counts none.
-	afterClose = 5 * time.Millisecond
+	afterClose = 20 * time.Millisecond
 
 	// afterRefusal is how long a change waits, before it is sent again with a
 	// login, to see whether the device closes after its 401 unannounced.
