@@ -16,9 +16,13 @@ import (
 // list is read along an index that has its order, and what the filter refuses is
 // passed over. SQLite keeps no statistics from which it could choose itself.
 
-// fewest devices are looked for before the other way is taken, and more where
-// the page is long.
-const fewest = 5000
+// So many devices are looked for before the other way is taken, and more where
+// the page is long. UUIDs have nothing to do with what a filter asks for; names
+// and hellos do, so that a walk along these can be much longer than it should.
+const (
+	fewest     = 5000
+	fewInOrder = 20_000
+)
 
 // Devices lists a page. The page after is asked for with the last row's Cursor,
 // so rows that come and go in between shift nothing.
@@ -55,13 +59,13 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 		c.args = append(c.args, tx.rows(few))
 		c.and = append(c.and, tx.among(tx.row(), len(c.args)))
 	}
+	if alongHours {
+		return tx.heard(ctx, l, c, f)
+	}
 	if l.after != "" {
 		c.add(l.after, l.args...)
 	}
 	where := c.where()
-	if alongHours {
-		where = " WHERE uuid IN (" + l.heard(c, f) + ")"
-	}
 	c.args = append(c.args, page(f.Limit))
 	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
 }
@@ -118,15 +122,34 @@ func (tx *Tx) listing(f DeviceFilter) (l listing, err error) {
 // hourOf is what the column seen_hour holds of a last_seen.
 func hourOf(t time.Time) int64 { return unixMilli(t) / 3_600_000 }
 
-// heard selects the UUIDs of a page by last_seen: the index has each lifecycle's
-// devices in the order of the hour they were heard in, so each gives its newest,
-// and the page is the newest of these.
-func (l listing) heard(c *clause, f DeviceFilter) string {
+// heard lists a page by last_seen. The index has the devices of each lifecycle
+// in the order of the hour they were heard in; within an hour they are sorted,
+// and there can be very many in the hour of those that were never heard. So it
+// is found out first how far back so many devices go, and the filter c is tried
+// on these alone; where it leaves too few of them, on eight times as many.
+func (tx *Tx) heard(ctx context.Context, l listing, c *clause, f DeviceFilter) ([]Device, error) {
+	among := page(f.Limit)
+	if len(c.and) > 0 {
+		among = max(2000, 20*among)
+	}
+	for ; ; among *= 8 {
+		first, all, err := tx.hourOfThe(ctx, among, l, f)
+		if err != nil {
+			return nil, err
+		}
+		found, err := tx.heardSince(ctx, first, l, &clause{and: slices.Clip(c.and), args: slices.Clip(c.args)}, f)
+		if err != nil || all || int64(len(found)) == page(f.Limit) {
+			return found, err
+		}
+	}
+}
+
+// ofEach puts together what each lifecycle of the filter gives.
+func (f DeviceFilter) ofEach(c *clause, columns, order string, most int64) string {
 	states := f.Lifecycle
 	if len(states) == 0 {
 		states = Lifecycles()
 	}
-	most := page(f.Limit)
 	rest := ""
 	if len(c.and) > 0 {
 		rest = " AND " + strings.Join(c.and, " AND ")
@@ -134,15 +157,48 @@ func (l listing) heard(c *clause, f DeviceFilter) string {
 	arms := make([]string, len(states))
 	for i, s := range states {
 		c.args = append(c.args, s)
-		arms[i] = fmt.Sprintf("SELECT * FROM (SELECT uuid, seen_hour, %s AS seen FROM devices WHERE lifecycle = $%d%s ORDER BY %s LIMIT %d) AS of_%d", l.seen, len(c.args), rest, l.order, most, i)
+		arms[i] = fmt.Sprintf("SELECT * FROM (SELECT %s FROM devices WHERE lifecycle = $%d%s ORDER BY %s LIMIT %d) AS of_%d", columns, len(c.args), rest, order, most, i)
 	}
-	return fmt.Sprintf("SELECT uuid FROM (%s) AS newest ORDER BY seen_hour DESC, seen DESC, uuid DESC LIMIT %d", strings.Join(arms, " UNION ALL "), most)
+	return "(" + strings.Join(arms, " UNION ALL ") + ") AS newest"
+}
+
+// hourOfThe finds the hour of the n-th device of a list, whatever the rest of
+// the filter; all says that there are not so many. It looks into the index alone.
+func (tx *Tx) hourOfThe(ctx context.Context, n int64, l listing, f DeviceFilter) (hour int64, all bool, err error) {
+	c := &clause{}
+	if l.after != "" {
+		c.add("seen_hour <= ?", l.args[0])
+	}
+	if !f.Seen.IsZero() {
+		c.add("seen_hour >= ?", hourOf(f.Seen))
+	}
+	if !f.Silent.IsZero() {
+		c.add("seen_hour <= ?", hourOf(f.Silent))
+	}
+	var count int64
+	q := fmt.Sprintf("SELECT count(*), coalesce(min(seen_hour), 0) FROM (SELECT seen_hour FROM %s ORDER BY seen_hour DESC LIMIT %d) AS hours", f.ofEach(c, "seen_hour", "seen_hour DESC", n), n)
+	err = tx.one(ctx, q, c.args, &count, &hour)
+	return hour, count < n, err
+}
+
+func (tx *Tx) heardSince(ctx context.Context, hour int64, l listing, c *clause, f DeviceFilter) ([]Device, error) {
+	if l.after != "" {
+		c.add(l.after, l.args...)
+	}
+	c.add("seen_hour >= ?", hour)
+	most := page(f.Limit)
+	newest := f.ofEach(c, "uuid, seen_hour, "+l.seen+" AS seen", l.order, most)
+	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE uuid IN (SELECT uuid FROM "+newest+
+		fmt.Sprintf(" ORDER BY seen_hour DESC, seen DESC, uuid DESC LIMIT %d) ORDER BY %s", most, l.order), c.args...)
 }
 
 // few finds the devices among which all are that the filter selects, if these
 // are few and an index knows them.
 func (tx *Tx) few(ctx context.Context, f DeviceFilter) (rows []string, found bool, err error) {
 	most := max(fewest, 20*page(f.Limit))
+	if f.Order != ByUUID {
+		most = max(fewInOrder, most)
+	}
 	if text := strings.TrimSpace(f.Query); text != "" && wholeText(text) == nil {
 		if rows, err := tx.called(ctx, text, false, most); err != nil || len(rows) > 0 {
 			return rows, err == nil, err
