@@ -105,6 +105,15 @@ func TestAuditPage(t *testing.T) {
 	if _, body := br.get("/audit?actor=%25"); !strings.Contains(body, "No record fits") {
 		t.Error("a percent sign is more than itself")
 	}
+	if _, body := br.get("/audit?action=device.&since=1h"); !strings.Contains(body, ">device.approve<") || !strings.Contains(body, `value="1h"`) {
+		t.Error("what was done within the hour is not found")
+	}
+	if _, body := br.get("/audit?until=2020-02-29"); !strings.Contains(body, "No record fits") {
+		t.Error("what was done since is found as well")
+	}
+	if resp, body := br.get("/audit?since=yesterday"); resp.StatusCode != http.StatusOK || !strings.Contains(body, "query.since: want a time") || !strings.Contains(body, `value="yesterday"`) {
+		t.Errorf("%d: a time that is none is not explained", resp.StatusCode)
+	}
 	if _, body := br.get("/audit?check=yes"); !strings.Contains(body, "The chain holds") {
 		t.Error("the chain is not checked")
 	}
