@@ -205,7 +205,11 @@ func (q *DeviceQuery) filter(now time.Time) (store.DeviceFilter, error) {
 		*age.into = now.Add(-d)
 	}
 	if len(bad) > 0 {
-		p := problem(http.StatusUnprocessableEntity, CodeInvalid, "%s: %s", bad[0].Location, bad[0].Message)
+		said := bad[0].Message
+		if bad[0].Location != "query.q" { // which is what was typed, and names its term
+			said = bad[0].Location + ": " + said
+		}
+		p := problem(http.StatusUnprocessableEntity, CodeInvalid, "%s", said)
 		p.Errors = bad
 		return f, p
 	}

@@ -209,11 +209,14 @@ func TestPages(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]int{
-		"/nothing": 404, "/devices/nonsense": 422, "/devices/11223344-5566-7788-99aa-bbccddeeff00": 404, "/devices?q=state:sleeping": 422, "/devices?after=x": 422, "/static/none.js": 404,
+		"/nothing": 404, "/devices/nonsense": 422, "/devices/11223344-5566-7788-99aa-bbccddeeff00": 404, "/devices?q=state:sleeping": 422, "/devices?q=stat:failed": 422, "/devices?after=x": 422, "/static/none.js": 404,
 	} {
 		resp, body := br.get(path)
 		if resp.StatusCode != want {
 			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
+		}
+		if want == 422 && strings.Contains(body, "No device fits") {
+			t.Errorf("%s says that no device fits what cannot be understood", path)
 		}
 		check(t, path, resp, body)
 	}
