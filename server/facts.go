@@ -18,8 +18,8 @@ const (
 	factsFresh    = 500 * time.Millisecond // a scrape that meets older ones reads again
 	factsPatience = 2 * time.Second        // so long it waits for that
 	factsLast     = time.Minute            // older than this they are left out rather than shown
-	factsQuick    = 100 * time.Millisecond // a scrape does not read what takes longer: the timer does
-	factsRest     = 20                     // times as long as they took to read they are left alone
+	factsFew      = 10_000                 // of a larger fleet they are read by the timer alone,
+	factsRest     = 20                     // and left alone for so many times as long as that took
 	factsLongest  = time.Minute            // a reading is given up after this
 	factsFirst    = time.Second            // so long the start waits for the first one
 	auditEvery    = time.Hour
@@ -43,6 +43,15 @@ type facts struct {
 	failed bool          // the last time
 }
 
+// large reports whether it takes long to count the fleet; mu is held.
+func (f *facts) large() bool {
+	n := 0
+	for _, of := range f.last.Lifecycle {
+		n += of
+	}
+	return n > factsFew
+}
+
 // refresh reads the figures again, unless they are to be left alone; a second
 // caller does not wait for the first.
 func (f *facts) refresh(ctx context.Context) error {
@@ -51,7 +60,7 @@ func (f *facts) refresh(ctx context.Context) error {
 	}
 	defer f.reading.Unlock()
 	f.mu.Lock()
-	rests := !f.failed && time.Since(f.at) < factsRest*f.took
+	rests := !f.failed && f.large() && time.Since(f.at) < factsRest*f.took
 	f.mu.Unlock()
 	if rests {
 		return nil
@@ -71,7 +80,7 @@ func (f *facts) refresh(ctx context.Context) error {
 // too long ago.
 func (f *facts) now() (last store.Facts, at time.Time, good bool) {
 	f.mu.Lock()
-	stale := !f.failed && f.took < factsQuick && time.Since(f.at) > factsFresh
+	stale := !f.failed && !f.large() && time.Since(f.at) > factsFresh
 	f.mu.Unlock()
 	if stale {
 		ctx, cancel := context.WithTimeout(context.Background(), factsPatience)

@@ -55,11 +55,11 @@ func TestWorkThatTakesLongComesSeldom(t *testing.T) {
 func TestFactsOfALargeFleet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		reads, takes := 0, 2*time.Second
+		reads, takes, devices := 0, 2*time.Second, 1_000_000
 		f := &facts{read: func(context.Context) (store.Facts, error) {
 			reads++
 			time.Sleep(takes)
-			return store.Facts{Due: reads}, nil
+			return store.Facts{Due: reads, Lifecycle: map[store.Lifecycle]int{store.Provisioned: devices}}, nil
 		}}
 		if err := f.refresh(t.Context()); err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func TestFactsOfALargeFleet(t *testing.T) {
 		if reads < 6 || reads > 8 {
 			t.Errorf("read %d times in five minutes, want 7", reads)
 		}
-		takes = 0
+		takes, devices = 0, 100
 		time.Sleep(time.Minute)
 		if err := f.refresh(t.Context()); err != nil {
 			t.Fatal(err)

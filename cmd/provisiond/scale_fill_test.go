@@ -210,7 +210,7 @@ func (f filling) bytes(n string) string {
 }
 
 func (f filling) trust(lists, hashes int) {
-	f.exec(fmt.Sprintf("INSERT INTO trust_tables (id, digest, hashes, first_seen, used_at) SELECT i + 1, %s, %d, %s, %s FROM %s",
+	f.exec(fmt.Sprintf("INSERT INTO trust_tables (digest, hashes, first_seen, used_at) SELECT %s, %d, %s, %s FROM %s ORDER BY i",
 		f.bytes(f.hex("i + 7")), hashes, f.at("-86400000"), f.at("0"), f.series(lists)))
 	f.exec(fmt.Sprintf("INSERT INTO trust_hashes (trust_table, position, algorithm, digest) SELECT i / %[1]d + 1, i %% %[1]d, 2, %[2]s FROM %[3]s",
 		hashes, f.bytes(f.hex("(i * 7919) % 601")), f.series(lists*hashes)))

@@ -9,11 +9,11 @@ import (
 )
 
 // To count the devices of a large fleet takes a noticeable time, and every page
-// shows the numbers. What takes longer than countQuick is counted again only
-// after countRest times as long; in between the numbers are shown with their age.
+// shows the numbers. Where there are more than countFew they are counted again only
+// after countRest times as long as it took; in between they are shown with their age.
 const (
-	countQuick = 50 * time.Millisecond
-	countRest  = 20
+	countFew  = 10_000
+	countRest = 20
 )
 
 // fleetCounts are how many devices there are of each kind.
@@ -21,6 +21,13 @@ type fleetCounts struct {
 	lifecycles map[store.Lifecycle]int
 	reasons    map[string]int
 	at         time.Time // zero: just now
+}
+
+func (f fleetCounts) total() (n int) {
+	for _, of := range f.lifecycles {
+		n += of
+	}
+	return n
 }
 
 // counter remembers the last counting.
@@ -36,7 +43,7 @@ type counter struct {
 func (c *counter) count(read func() (fleetCounts, error)) (fleetCounts, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.took > countQuick && time.Since(c.done) < countRest*c.took {
+	if c.last.total() > countFew && time.Since(c.done) < countRest*c.took {
 		old := c.last
 		old.at = c.done
 		return old, nil

@@ -9,26 +9,26 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// TestCountsOfALargeFleetRest: what is counted in no time is counted for every
-// page; what takes long is shown as it was, with its age, for twenty times as
-// long as it took.
+// TestCountsOfALargeFleetRest: a small fleet is counted for every page; a large
+// one is shown as it was, with its age, for twenty times as long as it took.
 func TestCountsOfALargeFleetRest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var c counter
-		asked := 0
+		asked, few := 0, 10
 		ask := func(takes time.Duration, fails error) (fleetCounts, error) {
 			return c.count(func() (fleetCounts, error) {
 				asked++
 				time.Sleep(takes)
-				return fleetCounts{lifecycles: map[store.Lifecycle]int{store.Failed: asked}}, fails
+				return fleetCounts{lifecycles: map[store.Lifecycle]int{store.Failed: asked, store.Provisioned: few}}, fails
 			})
 		}
 		for i := range 3 {
-			if got, err := ask(10*time.Millisecond, nil); err != nil || got.lifecycles[store.Failed] != i+1 || !got.at.IsZero() {
+			if got, err := ask(time.Second, nil); err != nil || got.lifecycles[store.Failed] != i+1 || !got.at.IsZero() {
 				t.Errorf("a small fleet, the %d. time: %+v, %v", i, got, err)
 			}
 		}
+		few = 1_000_000
 		if got, err := ask(time.Second, nil); err != nil || got.lifecycles[store.Failed] != 4 || !got.at.IsZero() {
 			t.Errorf("the first time it takes long: %+v, %v", got, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
@@ -54,22 +55,11 @@ type Counts struct {
 
 // Counts counts the devices of each certificate, by id.
 func (d *Desk) Counts(ctx context.Context, all []Entry) (map[string]Counts, error) {
-	var groups []store.FleetGroup
-	var tables map[int64][]amt.TrustHash
-	var setUp map[string]int
-	err := d.DB.Read(ctx, func(tx *store.Tx) (err error) {
-		if groups, err = tx.FleetGroups(ctx); err != nil {
-			return err
-		}
-		if tables, err = tx.TrustTables(ctx); err != nil {
-			return err
-		}
-		setUp, err = tx.CountBy(ctx, store.ColumnCertificate)
-		return err
-	})
+	now, err := d.countFleet(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("count the devices of each certificate: %w", err)
 	}
+	groups, tables, setUp := now.groups, now.tables, now.setUp
 	f := fleetOf(groups, tables, func(g store.FleetGroup) int { return g.Waiting })
 	sum := func(groups []certs.FleetGroup) (n int) {
 		for _, g := range groups {
@@ -85,6 +75,54 @@ func (d *Desk) Counts(ctx context.Context, all []Entry) (map[string]Counts, erro
 		out[e.ID] = Counts{SetUp: setUp[e.ID], Waiting: sum(served), Adds: sum(more)}
 	}
 	return out, nil
+}
+
+// Of a fleet of more than countFew the counting rests for countRest times as
+// long as it took: every page that shows certificates asks for it.
+const (
+	countFew  = 10_000
+	countRest = 20
+)
+
+// fleetCount is what is counted of the whole fleet for certificates.
+type fleetCount struct {
+	mu     sync.Mutex // held while one counts: the others want its answer
+	done   time.Time
+	took   time.Duration
+	groups []store.FleetGroup
+	tables map[int64][]amt.TrustHash
+	setUp  map[string]int
+}
+
+// countFleet counts, or gives what was counted not long ago. What it gives is
+// not to be written to.
+func (d *Desk) countFleet(ctx context.Context) (*fleetCount, error) {
+	c := &d.counted
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	devices := 0
+	for _, g := range c.groups {
+		devices += g.Devices
+	}
+	if devices > countFew && time.Since(c.done) < countRest*c.took {
+		return &fleetCount{groups: c.groups, tables: c.tables, setUp: c.setUp}, nil
+	}
+	began, now := time.Now(), &fleetCount{}
+	err := d.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		if now.groups, err = tx.FleetGroups(ctx); err != nil {
+			return err
+		}
+		if now.tables, err = tx.TrustTables(ctx); err != nil {
+			return err
+		}
+		now.setUp, err = tx.CountBy(ctx, store.ColumnCertificate)
+		return err
+	})
+	if err == nil {
+		c.groups, c.tables, c.setUp, c.done = now.groups, now.tables, now.setUp, time.Now()
+		c.took = c.done.Sub(began)
+	}
+	return now, err
 }
 
 // Renews names the certificate in use that e, which is on standby, was most

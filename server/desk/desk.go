@@ -88,6 +88,8 @@ type Desk struct {
 	inUse   []*certs.Provisioning
 
 	again sync.Mutex // held while devices are reconsidered
+
+	counted fleetCount
 }
 
 // New makes a Desk; call Reload to fill it.
