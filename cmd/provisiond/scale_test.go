@@ -235,7 +235,8 @@ func (m *scaling) sample() (s sample) {
 	db, _ := m.beside("")
 	defer db.Close()
 	n := sampled(*scaleDevices)
-	q := fmt.Sprintf("SELECT CAST(uuid AS text), fqdn, mac, serial, address FROM devices WHERE address = '127.%d.%d.%d'", 16+n/65536, n/256%256, n%256)
+	// Its address is another one once it said hello here.
+	q := fmt.Sprintf("SELECT CAST(uuid AS text), fqdn, mac, serial, address FROM devices WHERE serial = 'SN%08X'", n)
 	if err := db.QueryRowContext(m.t.Context(), q).Scan(&s.uuid, &s.fqdn, &s.mac, &s.serial, &s.address); err != nil {
 		m.t.Fatal(err)
 	}
