@@ -172,6 +172,9 @@ func (a *Admitter) say(dev store.Device, d Decision) {
 		a.Log.Info("hello."+d.Event, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address),
 			zap.String("lifecycle", string(d.To)), zap.String("reason", string(d.Reason)), zap.String("detail", d.Detail))
 	}
+	if e := d.Aside; e != nil {
+		a.Log.Warn("hello."+e.Name, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address), zap.String("reason", string(e.Reason)), zap.String("detail", e.Detail))
+	}
 }
 
 func seen(h hello.Hello) store.SeenHello {
@@ -246,6 +249,13 @@ func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev st
 			recent = recent[:since]
 		}
 		return twinEvidence(recent, q.Now, q.Policy.TwinWithin)
+	}
+	q.Stray = func() time.Time {
+		last, err := tx.Events(ctx, store.EventFilter{UUID: dev.UUID, Name: strayHello, Newest: true, Limit: 1})
+		if !note(err) || len(last) == 0 {
+			return time.Time{}
+		}
+		return last[0].At
 	}
 	q.Authorised = func() bool {
 		_, err := f.authorisedFor(ctx, dev)
@@ -344,6 +354,16 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 			return err
 		}
 		dev.Profile = id.Profile
+	}
+	if d.Address.IsValid() {
+		if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{Address: &d.Address}); err != nil {
+			return err
+		}
+	}
+	if d.Aside != nil {
+		if _, err := tx.AddEvent(ctx, *d.Aside); err != nil {
+			return err
+		}
 	}
 	if d.StopRun != 0 {
 		if err := tx.StopRun(ctx, dev.UUID, d.StopRun, d.Detail); err != nil {

@@ -206,7 +206,7 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 		}
 		d := decide(q)
 		switch {
-		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.StopRun != 0:
+		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.StopRun != 0 || d.Aside != nil || d.Address.IsValid():
 			continue
 		case *failed != nil:
 			return nil, *failed

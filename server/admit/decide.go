@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/provisiond/provisiond/amt/hello"
@@ -25,6 +26,8 @@ type Question struct {
 
 	// Twin gives the evidence that two machines carry this UUID, "" for none.
 	Twin func() string
+	// Stray is when the timeline last had a stray hello of it, zero for never.
+	Stray func() time.Time
 	// Authorised reports whether a list lets the device in: by UUID, serial,
 	// MAC or network.
 	Authorised func() bool
@@ -33,6 +36,8 @@ type Question struct {
 	// Match reports why no chain of ours suits the device.
 	Match func() error
 }
+
+const strayHello = "stray_hello"
 
 // Identity is what rules and name sources say about a device.
 type Identity struct {
@@ -56,10 +61,12 @@ type Decision struct {
 	// that repeats its hello every minute does not fill the timeline.
 	Event     string
 	Evidence  map[string]any
-	Alarm     Alarm // counted even when the timeline has it already
-	Start     bool  // make a run
-	HastenRun int64 // a waiting run to bring forward
-	StopRun   int64 // a live run that must not touch the device any more
+	Alarm     Alarm        // counted even when the timeline has it already
+	Aside     *store.Event // for the timeline; the device stays as it is
+	Address   netip.Addr   // goes back to this one, where the hello is believed in nothing
+	Start     bool         // make a run
+	HastenRun int64        // a waiting run to bring forward
+	StopRun   int64        // a live run that must not touch the device any more
 	Identity  *Identity
 }
 
@@ -79,10 +86,10 @@ func decide(q Question) Decision {
 	case d.Lifecycle == store.Quarantined:
 		return Decision{Result: hello.DeniedDevice}
 	case q.Hello.Version == hello.VersionPSK:
-		return q.refuse(hello.DeniedDevice, store.Failed, reason.HelloVersionUnsupported,
+		return q.turnAway(hello.DeniedDevice, reason.HelloVersionUnsupported,
 			"PSK hello (version 2) with PID "+q.Hello.PID+"; this server does PKI setup")
 	case !allowed(q.Policy.Networks, d.Address):
-		return q.refuse(hello.DeniedNetwork, store.Failed, reason.NetworkNotAllowed,
+		return q.turnAway(hello.DeniedNetwork, reason.NetworkNotAllowed,
 			"the hello came from "+d.Address.String()+", which provisioning.networks does not name")
 	}
 	if q.Before.AddressChanged {
@@ -218,6 +225,30 @@ func (q Question) reappeared() Decision {
 	default:
 		dec.To = store.PendingApproval
 	}
+	return dec
+}
+
+// undecided are devices of which nobody has made anything yet.
+var undecided = []store.Lifecycle{store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed, store.Dormant}
+
+// turnAway is for a hello that cannot lead to a setup from here. Whoever reaches
+// the hello port can send one with any UUID, so that a device which is set up, or
+// at which somebody works, stays what it is and where it is: the timeline has
+// the stray, once an hour.
+func (q Question) turnAway(result hello.Result, code reason.Code, detail string) Decision {
+	d := q.Device
+	waits := slices.Contains(undecided, d.Lifecycle) && d.Reason != reason.ReappearedUnprovisioned
+	if !q.Before.Known || q.Live == nil && waits {
+		return q.refuse(result, store.Failed, code, detail)
+	}
+	dec := Decision{Result: result}
+	if q.Before.AddressChanged {
+		dec.Address = q.Before.Previous.Address
+	}
+	if q.Now.Before(q.Stray().Add(time.Hour)) {
+		return dec
+	}
+	dec.Aside = &store.Event{UUID: d.UUID, Name: strayHello, Reason: code, Detail: detail, Actor: "system", Data: map[string]any{"address": d.Address.String()}}
 	return dec
 }
 

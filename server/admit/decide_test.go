@@ -93,6 +93,10 @@ func TestDecide(t *testing.T) {
 		"PSK hello again":                  {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, same(store.Failed, reason.HelloVersionUnsupported)), verdict{Result: hello.DeniedDevice}},
 		"PSK hello, quarantined":           {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, func(q *Question) { q.Device.Lifecycle = store.Quarantined }), verdict{Result: hello.DeniedDevice}},
 		"quarantined":                      {func(q *Question) { q.Device.Lifecycle = store.Quarantined }, verdict{Result: hello.DeniedDevice}},
+		"PSK hello, managed":               {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.Version = hello.VersionPSK }), verdict{Result: hello.DeniedDevice}},
+		"PSK hello, reappeared":            {both(reappeared(ReprovisionApprove), func(q *Question) { q.Hello.Version = hello.VersionPSK }), verdict{Result: hello.DeniedDevice}},
+		"PSK hello, at work":               {both(live(store.Run{State: store.RunRunning}), func(q *Question) { q.Hello.Version = hello.VersionPSK }), verdict{Result: hello.DeniedDevice}},
+		"outside of the networks, managed": {both(managed(ReprovisionDeny, store.Drifted), func(q *Question) { q.Device.Address = netip.MustParseAddr("192.0.2.1") }), verdict{Result: hello.DeniedNetwork}},
 		"outside of the networks":          {func(q *Question) { q.Device.Address = netip.MustParseAddr("192.0.2.1") }, verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected"}},
 		"no network is allowed":            {func(q *Question) { q.Policy.Networks = nil }, verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected"}},
 		"no roots announced":               {func(q *Question) { q.Hello.Hashes = nil }, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "certificate_unmatched"}},
@@ -178,7 +182,7 @@ func letIn() Question {
 			HelloPause: 3 * time.Second, MostHastened: 6, StopPause: time.Hour},
 		Hello:  hello.Hello{Message: hello.Message{Version: hello.VersionPKI, UUID: d.UUID, Hashes: amt.HashesOf([]byte("root"))}, At: now},
 		Device: d, Before: store.SeenBefore{Known: true, Previous: d}, Now: now,
-		Twin: func() string { return "" }, Authorised: func() bool { return false },
+		Twin: func() string { return "" }, Stray: func() time.Time { return time.Time{} }, Authorised: func() bool { return false },
 		Identity: func() Identity { return Identity{} }, Match: func() error { return nil },
 	}
 }
