@@ -1,0 +1,57 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store"
+)
+
+// TestDueAPartAtATime: devices looked through a part at a time are the same as
+// all at once, each once, and the end is seen.
+func TestDueAPartAtATime(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		const devices = 12
+		long := time.Now().AddDate(0, -1, 0)
+		for n := range devices {
+			hello(t, db, n)
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				if n%3 == 0 { // nothing is due for it
+					return tx.Transition(ctx, store.Transition{UUID: uuid(n), To: store.Failed, Event: "attempt_failed"})
+				}
+				if err := tx.UpdateDevice(ctx, uuid(n), store.DeviceFacts{LastContact: &long}); err != nil {
+					return err
+				}
+				return tx.Transition(ctx, store.Transition{UUID: uuid(n), To: store.Provisioned, Event: "provisioned"})
+			})
+		}
+		for _, d := range []store.Due{{Limit: 100}, {Among: 5, Limit: 100}, {Among: 5, Limit: 2}, {Among: 1, Limit: 1}, {Among: 12, Limit: 100}} {
+			d.ContactBefore, d.Rest = time.Now().AddDate(0, 0, -14), time.Hour
+			seen := map[amt.UUID]int{}
+			for questions := 0; ; questions++ {
+				var found []store.Device
+				read(t, db, func(ctx context.Context, tx *store.Tx) (err error) {
+					found, d.After, err = tx.DueDevices(ctx, d)
+					return err
+				})
+				for _, f := range found {
+					seen[f.UUID]++
+				}
+				if d.After.IsZero() {
+					break
+				}
+				if questions > 2*devices {
+					t.Fatalf("among %d, at most %d: no end after %d questions", d.Among, d.Limit, questions)
+				}
+			}
+			for n := range devices {
+				if want := min(n%3, 1); seen[uuid(n)] != want {
+					t.Errorf("among %d, at most %d: device %d was found %d times, want %d", d.Among, d.Limit, n, seen[uuid(n)], want)
+				}
+			}
+		}
+	})
+}
