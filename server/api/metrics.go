@@ -61,7 +61,7 @@ func (m *Metrics) route(pattern, method string, codes ...int) {
 
 func (m *Metrics) answered(pattern, method string, code int, took time.Duration, stream bool) {
 	switch method {
-	case "GET", "POST", "DELETE":
+	case "GET", "POST", "PUT", "DELETE":
 	case "HEAD":
 		method = "GET"
 	default:
