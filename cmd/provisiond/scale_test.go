@@ -263,7 +263,7 @@ func (m *scaling) daemon() {
 			if time.Since(began) > 2*time.Minute {
 				t.Fatalf("not ready after two minutes:\n%s", tail(d.errs.String(), 2000))
 			}
-			time.Sleep(20 * time.Millisecond)
+			m.pause(20 * time.Millisecond)
 		}
 		took := time.Since(began)
 		m.say("start of the daemon, to ready", startGate, took, took, "")
@@ -401,8 +401,20 @@ func (m *scaling) pages(d *daemon, one sample) {
 		return fmt.Sprintf("%.0f provisioned", metricIn(text, `provisiond_devices{state="provisioned"}`))
 	})
 	cpu := cpuOf(d.cmd.Process)
-	time.Sleep(30 * time.Second)
+	m.pause(30 * time.Second) // which is what is measured
 	m.t.Logf("%s: CPU of the daemon while nobody asks: %.1f %% of one core", m.engine, 100*(cpuOf(d.cmd.Process)-cpu).Seconds()/30)
+}
+
+// pause lets time pass, unless the measuring is given up.
+func (m *scaling) pause(d time.Duration) {
+	m.t.Helper()
+	passed := time.NewTimer(d)
+	defer passed.Stop()
+	select {
+	case <-passed.C:
+	case <-m.t.Context().Done():
+		m.t.Fatal(m.t.Context().Err())
+	}
 }
 
 // hellos are taken one after the other, each durable before its connection ends.

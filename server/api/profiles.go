@@ -127,7 +127,7 @@ func (s *Server) getProfile(ctx context.Context, in *ProfileQuery) (out ProfileV
 				if version == 0 {
 					return ProfileView{}, notFound("there is no profile %s; provctl profile list shows them", clip(in.Name, 64))
 				}
-				return ProfileView{}, notFound("there is no version %d of the profile %s; provctl profile history %s lists them", version, clip(in.Name, 64), clip(in.Name, 64))
+				return ProfileView{}, noVersion(in.Name, version)
 			}
 			if err != nil {
 				return ProfileView{}, err
@@ -144,6 +144,11 @@ func (s *Server) getProfile(ctx context.Context, in *ProfileQuery) (out ProfileV
 	return out, err
 }
 
+func noVersion(name string, version int) error {
+	name = clip(name, 64)
+	return notFound("there is no version %d of the profile %s; provctl profile history %s lists them", version, name, name)
+}
+
 // wanted is the document of a request, checked: one that was sent, or that of an
 // older version.
 func (in *ProfileInput) wanted(ctx context.Context, tx *store.Tx) (p profile.Profile, err error) {
@@ -154,7 +159,7 @@ func (in *ProfileInput) wanted(ctx context.Context, tx *store.Tx) (p profile.Pro
 	case in.Body.Version > 0:
 		kept, err := tx.Profile(ctx, in.Name, in.Body.Version)
 		if errors.Is(err, store.ErrNotFound) {
-			return p, notFound("there is no version %d of the profile %s; provctl profile history %s lists them", in.Body.Version, in.Name, in.Name)
+			return p, noVersion(in.Name, in.Body.Version)
 		}
 		if err != nil {
 			return p, err
