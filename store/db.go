@@ -53,7 +53,8 @@ type DB struct {
 	schema  int64
 	slow    *slowLog
 
-	pool *pgxpool.Pool // Postgres
+	pool      *pgxpool.Pool // Postgres
+	commitFor time.Duration // Postgres: how long a commit may take
 
 	write, read *sql.DB // SQLite: one write connection, shared with River; many readers
 	writer      *writer
@@ -70,7 +71,7 @@ type DB struct {
 // Open connects, brings the schema up to date and says in one sentence what is
 // wrong when it cannot. A database that does not answer is ErrUnavailable.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	db := &DB{log: o.Log, metrics: o.Metrics, keys: o.Keys, trust: newTrustCache(), clock: o.Clock, fakeClock: o.Clock != nil, opened: time.Now()}
+	db := &DB{log: o.Log, metrics: o.Metrics, keys: o.Keys, trust: newTrustCache(), clock: o.Clock, fakeClock: o.Clock != nil, opened: time.Now(), commitFor: commitTimeout}
 	if db.log == nil {
 		db.log = zap.NewNop()
 	}

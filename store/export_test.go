@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Exec runs a statement behind the store's back.
@@ -36,6 +37,9 @@ func (tx *Tx) Exec(ctx context.Context, q string) error {
 	_, err := tx.exec(ctx, q)
 	return err
 }
+
+// CommitFor sets how long a commit may take.
+func (db *DB) CommitFor(d time.Duration) { db.commitFor = d }
 
 // Waiting counts closures that the writer has not begun.
 func (db *DB) Waiting() int { return len(db.writer.queue) }

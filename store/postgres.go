@@ -97,11 +97,13 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
 	if err != nil {
 		return fmt.Errorf("begin a write: %w", err)
 	}
-	// A context of its own: the caller's end must not leave the outcome open.
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-	defer cancel()
 	tx := &Tx{db: db, ctx: ctx, pg: p, write: true}
-	if err := contain(tx, fn); err != nil {
+	err = contain(tx, fn)
+	// A context of its own: the caller's end must not leave the outcome open. Its
+	// time begins here: what the closure took is not the commit's to pay.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), db.commitFor)
+	defer cancel()
+	if err != nil {
 		_ = p.Rollback(end)
 		return err
 	}
@@ -140,7 +142,7 @@ func (db *DB) readPostgres(ctx context.Context, fn func(tx *Tx) error) error {
 		return fmt.Errorf("read: %w", err)
 	}
 	defer func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), db.commitFor)
 		defer cancel()
 		_ = p.Rollback(end)
 	}()

@@ -138,12 +138,12 @@ func TestAYearOfADevice(t *testing.T) {
 
 func yearOf(t *testing.T, o store.Options) {
 	db := open(t, o)
-	const devices = 200
+	const devices = 80
 	compact(t, o)
 	before := sizeOf(t, db)
-	for n := 0; n < devices; n += 20 {
+	for n := 0; n < devices; n += 5 {
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			for i := range 20 {
+			for i := range 5 {
 				if err := year(ctx, tx, n+i); err != nil {
 					return fmt.Errorf("device %d: %w", n+i, err)
 				}

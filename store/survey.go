@@ -106,7 +106,7 @@ func NewestSchema(engine string) int64 {
 // Look surveys the database that Open would open. o.Keys, when given, must be a
 // keyring of its own: the data keys are tried on it.
 func Look(ctx context.Context, o Options) Survey {
-	db := &DB{metrics: NewMetrics(nil), keys: o.Keys, trust: newTrustCache(), clock: time.Now, opened: time.Now()}
+	db := &DB{metrics: NewMetrics(nil), keys: o.Keys, trust: newTrustCache(), clock: time.Now, opened: time.Now(), commitFor: commitTimeout}
 	s := &Survey{}
 	if o.URL != "" {
 		s.lookPostgres(ctx, db, o)

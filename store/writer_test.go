@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/provisiond/provisiond/store"
 )
@@ -21,6 +22,36 @@ func setting(tb testing.TB, db *store.DB, key string) (v string, err error) {
 		return err
 	})
 	return v, err
+}
+
+// TestALongClosure takes longer than a commit may, which has all of its own time
+// afterwards. SQLite's commits have no limit.
+func TestALongClosure(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.Postgres))
+	db.CommitFor(5 * time.Second)
+	for name, more := range map[string]func(tx *store.Tx) error{
+		"plain": func(*store.Tx) error { return nil },
+		"audited": func(tx *store.Tx) error {
+			return tx.Audit(t.Context(), store.AuditRecord{Actor: "user:a", Action: "long"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				if err := tx.PutSetting(ctx, name, "v"); err != nil {
+					return err
+				}
+				if err := more(tx); err != nil {
+					return err
+				}
+				return tx.Exec(ctx, "SELECT pg_sleep(5.1)")
+			})
+			if v, err := setting(t, db, name); v != "v" {
+				t.Errorf("what was written is not there: %q, %v", v, err)
+			}
+		})
+	}
 }
 
 // Many callers share commits; each keeps its own fate.
