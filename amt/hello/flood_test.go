@@ -43,17 +43,20 @@ func TestReadDeadlineIsAbsolute(t *testing.T) {
 func TestSourceLimit(t *testing.T) {
 	t.Parallel()
 	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 3}}, "127.0.0.1:0", nil)
+	began := time.Now()
 	for range 3 {
 		in.say(psk())
 	}
 	for range 4 {
-		in.closes(in.dial())
+		in.say(psk())
 	}
 	in.stop()
-	if in.received(hello.Accepted) != 3 || in.received(hello.RateLimited) != 4 {
-		t.Errorf("%v accepted, %v limited", in.received(hello.Accepted), in.received(hello.RateLimited))
+	// The bucket refills while the test lasts, by one in twenty seconds.
+	more := float64(time.Since(began) / (20 * time.Second))
+	if a, r := in.received(hello.Accepted), in.received(hello.RateLimited); a < 3 || a > 3+more || a+r != 7 {
+		t.Errorf("%v accepted, %v limited in %s", a, r, time.Since(began))
 	}
-	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 1 {
+	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 1 && time.Since(began) < time.Minute {
 		t.Errorf("%d lines about one source", n)
 	}
 }
@@ -73,6 +76,7 @@ func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 		_, _ = c.Read(make([]byte, 1))
 		return nil
 	}
+	began := time.Now()
 	var flood sync.WaitGroup
 	for i := range byte(30) {
 		flood.Go(func() {
@@ -97,10 +101,11 @@ func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 		}
 	}
 	// The bucket refills while the flood lasts: 50 a minute is not yet one a second.
-	if a, r := in.received(hello.Accepted), in.received(hello.RateLimited); honest != 10 || a < 60 || a > 80 || a+r != 610 {
-		t.Errorf("%d of 10 others were heard; %v accepted, %v limited of 610", honest, a, r)
+	lasted := time.Since(began)
+	if a, r := in.received(hello.Accepted), in.received(hello.RateLimited); honest != 10 || a < 60 || a > 60+lasted.Seconds() || a+r != 610 {
+		t.Errorf("%d of 10 others were heard; %v accepted, %v limited of 610 in %s", honest, a, r, lasted)
 	}
-	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n > 30 {
+	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n > 30*int(1+lasted/time.Minute) {
 		t.Errorf("%d lines about 30 sources", n)
 	}
 }

@@ -196,6 +196,7 @@ func TestBalancer(t *testing.T) {
 	cfg := hello.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Limits: hello.Limits{PerSourcePerMinute: 2}}
 
 	in := listen(t, cfg, "127.0.0.1:0", nil)
+	began := time.Now()
 	b := capture(t, "1")
 	in.say([]byte(header), b)
 	h := in.next()
@@ -214,6 +215,12 @@ func TestBalancer(t *testing.T) {
 		t.Errorf("byte by byte: from %v", h.From)
 	}
 	in.say(all) // the device's own limit
+	// It refills by one in half a minute.
+	var more float64
+	if n := len(in.heard); n > 0 && time.Since(began) > 25*time.Second {
+		in.next()
+		more = 1
+	}
 	in.say(append([]byte(sig+"\x20\x00\x00\x00"), b...))
 	if h := in.next(); h.From.Addr().String() != "127.0.0.1" {
 		t.Errorf("LOCAL: from %v", h.From)
@@ -221,7 +228,7 @@ func TestBalancer(t *testing.T) {
 	in.say(b) // no header
 	in.say([]byte(sig + "\x21\x12\x00\x0c" + strings.Repeat("\x01", 12)))
 	in.stop()
-	for r, want := range map[hello.Result]float64{hello.Accepted: 3, hello.RateLimited: 1, hello.Malformed: 2} {
+	for r, want := range map[hello.Result]float64{hello.Accepted: 3 + more, hello.RateLimited: 1 - more, hello.Malformed: 2} {
 		if got := in.received(r); got != want {
 			t.Errorf("%s: %v, want %v", r, got, want)
 		}

@@ -142,14 +142,16 @@ func TestRelayedNoise(t *testing.T) {
 func TestARelayHasNoSourceLimitOfItsOwn(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 1, PerNetworkPerMinute: 5}}, nil)
+	began := time.Now()
 	for range 7 {
 		c := tls.Client(l.dial(), l.client(l.agent))
 		_, _ = c.Write(psk())
 		_, _ = io.ReadAll(c)
 	}
 	l.stop()
-	if l.received(hello.Accepted) != 5 || l.received(hello.RateLimited) != 2 {
-		t.Errorf("%v accepted, %v limited; want 5 and 2", l.received(hello.Accepted), l.received(hello.RateLimited))
+	more := float64(time.Since(began) / (12 * time.Second)) // the bucket refills by one in that time
+	if a, r := l.received(hello.Accepted), l.received(hello.RateLimited); a < 5 || a > 5+more || a+r != 7 {
+		t.Errorf("%v accepted, %v limited in %s; want 5 and 2", a, r, time.Since(began))
 	}
 }
 
@@ -375,8 +377,12 @@ func TestAgentIsToldOfRefusals(t *testing.T) {
 
 	l := newLab(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 2}}, nil)
 	c := l.http()
+	began := time.Now()
 	for i, want := range []int{202, 202, 429, 429} {
 		a := l.do(c, "POST", "/v1/hello?address=192.0.2.1", octets, psk())
+		if a.Status == 202 && time.Since(began) > 25*time.Second {
+			continue // the bucket refills by one in thirty seconds
+		}
 		if a.Status != want || want == 429 && (a.Result != hello.RateLimited || a.header.Get("Retry-After") != "60") {
 			t.Errorf("request %d: %+v, want %d", i+1, a, want)
 		}
@@ -410,12 +416,15 @@ func TestSlowAgentIsCut(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hello.Config{ReadTimeout: 300 * time.Millisecond}, nil)
 	for _, start := range []string{"", "POST /v1/he", "POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 32\r\n\r\n\x01"} {
-		c := tls.Client(l.dial(), l.client(l.agent, "http/1.1"))
-		if _, err := io.WriteString(c, start); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Handshake(); err != nil {
-			t.Fatal(err)
+		// On a slow machine it is cut in the handshake already, which shows nothing.
+		var c *tls.Conn
+		for shaken := false; !shaken; {
+			c = tls.Client(l.dial(), l.client(l.agent, "http/1.1"))
+			_, err := io.WriteString(c, start)
+			shaken = err == nil
+			if e := net.Error(nil); errors.As(err, &e) && e.Timeout() {
+				t.Fatalf("%q: the handshake is not cut", start)
+			}
 		}
 		if _, err := io.ReadAll(c); err != nil {
 			if e := net.Error(nil); errors.As(err, &e) && e.Timeout() {
@@ -447,7 +456,7 @@ func TestShutdownWithAgentsConnected(t *testing.T) {
 	if a := <-got; a.Status != 202 {
 		t.Errorf("the request under way got %+v", a)
 	}
-	if err := <-done; err != nil || time.Since(began) > 20*time.Second {
+	if err := <-done; err != nil || time.Since(began) > patience {
 		t.Errorf("shut down in %v: %v", time.Since(began), err)
 	}
 }

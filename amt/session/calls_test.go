@@ -38,7 +38,7 @@ func startScript(t *testing.T, s script, serverHeader string) *scripted {
 	t.Helper()
 	here, there := net.Pipe()
 	d := &scripted{t: t, bodies: map[string]string{}, server: serverHeader}
-	d.Session = &Session{client: wsman.NewClient(here, wsman.Config{Host: "device", CallTimeout: 10 * time.Second}), now: time.Now}
+	d.Session = &Session{client: wsman.NewClient(here, wsman.Config{Host: "device", CallTimeout: patience}), now: time.Now}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -54,9 +54,9 @@ func TestWhatADeviceDoesWrong(t *testing.T) {
 			}
 			ctx := t.Context()
 			if tc.fault.Kind == sim.Hang {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
-				defer cancel()
+				var end context.CancelCauseFunc
+				ctx, end = context.WithCancelCause(ctx)
+				go func() { hanging(t.Context(), d); end(context.DeadlineExceeded) }()
 			}
 			err := tc.call(ctx, s)
 			if tc.code == "" {
@@ -142,12 +142,21 @@ func TestRefusedByTheDevice(t *testing.T) {
 	}
 }
 
+// hanging waits until a device has been asked what it does not answer.
+func hanging(ctx context.Context, d *sim.Device) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for len(d.Snapshot().FaultsFired) == 0 && ctx.Err() == nil {
+		<-tick.C
+	}
+}
+
 // A rogue whose answers hang cannot hold us longer than the lease.
 func TestLeaseEndsACall(t *testing.T) {
 	t.Parallel()
 	d := startDevice(t, sim.Config{Personality: "11", Faults: sim.With(sim.Fault{Kind: sim.Hang, All: true})})
 	s := dialSetup(t, d)
-	s.SetDeadline(time.Now().Add(100 * time.Millisecond))
+	go func() { hanging(t.Context(), d); s.SetDeadline(time.Now().Add(100 * time.Millisecond)) }()
 	err := s.SetMEBxPassword(t.Context(), amt.NewSecret(mebxPassword))
 	if why := wantCode(t, err, reason.LeaseLost); !why.Sent {
 		t.Error("Sent is false")

@@ -62,11 +62,15 @@ func startDevice(t *testing.T, cfg sim.Config) *sim.Device {
 	return d
 }
 
+// patience is for a machine that stands still for half a minute.
+const patience = 2 * time.Minute
+
 var factory = session.Login{Name: "factory", User: "admin", Password: amt.NewSecret("admin")}
 
 func newDialer() *session.Dialer {
 	return session.NewDialer(session.Config{
-		Control: session.EgressGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil),
+		Control:        session.EgressGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil),
+		ConnectTimeout: patience, HandshakeTimeout: patience, CallTimeout: patience, RefusedPatience: patience,
 	}, nil, nil)
 }
 
@@ -169,7 +173,7 @@ func setUp(t *testing.T, ctx context.Context, s *session.Session) (session.Ident
 // verify waits for the device to come back and logs in with the new password.
 func verify(t *testing.T, d *sim.Device, password string) *session.Session {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	target := session.Target{Addr: d.Addr(), Logins: []session.Login{{Name: "candidate", User: "admin", Password: amt.NewSecret(password)}}}
 	for {

@@ -150,7 +150,7 @@ func TestRenegotiationIsRefused(t *testing.T) {
 		<-done
 		_ = cmd.Wait()
 	})
-	d, _ := testDialer(t, Config{RefusedPatience: 10 * time.Second})
+	d, _ := testDialer(t, Config{RefusedPatience: patience})
 	s, err := d.Dial(t.Context(), Target{Addr: addr})
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +211,7 @@ func startOpenSSL(t *testing.T, openssl string, args []string) netip.AddrPort {
 		if !ok {
 			t.Fatalf("openssl s_server ended: %s", trouble.String())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("openssl s_server does not accept")
 	}
 	return addr

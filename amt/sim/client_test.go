@@ -133,7 +133,7 @@ var nextAddress atomic.Uint32
 // ownAddress hands out loopback addresses no other package's tests use.
 func ownAddress() netip.Addr {
 	n := nextAddress.Add(1)
-	return netip.AddrFrom4([4]byte{127, 83, byte(n >> 8), byte(n)})
+	return netip.AddrFrom4([4]byte{127, 82, byte(n >> 8), byte(n)})
 }
 
 func testUUID() amt.UUID {
@@ -205,7 +205,7 @@ func newClient(t *testing.T, d *Device, cert *tls.Certificate) *client {
 		c.handshakes.Add(1)
 		return tc, nil
 	}}
-	c.http = &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	c.http = &http.Client{Transport: tr, Timeout: patience}
 	t.Cleanup(tr.CloseIdleConnections)
 	return c
 }
@@ -446,10 +446,13 @@ func setUpTLS(t *testing.T, c *client, d *Device, l *lab) {
 	}
 }
 
+// patience is for a machine that stands still for half a minute.
+const patience = 2 * time.Minute
+
 // awaitListening waits until the network has restarted and is back.
 func awaitListening(t *testing.T, d *Device) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		d.mu.Lock()
 		ready := d.epoch > 0 && len(d.listeners) > 0
@@ -466,7 +469,7 @@ func awaitListening(t *testing.T, d *Device) {
 
 func awaitState(t *testing.T, d *Device, want amt.ProvisioningState) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for {
 		got, changed := d.State()
 		if got == want {

@@ -77,7 +77,7 @@ func TestEachFaultDoesWhatItsNameSays(t *testing.T) {
 			if row.answered && rv != num(row.value) {
 				t.Errorf("ReturnValue %s, want %d", rv, row.value)
 			}
-			deadline := time.Now().Add(5 * time.Second)
+			deadline := time.Now().Add(patience)
 			for d.AcceptsMEBx(mebxPassword) != row.applied && time.Now().Before(deadline) {
 				<-time.After(time.Millisecond)
 			}

@@ -50,7 +50,7 @@ func replay(t *testing.T, d *Device) []string {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	in := bufio.NewReader(c)
 	var answers []string
 	for i, r := range recorded(t) {

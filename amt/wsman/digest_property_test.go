@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -315,7 +314,7 @@ func TestDigestHoldsWhateverIsAsked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := NewClient(conn, Config{Host: "device", Redial: p.dial, CallTimeout: 30 * time.Second, Logins: give(drawLogins.Draw(rt, "logins"))})
+		c := NewClient(conn, Config{Host: "device", Redial: p.dial, CallTimeout: patience, Logins: give(drawLogins.Draw(rt, "logins"))})
 		defer c.Close()
 		for range rapid.IntRange(4, 12).Draw(rt, "calls") {
 			switch rapid.SampledFrom([]string{"read", "read", "read", "read", "logins", "adopt"}).Draw(rt, "do") {

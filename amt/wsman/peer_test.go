@@ -21,6 +21,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is how long a call may take that is to succeed: machines stand still
+// for half a minute.
+const patience = 2 * time.Minute
+
 // A request as the far end saw it.
 type request struct {
 	conn, n int // which connection, which request on it; from 0
@@ -158,7 +162,7 @@ func (p *peer) client(cfg Config) *Client {
 		p.t.Fatal(err)
 	}
 	if cfg.CallTimeout == 0 {
-		cfg.CallTimeout = 10 * time.Second
+		cfg.CallTimeout = patience
 	}
 	cfg.Host = p.l.Addr().String()
 	if cfg.Redial == nil {
