@@ -148,7 +148,7 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := second.Stop(ctx); err != nil {
 			t.Errorf("stop the second node: %v", err)

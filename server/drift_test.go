@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -18,7 +17,7 @@ import (
 // restart ends the daemon and starts another one on the same store.
 func (l *lab) restart(change func(*Options)) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := l.s.Stop(ctx); err != nil {
 		l.t.Fatal(err)
@@ -30,7 +29,7 @@ func (l *lab) restart(change func(*Options)) {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
 			l.t.Errorf("stop: %v", err)

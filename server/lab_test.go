@@ -80,7 +80,7 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
 			t.Errorf("stop: %v", err)
@@ -149,7 +149,7 @@ func (l *lab) says(d *sim.Device) {
 // hello sends any hello from any address of this machine.
 func (l *lab) hello(from netip.Addr, u amt.UUID, retry uint32, roots []amt.TrustHash) {
 	l.t.Helper()
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: patience}
 	c, err := d.DialContext(l.t.Context(), "tcp", l.s.HelloAddr().String())
 	if err != nil {
 		l.t.Fatal(err)

@@ -9,4 +9,4 @@ import "time"
 const raceEnabled = true
 
 // patience is how long a test waits for what must come.
-const patience = 2 * time.Minute
+const patience = 3 * time.Minute

@@ -254,7 +254,7 @@ func TestEventsAreReadInOrderAndFollowed(t *testing.T) {
 		}
 		var got []string
 		var last int64
-		for deadline := time.Now().Add(30 * time.Second); len(got) < 5 && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Minute); len(got) < 5 && time.Now().Before(deadline); {
 			some, to := names(store.EventFilter{After: last, Limit: 2, Follow: true})
 			got, last = append(got, some...), max(last, to)
 		}
@@ -304,7 +304,7 @@ func TestAFollowerWaitsForOpenTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for deadline := time.Now().Add(30 * time.Second); len(got) < 2 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(2 * time.Minute); len(got) < 2 && time.Now().Before(deadline); {
 		got = see() // other tests' transactions on this server count as well
 	}
 	if !slices.Equal(got, []string{"slow", "fast"}) {

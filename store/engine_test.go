@@ -53,6 +53,7 @@ func open(tb testing.TB, o store.Options) *store.DB {
 	if err != nil {
 		tb.Fatalf("open: %v", err)
 	}
+	db.CommitFor(5 * time.Minute) // a machine may stand still in a commit
 	tb.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			tb.Errorf("close: %v", err)

@@ -186,7 +186,7 @@ func freePort(t *testing.T) string {
 // newLab starts everything but the devices.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(140)}
+	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(28)} // no other package's
 	build(t, l.dir, "provisiond", "amtsim")
 	l.certificate(t)
 	l.postgres = pgtest.Start(t)

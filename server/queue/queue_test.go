@@ -347,8 +347,30 @@ func TestALivingNodeKeepsItsJobs(t *testing.T) {
 	})
 	enqueue(t, db, a, 7, time.Time{})
 	wait(t, began, "the attempt")
+	// It was not heard of for a day, until it beats again.
+	seen := func() (at time.Time) {
+		err := db.Read(t.Context(), func(tx *store.Tx) error {
+			nodes, err := tx.Nodes(t.Context())
+			if len(nodes) == 1 {
+				at = nodes[0].SeenAt
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	if _, err := db.Pool().Exec(t.Context(), "UPDATE nodes SET seen_at = now() - interval '1 day'"); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); time.Since(seen()) > time.Hour; <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not beat")
+		}
+	}
 	looks := make(chan struct{}, 100)
-	b, err := queue.New(db, queue.Config{Node: "b/1", Heartbeat: 50 * time.Millisecond, Silent: 5 * time.Second}, worker(func(context.Context, int64) (time.Time, error) {
+	b, err := queue.New(db, queue.Config{Node: "b/1", Heartbeat: 50 * time.Millisecond, Silent: time.Hour}, worker(func(context.Context, int64) (time.Time, error) {
 		calls.Add(1)
 		return time.Time{}, nil
 	}), nil, nil)
