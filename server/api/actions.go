@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
 )
@@ -76,7 +77,7 @@ func (s *Server) actionRoutes(api huma.API) {
 		{"retry", "Try again now", "Brings a waiting run forward or starts a new one.", (*command).retry},
 		{"retire", "Take a device out for good", "Its record and its passwords are kept; a hello of it raises an alarm. The device itself is not touched.", (*command).retire},
 		{"restore", "Take a retired or quarantined device back", "It starts over as discovered and needs approval again.", (*command).restore},
-		{"release", "Let a quarantined device go on", "For after a person has looked: what was held against it, such as two machines with one UUID, is forgotten, and its next hello is looked at. A device under management that showed another key or MAC than before stays under management, and what it shows next is believed.", (*command).release},
+		{"release", "Let a quarantined device go on", "For after a person has looked: what was held against it, such as two machines with one UUID, is forgotten, and its next hello is looked at; one that was under management when it was kept out says none, and is looked at now. A device under management that showed another key or MAC than before stays under management, and what it shows next is believed.", (*command).release},
 		{"quarantine", "Keep a device out until somebody has looked", "Hellos are recorded, nothing else happens.", (*command).quarantine},
 	} {
 		add(s, api, huma.Operation{
@@ -204,7 +205,9 @@ func (c *command) approve() error {
 		}
 	}
 	c.said = "approved"
-	if d.Approved {
+	if d.Lifecycle == store.Unprovisioning {
+		c.said = "approved; its setup is being undone all the same"
+	} else if d.Approved {
 		c.said = "it was approved already"
 	}
 	return c.transition("", d.Reason, d.Detail, "approved", nil)
@@ -309,7 +312,17 @@ func (c *command) restore() error {
 		return err
 	}
 	c.said = "restored; its next hello is looked at as if it were the first"
+	if takenOut(c.device) {
+		c.said += "; it was under management, and such a device says none: provctl device retry " + c.device.UUID.String() + " looks whether it still is"
+	}
 	return c.transition(store.Discovered, "", "", "restored", nil)
+}
+
+// takenOut reports whether the device was under management when it was last
+// met, with a password of ours, and has said no hello since: it will say none
+// now either.
+func takenOut(d store.Device) bool {
+	return d.DeviceMode == amt.StatePost.String() && d.Generation > 0 && !d.LastSeen.After(d.LastContact)
 }
 
 // release forgets what was held against a device: the hellos before this
@@ -330,6 +343,10 @@ func (c *command) release() error {
 	if rebind {
 		c.said = "what it looked like before is forgotten: the next contact is believed; for one now: provctl maintain " + d.UUID.String() + " --task check"
 		return c.transition("", "", "", "rebound", nil)
+	}
+	if takenOut(d) && c.live == nil {
+		c.said = "released; it was under management, and such a device says no hello, so it is looked at now"
+		return c.start("released")
 	}
 	c.said = "released; its next hello is looked at"
 	return c.transition(store.Discovered, "", "", "released", nil)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
@@ -98,6 +99,52 @@ func TestCommands(t *testing.T) {
 					t.Errorf("the answer is %+v", res)
 				}
 			})
+		}
+	})
+}
+
+// TestTakenBack: a device that was under management says no hello, so whoever
+// lets it in again need not wait for one.
+func TestTakenBack(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, admin := t.Context(), b.Client(b.Admin)
+		operational, now := amt.StatePost.String(), time.Now().Add(time.Minute)
+		met := apitest.Device{Facts: store.DeviceFacts{DeviceMode: &operational, LastContact: &now}}
+		act := func(u amt.UUID, verb string) api.ActionResult {
+			t.Helper()
+			res, err := admin.Act(ctx, verb, u.String(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return res
+		}
+		u := b.Provisioned(met, "Admin!1", "MEBx!1")
+		act(u, "quarantine")
+		before := len(b.Enqueued())
+		if res := act(u, "release"); res.Device.Lifecycle != string(store.Queued) || res.RunID == 0 || len(b.Enqueued()) == before {
+			t.Errorf("released: %+v", res)
+		}
+
+		u = b.Provisioned(met, "Admin!2", "MEBx!2")
+		act(u, "retire")
+		if res := act(u, "restore"); res.Device.Lifecycle != string(store.Discovered) || !strings.Contains(res.Said, "provctl device retry "+u.String()) {
+			t.Errorf("restored: %+v", res)
+		}
+		w, err := admin.Why(ctx, u.String())
+		if err != nil || !strings.Contains(w.Says, "was under management") || !strings.Contains(w.Next, "provctl device retry") {
+			t.Errorf("why after that: %+v %v", w, err)
+		}
+
+		// One that lost its setup says hello again, and that hello decides.
+		u = b.Provisioned(met, "Admin!3", "MEBx!3")
+		long := time.Now().Add(-time.Hour)
+		b.Write(func(ctx context.Context, tx *store.Tx) error {
+			return tx.UpdateDevice(ctx, u, store.DeviceFacts{LastContact: &long})
+		})
+		act(u, "quarantine")
+		if res := act(u, "release"); res.Device.Lifecycle != string(store.Discovered) || res.RunID != 0 {
+			t.Errorf("released after a hello: %+v", res)
 		}
 	})
 }

@@ -303,8 +303,11 @@ func (s *Server) answer(w *Why, d store.Device) {
 			}
 		}
 	}
+	if d.Lifecycle == store.Unprovisioning && d.Reason != "" {
+		w.Checks = append(w.Checks, "if the machine is gone for good: provctl device retire "+d.UUID.String())
+	}
 	w.Next = next(d, w.LastRun, now)
-	if !d.WindowUntil.IsZero() && !managed(d.Lifecycle) && d.Lifecycle != store.Retired {
+	if !d.WindowUntil.IsZero() && listens(d) {
 		if d.WindowUntil.After(now) {
 			w.Checks = append(w.Checks, fmt.Sprintf("its setup window closes in %s; after that it needs a power cycle", ago(d.WindowUntil.Sub(now))))
 		} else {
@@ -314,6 +317,18 @@ func (s *Server) answer(w *Why, d store.Device) {
 	if s.Networks != nil && d.Address.IsValid() && !inside(s.Networks, d.Address) && !managed(d.Lifecycle) {
 		w.Checks = append(w.Checks, d.Address.String()+" is in none of provisioning.networks, so nobody connects back to it")
 	}
+}
+
+// listens reports whether a setup window means anything to the device: it waits
+// for its setup.
+func listens(d store.Device) bool {
+	switch d.Lifecycle {
+	case store.Retired, store.Unprovisioning, store.External, store.CredentialsUnknown:
+		return false
+	case store.Unprovisioned: // at factory settings it is silent until somebody begins its setup there
+		return d.Reason != "" || d.DeviceMode == amt.StateIn.String()
+	}
+	return !managed(d.Lifecycle) && !((d.Lifecycle == store.Discovered || d.Lifecycle == store.Quarantined) && takenOut(d))
 }
 
 func managed(l store.Lifecycle) bool {
@@ -352,6 +367,9 @@ func sentence(d store.Device, now time.Time) string {
 		name = d.UUID.String()
 	}
 	s := name + " " + words[d.Lifecycle]
+	if d.Lifecycle == store.Discovered && takenOut(d) {
+		s = name + " was under management when it was taken out, and has not been looked at since it was taken back"
+	}
 	if d.Lifecycle == store.Provisioned && !d.ProvisionedAt.IsZero() {
 		s += ", since " + d.ProvisionedAt.UTC().Format(time.RFC3339)
 	}
@@ -379,6 +397,9 @@ func next(d store.Device, last *Run, now time.Time) string {
 	case store.PendingApproval:
 		return "nothing, until it is approved: provctl device approve " + d.UUID.String()
 	case store.Unprovisioned:
+		if !listens(d) {
+			return "nothing: it is silent until its setup is begun at the machine, by an agent or a USB key; its hello then waits for provctl device approve " + d.UUID.String()
+		}
 		return "nothing, until it is approved again: provctl device approve " + d.UUID.String()
 	case store.Quarantined:
 		if d.Reason == reason.UUIDInvalid {
@@ -415,6 +436,9 @@ func next(d store.Device, last *Run, now time.Time) string {
 	}
 	if d.NextRetry.After(now) {
 		return "the next attempt begins in " + ago(d.NextRetry.Sub(now))
+	}
+	if d.Lifecycle == store.Discovered && takenOut(d) {
+		return "nothing by itself, since it says no hello: provctl device retry " + d.UUID.String() + " looks whether it is under management still"
 	}
 	switch reason.Of(d.Reason).Retry {
 	case reason.ForCertificate:

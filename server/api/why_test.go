@@ -61,6 +61,42 @@ func TestWhyAnswersWhole(t *testing.T) {
 	})
 }
 
+// TestWhyAfterASetupIsUndone: of a setup window is spoken only while the device
+// listens, and whoever waits for a machine that is gone is told how to end that.
+func TestWhyAfterASetupIsUndone(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		until := time.Now().Add(time.Hour)
+		factory, setup := amt.StatePre.String(), amt.StateIn.String()
+		for _, c := range []struct {
+			to    store.Lifecycle
+			why   reason.Code
+			mode  string
+			wants []string
+			not   string
+		}{
+			{store.Unprovisioned, "", factory, []string{"silent until its setup is begun"}, "setup window"},
+			{store.Unprovisioned, "", setup, []string{"setup window", "device approve"}, "silent"},
+			{store.Unprovisioned, reason.NotAuthorized, factory, []string{"setup window", "device approve"}, "silent"},
+			{store.Unprovisioning, reason.DeviceUnreachable, "", []string{"gone for good: provctl device retire"}, "setup window"},
+			{store.PendingApproval, reason.NotAuthorized, "", []string{"setup window"}, "gone for good"},
+		} {
+			d := apitest.Device{Lifecycle: c.to, Reason: c.why}
+			d.Facts.WindowUntil, d.Facts.DeviceMode = &until, &c.mode
+			w, err := b.Client(b.Admin).Why(t.Context(), b.Seen(d).String())
+			all := w.Next + "\n" + strings.Join(w.Checks, "\n")
+			for _, want := range c.wants {
+				if err != nil || !strings.Contains(all, want) {
+					t.Errorf("%s %s %s: %v, want %q in\n%s", c.to, c.why, c.mode, err, want, all)
+				}
+			}
+			if strings.Contains(all, c.not) {
+				t.Errorf("%s %s %s: %q in\n%s", c.to, c.why, c.mode, c.not, all)
+			}
+		}
+	})
+}
+
 // TestWhySideBySide: a device that refused our certificate is shown what its
 // firmware compared, and the rule that decides.
 func TestWhySideBySide(t *testing.T) {
