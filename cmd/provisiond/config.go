@@ -278,7 +278,9 @@ type Profile struct {
 	// Default set: the factory's password is admin.
 	MEBx string `yaml:"mebx" oneof:"set leave"`
 	// The host name given to a device without a known one. {uuid8}, {uuid}, {mac},
-	// {serial} and {ip} are replaced. Default amt-{uuid8}, which says what answers.
+	// {serial} and {ip} are replaced. Default amt-{uuid8}, which says what answers:
+	// eight digits of the UUID, or of its hash where the maker is Dell, whose UUIDs
+	// all begin alike.
 	HostName string `yaml:"host_name"`
 	// The domain given to a device. Empty, the default, takes the suffix the device
 	// reports, then the certificate's domain.

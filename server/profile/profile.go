@@ -4,6 +4,8 @@
 package profile
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -37,7 +39,8 @@ type Profile struct {
 	MEBx string `json:"mebx" yaml:"mebx"`
 
 	// HostName is a pattern: {uuid8}, {uuid}, {mac}, {serial} and {ip} are
-	// replaced; used when no name is known for the device.
+	// replaced; used when no name is known for the device. {uuid8} is the head
+	// of the UUID, or of its SHA-256 where a maker's heads are all the same.
 	HostName string `json:"host_name" yaml:"host_name"`
 	// Domain is the DNS domain of the device's name; empty takes the suffix
 	// the device itself reports, then the certificate's domain.
@@ -150,7 +153,7 @@ func expand(pattern string, f Facts) (string, error) {
 	var missing []string
 	out := pattern
 	for _, v := range []struct{ key, value string }{
-		{"{uuid8}", id[:8]}, {"{uuid}", id},
+		{"{uuid8}", uuid8(f.UUID)}, {"{uuid}", id},
 		{"{mac}", strings.NewReplacer(":", "", "-", "").Replace(strings.ToLower(f.MAC))},
 		{"{serial}", strings.ToLower(f.Serial)},
 		{"{ip}", strings.NewReplacer(".", "-", ":", "-").Replace(addr(f.Address))},
@@ -169,6 +172,18 @@ func expand(pattern string, f Facts) (string, error) {
 		return "", err
 	}
 	return out, nil
+}
+
+// uuid8 is eight hexadecimal digits that tell machines apart: the first ones of
+// the UUID. Those of Dell's machines all spell DELL (SMBIOS, 44454c4c, with the
+// field turned round 4c4c4544), so theirs are of the UUID's SHA-256.
+func uuid8(u amt.UUID) string {
+	id := u.String()
+	if head := id[:8]; head != "4c4c4544" && head != "44454c4c" {
+		return head
+	}
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:4])
 }
 
 func addr(a netip.Addr) string {

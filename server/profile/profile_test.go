@@ -29,6 +29,26 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	}
 }
 
+// TestShortNamesTellDellsApart: the first half of each of their UUIDs spells DELL.
+func TestShortNamesTellDellsApart(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, id := range []string{
+		"4c4c4544-0043-4410-8054-b4c04f4e4e32", "4c4c4544-0043-4410-8054-b4c04f4e4e33", "44454c4c-4300-1044-8054-b4c04f4e4e32",
+	} {
+		u, err := amt.ParseUUID(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host, _, err := Default().FQDN(Facts{UUID: u})
+		again, _, _ := Default().FQDN(Facts{UUID: u})
+		if err != nil || host != again || len(host) != len("amt-01234567") || seen[host] {
+			t.Errorf("%s is called %s, then %s: %v", id, host, again, err)
+		}
+		seen[host] = true
+	}
+}
+
 func TestFQDN(t *testing.T) {
 	t.Parallel()
 	u, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
