@@ -142,6 +142,22 @@ func TestSamplingKeepsWarnings(t *testing.T) {
 	}
 }
 
+// TestTimesInTheLogHaveADay: a certificate that ends at 06:06:48 says nothing.
+func TestTimesInTheLogHaveADay(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"json", "console"} {
+		var out bytes.Buffer
+		log, err := newLogger(Log{Level: "info", Format: format}, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("cert.loaded", zap.Time("not_after", time.Date(2031, 2, 3, 6, 6, 48, 0, time.UTC)))
+		if today := time.Now().Format("2006-01"); !strings.Contains(out.String(), "2031-02-03") || !strings.Contains(out.String(), today) {
+			t.Errorf("%s: %s", format, out.String())
+		}
+	}
+}
+
 // TestBoxRiverSpeaksThroughOurLog: what River says of itself comes through our logger, at our level.
 func TestBoxRiverSpeaksThroughOurLog(t *testing.T) {
 	t.Parallel()

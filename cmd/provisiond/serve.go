@@ -64,7 +64,7 @@ func newLogger(cfg Log, w io.Writer) (*zap.Logger, error) {
 	enc.TimeKey, enc.EncodeTime, enc.EncodeDuration = "time", zapcore.RFC3339NanoTimeEncoder, zapcore.StringDurationEncoder
 	var e zapcore.Encoder
 	if cfg.Format == "console" {
-		enc.EncodeTime, enc.EncodeLevel = zapcore.TimeEncoderOfLayout("15:04:05.000"), zapcore.CapitalLevelEncoder
+		enc.EncodeTime, enc.EncodeLevel = zapcore.TimeEncoderOfLayout("2006-01-02 15:04:05.000"), zapcore.CapitalLevelEncoder
 		e = zapcore.NewConsoleEncoder(enc)
 	} else {
 		e = zapcore.NewJSONEncoder(enc)
