@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -186,5 +187,18 @@ func TestFleetIsANuisanceByDefault(t *testing.T) {
 	}
 	if _, _, err := runCommand(t, "fleet", "--fault-rate", "5"); err == nil || !strings.Contains(err.Error(), "between 0 and 1") {
 		t.Errorf("--fault-rate 5: %v", err)
+	}
+}
+
+// TestWhoStaysIsNotTimedOut: --timeout gives up on devices nobody manages, and
+// does not send home a fleet that was told to stay.
+func TestWhoStaysIsNotTimedOut(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	defer cancel()
+	o := fleetOptions{timeout: time.Nanosecond, stay: true}
+	o.await(ctx, &fleet{}, io.Discard) // all of no devices are managed
+	if ctx.Err() == nil {
+		t.Error("the fleet went home before it was interrupted")
 	}
 }

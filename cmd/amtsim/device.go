@@ -81,6 +81,6 @@ func deviceCommand() *cobra.Command {
 	c.Flags().StringVar(&uuid, "uuid", "", "its UUID; empty: one made from --seed")
 	c.Flags().BoolVar(&factory, "factory", false, "start in factory mode, silent")
 	c.Flags().BoolVar(&stay, "stay", false, "go on after it is managed, until interrupted")
-	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "give up after this long")
+	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "give up after this long when it is not managed")
 	return c
 }

@@ -40,7 +40,7 @@ logged in to it with its new password. Ends with status 0 when all are.`,
 	o.flags(f)
 	f.IntVar(&o.devices, "devices", 25, "how many")
 	f.Float64Var(&o.rate, "rate", 0, "devices that wake up a second; 0: all at once")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long on devices that are not managed")
 	f.Bool("until-managed", true, "end when all are managed (the default; --duration and --stay change it)")
 	f.DurationVar(&o.duration, "duration", 0, "run exactly this long instead of until all are managed")
 	f.DurationVar(&o.settle, "settle", 2*time.Second, "stay this long after the last request, for what a server still wants to read")
@@ -100,8 +100,7 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 	if o.duration > 0 {
 		limit = o.duration
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	enough, reached := time.After(limit), false
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var shown time.Time
@@ -114,6 +113,7 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 		if done && o.duration == 0 && !o.stay {
 			return
 		}
+		reached = reached || done
 		if time.Since(shown) >= time.Second && n != last {
 			fmt.Fprintf(progress, "%6.1fs  factory %d  setup %d  operational %d  managed %d of %d  (hellos %d, handshakes %d, requests %d)\n",
 				time.Since(fl.began).Seconds(), n.states[amt.StatePre], n.states[amt.StateIn], n.states[amt.StatePost], n.managed, len(fl.devices), n.hellos, n.handshakes, n.requests)
@@ -122,6 +122,11 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 		select {
 		case <-ctx.Done():
 			return
+		case <-enough:
+			if !o.stay || o.duration > 0 || !reached {
+				return
+			}
+			enough = nil // whoever stays gives up only on devices that never were managed
 		case <-tick.C:
 		}
 	}
