@@ -174,7 +174,7 @@ func (p *program) deviceAdopt() *cobra.Command {
 	note, file := "", ""
 	cmd := &cobra.Command{
 		Use: "adopt UUID --password-file FILE", Short: "Try a password known from elsewhere", Args: cobra.ExactArgs(1),
-		Long: "Try a password known from elsewhere on a device that takes none of ours; - reads it from standard input.\nA device is asked three times an hour at most, so that it locks nobody out.",
+		Long: "Try a password known from elsewhere on a device that takes none of ours; - reads it from standard input.\nA device that refused passwords is not asked again within the hour, so that nobody is locked out.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
 				return usage("--password-file is needed; a password in an argument is seen by every user of this machine")

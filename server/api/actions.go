@@ -232,6 +232,11 @@ func (c *command) retry() error {
 	case c.live != nil:
 		c.runID = c.live.ID
 		c.said = fmt.Sprintf("run %d comes at once", c.live.ID)
+		if until, err := refusedUntil(c.ctx, c.tx, d); err != nil {
+			return err
+		} else if until.After(c.tx.Now()) {
+			c.said = fmt.Sprintf("run %d comes in %s: the device has refused passwords within the hour, and is not asked before, so that nobody is locked out", c.live.ID, ago(until.Sub(c.tx.Now())))
+		}
 		if err := c.tx.HastenRun(c.ctx, c.live.ID, c.tx.Now()); err != nil {
 			return err
 		}
@@ -241,6 +246,11 @@ func (c *command) retry() error {
 		return c.s.Enqueue(c.ctx, c.tx, c.live.ID, c.tx.Now(), priorityUrgent)
 	}
 	c.said = "the run is queued"
+	if until, err := refusedUntil(c.ctx, c.tx, d); err != nil {
+		return err
+	} else if until.After(c.tx.Now()) {
+		c.said = "the run comes in " + ago(until.Sub(c.tx.Now())) + ": the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"
+	}
 	return c.start("retry_requested")
 }
 

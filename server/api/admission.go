@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -241,6 +242,13 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 		if err := tx.PutName(ctx, store.Name{UUID: r.uuid, FQDN: r.FQDN, Source: "import"}); err != nil {
 			return err
 		}
+		d, err := tx.Device(ctx, r.uuid)
+		if err == nil && !strings.EqualFold(d.FQDN, r.FQDN) {
+			err = callDevice(ctx, tx, d, r.FQDN, "", actor)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
 	}
 	// What a rule may ask for is kept beside the device, heard of or not.
 	var f store.DeviceFacts
@@ -255,6 +263,9 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 	}
 	if r.MAC != "" {
 		f.MAC = &r.MAC
+	}
+	if r.FQDN != "" {
+		f.FQDN = &r.FQDN
 	}
 	if r.address.IsValid() {
 		f.Address = &r.address
@@ -329,15 +340,21 @@ func (s *Server) putName(ctx context.Context, tx *store.Tx, u amt.UUID, fqdn, no
 	case err != nil:
 		return err
 	default:
-		// A managed device gets it at its next maintenance.
-		if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{FQDN: &fqdn}); err != nil {
-			return err
-		}
-		if _, err := tx.AddEvent(ctx, store.Event{UUID: u, Name: "identity_resolved", Actor: who.Actor(), Detail: fqdn, Data: map[string]any{"previous": d.FQDN, "note": note}}); err != nil {
+		if err := callDevice(ctx, tx, d, fqdn, note, who.Actor()); err != nil {
 			return err
 		}
 	}
 	return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "device.name", Subject: u.String(), Detail: map[string]any{"fqdn": fqdn}})
+}
+
+// callDevice has a known device called fqdn from now on; a managed one hears of
+// it at its next maintenance.
+func callDevice(ctx context.Context, tx *store.Tx, d store.Device, fqdn, note, actor string) error {
+	if err := tx.UpdateDevice(ctx, d.UUID, store.DeviceFacts{FQDN: &fqdn}); err != nil {
+		return err
+	}
+	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "identity_resolved", Actor: actor, Detail: fqdn, Data: map[string]any{"previous": d.FQDN, "note": note}})
+	return err
 }
 
 // adoptDevice keeps a password as the newest candidate and starts a run, which

@@ -113,6 +113,44 @@ func TestImportedAddress(t *testing.T) {
 	})
 }
 
+// TestImportedNames: a name in a list is that of a device known already, too, so
+// that maintenance brings it there, and of one that never said hello.
+func TestImportedNames(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, c := t.Context(), b.Client(b.Admin)
+		was := "amt-1.corp.example"
+		known := b.Provisioned(apitest.Device{Facts: store.DeviceFacts{FQDN: &was}}, "Admin!1", "MEBx!1")
+		silent, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
+		list := "uuid,fqdn,address\n" + known.String() + ",pc1.corp.example,\n" + silent.String() + ",pc2.corp.example,10.1.2.3\n"
+		for range 2 {
+			if rep, err := c.ImportDevices(ctx, api.DeviceImport{Document: list}); err != nil || len(rep.Problems) > 0 {
+				t.Fatalf("%+v %v", rep, err)
+			}
+		}
+		b.Read(func(ctx context.Context, tx *store.Tx) error {
+			for u, want := range map[amt.UUID]string{known: "pc1.corp.example", silent: "pc2.corp.example"} {
+				if d, err := tx.Device(ctx, u); err != nil || d.FQDN != want {
+					t.Errorf("it is called %q, want %s: %v", d.FQDN, want, err)
+				}
+			}
+			due, _, err := tx.DueDevices(ctx, store.Due{Names: true, Limit: 10})
+			if len(due) != 1 || due[0].UUID != known {
+				t.Errorf("%d devices have a name due", len(due))
+			}
+			events, err2 := tx.Events(ctx, store.EventFilter{UUID: known, Name: "identity_resolved", Limit: 10})
+			if len(events) != 1 || err2 != nil {
+				t.Errorf("%d events tell of the name, want 1: %v", len(events), err2)
+			}
+			return err
+		})
+		w, err := c.Why(ctx, "pc2.corp.example")
+		if err != nil || !w.Found || !strings.Contains(w.Says, "known from an import") || !strings.Contains(w.Next, "provctl device adopt "+silent.String()) {
+			t.Errorf("why: %+v %v", w, err)
+		}
+	})
+}
+
 // TestImportProblems: every problem of a file is named with its line, and
 // nothing of the file is used.
 func TestImportProblems(t *testing.T) {
@@ -373,6 +411,23 @@ func TestAdopt(t *testing.T) {
 			}
 			return err
 		})
+		// One that has refused passwords is left alone, and everybody is told for how long.
+		b.Write(func(ctx context.Context, tx *store.Tx) error {
+			if err := tx.FinishRun(ctx, res.RunID, store.RunFailed, reason.CredentialsUnknown, "refused", ""); err != nil {
+				return err
+			}
+			return tx.Transition(ctx, store.Transition{UUID: u, To: store.CredentialsUnknown, Reason: reason.CredentialsUnknown, Event: "test", Actor: "system"})
+		})
+		for _, again := range []func() (api.ActionResult, error){
+			func() (api.ActionResult, error) {
+				return c.AdoptDevice(ctx, u.String(), api.Adoption{Password: "Canary-Adopt-2!"})
+			},
+			func() (api.ActionResult, error) { return c.Act(ctx, "retry", u.String(), "") },
+		} {
+			if res, err := again(); err != nil || !strings.Contains(res.Said, "within the hour") || !strings.Contains(res.Said, "in 59 minutes") && !strings.Contains(res.Said, "in 60 minutes") {
+				t.Errorf("after a refusal: %+v %v", res, err)
+			}
+		}
 		managed := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!")
 		if _, err := c.AdoptDevice(ctx, managed.String(), api.Adoption{Password: "x"}); code(err) != "conflict" {
 			t.Errorf("%v", err)

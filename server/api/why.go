@@ -306,6 +306,9 @@ func (s *Server) answer(w *Why, d store.Device) {
 	if d.Lifecycle == store.Unprovisioning && d.Reason != "" {
 		w.Checks = append(w.Checks, "if the machine is gone for good: provctl device retire "+d.UUID.String())
 	}
+	if r := w.LastRun; d.Lifecycle == store.Queued && r != nil && r.State == store.RunQueued && r.NotBefore != nil && r.NotBefore.Sub(now) > time.Minute {
+		w.Says = strings.Replace(w.Says, words[store.Queued], "waits for the time of its next attempt", 1)
+	}
 	w.Next = next(d, w.LastRun, now)
 	if !d.WindowUntil.IsZero() && listens(d) {
 		if d.WindowUntil.After(now) {
@@ -329,6 +332,12 @@ func listens(d store.Device) bool {
 		return d.Reason != "" || d.DeviceMode == amt.StateIn.String()
 	}
 	return !managed(d.Lifecycle) && !((d.Lifecycle == store.Discovered || d.Lifecycle == store.Quarantined) && takenOut(d))
+}
+
+// onlyListed reports whether all that is known of a device is what an import
+// said.
+func onlyListed(d store.Device) bool {
+	return d.Lifecycle == store.Discovered && d.HelloCount == 0 && d.LastContact.IsZero()
 }
 
 func managed(l store.Lifecycle) bool {
@@ -367,6 +376,9 @@ func sentence(d store.Device, now time.Time) string {
 		name = d.UUID.String()
 	}
 	s := name + " " + words[d.Lifecycle]
+	if onlyListed(d) {
+		s = name + " is known from an import, has said no hello, and nobody has connected to it"
+	}
 	if d.Lifecycle == store.Discovered && takenOut(d) {
 		s = name + " was under management when it was taken out, and has not been looked at since it was taken back"
 	}
@@ -436,6 +448,13 @@ func next(d store.Device, last *Run, now time.Time) string {
 	}
 	if d.NextRetry.After(now) {
 		return "the next attempt begins in " + ago(d.NextRetry.Sub(now))
+	}
+	if onlyListed(d) {
+		text := "it is set up at its first hello. If somebody else has set it up it says none: provctl device adopt " + d.UUID.String() + " --password-file FILE"
+		if !d.Address.IsValid() {
+			text += ", once provctl device import has given its address"
+		}
+		return text
 	}
 	if d.Lifecycle == store.Discovered && takenOut(d) {
 		return "nothing by itself, since it says no hello: provctl device retry " + d.UUID.String() + " looks whether it is under management still"
