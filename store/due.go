@@ -58,8 +58,9 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 	args := []any{d.After, d.CertBefore, d.ContactBefore, -d.Rest.Milliseconds(), page(d.Limit)}
 	// A reason on a managed device is a run that failed: it is looked at again.
 	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> ''"
+	const misnamed = "fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	if d.Names {
-		due += " OR fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
+		due += " OR " + misnamed
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Passwords)) {
 		args = append(args, name, d.Passwords[name])
@@ -74,6 +75,10 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 	}
 	if len(d.Versions) > 0 {
 		changed += " OR assigned_profile <> '' AND assigned_profile <> profile"
+	}
+	if d.Names {
+		changed += " OR " + misnamed + ` AND EXISTS (SELECT 1 FROM names n WHERE n.uuid = devices.uuid
+			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.state = 'done' AND r.finished_at > n.updated_at))`
 	}
 	until := ""
 	if !last.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -53,5 +54,56 @@ func TestDueAPartAtATime(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// TestANewNameDoesNotWait: a name that a person gave goes to the device although
+// it was looked at a moment ago, and a device that keeps another one rests.
+func TestANewNameDoesNotWait(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		host, domain, old := "amt-1", "corp.example", "amt-1.corp.example"
+		now := time.Now()
+		hello(t, db, 1)
+		write(t, db, func(ctx context.Context, tx *store.Tx) error {
+			if err := tx.UpdateDevice(ctx, uuid(1), store.DeviceFacts{HostName: &host, Domain: &domain, FQDN: &old, LastContact: &now}); err != nil {
+				return err
+			}
+			return tx.Transition(ctx, store.Transition{UUID: uuid(1), To: store.Provisioned, Event: "provisioned"})
+		})
+		looked := func(state, reasonCode string) {
+			t.Helper()
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				run, err := tx.CreateRun(ctx, store.NewRun{UUID: uuid(1), Kind: "maintain", Trigger: "timer"})
+				if err != nil {
+					return err
+				}
+				return tx.FinishRun(ctx, run.ID, state, reason.Code(reasonCode), "", "none")
+			})
+		}
+		due := func(want bool, when string) {
+			t.Helper()
+			read(t, db, func(ctx context.Context, tx *store.Tx) error {
+				found, _, err := tx.DueDevices(ctx, store.Due{Names: true, Rest: time.Hour, Limit: 10})
+				if (len(found) == 1) != want {
+					t.Errorf("%s: %d due", when, len(found))
+				}
+				return err
+			})
+		}
+		looked(store.RunDone, "")
+		due(false, "named as it should be")
+		name := "pc1.corp.example"
+		write(t, db, func(ctx context.Context, tx *store.Tx) error {
+			if err := tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: name, Source: "api"}); err != nil {
+				return err
+			}
+			return tx.UpdateDevice(ctx, uuid(1), store.DeviceFacts{FQDN: &name})
+		})
+		due(true, "given a name just now")
+		looked(store.RunFailed, "device_unreachable")
+		due(true, "not reached since")
+		looked(store.RunDone, "")
+		due(false, "looked at since, and the device keeps its name")
 	})
 }
