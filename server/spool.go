@@ -40,6 +40,7 @@ type spool struct {
 	mu      sync.Mutex
 	f       *os.File
 	entries int
+	size    int64 // of the file: whole lines
 }
 
 // sited is the way of a hello into the store with a kill point at either end:
@@ -75,10 +76,23 @@ func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Re
 		return nil, fmt.Errorf("open the hello spool: %w", err)
 	}
 	s.f = f
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 128<<10)
-	for lines.Scan() {
-		s.entries++
+	in := bufio.NewReaderSize(f, 64<<10)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("read the hello spool: %w", err)
+		}
+		s.entries, s.size = s.entries+1, s.size+int64(len(line))
+	}
+	// A last line cut by a crash was never answered for. The next one must not
+	// be written behind it: together they would be no line at all.
+	if err := f.Truncate(s.size); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("repair the hello spool: %w", err)
 	}
 	s.gauge.Set(float64(s.entries))
 	return s, nil
@@ -107,37 +121,65 @@ func (s *spool) keep(h hello.Hello) error {
 	if s.entries >= maxSpool {
 		return fmt.Errorf("the hello spool is full (%d)", maxSpool)
 	}
-	if _, err := s.f.Write(append(line, '\n')); err != nil {
+	line = append(line, '\n')
+	_, err = s.f.Write(line)
+	if err == nil {
+		err = s.f.Sync()
+	}
+	if err != nil {
+		_ = s.f.Truncate(s.size) // half a line would spoil the next one
 		return fmt.Errorf("write the hello spool: %w", err)
 	}
-	if err := s.f.Sync(); err != nil {
-		return fmt.Errorf("write the hello spool: %w", err)
-	}
-	s.entries++
+	s.entries, s.size = s.entries+1, s.size+int64(len(line))
 	s.gauge.Set(float64(s.entries))
 	return nil
 }
 
 // replay gives what is spooled to the store, oldest first, and stops at the
-// first that the store does not take. A hello replayed twice does no harm.
+// first that the store does not take. A hello replayed twice does no harm. Others
+// are kept meanwhile: the store may go away again, and take long to say so.
 func (s *spool) replay(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.entries == 0 {
+	given, done := int64(0), 0
+	for {
+		s.mu.Lock()
+		size := s.size
+		if given == size {
+			defer s.mu.Unlock()
+			return s.empty(done)
+		}
+		s.mu.Unlock()
+		n, err := s.give(ctx, io.NewSectionReader(s.f, given, size-given))
+		if err != nil || n < 0 {
+			return err // n < 0: still away; the file stays as it is
+		}
+		given, done = size, done+n
+	}
+}
+
+// empty forgets what the store has taken; mu is held.
+func (s *spool) empty(done int) error {
+	if s.size == 0 {
 		return nil
 	}
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("read the hello spool: %w", err)
+	if err := s.f.Truncate(0); err != nil {
+		return fmt.Errorf("empty the hello spool: %w", err)
 	}
-	in := bufio.NewReaderSize(s.f, 64<<10)
-	done := 0
-	for {
+	s.entries, s.size = 0, 0
+	s.gauge.Set(0)
+	s.log.Info("hello.unspooled", zap.Int("hellos", done))
+	return nil
+}
+
+// give counts the hellos the store took; -1 when it did not take one.
+func (s *spool) give(ctx context.Context, lines io.Reader) (int, error) {
+	in := bufio.NewReaderSize(lines, 64<<10)
+	for done := 0; ; {
 		line, err := in.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			break // a last line cut by a crash was never answered for
+			return done, nil
 		}
 		if err != nil {
-			return fmt.Errorf("read the hello spool: %w", err)
+			return 0, fmt.Errorf("read the hello spool: %w", err)
 		}
 		var e spooled
 		if err := json.Unmarshal(line, &e); err != nil {
@@ -149,18 +191,19 @@ func (s *spool) replay(ctx context.Context) error {
 			continue
 		}
 		h := hello.Hello{Message: m, From: e.From, Local: e.Local, At: e.At, Via: e.Via, Peer: e.Peer, FQDN: e.FQDN, Address: e.Addr}
-		if _, err := s.next.HandleHello(ctx, h); err != nil {
-			return nil // still away; the file stays as it is
+		if s.once(ctx, h) != nil {
+			return -1, nil
 		}
 		done++
 	}
-	if err := s.f.Truncate(0); err != nil {
-		return fmt.Errorf("empty the hello spool: %w", err)
-	}
-	s.entries = 0
-	s.gauge.Set(0)
-	s.log.Info("hello.unspooled", zap.Int("hellos", done))
-	return nil
+}
+
+// once has the time that a hello has which comes over the line.
+func (s *spool) once(ctx context.Context, h hello.Hello) error {
+	ctx, cancel := context.WithTimeout(ctx, hello.HandlerTimeout)
+	defer cancel()
+	_, err := s.next.HandleHello(ctx, h)
+	return err
 }
 
 func (s *spool) close() error {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,6 +68,16 @@ func TestNoHelloIsLostWhileTheStoreIsAway(t *testing.T) {
 	if err := os.WriteFile(path, append(text, []byte(`{"raw":"AAAA`)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// The store is still away: what is kept now is not spoilt by that line.
+	if s, err = newSpool(dir, store, zap.NewNop(), prometheus.NewRegistry()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.HandleHello(t.Context(), aHello(t, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
 	store.away = false
 	s, err = newSpool(dir, store, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
@@ -76,8 +87,8 @@ func TestNoHelloIsLostWhileTheStoreIsAway(t *testing.T) {
 	if err := s.replay(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(store.got) != 5 {
-		t.Fatalf("%d of 5 hellos reached the store", len(store.got))
+	if len(store.got) != 6 {
+		t.Fatalf("%d of 6 hellos reached the store", len(store.got))
 	}
 	for n, h := range store.got {
 		want := aHello(t, byte(n))
@@ -85,8 +96,96 @@ func TestNoHelloIsLostWhileTheStoreIsAway(t *testing.T) {
 			t.Errorf("hello %d came back as %+v", n, h)
 		}
 	}
-	if err := s.replay(t.Context()); err != nil || len(store.got) != 5 {
+	if err := s.replay(t.Context()); err != nil || len(store.got) != 6 {
 		t.Errorf("an empty spool was replayed again: %v", err)
+	}
+}
+
+// stuck is a store that is away at first, then takes one hello and says nothing, as
+// behind a line that swallows everything. It goes on when it is told to.
+type stuck struct {
+	asked, goOn chan struct{}
+
+	mu    sync.Mutex
+	calls int
+	got   []hello.Hello
+}
+
+func (s *stuck) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
+	s.mu.Lock()
+	s.calls++
+	call := s.calls
+	s.mu.Unlock()
+	if call == 2 {
+		close(s.asked)
+		select {
+		case <-s.goOn:
+		case <-ctx.Done():
+		}
+	}
+	select {
+	case <-s.goOn:
+	default:
+		return "", errors.New("the database is away")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got = append(s.got, h)
+	return hello.Accepted, nil
+}
+
+// TestAReplayHoldsUpNoHello: while one spooled hello hangs on its way into the
+// store, others are kept on the disk, and all reach the store in the end.
+func TestAReplayHoldsUpNoHello(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := &stuck{asked: make(chan struct{}), goOn: make(chan struct{})}
+	goOn := sync.OnceFunc(func() { close(store.goOn) })
+	s, err := newSpool(dir, store, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	defer goOn()
+	keep := func(n byte) {
+		t.Helper()
+		kept := make(chan error, 1)
+		go func() {
+			_, err := s.HandleHello(t.Context(), aHello(t, n))
+			kept <- err
+		}()
+		select {
+		case err := <-kept:
+			if err != nil {
+				t.Fatalf("hello %d: %v", n, err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("hello %d waits for the replay", n)
+		}
+	}
+	keep(0)
+	replayed := make(chan error, 1)
+	go func() { replayed <- s.replay(t.Context()) }()
+	<-store.asked // the replay hangs
+	for n := range byte(3) {
+		keep(1 + n)
+	}
+	goOn()
+	if err := <-replayed; err != nil {
+		t.Fatal(err)
+	}
+	if err := s.replay(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[amt.UUID]int{}
+	for _, h := range store.got {
+		seen[h.UUID]++
+	}
+	if len(store.got) != 4 || len(seen) != 4 {
+		t.Errorf("the store got %d hellos of %d devices, want one of each of 4", len(store.got), len(seen))
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "hello.spool")); err != nil || len(text) != 0 || s.entries != 0 {
+		t.Errorf("%d entries and %d bytes are left: %v", s.entries, len(text), err)
 	}
 }
 
