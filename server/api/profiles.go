@@ -82,7 +82,7 @@ func (s *Server) configured() ProfileView {
 	if s.DefaultProfile.Name != "" {
 		p = s.DefaultProfile
 	}
-	return ProfileView{Name: p.Name, Profile: p, CreatedBy: "configuration"}
+	return ProfileView{Name: p.Name, Version: p.Version, Profile: p, CreatedBy: "configuration"}
 }
 
 func profileView(p store.Profile) (ProfileView, error) {
