@@ -16,7 +16,7 @@ import (
 
 func deviceCommand() *cobra.Command {
 	o := &deviceOptions{}
-	var address, uuid string
+	var address, uuid, otp string
 	var factory, stay bool
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -29,7 +29,7 @@ func deviceCommand() *cobra.Command {
 				return err
 			}
 			cfg := sim.Config{Personality: o.personality, Port: o.port, Suffix: o.suffix, MEBxSuffix: o.mebxSuffix, Roots: roots,
-				Latency: o.latency, Restart: o.restart, LenientDigest: o.lenient, SplitHello: o.split, Factory: factory, UUID: o.uuid(0)}
+				Latency: o.latency, Restart: o.restart, LenientDigest: o.lenient, SplitHello: o.split, Factory: factory, UUID: o.uuid(0), OTP: otp}
 			if o.personality == "mix" {
 				cfg.Personality = "11"
 			}
@@ -80,6 +80,7 @@ func deviceCommand() *cobra.Command {
 	c.Flags().StringVar(&address, "address", "", "its own address; empty: --base")
 	c.Flags().StringVar(&uuid, "uuid", "", "its UUID; empty: one made from --seed")
 	c.Flags().BoolVar(&factory, "factory", false, "start in factory mode, silent")
+	c.Flags().StringVar(&otp, "otp", "", "one-time password that an agent left in the device")
 	c.Flags().BoolVar(&stay, "stay", false, "go on after it is managed, until interrupted")
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "give up after this long when it is not managed")
 	return c
