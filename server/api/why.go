@@ -199,13 +199,17 @@ func (s *Server) find(ctx context.Context, tx *store.Tx, id string) ([]store.Dev
 	return found, err
 }
 
-// macOf reads 12 hexadecimal digits written in any way.
+// macOf reads 12 hexadecimal digits, in one group or in some of one length: the
+// head of a UUID, of eight and four, is none.
 func macOf(s string) (string, bool) {
-	t := strings.ToLower(strings.NewReplacer(":", "", "-", "", ".", "").Replace(s))
-	if len(t) != 12 || strings.Trim(t, "0123456789abcdef") != "" {
-		return "", false
+	groups := strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return strings.ContainsRune(":-.", r) })
+	for _, g := range groups {
+		if len(g) != len(groups[0]) || strings.Trim(g, "0123456789abcdef") != "" {
+			return "", false
+		}
 	}
-	return t, true
+	t := strings.Join(groups, "")
+	return t, len(t) == 12
 }
 
 func colons(mac string) string {
