@@ -61,7 +61,7 @@ func TestTwoMachinesWithOneUUID(t *testing.T) {
 			t.Errorf("reason %s: %s", d.Reason, d.Detail)
 		}
 		n := 0.0
-		for late := time.Now().Add(10 * time.Second); n != 1 && time.Now().Before(late); <-time.After(20 * time.Millisecond) {
+		for late := time.Now().Add(patience); n != 1 && time.Now().Before(late); <-time.After(20 * time.Millisecond) {
 			n = l.metric("provisiond_device_alarms_total", "alarm", "duplicate_uuid") // counted after the commit
 		}
 		if n != 1 {

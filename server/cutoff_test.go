@@ -116,9 +116,11 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 	q.Set("host", host)
 	q.Set("port", port)
 	u.RawQuery = q.Encode()
-	l := newLab(t, store.Postgres, func(o *Options) { o.DatabaseURL, o.Log = u.String(), zap.NewNop() })
+	l := newLab(t, store.Postgres, func(o *Options) {
+		o.DatabaseURL, o.Log, o.Lease = u.String(), zap.NewNop(), 12*time.Second
+	})
 	t.Cleanup(func() { line.set(false) }) // or the first node could not stop
-	lease, margin := l.o.Lease, 5*time.Second
+	lease := l.o.Lease
 
 	// A slow key generator: for a good while the run asks the device again and
 	// again and writes nothing down.
@@ -197,8 +199,8 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 	if last.Before(cut) {
 		t.Errorf("it did nothing after the cut: nothing was shown")
 	}
-	if last.After(cut.Add(lease - margin + time.Second)) {
-		t.Errorf("it touched the device %s after the cut; its lease of %s ends %s earlier for the socket", last.Sub(cut), lease, margin)
+	if last.After(cut.Add(lease)) {
+		t.Errorf("it touched the device %s after the cut; its lease is %s", last.Sub(cut), lease)
 	}
 	if open > 0 {
 		t.Errorf("%d connections were open as the fence moved", open)
