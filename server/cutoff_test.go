@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -105,6 +106,17 @@ func (c *cable) set(cut bool) {
 // when the line is back, the first does nothing to it.
 func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 	t.Parallel()
+	// Nothing is shown where the machine itself stood still: both nodes wake up
+	// at the same moment, and all leases are over.
+	for try, shown := 1, false; !shown && !t.Failed(); try++ {
+		if try > 5 {
+			t.Fatal("nothing was shown")
+		}
+		t.Run(strconv.Itoa(try), func(t *testing.T) { shown = nodeCutOff(t) })
+	}
+}
+
+func nodeCutOff(t *testing.T) (shown bool) {
 	direct := pgtest.URL(t)
 	u, err := url.Parse(direct)
 	if err != nil {
@@ -172,7 +184,8 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 	}
 	had := fence()
 	if had != first.Fence {
-		t.Fatalf("the run ended before the line was cut")
+		t.Log("the run ended before the line was cut")
+		return false
 	}
 	line.set(true)
 	cut := time.Now()
@@ -180,10 +193,12 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 	// The last that is heard of the first node before the fence moves.
 	var last time.Time
 	open := 0
+	looked, stood := cut, time.Duration(0)
 	deadline := cut.Add(2 * patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		stood, looked = max(stood, time.Since(looked)), time.Now()
 		b := d.Brief() // before the fence is asked: behind it the next node is at work
 		if fence() != had {
 			break
@@ -195,6 +210,10 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 		<-tick.C
 	}
 	taken := time.Now()
+	if stood = max(stood, time.Since(looked)); stood > 2*time.Second {
+		t.Logf("the machine stood still for %s", stood)
+		return false
+	}
 	t.Logf("cut off; its last request came %.1f s later, its fence was taken after %.1f s", last.Sub(cut).Seconds(), taken.Sub(cut).Seconds())
 	if last.Before(cut) {
 		t.Errorf("it did nothing after the cut: nothing was shown")
@@ -223,4 +242,5 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 		t.Errorf("%d commits, %d requests and %d connections at once", s.Commits, s.MaxInFlight, s.MaxConcurrent)
 	}
 	l.keeps(d)
+	return true
 }

@@ -127,8 +127,8 @@ func TestWhyNamesThePausedNetwork(t *testing.T) {
 			w, _ := l.api.Why(t.Context(), d.UUID().String())
 			t.Errorf("why says %q, then %q", w.Says, w.Next)
 		}
-		if n := l.metric("provisiond_networks_paused"); n != 1 {
-			t.Errorf("%v networks are paused", n)
+		if !waitFor(t, func() bool { return l.metric("provisiond_networks_paused") == 1 }) {
+			t.Errorf("%v networks are paused", l.metric("provisiond_networks_paused"))
 		}
 	})
 }

@@ -45,7 +45,7 @@ func TestBoxAgents(t *testing.T) {
 	helloOf := func(dev *sim.Device) []byte {
 		return hello.Message{Version: 3, UUID: dev.UUID(), Hashes: s.roots()}.Encode()
 	}
-	agent := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config(relay, "http/1.1")}}
+	agent := &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{TLSClientConfig: config(relay, "http/1.1")}}
 	post := func(c *http.Client, path, media string, body []byte) (int, string, error) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+d.hello+path, bytes.NewReader(body))
 		if err != nil {
@@ -113,7 +113,7 @@ func TestBoxAgents(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		for name, cert := range map[string]*tls.Certificate{"no client certificate": nil, "of another authority": stranger} {
 			before := d.metric(`provisiond_hello_received_total{result="denied_device"}`)
-			c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config(cert, "http/1.1")}}
+			c := &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{TLSClientConfig: config(cert, "http/1.1")}}
 			if status, text, err := post(c, "/v1/hello", "application/octet-stream", helloOf(h.devices[0])); err == nil {
 				t.Errorf("%s: %d %s, want to be refused", name, status, text)
 			}

@@ -344,7 +344,7 @@ func canaryRun(t *testing.T, s *site, folder string) {
 func agentOf(s *site, ca *certtest.CA) *http.Client {
 	root := x509.NewCertPool()
 	root.AddCert(s.leaf.Issuers[len(s.leaf.Issuers)-1])
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+	return &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{
 		RootCAs: root, ServerName: "provisionserver.corp.example.com", Certificates: []tls.Certificate{*ca.Client("agent-1")}, NextProtos: []string{"http/1.1"},
 	}}}
 }
@@ -361,10 +361,10 @@ func (d *daemon) everyAnswer(token string, u amt.UUID) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	browser := &http.Client{Jar: jar, Timeout: 30 * time.Second}
+	browser := &http.Client{Jar: jar, Timeout: 2 * time.Minute}
 	answers := map[string][]byte{}
 	ask := func(c *http.Client, path, bearer string) []byte {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		if strings.Contains(path, "stream") {
 			ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		}

@@ -117,7 +117,7 @@ func (d *daemon) lifecycles() map[string]int {
 // managed waits until the daemon lists this many devices as provisioned.
 func (d *daemon) managed(want int, most time.Duration) {
 	d.t.Helper()
-	late := time.Now().Add(patience * most)
+	late := time.Now().Add(hope(most))
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -126,7 +126,7 @@ func (d *daemon) managed(want int, most time.Duration) {
 			return
 		}
 		if time.Now().After(late) {
-			d.t.Fatalf("%v of %d devices are provisioned after %s: %v", n, want, patience*most, d.lifecycles())
+			d.t.Fatalf("%v of %d devices are provisioned after %s: %v", n, want, hope(most), d.lifecycles())
 		}
 		<-tick.C
 	}

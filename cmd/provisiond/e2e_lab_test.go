@@ -95,6 +95,10 @@ func seat(t *testing.T) {
 // limit only says when a test stops to hope.
 const patience = 3
 
+// hope is for how long a test hopes for what should take so long at most: never
+// less than a machine takes that stands still for half a minute, twice.
+func hope(most time.Duration) time.Duration { return max(patience*most, 90*time.Second) }
+
 func program(t *testing.T, which func() (string, error)) string {
 	t.Helper()
 	name, err := which()
@@ -229,8 +233,8 @@ func (p *proc) wait(most time.Duration) int {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(patience * most):
-		p.t.Fatalf("%s still runs after %s", p.name, patience*most)
+	case <-time.After(hope(most)):
+		p.t.Fatalf("%s still runs after %s", p.name, hope(most))
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
@@ -238,7 +242,7 @@ func (p *proc) wait(most time.Duration) int {
 // line waits for a JSON line of the log with this msg.
 func (p *proc) line(msg string, most time.Duration) map[string]any {
 	p.t.Helper()
-	late := time.After(patience * most)
+	late := time.After(hope(most))
 	for {
 		text := p.errs.String()
 		for l := range strings.Lines(text) {
@@ -254,7 +258,7 @@ func (p *proc) line(msg string, most time.Duration) map[string]any {
 				p.t.Fatalf("%s ended (%v) before it said %q:\n%s", p.name, p.err, msg, tail(text, 4000))
 			}
 		case <-late:
-			p.t.Fatalf("%s did not say %q within %s:\n%s", p.name, msg, patience*most, tail(text, 4000))
+			p.t.Fatalf("%s did not say %q within %s:\n%s", p.name, msg, hope(most), tail(text, 4000))
 		}
 	}
 }
@@ -384,7 +388,7 @@ func (d *daemon) client() *api.Client {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	return &api.Client{Base: "http://" + d.api, HTTP: &http.Client{Timeout: 60 * time.Second}, Token: strings.TrimSpace(string(token))}
+	return &api.Client{Base: "http://" + d.api, HTTP: &http.Client{Timeout: 2 * time.Minute}, Token: strings.TrimSpace(string(token))}
 }
 
 // get answers one GET without a token.
@@ -402,7 +406,7 @@ func fetch(ctx context.Context, url string) (int, string, error) {
 	if err != nil {
 		return 0, "", err
 	}
-	res, err := (&http.Client{Timeout: 60 * time.Second}).Do(req)
+	res, err := (&http.Client{Timeout: 2 * time.Minute}).Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -451,7 +455,7 @@ func (d *daemon) must(into any, args ...string) {
 // command runs a program to its end.
 func command(t *testing.T, bin string, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, args...)
 	var out, errs bytes.Buffer
@@ -467,7 +471,7 @@ func command(t *testing.T, bin string, env []string, args ...string) (stdout, st
 // poll asks again and again until f says yes.
 func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 	t.Helper()
-	late := time.NewTimer(patience * most)
+	late := time.NewTimer(hope(most))
 	defer late.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -475,7 +479,7 @@ func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 		select {
 		case <-tick.C:
 		case <-late.C:
-			t.Fatalf("not within %s: %s", patience*most, what)
+			t.Fatalf("not within %s: %s", hope(most), what)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &api.Client{Base: "https://" + d.api, Token: strings.TrimSpace(string(token)), HTTP: &http.Client{Timeout: time.Minute,
+	c := &api.Client{Base: "https://" + d.api, Token: strings.TrimSpace(string(token)), HTTP: &http.Client{Timeout: 2 * time.Minute,
 		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), ServerName: "provisiond.example.com"}}}}
 	doctor := func(check string) api.DoctorCheck {
 		t.Helper()
@@ -145,7 +145,7 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	root := x509.NewCertPool()
 	root.AddCert(s.leaf.Issuers[len(s.leaf.Issuers)-1])
 	getsIn := func(client *tls.Certificate) bool {
-		h := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true,
+		h := &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true,
 			TLSClientConfig: &tls.Config{RootCAs: root, ServerName: "provisionserver.corp.example.com", Certificates: []tls.Certificate{*client}, NextProtos: []string{"http/1.1"}}}}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+d.hello+"/v1/hello", strings.NewReader("nonsense"))
 		if err != nil {
