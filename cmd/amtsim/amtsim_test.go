@@ -50,7 +50,7 @@ func listener(t *testing.T) (string, <-chan hello.Message) {
 
 func runCommand(t *testing.T, args ...string) (string, string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	c := root()
 	var out, errOut bytes.Buffer

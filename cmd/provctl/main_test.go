@@ -178,7 +178,7 @@ func TestEveryRole(t *testing.T) {
 func TestTail(t *testing.T) {
 	t.Parallel()
 	b := bench(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	out := &watched{until: "later_event", then: cancel}
 	done := make(chan int)

@@ -102,6 +102,7 @@ func write(t *testing.T, name, text string) {
 // poll asks until f says yes.
 func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 	t.Helper()
+	most = max(most, 2*time.Minute) // machines stand still for half a minute
 	late := time.NewTimer(most)
 	defer late.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -117,7 +118,7 @@ func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 
 func get(t *testing.T, address string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {

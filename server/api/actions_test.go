@@ -383,7 +383,7 @@ func TestWhy(t *testing.T) {
 func TestStreamResumes(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, b *apitest.Bench) {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		u := b.Seen(apitest.Device{}) // events from before the stream
 		say := func(n int) {

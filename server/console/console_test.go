@@ -369,7 +369,7 @@ func TestStreamWithCookie(t *testing.T) {
 	t.Parallel()
 	b := open(t)
 	br := loggedIn(t, b, b.Admin)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, br.base+"/stream", nil)
 	if err != nil {

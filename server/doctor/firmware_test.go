@@ -43,7 +43,7 @@ func TestADeviceFindsTheServerAndIsManaged(t *testing.T) {
 	}
 	// The device is operational before the daemon has read it back.
 	var shown struct{ Lifecycle, Suffix string }
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		if err := json.Unmarshal(out, &shown); err != nil {
 			t.Fatalf("%v: %s", err, out)
@@ -134,7 +134,7 @@ func addressOf(t *testing.T, said string) string {
 
 // bootDevice is the life of one device in setup mode, as firmware lives it.
 func bootDevice() int {
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	if err := firmware(ctx); err != nil {
 		fmt.Println("stopped:", err)

@@ -186,7 +186,7 @@ func (l *netLab) start(role, ready, program string, env []string, args ...string
 		if ok {
 			return
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 	}
 	mu.Lock()
 	defer mu.Unlock()
