@@ -37,10 +37,13 @@ func (t timer) loop(ctx context.Context, log *zap.Logger) {
 			return
 		case <-next.C:
 		}
+		began := time.Now()
 		if err := t.once(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			log.Warn("periodic work", zap.String("name", t.name), zap.Error(err))
 		}
-		next.Reset(t.d)
+		// What took long comes again soon: a lease that was renewed late, since the
+		// database did not answer, has little of its time left.
+		next.Reset(max(t.d-time.Since(began), t.d/4))
 	}
 }
 
