@@ -43,24 +43,44 @@ func (s *Server) every() {
 // checkpointTick is how often it is asked whether the audit is to be signed.
 const checkpointTick = time.Minute
 
+// jobLost is how long a run may wait for its job before it is given another one. A
+// large site that wakes up keeps the queue busy for longer: then each run gets one
+// in that time, and not one with each sweep.
+const jobLost = 2 * time.Minute
+
+// A foundRun was given another job by this node.
+type foundRun struct {
+	attempt int
+	at      time.Time
+}
+
 // sweep finds live runs nobody works on: a worker that died, an outcome that
 // could not be written. It is the same road as a first attempt.
 func (s *Server) sweep(ctx context.Context) error {
 	var waiting []store.Run
+	var now time.Time
 	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		now = tx.Now()
 		waiting, err = tx.WaitingRuns(ctx, 10*time.Second, 500)
 		return err
 	}); err != nil {
 		return fmt.Errorf("look for runs left behind: %w", err)
 	}
 	first := !s.swept.Swap(true) // a restored database has runs and no queue
+	before := s.found
+	s.found = make(map[int64]foundRun, len(waiting))
 	for _, r := range waiting {
-		if !first && r.State != store.RunRunning && time.Since(r.NotBefore) < 2*time.Minute {
+		if !first && r.State != store.RunRunning && now.Sub(r.NotBefore) < jobLost {
 			continue // its job is in the queue; only the queue is busy
+		}
+		if f, ok := before[r.ID]; ok && f.attempt == r.Attempt && time.Since(f.at) < jobLost {
+			s.found[r.ID] = f
+			continue // so is the job that it was given here
 		}
 		if err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.enqueue(ctx, tx, r.ID, tx.Now(), 1) }); err != nil {
 			return fmt.Errorf("queue run %d again: %w", r.ID, err)
 		}
+		s.found[r.ID] = foundRun{r.Attempt, time.Now()}
 		s.log.Info("run.found", zap.Int64("run", r.ID), zap.Stringer("device", r.UUID), zap.String("node", r.Node))
 	}
 	return s.hastenFar(ctx)

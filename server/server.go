@@ -54,7 +54,8 @@ type Server struct {
 	api    *api.Server
 	checks *checks
 
-	dueAfter uuidT // of the timer of maintenance: the device it looked at last
+	dueAfter uuidT              // of the timer of maintenance: the device it looked at last
+	found    map[int64]foundRun // of the timer of sweep: what it gave another job
 
 	mu      sync.Mutex
 	undo    []named // what Stop calls, last first
