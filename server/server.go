@@ -335,7 +335,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 	}
 	s.api = api.New(api.Deps{
 		DB: s.DB, StartRun: startRun,
-		Reconsider: s.Admit.Reconsider, DefaultProfile: s.o.Profile, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
+		Reconsider: s.Admit.Reconsider, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -194,6 +195,18 @@ func TestImportProblems(t *testing.T) {
 	}
 	if page, err := c.Authorisations(t.Context(), api.AuthorisationQuery{}); err != nil || len(page.Authorisations) != 0 {
 		t.Errorf("something was used: %+v %v", page, err)
+	}
+}
+
+// TestRulesTellTheConfiguredSources: where no rule speaks of names, the
+// configuration's sources are asked, and said to be.
+func TestRulesTellTheConfiguredSources(t *testing.T) {
+	t.Parallel()
+	want := []profile.Source{profile.ReverseDNS, profile.Pattern}
+	b := apitest.New(t, apitest.With(func(d *api.Deps) { d.NameSources = want }))
+	v, err := b.Client(b.Admin).TestRules(t.Context(), b.Seen(apitest.Device{}).String())
+	if d := cmp.Diff(want, v.Names); err != nil || d != "" {
+		t.Errorf("%v\n%s", err, d)
 	}
 }
 

@@ -196,7 +196,10 @@ func (s *Server) testRules(ctx context.Context, in *OneDevice) (RuleVerdict, err
 	if err != nil {
 		return RuleVerdict{}, err
 	}
-	v := RuleVerdict{UUID: u.String(), Names: profile.DefaultSources(), Tried: []profile.Tried{}, Profile: "default"}
+	v := RuleVerdict{UUID: u.String(), Names: s.NameSources, Tried: []profile.Tried{}, Profile: "default"}
+	if len(v.Names) == 0 {
+		v.Names = profile.DefaultSources()
+	}
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
 		d, err := tx.Device(ctx, u)
 		if errors.Is(err, store.ErrNotFound) {

@@ -42,6 +42,9 @@ type Deps struct {
 	Reconsider func(ctx context.Context) (started int, err error)
 	// DefaultProfile is the configuration's.
 	DefaultProfile profile.Profile
+	// NameSources are asked for the name of a device that no rule speaks of;
+	// empty: profile.DefaultSources.
+	NameSources []profile.Source
 	// Certs are the provisioning certificates in use.
 	Certs func() []*certs.Provisioning
 	// Desk handles provisioning certificates; without it they are only listed.
