@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"crypto/rand"
+	"net/netip"
 	"testing"
 
 	"github.com/provisiond/provisiond/amt"
@@ -72,6 +73,15 @@ func TestAdoption(t *testing.T) {
 			if _, takes := l.active(d); !takes || other.holds(d) {
 				t.Errorf("AMT %s: after the rotation the device takes the old password: %t, ours: %t", personality, other.holds(d), takes)
 			}
+
+			// One that a person typed and nobody needed is not what the next rotation sets.
+			l.imported(d, "Typed-Pass-1!")
+			if dev := l.settle(l.engine, d); dev.Lifecycle != store.Provisioned {
+				t.Fatalf("AMT %s, asked again: %s: %s: %s", personality, dev.Lifecycle, dev.Reason, dev.Detail)
+			}
+			if dev := l.do(d, KindRotate, ""); dev.Lifecycle != store.Provisioned || d.AcceptsAdmin("admin", "Typed-Pass-1!") {
+				t.Errorf("AMT %s: the rotation set what a person typed (%s)", personality, dev.Lifecycle)
+			}
 		}
 	})
 }
@@ -102,9 +112,22 @@ func TestOnlyDevicesSetUpAreAdopted(t *testing.T) {
 			if dev.Reason != reason.RootNotTrusted || dev.Lifecycle != store.PendingCertificate || snap.State != amt.StateIn || d.AcceptsAdmin("admin", "Known-Pass-1!") {
 				t.Errorf("%s: %s: %s: %s; the device is in %s mode\n%s", name, dev.Lifecycle, dev.Reason, dev.Detail, snap.State, l.journal(d))
 			}
-			l.hello(d)
+			// The newest passwords were never sent, so that its hello needs no others.
+			if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
+				a := d.Addr().Addr()
+				if _, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: d.UUID(), From: netip.AddrPortFrom(a, 40000), Address: a, Version: 3, Hashes: l.roots()}); err != nil {
+					return err
+				}
+				_, err := tx.CreateRun(t.Context(), store.NewRun{UUID: d.UUID(), Kind: KindProvision, Trigger: "hello"})
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
 			if dev := l.settle(l.engine, d); dev.Lifecycle != store.Provisioned {
 				t.Errorf("%s, after its hello: %s: %s: %s\n%s", name, dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
+			}
+			if d.AcceptsAdmin("admin", "Known-Pass-1!") {
+				t.Errorf("%s: it was given the password that a person typed, which other devices may have", name)
 			}
 		}
 	})

@@ -211,13 +211,18 @@ func (r *Run) credentialOf(login string) (store.Credential, bool) {
 
 // freshPasswords makes new candidates durable when the newest ones were already
 // shown to a peer that looked different: a device that took its place must not
-// learn a password the other one may hold.
+// learn a password the other one may hold. Nor one that a person typed to adopt
+// a device: half a fleet may have it.
 func (r *Run) freshPasswords(ctx context.Context, peer session.Peer) error {
-	if r.admin.State == "candidate" && !exposed(r.admin, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
+	if r.admin.State == "candidate" && !typed(r.admin) && !exposed(r.admin, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
 		return nil
 	}
 	return r.stage(ctx)
 }
+
+// typed reports whether a password comes from a person, not from a run: it is
+// good for a login and never set.
+func typed(c store.Credential) bool { return c.RunID == 0 }
 
 // exposed reports whether a password was sent to a peer other than this one.
 func exposed(c store.Credential, peer session.Peer, addr netip.Addr) bool {

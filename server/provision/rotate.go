@@ -35,7 +35,7 @@ var stagePassword = Step{
 			return true, nil
 		}
 		newest := r.Job.Admin[0]
-		if newest.State != store.CredentialCandidate || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && newest.SentAt.IsZero() {
+		if newest.State != store.CredentialCandidate || typed(newest) || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && newest.SentAt.IsZero() {
 			return false, nil
 		}
 		r.next = newest
