@@ -133,6 +133,9 @@ func (s *Session) Peer() Peer {
 // never asked for one.
 func (s *Session) LoginUsed() string { return s.client.LoginUsed() }
 
+// Realm is the digest realm the device has asked for a login in, "" before it did.
+func (s *Session) Realm() string { return s.client.Realm() }
+
 // SetLogins replaces the logins to try. A password this device refused is not sent
 // to it again in this session, unless SetAdminPassword has made it the right one.
 func (s *Session) SetLogins(l []Login) { s.client.SetLogins(l) }

@@ -113,6 +113,14 @@ func (c *Client) LoginUsed() string {
 	return c.auth.used
 }
 
+// Realm is the digest realm of the device's challenges, "" when it never asked
+// for a login.
+func (c *Client) Realm() string {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	return c.auth.realm
+}
+
 // Server is the Server header of the last answer, "" when there was none.
 func (c *Client) Server() string {
 	c.turn.Lock()

@@ -86,6 +86,82 @@ func TestAdoption(t *testing.T) {
 	})
 }
 
+// TestDerivedAdoption: of a device that Intel SCS set up only its domain's digest
+// master password is known. It is under management after a few logins, never
+// more than an attempt may spend; one whose password is no derived one is left
+// alone.
+func TestDerivedAdoption(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		other := newLab(t, store.SQLite)
+		other.prof.Passwords = "derived"
+		master := amt.NewSecret("Master-Of-All-1")
+		for of, domain := range map[*lab]string{l: "scs.example.com", other: "*"} {
+			if err := of.db.Write(t.Context(), func(tx *store.Tx) error {
+				return tx.PutSealedSetting(t.Context(), store.MasterPasswordKey(domain), master)
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var derived, random *sim.Device
+		for range 60 {
+			if derived != nil && random != nil {
+				break
+			}
+			d := other.managed("11")
+			if random == nil { // as its setup left it
+				random = d
+				continue
+			}
+			other.do(d, KindRotate, "")
+			if want, err := amt.DerivePassword(master, d.Realm(), "admin"); err == nil && d.AcceptsAdmin("admin", want.Reveal()) {
+				derived = d
+			}
+		}
+		if derived == nil {
+			t.Fatal("60 devices got no derived password")
+		}
+		name := "pc1.scs.example.com"
+		adopt := func(d *sim.Device) store.Device {
+			t.Helper()
+			if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
+				a := d.Addr().Addr()
+				if err := tx.ImportDevice(t.Context(), d.UUID(), "test", store.DeviceFacts{Address: &a, FQDN: &name}); err != nil {
+					return err
+				}
+				run, err := tx.CreateRun(t.Context(), store.NewRun{UUID: d.UUID(), Kind: KindProvision, Trigger: "api"})
+				if err != nil {
+					return err
+				}
+				admin, _ := amt.NewAdminPassword(rand.Reader)
+				mebx, _ := amt.NewMEBxPassword(rand.Reader)
+				_, err = tx.StageCredentials(t.Context(), d.UUID(), run.ID, admin, mebx)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			before := d.Snapshot().LoginsFailed
+			dev := l.settle(l.engine, d)
+			if n := d.Snapshot().LoginsFailed - before; n > maxProbes {
+				t.Errorf("%d wrong logins, at most %d", n, maxProbes)
+			}
+			return dev
+		}
+		if dev := adopt(derived); dev.Lifecycle != store.Provisioned || dev.Reason != "" {
+			t.Fatalf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(derived))
+		}
+		if c, takes := l.active(derived); !takes || derived.Snapshot().Commits != 1 {
+			t.Errorf("the active password works: %t (%s)", takes, credentialName(c))
+		}
+		if dev := adopt(random); dev.Lifecycle != store.CredentialsUnknown || dev.Reason != reason.CredentialsUnknown {
+			t.Errorf("another password: %s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
+		}
+		if dev := l.do(derived, KindRotate, ""); dev.Lifecycle != store.Provisioned || other.holds(derived) {
+			t.Errorf("after the rotation: %s: %s", dev.Lifecycle, dev.Reason)
+		}
+	})
+}
+
 // holds reports whether a device still takes the password this store believes in.
 func (l *lab) holds(d *sim.Device) bool {
 	_, takes := l.active(d)

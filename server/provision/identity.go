@@ -18,6 +18,9 @@ var readIdentity = Step{
 	Done: func(ctx context.Context, r *Run) (bool, error) {
 		id, err := r.Device.Identify(ctx)
 		if err != nil {
+			id, err = r.askDerived(ctx, err)
+		}
+		if err != nil {
 			return false, r.refused(err)
 		}
 		r.Identity = id

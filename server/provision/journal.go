@@ -116,8 +116,11 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	if job.Profile.DerivedPassword() {
-		if job.Master, err = MasterPassword(ctx, tx, first(c.Device.Domain, c.Device.Suffix)); err != nil && !errors.Is(err, store.ErrNotFound) {
+	// Of a device that said no hello somebody else knows the password: Intel SCS
+	// may have derived it.
+	if job.Profile.DerivedPassword() || c.Run.Kind == KindProvision && c.Device.HelloCount == 0 && c.Device.Generation == 0 {
+		_, domain, _ := strings.Cut(c.Device.FQDN, ".")
+		if job.Master, err = MasterPassword(ctx, tx, first(c.Device.Domain, c.Device.Suffix, domain)); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
 	}

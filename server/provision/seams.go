@@ -89,7 +89,8 @@ type Job struct {
 	// FQDN is the name an operator or a name source gave, "" for none.
 	FQDN string
 	// Master is the digest master password of the device's domain, when its
-	// profile derives passwords; zero otherwise.
+	// profile derives passwords or it was imported and has said no hello; zero
+	// otherwise.
 	Master amt.Secret
 	// Told reports that an earlier attempt may have told the device to go back
 	// to its factory state.
