@@ -406,8 +406,8 @@ func sentence(d store.Device, now time.Time) string {
 
 func next(d store.Device, last *Run, now time.Time) string {
 	switch d.Lifecycle {
-	case store.Provisioned:
-		return "nothing has to happen"
+	case store.Provisioned, store.Drifted:
+		return nextManaged(d, last, now)
 	case store.Retired:
 		return "nothing; a hello of it raises an alarm. To take it back: provctl device restore " + d.UUID.String()
 	case store.PendingApproval:
@@ -441,20 +441,14 @@ func next(d store.Device, last *Run, now time.Time) string {
 			return "nothing by itself, so that it locks nobody out: provctl device adopt " + d.UUID.String() + " --password-file FILE tries a password, or reset it at the machine"
 		}
 	}
-	if last != nil && last.State == store.RunRunning {
-		return fmt.Sprintf("run %d is working on it", last.ID)
-	}
-	if last != nil && last.State == store.RunQueued {
-		if last.NotBefore != nil && last.NotBefore.After(now) {
-			return fmt.Sprintf("run %d tries again in %s", last.ID, ago(last.NotBefore.Sub(now)))
-		}
-		return fmt.Sprintf("run %d starts as soon as a worker is free", last.ID)
+	if text := underWay(last, now); text != "" {
+		return text
 	}
 	if d.NextRetry.After(now) {
 		return "the next attempt begins in " + ago(d.NextRetry.Sub(now))
 	}
 	if onlyListed(d) {
-		text := "it is set up at its first hello. If somebody else has set it up it says none: provctl device adopt " + d.UUID.String() + " --password-file FILE"
+		text := "it is set up at its first hello. If somebody else has set it up it says none: provctl device adopt " + d.UUID.String() + " --password-file FILE, or provctl device retry where its domain's digest master password is known"
 		if !d.Address.IsValid() {
 			text += ", once provctl device import has given its address"
 		}
@@ -474,6 +468,37 @@ func next(d store.Device, last *Run, now time.Time) string {
 		return "nothing: another attempt would end the same way"
 	}
 	return "it is tried again at its next hello, or now: provctl device retry " + d.UUID.String()
+}
+
+// underWay says what the run at hand does, "" when there is none.
+func underWay(last *Run, now time.Time) string {
+	switch {
+	case last == nil:
+	case last.State == store.RunRunning:
+		return fmt.Sprintf("run %d is working on it", last.ID)
+	case last.State == store.RunQueued && last.NotBefore != nil && last.NotBefore.After(now):
+		return fmt.Sprintf("run %d tries again in %s", last.ID, ago(last.NotBefore.Sub(now)))
+	case last.State == store.RunQueued:
+		return fmt.Sprintf("run %d starts as soon as a worker is free", last.ID)
+	}
+	return ""
+}
+
+// nextManaged is next for a device under management, with which something may be wrong.
+func nextManaged(d store.Device, last *Run, now time.Time) string {
+	if text := underWay(last, now); text != "" {
+		return text
+	}
+	maintain := "provctl maintain " + d.UUID.String()
+	switch {
+	case d.Reason == "" && d.Lifecycle == store.Provisioned:
+		return "nothing has to happen"
+	case anotherFace(d.Reason):
+		return "it is told nothing until a person has looked: provctl device release " + d.UUID.String() + " believes what it shows next"
+	case d.Lifecycle == store.Drifted:
+		return "maintenance brings it back when its turn comes; now: " + maintain + " --task clock,cert,name,tls"
+	}
+	return "maintenance looks at it again by itself; now: " + maintain + " --task check"
 }
 
 // ago writes a duration for people.

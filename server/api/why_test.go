@@ -97,6 +97,29 @@ func TestWhyAfterASetupIsUndone(t *testing.T) {
 	})
 }
 
+// TestWhyOfManagedDevices: with which something is wrong, nobody is sent to a
+// command that refuses such a device.
+func TestWhyOfManagedDevices(t *testing.T) {
+	t.Parallel()
+	b := apitest.New(t)
+	for _, c := range []struct {
+		to   store.Lifecycle
+		why  reason.Code
+		want string
+	}{
+		{store.Provisioned, "", "nothing has to happen"},
+		{store.Provisioned, reason.DeviceUnreachable, "maintenance looks at it again"},
+		{store.Provisioned, reason.TLSPinnedKeyChanged, "provctl device release"},
+		{store.Drifted, reason.IdentityConflict, "provctl device release"},
+		{store.Drifted, reason.ProfileDrift, "--task clock,cert,name,tls"},
+	} {
+		w, err := b.Client(b.Admin).Why(t.Context(), b.Seen(apitest.Device{Lifecycle: c.to, Reason: c.why}).String())
+		if err != nil || !strings.Contains(w.Next, c.want) || strings.Contains(w.Next, "device retry") {
+			t.Errorf("%s %s: next is %q, %v; want %q", c.to, c.why, w.Next, err, c.want)
+		}
+	}
+}
+
 // TestWhySideBySide: a device that refused our certificate is shown what its
 // firmware compared, and the rule that decides.
 func TestWhySideBySide(t *testing.T) {
