@@ -198,8 +198,8 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 		rnd := simRand{d.w.rng}
 		admin, _ := amt.NewAdminPassword(rnd)
 		mebx, _ := amt.NewMEBxPassword(rnd)
-		job.Admin = []store.Credential{{ID: 0, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin}}
-		job.MEBx = []store.Credential{{ID: 0, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx}}
+		job.Admin = []store.Credential{{ID: 0, RunID: r.ID, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin}}
+		job.MEBx = []store.Credential{{ID: 0, RunID: r.ID, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx}}
 		// It would be stored at the end, with the success.
 		d.creds = append(d.creds, &store.Credential{Kind: "none"})
 	}
