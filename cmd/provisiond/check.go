@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 )
 
 // exitConfig is the exit status for a configuration that cannot be used.
@@ -59,6 +61,24 @@ func refuse(stderr io.Writer, problems []Problem) error {
 	return errConfig
 }
 
+// unusableCertificates opens the provisioning certificates whose files are there,
+// as serve will: a password that does not open its file is found before the
+// daemon is stopped for a restart.
+func unusableCertificates(cfg Config, origins Origins, known []Problem) (list []Problem) {
+	for i := range cfg.Provisioning.Certificates {
+		key := fmt.Sprintf("provisioning.certificates[%d].", i)
+		if slices.ContainsFunc(known, func(p Problem) bool { return strings.HasPrefix(p.Key, key) }) {
+			continue
+		}
+		one := cfg
+		one.Provisioning.Certificates = cfg.Provisioning.Certificates[i : i+1]
+		if _, _, err := provisioningCertificates(one, zap.NewNop()); err != nil {
+			list = append(list, Problem{Where: origins[key+"pfx"].Where, Key: key + "pfx", What: strings.TrimPrefix(err.Error(), "provisioning.certificates: ")})
+		}
+	}
+	return list
+}
+
 // newConfigCommand is provisiond config: check, print and keys. An error that is
 // errConfig has been printed; the exit status for it is exitConfig.
 func newConfigCommand() *cobra.Command {
@@ -76,7 +96,8 @@ func newConfigCheck() *cobra.Command {
 	asJSON := cmd.Flags().Bool("json", false, "print the problems as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		_, _, problems := Load(path, os.Environ(), flags)
+		cfg, origins, problems := Load(path, os.Environ(), flags)
+		problems = append(problems, unusableCertificates(cfg, origins, problems)...)
 		if *asJSON {
 			if problems == nil {
 				problems = []Problem{}

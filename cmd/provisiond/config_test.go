@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/provisiond/provisiond/certs/certtest"
 )
 
 // write puts text into a file of its own and gives the name back.
@@ -280,4 +283,45 @@ func FuzzLoad(f *testing.F) {
 			_ = p.String()
 		}
 	})
+}
+
+// TestCheckOpensCertificates: what serve would refuse of a certificate's file,
+// config check says with its line, and of each file.
+func TestCheckOpensCertificates(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	leaf := certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver.corp.example.com")
+	for name, b := range map[string][]byte{"amt.pfx": leaf.PFX(certtest.Modern, "secret"), "good": []byte("secret\n"), "bad": []byte("Secret\n"), "text.pfx": certtest.PEM(leaf.Chain()...)} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(entries string) (string, error) {
+		path := filepath.Join(dir, "c.yaml")
+		if err := os.WriteFile(path, []byte("data_dir: "+dir+"\nprovisioning:\n  certificates:\n"+strings.ReplaceAll(entries, "DIR", dir)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := newConfigCheck()
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		cmd.SetArgs([]string{"--config", path})
+		err := cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	if said, err := check("  - {pfx: DIR/amt.pfx, password_file: DIR/good}\n"); err != nil || !strings.Contains(said, "is good") {
+		t.Errorf("a good one: %v: %s", err, said)
+	}
+	said, err := check("  - {pfx: DIR/amt.pfx, password_file: DIR/bad}\n  - {pfx: DIR/text.pfx}\n")
+	if !errors.Is(err, errConfig) {
+		t.Errorf("bad ones: %v", err)
+	}
+	for _, want := range []string{"c.yaml:4: provisioning.certificates[0].pfx: ", "pfx_password_wrong", "c.yaml:5: provisioning.certificates[1].pfx: ", "not a PFX file"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("want %q in\n%s", want, said)
+		}
+	}
+	if strings.Contains(said, "Secret") {
+		t.Errorf("the password is in\n%s", said)
+	}
 }
