@@ -143,7 +143,7 @@ func final(err error) bool {
 }
 
 func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
-	d, err := r.e.Dial(ctx, r.afterCommit())
+	d, err := r.call(ctx, r.afterCommit())
 	if err != nil {
 		return false, err
 	}

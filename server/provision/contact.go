@@ -61,7 +61,7 @@ func (r *Run) contactBare(ctx context.Context) error {
 // foundMutual looks whether a device that refuses our setup certificates was
 // committed by an earlier attempt: with mutual TLS it then wants a console's.
 func (r *Run) foundMutual(ctx context.Context, refused error) error {
-	d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+	d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
 	if err != nil {
 		return refused
 	}
@@ -74,7 +74,7 @@ func (r *Run) foundMutual(ctx context.Context, refused error) error {
 // to be set up is left to its hello.
 func (r *Run) contactUnheard(ctx context.Context) error {
 	r.unheard = true
-	d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+	d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
 	if err != nil {
 		if codeOf(err) == reason.TLSClientCertRefused && r.Profile.TLS != profile.TLSMutual {
 			return r.notSetUp(err)
@@ -103,7 +103,7 @@ func (r *Run) foundCommitted(d Device) error {
 }
 
 func (r *Run) dial(ctx context.Context, c certs.Candidate) (Device, error) {
-	return r.e.Dial(ctx, session.Target{
+	return r.call(ctx, session.Target{
 		Addr:   netip.AddrPortFrom(r.Job.Device.Address, r.e.Port),
 		Client: c.Cert.TLS(c.Path),
 		MinTLS: r.leastTLS(),

@@ -186,7 +186,15 @@ func (l *lab) survive(d *sim.Device, id int64, step, when string, clock Clock) (
 	}()
 	go func() {
 		defer close(first)
-		_, _ = e.Work(context.WithoutCancel(l.t.Context()), id)
+		// A machine that stands still for longer than the lease loses it, and the
+		// run comes back, before the disaster as well.
+		for {
+			_, _ = e.Work(context.WithoutCancel(l.t.Context()), id)
+			if m.hit.Load() || over(l, id) {
+				return
+			}
+			_ = realClock{}.Sleep(context.WithoutCancel(l.t.Context()), 50*time.Millisecond)
+		}
 	}()
 	if when == "second node takes over" {
 		select {
@@ -200,6 +208,16 @@ func (l *lab) survive(d *sim.Device, id int64, step, when string, clock Clock) (
 	close(m.resume)
 	<-first
 	return m, dev
+}
+
+// over reports whether a run has ended.
+func over(l *lab, id int64) (ended bool) {
+	_ = l.db.Read(context.WithoutCancel(l.t.Context()), func(tx *store.Tx) error {
+		r, err := tx.Run(context.Background(), id)
+		ended = err == nil && !r.Live()
+		return err
+	})
+	return ended
 }
 
 // in is the same lab for a subtest.

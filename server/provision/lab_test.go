@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,6 +27,10 @@ import (
 	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
 )
+
+// patience is how long what is to succeed may take: machines stand still for half a
+// minute.
+const patience = 3 * time.Minute
 
 // lab is the shipped engine on a real store, with real TLS to simulated devices.
 type lab struct {
@@ -93,9 +98,9 @@ func (l *lab) newEngine(node string) *Engine {
 		roots.AddCert(l.odca)
 	}
 	dialer := session.NewDialer(session.Config{
-		ODCARoots:   roots,
-		Control:     session.EgressGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil),
-		CallTimeout: 5 * time.Second, RefusedPatience: -1,
+		ODCARoots:      roots,
+		Control:        session.EgressGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil),
+		ConnectTimeout: patience, HandshakeTimeout: patience, CallTimeout: patience, RefusedPatience: -1,
 	}, log, nil)
 	journal := &Journal{
 		DB: l.db, Node: node, Clock: realClock{},
@@ -112,7 +117,7 @@ func (l *lab) newEngine(node string) *Engine {
 			return s, nil
 		},
 		Trust: l.trust, Clock: realClock{}, Rand: rand.Reader,
-		Lease: 3 * time.Second, Margin: 500 * time.Millisecond, Quiet: 20 * time.Millisecond,
+		Lease: patience, Margin: 500 * time.Millisecond, Quiet: 20 * time.Millisecond,
 		Retry: []time.Duration{20 * time.Millisecond}, VerifyFor: 4 * time.Second, VerifyPause: 20 * time.Millisecond, KeyPause: 10 * time.Millisecond,
 	}, log, simMetrics)
 }
@@ -166,14 +171,19 @@ func (l *lab) roots() []amt.TrustHash { return l.trust.list[0].Paths[0].RootHash
 
 var nextAddr atomic.Uint32
 
+// address is one that no other test has; two runs may share a machine.
+func address() netip.Addr {
+	n := nextAddr.Add(1)
+	return netip.AddrFrom4([4]byte{127, byte(32 + os.Getpid()%28), byte(n >> 8), byte(n)})
+}
+
 // device starts a simulated device on an address of its own.
 func (l *lab) device(personality string, faults sim.Faults, change ...func(*sim.Config)) *sim.Device {
 	l.t.Helper()
-	n := nextAddr.Add(1)
 	var u amt.UUID
 	_, _ = rand.Read(u[:])
 	cfg := sim.Config{
-		UUID: u, Personality: personality, Addr: netip.AddrFrom4([4]byte{127, 61, byte(n >> 8), byte(n)}),
+		UUID: u, Personality: personality, Addr: address(),
 		Suffix: "corp.example.com", Roots: l.roots(), Faults: faults, Restart: 20 * time.Millisecond,
 	}
 	for _, f := range change {
@@ -218,7 +228,7 @@ func (l *lab) hello(d *sim.Device) int64 {
 // settle works a device's runs until nothing is under way any more.
 func (l *lab) settle(e *Engine, d *sim.Device) store.Device {
 	l.t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		dev, live := l.look(d)
 		if live == 0 || time.Now().After(deadline) {

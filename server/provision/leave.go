@@ -113,7 +113,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 	word := ""
 	for {
 		word = ""
-		d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+		d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
 		if err == nil {
 			asks := d.Peer().ClientCertAsked
 			_ = d.Close()

@@ -32,7 +32,7 @@ func (r *Run) contactManaged(ctx context.Context) error {
 	if len(r.Job.Admin) == 0 {
 		return reason.Because(reason.CredentialsUnknown, "no password of this device is stored")
 	}
-	d, err := r.e.Dial(ctx, r.managedTarget(r.committedLogins()))
+	d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
 	if err != nil {
 		return r.notManaged(err)
 	}

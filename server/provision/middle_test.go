@@ -67,7 +67,7 @@ func (l *lab) middle(at netip.Addr, real *sim.Device) *middle {
 
 func (m *middle) serve(c *tls.Conn, device string) {
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if c.Handshake() != nil {
 		return
 	}
@@ -90,12 +90,12 @@ func (m *middle) serve(c *tls.Conn, device string) {
 
 // tryDevice makes a handshake and one request as somebody else.
 func tryDevice(device string, cert *tls.Certificate) error {
-	raw, err := net.DialTimeout("tcp", device, 10*time.Second)
+	raw, err := net.DialTimeout("tcp", device, patience)
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
-	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(patience))
 	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }})
 	if err := c.Handshake(); err != nil {
@@ -117,8 +117,7 @@ func TestManInTheMiddle(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, store.SQLite)
 	real := l.device("12", sim.Faults{})
-	n := nextAddr.Add(1)
-	at := netip.AddrFrom4([4]byte{127, 61, byte(n >> 8), byte(n)})
+	at := address()
 	m := l.middle(at, real)
 	id := l.hello(real)
 	if err := l.db.Write(t.Context(), func(tx *store.Tx) error {

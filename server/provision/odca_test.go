@@ -85,8 +85,7 @@ func TestManInTheMiddleOfHardware(t *testing.T) {
 	e := l.newEngine("node-odca")
 	e.ODCA = ODCARequire
 	real := l.device("16", sim.Faults{}, func(cfg *sim.Config) { cfg.SetupCertificate = &chip })
-	n := nextAddr.Add(1)
-	at := netip.AddrFrom4([4]byte{127, 61, byte(n >> 8), byte(n)})
+	at := address()
 	m := l.middle(at, real)
 	id := l.hello(real)
 	version := amt.Version{Major: 16, Minor: 1}

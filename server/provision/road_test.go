@@ -76,6 +76,7 @@ func TestNuisances(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := l.in(t)
+			l.engine.VerifyFor = patience
 			d := l.device(name, sim.Faults{Nuisance: .33, Seed: uint64(i)})
 			id := l.hello(d)
 			dev := l.settle(l.engine, d)

@@ -94,6 +94,42 @@ func (l *lease) guard(d Device) {
 	}
 }
 
+// call opens a conversation, for as long as the lease lasts: whoever has the device
+// after us must not meet us at its door.
+func (r *Run) call(ctx context.Context, t session.Target) (Device, error) {
+	over := reason.Because(reason.LeaseLost, "the lease on the device ended before %s answered", t.Addr)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	door := &atDoor{clock: r.e.Clock, leave: func() { cancel(over) }}
+	r.lease.guard(door)
+	defer door.timer.Stop()
+	defer r.lease.guard(nil)
+	if errors.Is(context.Cause(ctx), over) {
+		return nil, over
+	}
+	return r.e.Dial(ctx, t)
+}
+
+// atDoor is a device that has not answered yet: the lease's end is all it hears.
+type atDoor struct {
+	Device
+	clock Clock
+	leave func()
+	timer *time.Timer // guarded by the lease
+}
+
+func (d *atDoor) SetDeadline(t time.Time) {
+	left := t.Sub(d.clock.Now())
+	if left <= 0 {
+		d.leave()
+	}
+	if d.timer == nil {
+		d.timer = time.AfterFunc(left, d.leave)
+	} else {
+		d.timer.Reset(left)
+	}
+}
+
 func (l *lease) left(now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
