@@ -56,10 +56,11 @@ type Client struct {
 
 	mu      sync.Mutex // guards what a deadline or cancellation touches from outside
 	conn    net.Conn
-	call    time.Time // when the call at hand must be over
-	hard    time.Time // when everything must be over: the lease
-	look    time.Time // when a mere look at the line must be over; zero: none under way
-	aborted bool      // the call's context ended
+	call    time.Time   // when the call at hand must be over
+	hard    time.Time   // when everything must be over: the lease
+	look    time.Time   // when a mere look at the line must be over; zero: none under way
+	aborted bool        // the call's context ended
+	opening *time.Timer // ends a redial under way; nil: none
 }
 
 // NewClient starts a conversation on an open connection, which it owns from now

@@ -198,11 +198,10 @@ func (c *Client) lookUntil(t time.Time) {
 }
 
 func (c *Client) redial(ctx context.Context) error {
-	c.mu.Lock()
-	until := c.until()
-	c.mu.Unlock()
-	ctx, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.openUntilEnd(func() { cancel(context.DeadlineExceeded) })
+	defer c.openUntilEnd(nil)
 	// The device closes first, so that it never sees two connections: some take
 	// one only.
 	limit := time.Now().Add(closePatience)
@@ -219,11 +218,29 @@ func (c *Client) redial(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	conn, err := c.cfg.Redial(ctx)
+	if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && errors.Is(cause, context.DeadlineExceeded) {
+		err = cause
+	}
 	if err != nil {
 		return &lineError{err: err}
 	}
 	c.attach(conn)
 	return nil
+}
+
+// openUntilEnd has end called when the call at hand must be over, wherever a
+// renewed lease moves that to; nil: no more.
+func (c *Client) openUntilEnd(end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opening != nil {
+		c.opening.Stop()
+		c.opening = nil
+	}
+	if end != nil {
+		c.opening = time.AfterFunc(time.Until(c.until()), end)
+		c.setDeadline()
+	}
 }
 
 // attach makes conn the line.
@@ -252,6 +269,13 @@ func (c *Client) until() time.Time {
 func (c *Client) setDeadline() {
 	if c.conn == nil {
 		return
+	}
+	if c.opening != nil {
+		left := time.Until(c.until())
+		if c.aborted {
+			left = 0
+		}
+		c.opening.Reset(left)
 	}
 	if c.aborted {
 		_ = c.conn.SetDeadline(time.Unix(1, 0))

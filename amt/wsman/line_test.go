@@ -471,6 +471,45 @@ func TestDeadlines(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("of a lease renewed while the line is opened again", func(t *testing.T) {
+		t.Parallel()
+		undisturbed(t, func() error {
+			p := startPeer(t, func(r request) reply {
+				return reply{raw: httpAnswer(200, soap(r.id, committed), "Connection: close"), cut: true}
+			})
+			const lease = time.Second
+			var c *Client
+			c = p.client(Config{Redial: func(ctx context.Context) (net.Conn, error) {
+				c.SetDeadline(time.Now().Add(time.Hour))
+				select {
+				case <-time.After(2 * lease):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				return p.dial(ctx)
+			}})
+			if err := read(c, t.Context()); err != nil {
+				return err
+			}
+			c.SetDeadline(time.Now().Add(lease))
+			return read(c, t.Context())
+		})
+	})
+	t.Run("of a lease that ends while the line is opened again", func(t *testing.T) {
+		t.Parallel()
+		p := startPeer(t, func(r request) reply {
+			return reply{raw: httpAnswer(200, soap(r.id, committed), "Connection: close"), cut: true}
+		})
+		c := p.client(Config{Redial: func(ctx context.Context) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}})
+		if err := read(c, t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+		wantReason(t, read(c, t.Context()), reason.LeaseLost, false)
+	})
 	t.Run("before the call", func(t *testing.T) {
 		t.Parallel()
 		p := startPeer(t, hang)
