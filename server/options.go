@@ -78,6 +78,7 @@ type Options struct {
 	ODCARoots      *x509.CertPool // of Intel's on-die authority; nil: hardware certificates are not looked at
 	ODCA           string         // off, prefer or require; "" is off
 	Retry          []time.Duration
+	Attempts       int // how many before a person is asked; 0: no end
 	Lease          time.Duration
 	Quiet          time.Duration
 	Drain          time.Duration

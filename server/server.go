@@ -299,7 +299,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 			}
 			return c, nil
 		},
-		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS, ODCA: provision.ODCA(s.o.ODCA),
+		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, Attempts: s.o.Attempts, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS, ODCA: provision.ODCA(s.o.ODCA),
 	}, s.log.Named("provision"), provision.NewMetrics(s.o.Registry))
 
 	s.Admit = admit.New(admit.Config{
@@ -336,7 +336,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 	s.api = api.New(api.Deps{
 		DB: s.DB, StartRun: startRun,
 		Reconsider: s.Admit.Reconsider, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
-		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
+		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, MostAttempts: s.o.Attempts, SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})
 	if s.o.Console {

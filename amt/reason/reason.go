@@ -65,6 +65,13 @@ func Of(c Code) Entry {
 	return byCode[InternalError]
 }
 
+// GivenUp reports whether attempts in a row are enough to leave a failure that
+// time may mend to a person. most is the operator's limit, 0 for none; what our
+// own server is to blame for is repeated for ever.
+func (e Entry) GivenUp(attempts, most int) bool {
+	return most > 0 && attempts >= most && e.Retry == Repeat && e.Blame != OurServer
+}
+
 // Known reports whether c is in the catalogue.
 func Known(c Code) bool { _, ok := byCode[c]; return ok }
 

@@ -302,8 +302,9 @@ type Retry struct {
 	// The longest wait. Default 1h, so that a device is reached again inside its
 	// setup window.
 	Max time.Duration `yaml:"max" min:"1s" max:"30d"`
-	// How many attempts before a person is asked. Default 0, no end: the setup
-	// window ends by itself.
+	// How many attempts before a person is asked: then only provctl device retry
+	// makes another at once, and hellos one an hour. What this server is to blame
+	// for is repeated all the same. Default 0, no end: the setup window ends by itself.
 	Attempts int `yaml:"attempts" min:"0" max:"1000"`
 }
 

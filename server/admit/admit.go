@@ -55,6 +55,9 @@ type Policy struct {
 	// us dial somebody all day.
 	HelloPause   time.Duration
 	MostHastened int
+	// Attempts is how many in a row are made of a setup that time may mend,
+	// before it counts as one that asks for a person; 0: no end.
+	Attempts int
 	// StopPause is the same for reasons that ask for a person.
 	StopPause time.Duration
 	// Window is how long firmware listens for setup after its first hello;

@@ -298,10 +298,10 @@ func (q Question) tooSoon() bool {
 		return false
 	}
 	pause := q.Policy.HelloPause
-	switch reason.Of(d.Reason).Retry {
-	case reason.ForOperator, reason.Never:
+	switch entry := reason.Of(d.Reason); {
+	case entry.Retry == reason.ForOperator, entry.Retry == reason.Never, entry.GivenUp(d.Attempts, q.Policy.Attempts):
 		pause = q.Policy.StopPause
-	case reason.ForCertificate:
+	case entry.Retry == reason.ForCertificate:
 		pause = min(time.Duration(d.Attempts)*time.Minute, q.Policy.StopPause)
 	}
 	return q.Now.Before(q.Ended.Add(pause)) && !q.Ended.After(q.Now) // an end in the future: the clock was ahead

@@ -62,6 +62,7 @@ type Deps struct {
 	OpenMetrics bool
 
 	Version, Node  string
+	MostAttempts   int // in a row, before a person is asked; 0: no end
 	RevealsPerHour int // passwords one token may read in an hour; 0 forbids it, see DefaultReveals
 
 	// SecondApprover are the kinds of job that wait for another user whatever

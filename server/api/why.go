@@ -314,6 +314,9 @@ func (s *Server) answer(w *Why, d store.Device) {
 		w.Says = strings.Replace(w.Says, words[store.Queued], "waits for the time of its next attempt", 1)
 	}
 	w.Next = next(d, w.LastRun, now)
+	if d.Lifecycle == store.Failed && (w.LastRun == nil || w.LastRun.FinishedAt != nil) && reason.Of(d.Reason).GivenUp(d.Attempts, s.MostAttempts) {
+		w.Next = fmt.Sprintf("nothing, until a person has looked: attempts in a row that failed: %d, of %d that provisioning.retry.attempts allows; then: provctl device retry %s", d.Attempts, s.MostAttempts, d.UUID)
+	}
 	if !d.WindowUntil.IsZero() && listens(d) {
 		if d.WindowUntil.After(now) {
 			w.Checks = append(w.Checks, fmt.Sprintf("its setup window closes in %s; after that it needs a power cycle", ago(d.WindowUntil.Sub(now))))

@@ -193,6 +193,7 @@ type Config struct {
 	VerifyPause time.Duration // first pause between tries; grows by half up to 5 s
 	KeyPause    time.Duration // first pause while a device is busy making keys
 	AttemptFor  time.Duration // one attempt's bound
+	Attempts    int           // of a setup that time may mend, in a row, before a person is asked; 0: no end
 	Tries       int           // attempts in a row at a managed device before it is left alone for a while
 	Later       time.Duration // that while
 	Port        uint16

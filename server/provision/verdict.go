@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -34,6 +35,10 @@ func (r *Run) verdictBare(err error) Verdict {
 	switch entry.Retry {
 	case reason.Repeat:
 		n := r.Job.Device.Attempts
+		if entry.GivenUp(n, r.e.Attempts) && r.untried == 0 {
+			v.Detail = clip(fmt.Sprintf("given up at attempt %d: %s", n, errText(err)))
+			break
+		}
 		if entry.Blame == reason.OurServer || r.untried > 0 {
 			n = min(n, 3) // ours to mend: the device is not made to wait for it
 		}
