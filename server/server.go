@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -241,7 +242,7 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Retry-After", "2")
 		w.WriteHeader(http.StatusServiceUnavailable)
-		fmt.Fprintln(w, `{"status":"starting","parts":[{"name":"database","ok":false,"detail":"the database does not answer yet; see the log"}]}`)
+		_ = json.NewEncoder(w).Encode(api.Health{Status: "starting", Parts: []api.HealthPart{{Name: "database", Status: "failing", Detail: "the database does not answer yet; see the log"}}})
 	}
 }
 

@@ -295,7 +295,7 @@ type TokenCreated struct {
 
 // Health is the answer of /healthz and /readyz.
 type Health struct {
-	Status string       `json:"status" doc:"ok or failing"`
+	Status string       `json:"status" doc:"ok, starting or failing"`
 	Parts  []HealthPart `json:"parts"`
 }
 
