@@ -174,6 +174,7 @@ func TestImportProblems(t *testing.T) {
 		"one name for all": {"network,fqdn\n10.0.0.0/8,pc.example\n", []string{"2: one name for all"}},
 		"bad name":         {"serial,fqdn\nA,pc_1.example\n", []string{`2: name "pc_1.example"`}},
 		"an address":       {"uuid,serial,address\n,A,10.1.2.3\n11223344-5566-7788-99aa-bbccddeeff00,,10.1.2\n", []string{"2: an address without the uuid", `3: address "10.1.2"`}},
+		"tags of no one":   {"network,serial,tags\n10.0.0.0/8,,lab\n,A,lab\n", []string{"2: tags without the uuid", "3: tags without the uuid"}},
 		"over":             {"serial,expires\nA,2020-01-01\n", []string{"2: expires 2020-01-01 is over"}},
 		"semicolons":       {"serial;fqdn\nA;pc_1\n", []string{`2: name "pc_1"`}},
 	} {

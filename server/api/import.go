@@ -199,6 +199,9 @@ func (r *ImportRow) check(now time.Time) (bad []string) {
 		}
 		r.address = a.Unmap()
 	}
+	if len(r.Tags) > 0 && r.UUID == "" {
+		say("tags without the uuid of the device that gets them")
+	}
 	if r.FQDN = strings.ToLower(strings.TrimSuffix(r.FQDN, ".")); r.FQDN != "" {
 		if err := profile.CheckFQDN(r.FQDN); err != nil {
 			say("%v", err)

@@ -229,7 +229,7 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 		case len(found) == 0:
 			return conflict("no device fits, so there is nothing to do")
 		case word != "" && b.Confirm != word:
-			return conflict("this cannot be undone: to %s %d devices, confirm with %q", b.Kind, len(found), word)
+			return conflict("this cannot be undone: to %s %s, confirm with %q", b.Kind, devices(len(found)), word)
 		}
 		if j.Options, err = json.Marshal(options); err != nil {
 			return err
@@ -461,4 +461,12 @@ func toJob(j store.Job, o JobOptions, counts map[string]int) Job {
 		out.Devices += counts[st]
 	}
 	return out
+}
+
+// devices writes a number of devices for people.
+func devices(n int) string {
+	if n == 1 {
+		return "1 device"
+	}
+	return fmt.Sprintf("%d devices", n)
 }
