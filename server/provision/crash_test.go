@@ -188,12 +188,12 @@ func (l *lab) survive(d *sim.Device, id int64, step, when string, clock Clock) (
 		defer close(first)
 		// A machine that stands still for longer than the lease loses it, and the
 		// run comes back, before the disaster as well.
-		for {
-			_, _ = e.Work(context.WithoutCancel(l.t.Context()), id)
-			if m.hit.Load() || over(l, id) {
+		for ctx, id := context.WithoutCancel(l.t.Context()), id; id != 0; id = l.live(d) {
+			_, _ = e.Work(ctx, id)
+			if m.hit.Load() {
 				return
 			}
-			_ = realClock{}.Sleep(context.WithoutCancel(l.t.Context()), 50*time.Millisecond)
+			_ = realClock{}.Sleep(ctx, 50*time.Millisecond)
 		}
 	}()
 	if when == "second node takes over" {
@@ -210,14 +210,14 @@ func (l *lab) survive(d *sim.Device, id int64, step, when string, clock Clock) (
 	return m, dev
 }
 
-// over reports whether a run has ended.
-func over(l *lab, id int64) (ended bool) {
+// live is a device's run, 0 when none is under way.
+func (l *lab) live(d *sim.Device) (id int64) {
 	_ = l.db.Read(context.WithoutCancel(l.t.Context()), func(tx *store.Tx) error {
-		r, err := tx.Run(context.Background(), id)
-		ended = err == nil && !r.Live()
+		r, err := tx.LiveRun(context.Background(), d.UUID())
+		id = r.ID
 		return err
 	})
-	return ended
+	return id
 }
 
 // in is the same lab for a subtest.
