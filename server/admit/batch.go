@@ -29,6 +29,7 @@ type batch struct {
 
 // A member is a hello that waits for its batch.
 type member struct {
+	ctx  context.Context //nolint:containedctx // a batch lasts as long as one of its members may wait
 	h    hello.Hello
 	lead chan struct{} // closed: run the next batch
 	done chan struct{} // closed: the batch is over
@@ -58,7 +59,7 @@ func (a *Admitter) together(ctx context.Context, h hello.Hello) (*member, bool, 
 		return nil, false, nil
 	}
 	b := &a.batch
-	m := &member{h: h, lead: make(chan struct{}), done: make(chan struct{})}
+	m := &member{ctx: ctx, h: h, lead: make(chan struct{}), done: make(chan struct{})}
 	b.mu.Lock()
 	b.waiting = append(b.waiting, m)
 	if b.leading < lanes(a.DB.Engine()) {
@@ -71,7 +72,7 @@ func (a *Admitter) together(ctx context.Context, h hello.Hello) (*member, bool, 
 		return m, m.over, nil
 	case <-m.lead:
 		defer b.pass()
-		a.run(ctx, b.take(m))
+		a.run(b.take(m))
 		return m, m.over, nil
 	case <-ctx.Done():
 		if b.leave(m) {
@@ -140,7 +141,8 @@ func (b *batch) pass() {
 
 // run decides a batch. Its members learn only whether they are done: why it
 // failed is of no use to them, their own road will say.
-func (a *Admitter) run(ctx context.Context, members []*member) {
+func (a *Admitter) run(members []*member) {
+	ctx := longest(members)
 	defer func() {
 		for _, m := range members {
 			close(m.done)
@@ -157,6 +159,21 @@ func (a *Admitter) run(ctx context.Context, members []*member) {
 	for _, m := range kept {
 		m.over = true
 	}
+}
+
+// longest is the context of the member that may wait longest. The leader is the one
+// that has waited longest: where hellos wait for long its time is nearly over, and
+// with it all the others would have to go their own roads.
+func longest(members []*member) context.Context {
+	out := members[0].ctx
+	for _, m := range members[1:] {
+		a, limited := out.Deadline()
+		b, bounded := m.ctx.Deadline()
+		if m.ctx.Err() == nil && (out.Err() != nil || limited && (!bounded || b.After(a))) {
+			out = m.ctx
+		}
+	}
+	return out
 }
 
 // errNotSo ends the look at a hello that has to go its own way.

@@ -198,9 +198,9 @@ func TestTogetherAsAlone(t *testing.T) {
 					}
 					members := make([]*member, len(hellos))
 					for i, h := range hellos {
-						members[i] = &member{h: h, lead: make(chan struct{}), done: make(chan struct{})}
+						members[i] = &member{ctx: t.Context(), h: h, lead: make(chan struct{}), done: make(chan struct{})}
 					}
-					many.run(t.Context(), members)
+					many.run(members)
 					together := 0
 					for i, m := range members {
 						got := m.decision.Result
@@ -425,5 +425,30 @@ func TestALeaderThatLeaves(t *testing.T) {
 	defer d.batch.mu.Unlock()
 	if d.batch.leading != 0 || len(d.batch.waiting) != 0 {
 		t.Errorf("%d lead and %d wait after the end", d.batch.leading, len(d.batch.waiting))
+	}
+}
+
+// TestALeaderWhoseTimeIsOver spoils no batch: the others have their own time.
+func TestALeaderWhoseTimeIsOver(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			d := newDesk(t, engine, false, openPolicy())
+			over, cancel := context.WithCancel(t.Context())
+			cancel()
+			long, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			var members []*member
+			for i, ctx := range []context.Context{over, long, over, long} {
+				members = append(members, &member{ctx: ctx, h: plain(i, strangers(3)), lead: make(chan struct{}), done: make(chan struct{})})
+			}
+			d.run(members)
+			for i, m := range members {
+				if <-m.done; !m.over {
+					t.Errorf("hello %d has to go its own road", i)
+				}
+			}
+		})
 	}
 }
