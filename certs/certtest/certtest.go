@@ -198,7 +198,7 @@ func (l *Lab) template(o Options, ca bool) *x509.Certificate {
 		panic("certtest: " + err.Error())
 	}
 	t := &x509.Certificate{
-		SerialNumber:          serial.Add(serial, big.NewInt(1<<40)),
+		SerialNumber:          serial.SetBit(serial, 61, 1), // always eight bytes, the first bit clear
 		Subject:               pkix.Name{CommonName: o.Name, OrganizationalUnit: o.OU},
 		DNSNames:              o.Names,
 		IPAddresses:           o.IPs,

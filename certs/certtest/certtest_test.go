@@ -34,6 +34,18 @@ func TestShapes(t *testing.T) {
 	}
 }
 
+// TestSerialsCanBeMadeNegative: whichever is drawn. That is done by the first bit of
+// its first byte, which must not be taken.
+func TestSerialsCanBeMadeNegative(t *testing.T) {
+	t.Parallel()
+	lab := NewLab(time.Now())
+	for range 5000 {
+		if s := lab.template(Options{}, false).SerialNumber; s.Sign() <= 0 || s.Bytes()[0]&0x80 != 0 {
+			t.Fatalf("serial %x", s)
+		}
+	}
+}
+
 func pool(c *x509.Certificate) *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(c)
