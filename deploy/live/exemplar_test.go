@@ -18,7 +18,7 @@ import (
 // OpenMetrics, and a real Prometheus that keeps exemplars leads from a duration
 // to a trace; the same buckets are there as ever.
 func TestExemplarsReachPrometheus(t *testing.T) {
-	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(140)}
+	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(28)}
 	build(t, l.dir, "provisiond", "amtsim")
 	prom, err := exec.LookPath("prometheus")
 	if err != nil {
@@ -33,7 +33,7 @@ func TestExemplarsReachPrometheus(t *testing.T) {
 	l.prometheus = freePort(t)
 	run(t, prom, "--config.file="+cfg, "--storage.tsdb.path="+filepath.Join(l.dir, "tsdb"), "--web.listen-address="+l.prometheus,
 		"--log.level=warn", "--enable-feature=exemplar-storage")
-	l.fleet(t, d, 0, "--devices", "1", "--trust", filepath.Join(l.dir, "root.pem"), "--suffix", "corp.example.com", "--timeout", "40s")
+	l.fleet(t, d, 0, "--devices", "1", "--trust", filepath.Join(l.dir, "root.pem"), "--suffix", "corp.example.com", "--timeout", "3m")
 
 	trace := regexp.MustCompile("^[0-9a-f]{32}$")
 	for _, name := range []string{"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_wsman_request_duration_seconds"} {

@@ -43,10 +43,10 @@ func TestDashboardsAndAlertsOnTheRealThing(t *testing.T) {
 	trust := filepath.Join(l.dir, "root.pem")
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		l.fleet(t, l.lite, 0, "--devices", "6", "--trust", trust, "--suffix", "corp.example.com", "--timeout", "40s")
+		l.fleet(t, l.lite, 0, "--devices", "6", "--trust", trust, "--suffix", "corp.example.com", "--timeout", "3m")
 	})
 	wg.Go(func() {
-		l.fleet(t, l.pg, 4, "--devices", "10", "--trust", trust, "--suffix", "corp.example.com", "--timeout", "40s")
+		l.fleet(t, l.pg, 4, "--devices", "10", "--trust", trust, "--suffix", "corp.example.com", "--timeout", "3m")
 	})
 	wg.Go(func() { // a certificate for another suffix: refused by the device
 		l.fleet(t, l.pg, 8, "--devices", "2", "--trust", trust, "--suffix", "branch.example.net", "--duration", "6s")
