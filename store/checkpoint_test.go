@@ -66,12 +66,10 @@ func TestAuditFileTamper(t *testing.T) {
 			t.Fatalf("%+v, %v\n%s", got, err, file)
 		}
 		for i := range file {
-			for _, flip := range []byte{0x01, 0x20, 0x80} { // 0x20 changes the case of a letter
-				bad := bytes.Clone(file)
-				bad[i] ^= flip
-				if _, err := store.CheckAuditFile(bytes.NewReader(bad)); err == nil {
-					t.Fatalf("byte %d of %d, %q made %q, was not noticed", i, len(file), file[i], bad[i])
-				}
+			bad := bytes.Clone(file)
+			bad[i] ^= []byte{0x01, 0x20, 0x80}[(i+len(db.Engine()))%3] // 0x20 changes the case of a letter
+			if _, err := store.CheckAuditFile(bytes.NewReader(bad)); err == nil {
+				t.Fatalf("byte %d of %d, %q made %q, was not noticed", i, len(file), file[i], bad[i])
 			}
 		}
 		lines := bytes.SplitAfter(file, []byte("\n"))

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -47,9 +48,9 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 			db := open(t, o)
 			began := time.Now().Add(-20 * time.Hour).Truncate(time.Hour)
 			crowd(t, o, began)
-			pages := func(f store.DeviceFilter) (all []store.Device) {
+			pages := func(f store.DeviceFilter, most int) (all []store.Device) {
 				t.Helper()
-				for {
+				for len(all) < most {
 					var rows []store.Device
 					read(t, db, func(ctx context.Context, tx *store.Tx) (err error) {
 						rows, err = tx.Devices(ctx, f)
@@ -60,20 +61,25 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 					}
 					f.After = rows[len(rows)-1].Cursor(f.Order)
 				}
+				return all
 			}
-			everyone := pages(store.DeviceFilter{Limit: 1000})
+			everyone := pages(store.DeviceFilter{Limit: 1000}, 10_000)
 			if len(everyone) != 6500 {
 				t.Fatalf("%d devices", len(everyone))
 			}
 			middle := began.Add(7*time.Hour + 30*time.Minute)
 			orders := map[store.Order]func(a, b store.Device) int{
-				store.ByUUID: func(a, b store.Device) int { return strings.Compare(a.UUID.String(), b.UUID.String()) },
+				store.ByUUID: func(a, b store.Device) int { return bytes.Compare(a.UUID[:], b.UUID[:]) },
 				store.ByName: func(a, b store.Device) int {
-					return cmp.Or(strings.Compare(a.FQDN, b.FQDN), strings.Compare(a.UUID.String(), b.UUID.String()))
+					return cmp.Or(strings.Compare(a.FQDN, b.FQDN), bytes.Compare(a.UUID[:], b.UUID[:]))
 				},
 				store.ByLastSeen: func(a, b store.Device) int {
-					return cmp.Or(b.LastSeen.Compare(a.LastSeen), strings.Compare(b.UUID.String(), a.UUID.String()))
+					return cmp.Or(b.LastSeen.Compare(a.LastSeen), bytes.Compare(b.UUID[:], a.UUID[:]))
 				},
+			}
+			inOrder := map[store.Order][]store.Device{}
+			for order, compare := range orders {
+				inOrder[order] = slices.SortedFunc(slices.Values(everyone), compare)
 			}
 			for _, c := range []struct {
 				name string
@@ -105,12 +111,16 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 					return !d.LastSeen.Before(middle) && d.Lifecycle == store.Failed
 				}},
 			} {
-				for order, compare := range orders {
+				for order, all := range inOrder {
 					want := []amt.UUID{}
-					fit := slices.DeleteFunc(slices.Clone(everyone), func(d store.Device) bool { return !c.fits(d) })
-					slices.SortFunc(fit, compare)
-					for _, d := range fit {
-						want = append(want, d.UUID)
+					for _, d := range all {
+						if c.fits(d) {
+							want = append(want, d.UUID)
+						}
+					}
+					most := 10_000
+					if len(want) > 2000 && c.name != "all" && c.name != "a lifecycle of many" {
+						most, want = 2000, want[:2000] // the way through it is the same for each page
 					}
 					for _, limit := range []int{97, 1000} {
 						if limit == 97 && len(want) > 300 {
@@ -119,11 +129,11 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 						f := c.f
 						f.Order, f.Limit = order, limit
 						got := []amt.UUID{}
-						for _, d := range pages(f) {
+						for _, d := range pages(f, most) {
 							got = append(got, d.UUID)
 						}
-						if diff := gocmp.Diff(want, got); diff != "" {
-							t.Errorf("%s, order %q, pages of %d: %d of %d devices\n%.600s", c.name, order, limit, len(got), len(want), diff)
+						if !slices.Equal(want, got) { // asked first: a diff of thousands takes its time
+							t.Errorf("%s, order %q, pages of %d: %d of %d devices\n%.600s", c.name, order, limit, len(got), len(want), gocmp.Diff(want, got))
 						}
 					}
 				}
