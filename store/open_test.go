@@ -135,6 +135,25 @@ func TestADatabaseThatIsAway(t *testing.T) {
 	}
 }
 
+// TestADatabaseThatTakesNoWrites may take them again in a moment, as a standby
+// that is promoted does: it is waited for like one that does not answer.
+func TestADatabaseThatTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	o := place(t, store.Postgres)
+	_ = open(t, o).Close()
+	execute(t, o, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
+	_, err := store.Open(t.Context(), o)
+	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "takes no writes: default_transaction_read_only is on; ALTER ROLE") {
+		t.Errorf("opened: %v", err)
+	}
+	o.Beside = true
+	if db, err := store.Open(t.Context(), o); err != nil {
+		t.Errorf("to be read beside the daemon: %v", err)
+	} else {
+		_ = db.Close()
+	}
+}
+
 // A killed process leaves its leases behind; the next one need not wait for them.
 func TestLeasesOfADeadProcessEndSoon(t *testing.T) {
 	t.Parallel()

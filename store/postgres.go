@@ -55,7 +55,33 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	if err := db.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	if !o.Beside {
+		if err := db.takesWrites(ctx); err != nil {
+			return err
+		}
+	}
 	return db.migratePostgres(ctx, o)
+}
+
+// notWritable is a database that answers and takes no writes: it may be the
+// primary again in a moment, so it is ErrUnavailable.
+type notWritable string
+
+func (e notWritable) Error() string      { return "the database takes no writes: " + string(e) }
+func (notWritable) Is(target error) bool { return target == ErrUnavailable }
+
+func (db *DB) takesWrites(ctx context.Context) error {
+	var standby, readOnly bool
+	err := db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'").Scan(&standby, &readOnly)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case standby:
+		return notWritable("it is a standby; point database.url at the primary, or name all hosts in it with target_session_attrs=primary")
+	case readOnly:
+		return notWritable("default_transaction_read_only is on; ALTER ROLE ... SET default_transaction_read_only = off, or the same for the database")
+	}
+	return nil
 }
 
 // durable makes commits wait for the disk where the server's default is not

@@ -22,7 +22,7 @@ const (
 	Provisioning       Lifecycle = "provisioning"        // attempt under way
 	Verifying          Lifecycle = "verifying"           // committed, reading back
 	Provisioned        Lifecycle = "provisioned"         // managed, matches its profile
-	Drifted            Lifecycle = "drifted"             // managed, differs from its profile
+	Drifted            Lifecycle = "drifted"             // managed, differs from its profile or lost its setup
 	Maintaining        Lifecycle = "maintaining"         // a job is running on it
 	Failed             Lifecycle = "failed"              // attempt over; retry scheduled or needs a fix
 	Dormant            Lifecycle = "dormant"             // window expired or silent

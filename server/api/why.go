@@ -389,6 +389,9 @@ func sentence(d store.Device, now time.Time) string {
 	if d.Lifecycle == store.Discovered && takenOut(d) {
 		s = name + " was under management when it was taken out, and has not been looked at since it was taken back"
 	}
+	if lostSetup(d) {
+		s = name + " was under management and has lost its setup"
+	}
 	if d.Lifecycle == store.Provisioned && !d.ProvisionedAt.IsZero() {
 		s += ", since " + d.ProvisionedAt.UTC().Format(time.RFC3339)
 	}
@@ -405,6 +408,11 @@ func sentence(d store.Device, now time.Time) string {
 		s += "; its last hello came " + ago(now.Sub(d.LastSeen)) + " ago"
 	}
 	return s
+}
+
+// lostSetup reports whether a managed device was found without its setup.
+func lostSetup(d store.Device) bool {
+	return managed(d.Lifecycle) && d.Reason == reason.ReappearedUnprovisioned
 }
 
 func next(d store.Device, last *Run, now time.Time) string {
@@ -498,6 +506,8 @@ func nextManaged(d store.Device, last *Run, now time.Time) string {
 		return "nothing has to happen"
 	case anotherFace(d.Reason):
 		return "it is told nothing until a person has looked: provctl device release " + d.UUID.String() + " believes what it shows next"
+	case lostSetup(d):
+		return "its next hello decides, as provisioning.reprovision says; if it says none: disconnect its power for a moment. To look again now: " + maintain + " --task check"
 	case d.Lifecycle == store.Drifted:
 		return "maintenance brings it back when its turn comes; now: " + maintain + " --task clock,cert,name,tls"
 	}

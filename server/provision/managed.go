@@ -128,7 +128,8 @@ var readManaged = Step{
 }
 
 // verdictManaged ends a run on a managed device. Whatever failed, the device
-// stays managed, unless none of its passwords works.
+// stays managed, unless none of its passwords works. One that lost its setup has
+// drifted: its next hello, not another run, decides what becomes of it.
 func (r *Run) verdictManaged(err error) Verdict {
 	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
 	if r.Job.Device.Lifecycle == store.Drifted {
@@ -158,6 +159,8 @@ func (r *Run) verdictManaged(err error) Verdict {
 		v.Health = "unreachable"
 	case reason.CredentialsUnknown:
 		v.Ended = store.CredentialsUnknown
+	case reason.ReappearedUnprovisioned:
+		v.Ended = store.Drifted // not as we left it; its hello brings it back
 	}
 	if sent(err) {
 		v.Quiet = r.e.Quiet

@@ -343,7 +343,7 @@ func TestErasedDevice(t *testing.T) {
 	}
 	_ = realClock{}.Sleep(t.Context(), 200*time.Millisecond)
 	dev := l.do(d, KindMaintain, "")
-	if dev.Reason != reason.ReappearedUnprovisioned {
+	if dev.Lifecycle != store.Drifted || dev.Reason != reason.ReappearedUnprovisioned {
 		t.Errorf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 	}
 }
