@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 )
 
 // Due says what makes a managed device worth a maintenance run.
@@ -56,8 +57,9 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 		}
 	}
 	args := []any{d.After, d.CertBefore, d.ContactBefore, -d.Rest.Milliseconds(), page(d.Limit)}
-	// A reason on a managed device is a run that failed: it is looked at again.
-	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> ''"
+	// A reason on a managed device is a run that failed: it is looked at again. On
+	// one that drifted it is what differs, or that its setup is gone.
+	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> '' OR reason = '" + string(reason.ReappearedUnprovisioned) + "'"
 	const misnamed = "fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	if d.Names {
 		due += " OR " + misnamed

@@ -57,6 +57,31 @@ func TestDueAPartAtATime(t *testing.T) {
 	})
 }
 
+// TestADeviceWithoutItsSetupIsLookedAt again, whereas one that differs from its
+// profile rests until something changes.
+func TestADeviceWithoutItsSetupIsLookedAt(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		now := time.Now()
+		for n, why := range []reason.Code{reason.ProfileDrift, reason.ReappearedUnprovisioned} {
+			hello(t, db, n)
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				if err := tx.UpdateDevice(ctx, uuid(n), store.DeviceFacts{LastContact: &now}); err != nil {
+					return err
+				}
+				return tx.Transition(ctx, store.Transition{UUID: uuid(n), To: store.Drifted, Reason: why, Event: "attempt_failed"})
+			})
+		}
+		read(t, db, func(ctx context.Context, tx *store.Tx) error {
+			found, _, err := tx.DueDevices(ctx, store.Due{Rest: time.Hour, Limit: 10})
+			if len(found) != 1 || found[0].UUID != uuid(1) {
+				t.Errorf("%d due", len(found))
+			}
+			return err
+		})
+	})
+}
+
 // TestANewNameDoesNotWait: a name that a person gave goes to the device although
 // it was looked at a moment ago, and a device that keeps another one rests.
 func TestANewNameDoesNotWait(t *testing.T) {
