@@ -29,7 +29,7 @@ type batch struct {
 
 // A member is a hello that waits for its batch.
 type member struct {
-	ctx  context.Context //nolint:containedctx // a batch lasts as long as one of its members may wait
+	ctx  context.Context // a batch lasts as long as one of its members may wait
 	h    hello.Hello
 	lead chan struct{} // closed: run the next batch
 	done chan struct{} // closed: the batch is over
