@@ -241,6 +241,12 @@ func TestBadInput(t *testing.T) {
 			s.migrate(f)
 			return s.config(fmt.Sprintf("database: {url: %q}", with(t, u, "default_transaction_read_only", "on")))
 		}, "database", Fail, []string{"default_transaction_read_only is on"}, []string{"ALTER ROLE"}},
+		{"what may be written to a Postgres that takes no writes", func(t *testing.T, s *site) string {
+			u := pgtest.URL(t)
+			f := s.config(fmt.Sprintf("database: {url: %q}", u))
+			s.migrate(f)
+			return s.config(fmt.Sprintf("database: {url: %q}", with(t, u, "default_transaction_read_only", "on")))
+		}, "rights", Pass, []string{"the database's user has its rights, and the data folder"}, nil},
 		{"a Postgres that is well", func(t *testing.T, s *site) string {
 			f := s.config(fmt.Sprintf("database: {url: %q}", pgtest.URL(t)))
 			s.migrate(f)

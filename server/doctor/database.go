@@ -116,6 +116,9 @@ func (v *visit) rights(context.Context) []Check {
 	} else if err != nil {
 		return one(name, Fail, folderHint(v.c.DataDir, err), "the data folder %s: %v", v.c.DataDir, plainError(err))
 	}
+	if s.Standby || s.ReadOnly { // which the check of the database says
+		return one(name, Pass, "", "the database's user has its rights, and the data folder %s can be written", v.c.DataDir)
+	}
 	return one(name, Pass, "", "the database and the data folder %s can be written", v.c.DataDir)
 }
 
