@@ -208,8 +208,9 @@ type Names struct {
 	// The sources in the order they are asked. assigned: an import, an operator or an
 	// authenticated agent said it. reverse_dns: the address's name, if it leads back
 	// to the address. webhook: the address below. pattern: profile.host_name, which
-	// always answers. Without pattern at the end a device waits in pending_identity
-	// until a source knows it. Default: assigned, pattern.
+	// always answers; while a source before it fails, a device waits up to a quarter
+	// of an hour after its first hello. Without pattern at the end a device waits in
+	// pending_identity until a source knows it. Default: assigned, pattern.
 	Sources []string `yaml:"sources" oneof:"assigned reverse_dns webhook pattern"`
 	// Where to ask for a name: a POST with uuid, address and what else is known,
 	// answered by {"fqdn": "pc7.corp.example.com"}, 204 or 404. https, or http on

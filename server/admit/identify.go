@@ -119,10 +119,15 @@ func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hel
 		sources = profile.DefaultSources()
 	}
 	var silent []string
+	failed := false
 	for _, s := range sources {
 		name, why := "", ""
 		switch s {
 		case profile.Pattern:
+			if failed && f.tx.Now().Before(d.FirstSeen.Add(failedFor)) {
+				id.Reason, id.Missing = reason.IdentityIncomplete, strings.Join(silent, "; ")
+				return id, nil
+			}
 			id.Source = string(s)
 			return id, nil
 		case profile.Assigned:
@@ -137,6 +142,7 @@ func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hel
 				return a.lookingUp(id, d, s), nil
 			}
 			name, why = got.name, got.why
+			failed = failed || got.failed
 		}
 		if name == "" {
 			silent = append(silent, why)

@@ -44,13 +44,22 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// answer is what a source said: a name, or why there is none.
-type answer struct{ name, why string }
+// answer is what a source said: a name, or why there is none. One that failed may
+// know a name all the same.
+type answer struct {
+	name, why string
+	failed    bool
+}
 
 const (
 	lookupsAtOnce = 8
 	lookupPause   = time.Minute // between questions about one device
 	maxAnswer     = 4 << 10
+
+	// failedFor is how long after its first hello a device waits for a source that
+	// fails before a pattern names it: a name once given is in directories and
+	// certificates, and a setup window lasts for hours.
+	failedFor = 15 * time.Minute
 )
 
 // ResolveNames looks up the names of devices that wait for one. Any node may do
@@ -140,7 +149,7 @@ func (a *Admitter) ask(ctx context.Context, d store.Device, sources []profile.So
 			got, result := answer{name: name}, "found"
 			switch {
 			case err != nil:
-				got.why, result = string(s)+": "+err.Error(), "error"
+				got.why, got.failed, result = string(s)+": "+err.Error(), true, "error"
 				a.Log.Info("name.lookup", zap.Stringer("device", d.UUID), zap.String("source", string(s)), zap.Error(err))
 			case name == "":
 				got.why, result = noAnswer(s, d), "none"

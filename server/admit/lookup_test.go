@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -118,6 +120,40 @@ func TestWebhook(t *testing.T) {
 	defer stranger.Close()
 	if _, err := (Lookup{Webhook: stranger.URL, HTTP: &http.Transport{}}).webhook(t.Context(), d); err == nil {
 		t.Error("a certificate of nobody's was believed")
+	}
+}
+
+// TestAPatternWaitsForASourceThatFails: a new device is not named by the pattern
+// because the webhook is down for a moment; one that has waited is.
+func TestAPatternWaitsForASourceThatFails(t *testing.T) {
+	t.Parallel()
+	down := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	t.Cleanup(down.Close)
+	p := openPolicy()
+	p.Names = []profile.Source{profile.Webhook, profile.Pattern}
+	d := newDesk(t, store.SQLite, false, p)
+	d.Lookup = Lookup{Webhook: down.URL, HTTP: down.Client().Transport.(*http.Transport), Timeout: time.Minute}
+	fresh, old := plain(1, ours), plain(2, ours)
+	old.At = time.Now().Add(-failedFor)
+	for _, h := range []hello.Hello{fresh, old} {
+		if _, err := d.HandleHello(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.ResolveNames(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for u, want := range map[amt.UUID]store.Lifecycle{fresh.UUID: store.PendingIdentity, old.UUID: store.Queued} {
+		err := d.DB.Read(t.Context(), func(tx *store.Tx) error {
+			dev, err := tx.Device(t.Context(), u)
+			if dev.Lifecycle != want || want == store.PendingIdentity && dev.Detail != "webhook: answered 502" {
+				t.Errorf("%s is %s %s (%s), want %s", u, dev.Lifecycle, dev.Reason, dev.Detail, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }
 
