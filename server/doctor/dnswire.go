@@ -29,24 +29,6 @@ const (
 	typeAAAA  dnsType = 28
 )
 
-func (t dnsType) String() string {
-	switch t {
-	case typeA:
-		return "A"
-	case typeNS:
-		return "NS"
-	case typeCNAME:
-		return "CNAME"
-	case typeSOA:
-		return "SOA"
-	case typePTR:
-		return "PTR"
-	case typeAAAA:
-		return "AAAA"
-	}
-	return fmt.Sprintf("TYPE%d", uint16(t))
-}
-
 const (
 	rcodeSuccess  = 0
 	rcodeServFail = 2

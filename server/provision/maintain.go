@@ -29,11 +29,6 @@ const (
 	TaskCheck    = "check"
 )
 
-// Tasks lists them.
-func Tasks() []string {
-	return []string{TaskClock, TaskName, TaskCert, TaskTLS, TaskPassword, TaskCheck}
-}
-
 const (
 	// clockSlack is what a device's clock may be off: it counts whole seconds,
 	// and Kerberos and certificates mind minutes.
