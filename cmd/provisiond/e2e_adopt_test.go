@@ -25,16 +25,18 @@ func TestBoxAdopt(t *testing.T) {
 		devices := h.mixed(t, 3)
 		h.live(2*time.Second, one(old.hello), devices...)
 		old.managed(len(devices), time.Minute)
-		password := map[*sim.Device]string{}
+		// What the other server knows of them, as an export of Intel SCS does.
+		password, name := map[*sim.Device]string{}, map[*sim.Device]string{}
 		for _, dev := range devices {
-			password[dev] = old.reveal(dev.UUID(), "admin")
+			password[dev], name[dev] = old.reveal(dev.UUID(), "admin"), old.of(dev.UUID()).FQDN
 		}
 		old.stop()
 
-		d := s.serve(nil)
+		// No maintenance: what it would do next is no part of an adoption.
+		d := s.serve([]string{"PROVISIOND_MAINTENANCE_PER_MINUTE=0"})
 		list := "uuid,fqdn,address\n"
-		for i, dev := range devices {
-			list += fmt.Sprintf("%s,pc%d.corp.example.com,%s\n", dev.UUID(), i, dev.Addr().Addr())
+		for _, dev := range devices {
+			list += fmt.Sprintf("%s,%s,%s\n", dev.UUID(), name[dev], dev.Addr().Addr())
 		}
 		const far = "0f0e0d0c-0b0a-0908-0706-050403020100"
 		list += far + ",far.corp.example.com,192.0.2.7\n"
