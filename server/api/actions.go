@@ -231,11 +231,8 @@ func (c *command) retry() error {
 		return nil
 	case c.live != nil:
 		c.runID = c.live.ID
-		c.said = fmt.Sprintf("run %d comes at once", c.live.ID)
-		if until, err := refusedUntil(c.ctx, c.tx, d); err != nil {
+		if err := c.comes(fmt.Sprintf("run %d", c.live.ID), "comes at once"); err != nil {
 			return err
-		} else if until.After(c.tx.Now()) {
-			c.said = fmt.Sprintf("run %d comes in %s: the device has refused passwords within the hour, and is not asked before, so that nobody is locked out", c.live.ID, ago(until.Sub(c.tx.Now())))
 		}
 		if err := c.tx.HastenRun(c.ctx, c.live.ID, c.tx.Now()); err != nil {
 			return err
@@ -245,13 +242,23 @@ func (c *command) retry() error {
 		}
 		return c.s.Enqueue(c.ctx, c.tx, c.live.ID, c.tx.Now(), priorityUrgent)
 	}
-	c.said = "the run is queued"
-	if until, err := refusedUntil(c.ctx, c.tx, d); err != nil {
+	if err := c.comes("the run", "is queued"); err != nil {
 		return err
-	} else if until.After(c.tx.Now()) {
-		c.said = "the run comes in " + ago(until.Sub(c.tx.Now())) + ": the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"
 	}
 	return c.start("retry_requested")
+}
+
+// comes says when a run comes: as usual, or when the device may be asked again.
+func (c *command) comes(run, usually string) error {
+	until, err := refusedUntil(c.ctx, c.tx, c.device)
+	if err != nil {
+		return err
+	}
+	c.said = run + " " + usually
+	if now := c.tx.Now(); until.After(now) {
+		c.said = run + " comes in " + ago(until.Sub(now)) + ": the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"
+	}
+	return nil
 }
 
 // reject is a person's no to a device that waits: what approve is the yes to,
