@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ type lab struct {
 	lite, pg   *daemon
 	postgres   *pgtest.Server
 	prometheus string // its address
+	began      time.Time
 }
 
 type daemon struct {
@@ -103,6 +105,13 @@ func write(t *testing.T, name, text string) {
 func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 	t.Helper()
 	most = max(most, 2*time.Minute) // machines stand still for half a minute
+	if !within(most, f) {
+		t.Fatalf("not within %s: %s", most, what)
+	}
+}
+
+// within asks until f says yes, and reports whether it did in time.
+func within(most time.Duration, f func() bool) bool {
 	late := time.NewTimer(most)
 	defer late.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -111,9 +120,10 @@ func poll(t *testing.T, what string, most time.Duration, f func() bool) {
 		select {
 		case <-tick.C:
 		case <-late.C:
-			t.Fatalf("not within %s: %s", most, what)
+			return false
 		}
 	}
+	return true
 }
 
 func get(t *testing.T, address string) (string, error) {
@@ -187,7 +197,7 @@ func freePort(t *testing.T) string {
 // newLab starts everything but the devices.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(28)} // no other package's
+	l := &lab{dir: t.TempDir(), base: 100 + rand.IntN(28), began: time.Now()} // no other package's
 	build(t, l.dir, "provisiond", "amtsim")
 	l.certificate(t)
 	l.postgres = pgtest.Start(t)
@@ -279,7 +289,61 @@ func (l *lab) ask(t *testing.T, query string, window time.Duration) ([]answer, e
 	return list, err
 }
 
-// values are the answers that hold a number.
+// ruleGroup is what Prometheus says about a group of rules.
+type ruleGroup struct {
+	Name           string
+	LastEvaluation time.Time
+	Rules          []struct{ Name, Health, LastError, State, Type string }
+}
+
+func (l *lab) rules(t *testing.T) ([]ruleGroup, error) {
+	t.Helper()
+	text, err := get(t, "http://"+l.prometheus+"/api/v1/rules")
+	if err != nil {
+		return nil, err
+	}
+	var r struct{ Data struct{ Groups []ruleGroup } }
+	err = json.Unmarshal([]byte(text), &r)
+	return r.Data.Groups, err
+}
+
+// evaluated waits until Prometheus has judged by what it knows now: each group
+// of rules was evaluated after this moment, and each recorded series has a
+// number from after it. The groups' intervals differ (half a minute for the
+// recorded ones), and a series recorded before the first hello is NaN.
+func (l *lab) evaluated(t *testing.T) {
+	t.Helper()
+	now := time.Now()
+	var missing string
+	done := func() bool {
+		groups, err := l.rules(t)
+		if err != nil || len(groups) == 0 {
+			missing = fmt.Sprintf("the groups: %v", err)
+			return false
+		}
+		for _, g := range groups {
+			if missing = g.Name; !g.LastEvaluation.After(now) {
+				return false
+			}
+			for _, rule := range g.Rules {
+				if rule.Type != "recording" {
+					continue
+				}
+				missing = rule.Name
+				fresh := l.values(t, fmt.Sprintf("%[1]s and timestamp(%[1]s) > %.3[2]f", rule.Name, float64(now.UnixMilli())/1000))
+				if !slices.ContainsFunc(fresh, answer.number) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	if !within(5*time.Minute, done) {
+		t.Fatal("not evaluated within 5m: ", missing)
+	}
+}
+
+// values are the answers of this moment; none while Prometheus has none.
 func (l *lab) values(t *testing.T, query string) []answer {
 	t.Helper()
 	list, err := l.ask(t, query, 0)
