@@ -15,8 +15,8 @@ import (
 // The only public description (Intel's forum, 2011) leaves the order of realm
 // and user and the cut open, and no test vector is known. DerivedPasswords lists
 // the other readings, for a login to try; what this server itself sets is this
-// one. The result may lack a digit or a special character: CheckDerived tells,
-// and then it must not be set.
+// one. The result may lack a digit or a special character, which a person's
+// password in MEBx must have; firmware hears a hash of it and cannot mind.
 func DerivePassword(master Secret, realm, user string) (Secret, error) {
 	full, err := derive(master, realm+user)
 	if err != nil {
@@ -41,9 +41,6 @@ func DerivedPasswords(master Secret, realm, user string) ([]Secret, error) {
 	}
 	return []Secret{NewSecret(a[:MaxPassword]), NewSecret(a), NewSecret(b[:MaxPassword]), NewSecret(b)}, nil
 }
-
-// CheckDerived is CheckPassword for a password the caller may not look at.
-func CheckDerived(p Secret) error { return CheckPassword(p.Reveal()) }
 
 func derive(master Secret, message string) (string, error) {
 	if master.IsZero() || message == "" {

@@ -104,12 +104,14 @@ const (
 
 	// Server
 	SecretStoreUnavailable Code = "secret_store_unavailable"
+	MasterPasswordMissing  Code = "master_password_missing"
 	DBUnavailable          Code = "db_unavailable"
 	QueueOverloaded        Code = "queue_overloaded"
 	WorkerCrashed          Code = "worker_crashed"
 	LeaseLost              Code = "lease_lost"
 	ConfigInvalid          Code = "config_invalid"
 	PolicyDenied           Code = "policy_denied"
+	KeptOut                Code = "kept_out"
 	Rejected               Code = "rejected"
 	Cancelled              Code = "cancelled"
 	InternalError          Code = "internal_error"
@@ -158,8 +160,8 @@ var catalogue = []Entry{
 		[]string{"the address is outside provisioning.networks, or is one of our own"},
 		[]string{"add the network to provisioning.networks", "look for a NAT or proxy that hides the device's address"}},
 	{ReappearedUnprovisioned, Intake, TheDevice, ForOperator, "A managed device says hello again",
-		[]string{"its CMOS was cleared, its board swapped, or somebody unprovisioned it"},
-		[]string{"find out why", "to set it up again: provctl device approve UUID"}},
+		[]string{"its settings were erased: its CMOS was cleared, its board swapped, or somebody unprovisioned it", "somebody else says hello in its name: its UUID is no secret"},
+		[]string{"find out which: look at the machine, and at who has the address that the hello came from", "if its settings were erased, set it up again: provctl device approve UUID"}},
 	{DeviceUnreachable, Network, TheNet, Repeat, "TCP 16993 does not answer",
 		[]string{"a firewall, VLAN or NAT between server and device", "the device is asleep or moved"},
 		[]string{"allow the server to reach the device on TCP 16993", "wait for its next hello"}},
@@ -300,7 +302,7 @@ var catalogue = []Entry{
 		[]string{"run the agent on the device once more: it makes a new one"}},
 	{AuthFailed, WSMAN, TheDevice, Repeat, "The device refused a password it should accept",
 		[]string{"the password was changed elsewhere"},
-		[]string{"nothing: stored passwords are tried in order, slowly"}},
+		[]string{"nothing: stored passwords are tried in order, slowly", "if you know the password, one login does: provctl device adopt UUID --password-file FILE"}},
 	{CredentialsUnknown, WSMAN, TheDevice, ForOperator, "No stored password works",
 		[]string{"another tool set the device up"},
 		[]string{"try a password known from elsewhere: provctl device adopt UUID --password-file FILE", "or reset it at the machine"}},
@@ -385,6 +387,9 @@ var catalogue = []Entry{
 	{SecretStoreUnavailable, Server, OurServer, Repeat, "The key store is unavailable",
 		[]string{"the master key cannot be read"},
 		[]string{"restore it", "nothing was sent to the device"}},
+	{MasterPasswordMissing, Server, OurServer, ForOperator, "The password to derive from is not kept here",
+		[]string{"the profile says passwords: derived, and the digest master password of the device's domain was never given"},
+		[]string{"keep it: provctl secret master set DOMAIN", "or take passwords: derived out of the profile", "nothing was sent to the device"}},
 	{DBUnavailable, Server, OurServer, Repeat, "The database is unavailable",
 		[]string{"an outage"},
 		[]string{"restore it", "nothing was sent to the device"}},
@@ -402,7 +407,10 @@ var catalogue = []Entry{
 		[]string{"provisiond config check"}},
 	{PolicyDenied, Server, ThePolicy, ForOperator, "Policy forbids this",
 		[]string{"see the evidence"},
-		[]string{"the detail says which policy: provctl device why UUID", "a device that a person keeps out is let go on with provctl device release UUID"}},
+		[]string{"the detail says which policy: provctl device why UUID"}},
+	{KeptOut, Server, ThePolicy, ForOperator, "A person keeps this device out",
+		[]string{"somebody put it into quarantine: provctl device quarantine"},
+		[]string{"look at the machine, then let it go on: provctl device release UUID", "or take it out for good: provctl device retire UUID"}},
 	{Rejected, Server, ThePolicy, ForOperator, "A person turned this device away",
 		[]string{"somebody looked at it and does not want it set up from here"},
 		[]string{"let it in after all: provctl device approve UUID", "have its next hello looked at as if it were new: provctl device release UUID"}},

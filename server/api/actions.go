@@ -315,7 +315,7 @@ func (c *command) quarantine() error {
 		return nil
 	}
 	c.said = "quarantined; its hellos are recorded and nothing else happens"
-	return c.stop(store.Quarantined, reason.PolicyDenied, "quarantined")
+	return c.stop(store.Quarantined, reason.KeptOut, "quarantined")
 }
 
 func (c *command) restore() error {

@@ -434,9 +434,15 @@ func (r *Run) passwordDue() string {
 	if r.Job.Run.Kind == KindRotate || r.tasks.named[TaskPassword] {
 		return "a new password was asked for"
 	}
+	if r.Profile.DerivedPassword() && !r.Master.IsZero() && r.tasks.wants(TaskPassword) && !r.derives(r.admin) {
+		return "its profile derives passwords, and it has another one"
+	}
 	days := r.Profile.PasswordDays
 	if days <= 0 || !r.tasks.wants(TaskPassword) {
 		return ""
+	}
+	if r.derives(r.admin) {
+		return "" // its age changes nothing about it
 	}
 	changed := r.Job.Device.PasswordChangedAt
 	if changed.IsZero() {

@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 
-	"go.uber.org/zap"
-
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
@@ -34,8 +32,12 @@ var stagePassword = Step{
 		if r.changedBefore() {
 			return true, nil
 		}
+		if r.derives(r.admin) {
+			r.next = r.admin
+			return true, nil
+		}
 		newest := r.Job.Admin[0]
-		if newest.State != store.CredentialCandidate || typed(newest) || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && newest.SentAt.IsZero() {
+		if newest.State != store.CredentialCandidate || typed(newest) || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && !r.derives(newest) {
 			return false, nil
 		}
 		r.next = newest
@@ -71,22 +73,42 @@ func (r *Run) changedBefore() bool {
 	return c.State == store.CredentialCandidate && !c.SentAt.IsZero() && c.ID == r.Job.Admin[0].ID
 }
 
-// newAdminPassword is random, or derived when the profile says so and the
-// result is one that a person could use: an SCS master password may derive one
-// without a digit or a special character, and then random is better.
+// newAdminPassword is random, or derived when the profile says so: then for every
+// device and whatever characters come of it, since firmware hears a hash of it and
+// cannot mind.
 func (r *Run) newAdminPassword() (amt.Secret, error) {
-	if r.Profile.DerivedPassword() && !r.Master.IsZero() {
-		pw, err := amt.DerivePassword(r.Master, r.Identity.Realm, r.Profile.AdminUser)
-		if err == nil && amt.CheckDerived(pw) == nil && !r.holds(pw) {
-			return pw, nil
-		}
-		r.log.Info("password.random", zap.String("detail", "the derived password is not one the firmware's rule allows, or is in use"))
+	if r.Profile.DerivedPassword() {
+		return r.derivedPassword()
 	}
 	pw, err := amt.NewAdminPassword(r.e.Rand)
 	if err != nil {
 		return amt.Secret{}, reason.Because(reason.SecretStoreUnavailable, "%w", err)
 	}
 	return pw, nil
+}
+
+// derivedPassword is what the digest master password of the device's domain gives
+// for this device.
+func (r *Run) derivedPassword() (amt.Secret, error) {
+	if r.Master.IsZero() {
+		return amt.Secret{}, reason.Because(reason.MasterPasswordMissing,
+			"the profile %s derives passwords, and no digest master password is kept for the domain of %s, one above it, or *: provctl secret master set DOMAIN", r.Profile.Name, first(r.FQDN, "this device"))
+	}
+	pw, err := amt.DerivePassword(r.Master, r.Identity.Realm, r.Profile.AdminUser)
+	if err != nil {
+		return pw, reason.Because(reason.SecretStoreUnavailable, "%w", err)
+	}
+	return pw, nil
+}
+
+// derives reports whether a password is the one that this device's profile
+// derives: another one would be the same.
+func (r *Run) derives(c store.Credential) bool {
+	if !r.Profile.DerivedPassword() || r.Master.IsZero() {
+		return false
+	}
+	pw, err := r.derivedPassword()
+	return err == nil && pw.Equal(c.Password)
 }
 
 func (r *Run) holds(pw amt.Secret) bool {
@@ -101,7 +123,7 @@ func (r *Run) holds(pw amt.Secret) bool {
 var changePassword = Step{
 	Name:   "change_password",
 	Needed: func(r *Run) bool { return r.passwordDue() != "" && !r.tasks.only() },
-	Done:   func(_ context.Context, r *Run) (bool, error) { return r.changedBefore(), nil },
+	Done:   func(_ context.Context, r *Run) (bool, error) { return r.changedBefore() || r.derives(r.admin), nil },
 	Apply: func(ctx context.Context, r *Run) error {
 		if !goodRealm(r.Identity.Realm) {
 			return reason.Because(reason.WSMANInvalid, "the device reports no digest realm, so its password cannot be computed")
@@ -119,7 +141,7 @@ var verifyPassword = Step{
 	Name:   "verify_password",
 	Needed: func(r *Run) bool { return r.passwordDue() != "" && !r.tasks.only() },
 	Done: func(ctx context.Context, r *Run) (bool, error) {
-		if r.Device != nil && r.changedBefore() {
+		if r.Device != nil && (r.changedBefore() || r.derives(r.admin)) {
 			r.verified = true
 			r.did(TaskPassword)
 			return true, nil
