@@ -100,6 +100,9 @@ func (p *program) profileApply(verb string) *cobra.Command {
 			}
 			if verb == "validate" && !p.json {
 				fmt.Fprintf(p.out, "profile %s: good\n", v.Name)
+				for _, r := range v.Risks {
+					fmt.Fprintf(p.out, "  could be lost by %s: %s\n", r.Field, r.Could)
+				}
 				return nil
 			}
 			return p.printApplied(v, dry)
@@ -153,6 +156,9 @@ func (p *program) printApplied(v api.ProfileView, dry bool) error {
 		fmt.Fprintf(p.out, "profile %s: version %d\n", v.Name, v.Version)
 	}
 	p.printChanges(v.Changes)
+	for _, r := range v.Risks {
+		fmt.Fprintf(p.out, "  could be lost by %s: %s\n", r.Field, r.Could)
+	}
 	switch {
 	case dry && v.Devices == 0:
 		fmt.Fprintln(p.out, "no device under management has this profile")

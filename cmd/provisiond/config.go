@@ -269,9 +269,14 @@ type Profile struct {
 	// own authority), mutual (it asks for ours too) or none. Default server: without
 	// it passwords travel as digests over plain HTTP, and AMT 16.1 has nothing else.
 	TLS string `yaml:"tls" oneof:"server mutual none"`
-	// With mutual: the suffixes of client names that a device lets in. Default: none,
-	// any client of our own authority.
+	// With mutual: the suffixes of client names that a device lets in, three at most;
+	// this server's own name is always added. Default: none, any client of our own
+	// authority.
 	TrustedCN []string `yaml:"trusted_cn"`
+	// The word that tls: none needs beside it: without TLS a device proves nothing,
+	// and whoever is between can pass our answers on to it and take it over. Default
+	// false.
+	Unprotected bool `yaml:"unprotected"`
 	// The user name of the administrator. Default admin, which the firmware's own
 	// pages and most tools assume.
 	AdminUser string `yaml:"admin_user"`

@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/provisiond/provisiond/server/profile"
 )
 
 var (
@@ -211,6 +213,17 @@ func (l *loader) profile(p Profile) {
 	}
 	if rest := braces.ReplaceAllString(p.HostName, "x"); !dnsName.MatchString(rest) || strings.Contains(rest, ".") {
 		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
+	}
+	switch {
+	case p.TLS == "none" && !p.Unprotected:
+		l.wrong("provisioning.profile.tls", "none without unprotected: true beside it", profile.Unprotected, "profile: {tls: none, unprotected: true}")
+	case p.TLS != "none" && p.Unprotected:
+		l.wrong("provisioning.profile.unprotected", "true with tls: "+p.TLS, "the word goes with tls: none only", "")
+	}
+	if p.TLS == "mutual" {
+		if err := profile.CheckTrusted(p.TrustedCN); err != nil {
+			l.wrong("provisioning.profile.trusted_cn", "cannot be used", err.Error(), "trusted_cn: [console.corp.example.com]")
+		}
 	}
 	if p.Domain != "" && !dnsName.MatchString(strings.TrimSuffix(p.Domain, ".")) {
 		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", clip(p.Domain)), "letters, digits, hyphens and dots", "domain: corp.example.com")

@@ -15,7 +15,7 @@ func (l Limits) limits() hello.Limits {
 
 func (p Profile) profile() profile.Profile {
 	return profile.Profile{
-		Name: "default", Version: 1, TLS: profile.TLSMode(p.TLS), TrustedCN: p.TrustedCN, AdminUser: p.AdminUser, MEBx: p.MEBx,
+		Name: "default", Version: 1, TLS: profile.TLSMode(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected, AdminUser: p.AdminUser, MEBx: p.MEBx,
 		HostName: p.HostName, Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays, PasswordDays: p.PasswordDays,
 	}
 }

@@ -28,6 +28,7 @@ type ProfileView struct {
 
 	Changes []profile.Change `json:"changes,omitempty" doc:"what it says otherwise than the version before: in a history, and in the answer to a new version; or otherwise than the version of against"`
 	Devices int              `json:"devices,omitempty" doc:"in the answer to a new version: devices under management with this profile, which differ from it now and are brought to it by maintenance"`
+	Risks   []profile.Risk   `json:"risks,omitempty" doc:"in the answer to a new version: what could be lost by it, and what keeps it from that"`
 }
 
 // ProfileList is the newest version of each profile.
@@ -168,7 +169,9 @@ func (in *ProfileInput) wanted(ctx context.Context, tx *store.Tx) (p profile.Pro
 		if err != nil {
 			return p, err
 		}
-		p = v.Profile
+		if p = v.Profile; p.TLS == profile.TLSNone {
+			p.Unprotected = true // one kept before that word was wanted stays good
+		}
 	case in.Body.Document == nil:
 		return p, invalid("body.document", "give a document, or the version to go back to")
 	default:
@@ -234,8 +237,13 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out Profil
 				return err
 			}
 		}
+		from := profile.Default()
+		if ok {
+			from = last.Profile
+		}
+		risks := profile.Risks(from, p)
 		if in.Body.DryRun {
-			out = ProfileView{Name: in.Name, Profile: p, Changes: changes, Devices: devices}
+			out = ProfileView{Name: in.Name, Profile: p, Changes: changes, Devices: devices, Risks: risks}
 			return nil
 		}
 		next := 0
@@ -254,7 +262,7 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out Profil
 		if out, err = profileView(kept); err != nil {
 			return err
 		}
-		out.Changes, out.Devices = changes, devices
+		out.Changes, out.Devices, out.Risks = changes, devices, risks
 		detail := map[string]any{"version": version}
 		if in.Body.Version > 0 {
 			detail["back_to"] = in.Body.Version

@@ -22,6 +22,8 @@ func TestDifferences(t *testing.T) {
 			f.SetString("other")
 		case reflect.Int:
 			f.SetInt(77)
+		case reflect.Bool:
+			f.SetBool(true)
 		case reflect.Slice:
 			f.Set(reflect.ValueOf([]string{"a.example", "b.example"}))
 		default:

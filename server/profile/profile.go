@@ -24,13 +24,23 @@ const (
 	TLSNone   TLSMode = "none"   // plain 16992; not possible from AMT 16.1
 )
 
+// Firmware's bounds of the names it lets in with mutual TLS (protocol.md 6.8):
+// CommonNameMaxCount and CommonNameMaxSize as AMT 3.0.5 has them.
+const (
+	MostTrusted   = 4
+	longestServed = 63
+)
+
 // Profile is one version of what is wanted.
 type Profile struct {
 	Name    string `json:"name" yaml:"name"`
 	Version int    `json:"version" yaml:"version"`
 
 	TLS       TLSMode  `json:"tls" yaml:"tls"`
-	TrustedCN []string `json:"trusted_cn,omitempty" yaml:"trusted_cn"` // mutual only: suffixes of consoles' names
+	TrustedCN []string `json:"trusted_cn,omitempty" yaml:"trusted_cn"` // mutual only: suffixes of consoles' names; this server's own is added
+	// Unprotected is the word that none needs beside it: without TLS anybody
+	// between this server and the device can pass a login on and take it over.
+	Unprotected bool `json:"unprotected,omitempty" yaml:"unprotected,omitempty"`
 
 	// AdminUser is the digest account this server manages. WebUI and most
 	// tools assume admin.
@@ -80,6 +90,17 @@ func (p Profile) Validate() error {
 	case TLSServer, TLSMutual, TLSNone:
 	default:
 		bad("tls: %q is not one of server, mutual, none", p.TLS)
+	}
+	if p.TLS == TLSNone && !p.Unprotected {
+		bad("tls: none needs a word of its own, unprotected: true beside it: %s", Unprotected)
+	}
+	if p.Unprotected && p.TLS != TLSNone {
+		bad("unprotected: goes with tls: none only")
+	}
+	if p.TLS == TLSMutual {
+		if err := CheckTrusted(p.TrustedCN); err != nil {
+			bad("trusted_cn: %w", err)
+		}
 	}
 	if err := checkUser(p.AdminUser); err != nil {
 		bad("admin_user: %w", err)
