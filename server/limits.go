@@ -36,10 +36,8 @@ type journal = provision.Journal
 // limited is the journal with limits around it.
 type limited struct {
 	*journal
-	s *Server
-
-	mu    sync.Mutex
-	roads map[int64]road // of the runs under way here
+	s      *Server
+	shares *shares
 }
 
 // road is how a run's device is reached.
@@ -58,7 +56,7 @@ func silentDials() store.Limit {
 }
 
 func newLimited(s *Server, j *provision.Journal) *limited {
-	l := &limited{journal: j, s: s, roads: map[int64]road{}}
+	l := &limited{journal: j, s: s, shares: s.shares}
 	j.Hold = l.hold
 	return l
 }
@@ -67,9 +65,7 @@ func newLimited(s *Server, j *provision.Journal) *limited {
 func (l *limited) Claim(ctx context.Context, runID int64, lease time.Duration) (*provision.Job, error) {
 	job, err := l.journal.Claim(ctx, runID, lease)
 	if job == nil {
-		l.mu.Lock()
-		delete(l.roads, runID)
-		l.mu.Unlock()
+		l.shares.give(runID)
 	}
 	return job, err
 }
@@ -80,10 +76,7 @@ func (l *limited) Settle(ctx context.Context, lease provision.Lease, v provision
 	if err != nil && !errors.Is(err, store.ErrFenced) {
 		return err // it is tried again
 	}
-	l.mu.Lock()
-	r := l.roads[lease.RunID]
-	delete(l.roads, lease.RunID)
-	l.mu.Unlock()
+	r := l.shares.give(lease.RunID)
 	if err == nil {
 		if err := l.answered(ctx, r.address, v.Reason == reason.DeviceUnreachable); err != nil {
 			l.s.log.Warn("limits.answered", zap.Stringer("address", r.address), zap.Error(err)) // rather one call too many than an outcome written twice
@@ -127,6 +120,13 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 		return time.Time{}, err
 	}
 	now := tx.Now()
+	network := store.NetworkOf(d.Address)
+	if ok, c, err := l.place(ctx, tx, run, d, road{network: network, address: d.Address}); err != nil {
+		return time.Time{}, err
+	} else if !ok {
+		l.s.metrics.held.Inc()
+		return l.shares.turn(c, now), nil
+	}
 	if until, err := refusedLately(ctx, tx, run, now); err != nil || !until.IsZero() {
 		return until, err
 	}
@@ -136,7 +136,6 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 		until = until.Add(jitter(2 * time.Second))
 		return until, tx.PostponeRun(ctx, runID, until) // seen as what it is: put off
 	}
-	network := store.NetworkOf(d.Address)
 	until, probe, err := l.s.breaker.wait(ctx, tx, network)
 	if err != nil {
 		return time.Time{}, err
@@ -171,9 +170,7 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 			return now.Add(2 * time.Second), err
 		}
 	}
-	l.mu.Lock()
-	l.roads[runID] = road{network: network, address: d.Address, probe: probe}
-	l.mu.Unlock()
+	l.shares.put(runID, road{network: network, address: d.Address, probe: probe})
 	return time.Time{}, nil
 }
 
@@ -396,7 +393,7 @@ type limitMetrics struct {
 func newLimitMetrics(reg prometheus.Registerer) limitMetrics {
 	f := promauto.With(reg)
 	return limitMetrics{
-		held:           f.NewCounter(prometheus.CounterOpts{Name: "provisiond_attempts_held_total", Help: "Attempts put off because a network or the whole had as many as allowed."}),
+		held:           f.NewCounter(prometheus.CounterOpts{Name: "provisiond_attempts_held_total", Help: "Attempts put off because a network, a kind of attempt or the whole had as many as allowed."}),
 		pausedNetworks: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_networks_paused", Help: "Networks in which no attempts are made for the moment, or only one."}),
 	}
 }

@@ -39,6 +39,7 @@ type Server struct {
 
 	metrics *metrics
 	breaker *breaker
+	shares  *shares
 	swept   atomic.Bool
 	helloL  net.Listener
 	apiL    net.Listener
@@ -79,7 +80,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{o: o, log: o.Log, node: o.Node + "-" + hex.EncodeToString(nonce), failed: make(chan error, 4)}
 	s.metrics = newMetrics(o)
-	s.breaker = newBreaker(s)
+	s.breaker, s.shares = newBreaker(s), newShares(o.Workers)
 	var err error
 	if s.helloL, err = listen(o.HelloListener, o.HelloListen, "hello.listen"); err != nil {
 		return nil, err
@@ -308,7 +309,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 		Log: s.log.Named("admit"), Metrics: admit.NewMetrics(s.o.Registry),
 	})
 
-	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute}, s.engine, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
+	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute}, working{s.engine, s.shares}, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
 	if err != nil {
 		return fmt.Errorf("make the work queue: %w", err)
 	}

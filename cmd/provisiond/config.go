@@ -174,7 +174,9 @@ type Provisioning struct {
 	// a replayed hello must not make new secrets.
 	Reprovision string `yaml:"reprovision" oneof:"auto approve deny"`
 	// How many devices are worked on at once by this node. Default 256; a device
-	// takes seconds, nearly all of it waiting.
+	// takes seconds, nearly all of it waiting. A sixteenth, at most 16, is left to
+	// first attempts, as many more to devices somebody let in, and again to the first
+	// attempts of strangers.
 	Workers int `yaml:"workers" min:"1" max:"4096"`
 	// The longest one attempt may take. Default 5m: old firmware needs up to 200
 	// seconds for a key pair.
@@ -239,9 +241,12 @@ type ODCA struct {
 
 // Attempt bounds how many devices are talked to at once, counted over all nodes.
 type Attempt struct {
-	// In one network, a /24 or a /64. Default 0, any number: workers is the limit.
+	// In one network, a /24 or a /64. Default 0, a fair share of each node's workers:
+	// of its kind (known devices, strangers that came through an open door, each first
+	// or again) a network has at most twice what it leaves to all others, two thirds
+	// when it is alone. A number is a further limit, for the network's own sake.
 	PerNetwork int `yaml:"per_network" min:"0"`
-	// Altogether. Default 0, any number.
+	// Altogether. Default 0: the workers of all nodes.
 	Total int `yaml:"total" min:"0"`
 	// After how many failures in a row, all blamed on the network, a network is left
 	// alone for a while. Default 30; 0 never.

@@ -73,6 +73,12 @@ type Policy struct {
 	OTPFor time.Duration // how long an announced one is good
 }
 
+// Stranger reports whether nothing speaks for a device but the open door: nobody
+// let it in, and it was never set up. A list may still know it.
+func (p Policy) Stranger(d store.Device) bool {
+	return p.Mode == Open && !d.Approved && d.ProvisionedAt.IsZero()
+}
+
 // OTPMode is what is asked of one-time passwords.
 type OTPMode string
 
@@ -344,6 +350,12 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 	priority := queue.Normal
 	if !dev.WindowUntil.IsZero() {
 		priority = queue.Priority(dev.WindowUntil, tx.Now())
+	}
+	if dev.Attempts > 0 {
+		priority = queue.Behind(priority, 1)
+	}
+	if a.Policy().Stranger(dev) && (d.Identity == nil || d.Identity.Entry == 0) {
+		priority = queue.Behind(priority, 1)
 	}
 	if id := d.Identity; id != nil {
 		var f store.DeviceFacts

@@ -402,6 +402,7 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 		if !d.WindowUntil.IsZero() {
 			priority = queue.Priority(d.WindowUntil, next)
 		}
+		priority = queue.Behind(priority, 1)
 	}
 	return j.Enqueue(ctx, tx, run.ID, next, priority)
 }

@@ -53,6 +53,10 @@ func Priority(windowUntil, at time.Time) int {
 	return Urgent
 }
 
+// Behind is a priority so many steps lower: for who was tried in vain before, and
+// for whom nobody knows.
+func Behind(priority, steps int) int { return min(priority+steps, Idle) }
+
 const (
 	defaultWorkers = 256
 	maxWorkers     = 4096
