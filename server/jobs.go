@@ -237,6 +237,9 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 	}
 	busy := err == nil
 	actor := fmt.Sprintf("job:%d (%s)", j.ID, j.CreatedBy)
+	if p := api.Refused(j.Kind, d); p != nil {
+		return end(store.ItemSkipped, p.Detail)
+	}
 	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Actor: actor, NextRetry: d.NextRetry, Data: map[string]any{"job": j.ID}}
 	if o.Note != "" {
 		t.Data["note"] = o.Note
@@ -245,15 +248,6 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 	case provision.KindMaintain, provision.KindRotate, provision.KindUnprovision:
 	default:
 		return s.commandItem(ctx, tx, j, o, d, live, busy, end, &item)
-	}
-	switch d.Lifecycle {
-	case store.Provisioned, store.Drifted, store.Maintaining:
-	case store.Unprovisioning:
-		if j.Kind != provision.KindUnprovision {
-			return end(store.ItemSkipped, "it is unprovisioning")
-		}
-	default:
-		return end(store.ItemSkipped, "it is "+string(d.Lifecycle)+" now")
 	}
 	if busy {
 		if live.Kind != j.Kind {
@@ -283,9 +277,6 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 // number is in the result.
 func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.Job, o api.JobOptions, d store.Device, live store.Run, busy bool,
 	end func(state, detail string) error, item *store.JobItem) error {
-	if !slices.Contains(api.Eligible(j.Kind), d.Lifecycle) {
-		return end(store.ItemSkipped, "it is "+string(d.Lifecycle)+" now")
-	}
 	var run *store.Run
 	if busy {
 		run = &live

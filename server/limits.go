@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,19 +15,13 @@ import (
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
 // Limits are asked in the transaction that would claim a device, so that all
 // nodes on one database count the same leases. A run that has to wait keeps its
 // place: its job sleeps some seconds and asks again.
-
-// A device is left alone for probeHour after it refused hourlyProbes passwords:
-// three tries an hour lock nobody out.
-const (
-	probeHour    = time.Hour
-	hourlyProbes = 3
-)
 
 // journal is embedded under this name, since it has a method Journal.
 type journal = provision.Journal
@@ -45,14 +38,6 @@ type road struct {
 	network netip.Prefix
 	address netip.Addr
 	probe   bool // the one attempt let through after a pause
-}
-
-// silentDials is how many attempts an hour one address gets that does not
-// answer: behind it may be somebody who never asked for us, and whoever can send
-// a hello from there can send many, each of another machine. What a person asks
-// for counts, and is not held up.
-func silentDials() store.Limit {
-	return store.Limit{Kind: store.LatelySilent, Most: 6, Within: time.Hour}
 }
 
 func newLimited(s *Server, j *provision.Journal) *limited {
@@ -103,7 +88,7 @@ func (l *limited) answered(ctx context.Context, a netip.Addr, silent bool) error
 	}
 	return l.s.DB.Write(ctx, func(tx *store.Tx) error {
 		if silent {
-			return tx.Count(ctx, silentDials(), a.String(), tx.Now())
+			return tx.Count(ctx, queue.SilentDials(), a.String(), tx.Now())
 		}
 		return tx.Uncount(ctx, store.LatelySilent, a.String())
 	})
@@ -127,13 +112,11 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 		l.s.metrics.held.Inc()
 		return l.shares.turn(c, now), nil
 	}
-	if until, err := refusedLately(ctx, tx, run, now); err != nil || !until.IsZero() {
-		return until, err
-	}
-	if until, err := tx.Full(ctx, silentDials(), d.Address.String(), now); err != nil {
-		return time.Time{}, err
-	} else if !until.IsZero() && run.Trigger != "api" {
-		until = until.Add(jitter(2 * time.Second))
+	if wait, err := queue.Patience(ctx, tx, d, run, now); err != nil || !wait.Until.IsZero() {
+		if err != nil {
+			return time.Time{}, err
+		}
+		until := wait.Until.Add(jitter(2 * time.Second))
 		return until, tx.PostponeRun(ctx, runID, until) // seen as what it is: put off
 	}
 	until, probe, err := l.s.breaker.wait(ctx, tx, network)
@@ -176,42 +159,6 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 
 // exactly is the network of one address, invalid for none.
 func exactly(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-
-// refusedLately puts off a run of a device that refused our passwords within
-// the hour, whoever asked for it: all of them, or as many as an attempt tries.
-// The others get their turn when the hour is over.
-func refusedLately(ctx context.Context, tx *store.Tx, run store.Run, now time.Time) (time.Time, error) {
-	var until time.Time
-	runs, err := tx.Runs(ctx, run.UUID, 4)
-	if err != nil {
-		return time.Time{}, err
-	}
-	for _, r := range runs {
-		if r.ID != run.ID && r.Reason == reason.CredentialsUnknown && r.FinishedAt.Add(probeHour).After(until) {
-			until = r.FinishedAt.Add(probeHour)
-		}
-	}
-	known, err := tx.Credentials(ctx, run.UUID, store.KindAdmin)
-	if err != nil {
-		return time.Time{}, err
-	}
-	var refused []time.Time
-	for _, c := range known {
-		if now.Sub(c.RefusedAt) < probeHour {
-			refused = append(refused, c.RefusedAt)
-		}
-	}
-	slices.SortFunc(refused, time.Time.Compare)
-	if n := len(refused); n >= hourlyProbes {
-		if t := refused[n-hourlyProbes].Add(probeHour); t.After(until) {
-			until = t
-		}
-	}
-	if !until.After(now) {
-		return time.Time{}, nil
-	}
-	return until, tx.PostponeRun(ctx, run.ID, until)
-}
 
 func jitter(most time.Duration) time.Duration { return rand.N(most) }
 

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -141,14 +142,14 @@ func TestABlackHoleIsCalledSixTimesAnHour(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, nil, func(t *testing.T, l *lab) {
 		victim := netip.MustParseAddr("192.0.2.7")
-		most := silentDials().Most
+		most := queue.SilentDials().Most
 		start := time.Now().Add(-48 * time.Hour)
 		var dials []time.Time
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			dials = nil // Postgres may run it twice
 			for now := start; now.Before(start.Add(24 * time.Hour)); now = now.Add(2 * time.Minute) {
 				for range 5 { // each has an attempt due at any moment: hellos hasten it
-					until, err := tx.Full(ctx, silentDials(), victim.String(), now)
+					until, err := tx.Full(ctx, queue.SilentDials(), victim.String(), now)
 					if err != nil {
 						return err
 					}
@@ -156,7 +157,7 @@ func TestABlackHoleIsCalledSixTimesAnHour(t *testing.T) {
 						continue
 					}
 					dials = append(dials, now)
-					if err := tx.Count(ctx, silentDials(), victim.String(), now); err != nil {
+					if err := tx.Count(ctx, queue.SilentDials(), victim.String(), now); err != nil {
 						return err
 					}
 				}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -90,7 +91,7 @@ func (s *Server) sweep(ctx context.Context) error {
 // longer than twice the longest pause, unless its time was written by a clock
 // that has been set right since.
 func (s *Server) hastenFar(ctx context.Context) error {
-	longest := probeHour
+	longest := queue.LongestPatience
 	for _, d := range s.o.Retry {
 		longest = max(longest, d)
 	}

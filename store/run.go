@@ -103,6 +103,12 @@ func (tx *Tx) HastenRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, "CASE WHEN not_before > %[1]s THEN %[1]s ELSE not_before END")
 }
 
+// AskForRun is HastenRun by a person: the run is theirs from now on, and is not held
+// up as one that nobody asked for.
+func (tx *Tx) AskForRun(ctx context.Context, id int64, t time.Time) error {
+	return tx.moveRun(ctx, id, t, "CASE WHEN not_before > %[1]s THEN %[1]s ELSE not_before END, triggered_by = 'api'")
+}
+
 // PostponeRun lets a live run wait until t, whatever it waited for before.
 func (tx *Tx) PostponeRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, "%[1]s")

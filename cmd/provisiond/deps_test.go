@@ -28,7 +28,7 @@ store/seal       : amt amt/reason
 store            : amt amt/reason migrations store/seal
 store/pgtest     :
 server/profile   : amt
-server/queue     : amt store
+server/queue     : amt amt/reason store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
 server/desk      : amt amt/reason certs store

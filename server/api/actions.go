@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -62,8 +63,16 @@ func Bulk(ctx context.Context, tx *store.Tx, d Deps, verb string, who Principal,
 		return "", 0, conflict("there is no job of kind %q", verb)
 	}
 	c := &command{s: &Server{Deps: d}, ctx: ctx, tx: tx, who: who, note: note, more: more, device: device, live: live}
-	err = do(c)
+	err = c.do(verb, do)
 	return c.said, c.runID, err
+}
+
+// do gives the command, if it is one for such a device.
+func (c *command) do(verb string, do func(*command) error) error {
+	if p := Refused(verb, c.device); p != nil {
+		return p
+	}
+	return do(c)
 }
 
 func (s *Server) actionRoutes(api huma.API) {
@@ -146,7 +155,7 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		if err := do(c); err != nil {
+		if err := c.do(verb, do); err != nil {
 			return err
 		}
 		detail := map[string]any{"from": string(c.device.Lifecycle)}
@@ -177,15 +186,6 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 
 func (c *command) approve() error {
 	d := c.device
-	switch {
-	case d.Lifecycle == store.Retired:
-		return conflict("it is retired; restore it first")
-	case d.Reason == reason.UUIDInvalid:
-		return conflict("its UUID %s is a placeholder that many machines carry, so approving it would let in whoever comes first; give the machine a UUID of its own", d.UUID)
-	}
-	if d.Reason == reason.UUIDDuplicate {
-		return conflict("two machines carry this UUID; find out which one it is, give the other a UUID of its own, then: provctl device release %s", d.UUID)
-	}
 	yes, facts := true, store.DeviceFacts{}
 	facts.Approved = &yes
 	if d.Lifecycle == store.Quarantined {
@@ -200,8 +200,7 @@ func (c *command) approve() error {
 		return c.transition("", d.Reason, d.Detail, "approved", nil)
 	case store.PendingApproval, store.Quarantined, store.Unprovisioned:
 		if c.live == nil {
-			c.said = "approved; the run is queued"
-			return c.start("approved")
+			return c.start("approved", "approved; the run is queued")
 		}
 	}
 	c.said = "approved"
@@ -214,66 +213,59 @@ func (c *command) approve() error {
 }
 
 func (c *command) retry() error {
-	d := c.device
-	switch {
-	case d.Lifecycle == store.Retired:
-		return conflict("it is retired; restore it first")
-	case d.Lifecycle == store.PendingApproval:
-		return conflict("it waits for approval: provctl device approve %s", d.UUID)
-	case d.Lifecycle == store.Quarantined && d.Reason == reason.Rejected:
-		return conflict("it was turned away: provctl device approve %s lets it in after all", d.UUID)
-	case d.Lifecycle == store.Quarantined:
-		return conflict("it is kept out; restore it first")
-	case managed(d.Lifecycle):
-		return conflict("it is under management already; there is nothing to try again")
-	case c.live != nil && c.live.State == store.RunRunning:
-		c.said, c.runID = fmt.Sprintf("run %d is working on it right now", c.live.ID), c.live.ID
-		return nil
-	case c.live != nil:
-		c.runID = c.live.ID
-		if err := c.comes(fmt.Sprintf("run %d", c.live.ID), "comes at once"); err != nil {
-			return err
-		}
-		if err := c.tx.HastenRun(c.ctx, c.live.ID, c.tx.Now()); err != nil {
-			return err
-		}
-		if err := c.event("retry_requested", c.live.ID); err != nil {
-			return err
-		}
-		return c.s.Enqueue(c.ctx, c.tx, c.live.ID, c.tx.Now(), priorityUrgent)
+	if c.live == nil {
+		return c.start("retry_requested", "the run is queued")
 	}
-	if err := c.comes("the run", "is queued"); err != nil {
-		return err
-	}
-	return c.start("retry_requested")
+	return c.hasten("retry_requested")
 }
 
-// comes says when a run comes: as usual, or when the device may be asked again.
-func (c *command) comes(run, usually string) error {
-	until, err := refusedUntil(c.ctx, c.tx, c.device)
+// hasten brings the run that waits forward, to now or to when the worker's patience
+// with the device is over. One at work goes on.
+func (c *command) hasten(event string) error {
+	c.runID = c.live.ID
+	if c.live.State == store.RunRunning {
+		c.said = fmt.Sprintf("run %d is working on it right now", c.live.ID)
+		return nil
+	}
+	at, err := c.comes(*c.live, fmt.Sprintf("run %d comes", c.live.ID), fmt.Sprintf("run %d comes at once", c.live.ID))
 	if err != nil {
 		return err
 	}
-	c.said = run + " " + usually
-	if now := c.tx.Now(); until.After(now) {
-		c.said = run + " comes in " + ago(until.Sub(now)) + ": the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"
+	if err := c.tx.AskForRun(c.ctx, c.live.ID, at); err != nil {
+		return err
 	}
-	return nil
+	if err := c.event(event, c.live.ID); err != nil {
+		return err
+	}
+	return c.s.Enqueue(c.ctx, c.tx, c.live.ID, at, priorityUrgent)
+}
+
+// comes says when a run that a person asks for comes, as the worker will see it:
+// at once, or when the device may be asked again.
+func (c *command) comes(run store.Run, later, atOnce string) (time.Time, error) {
+	now := c.tx.Now()
+	run.UUID, run.Trigger = c.device.UUID, queue.Asked
+	wait, err := queue.Patience(c.ctx, c.tx, c.device, run, now)
+	if err != nil {
+		return now, err
+	}
+	if wait.Until.IsZero() {
+		c.said = atOnce
+		return now, nil
+	}
+	c.said = fmt.Sprintf("%s in %s: %s", later, ago(wait.Until.Sub(now)), wait.Why)
+	return wait.Until, nil
 }
 
 // reject is a person's no to a device that waits: what approve is the yes to,
 // and takes back.
 func (c *command) reject() error {
-	d := c.device
-	switch {
-	case d.Lifecycle == store.Quarantined && d.Reason == reason.Rejected:
+	if c.device.Lifecycle == store.Quarantined {
 		c.said = "it was turned away already"
 		return nil
-	case !slices.Contains(Eligible("reject"), d.Lifecycle):
-		return conflict("it is %s, and does not wait to be let in; to keep it out: provctl device quarantine %s", d.Lifecycle, d.UUID)
 	}
 	no := false
-	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Approved: &no}); err != nil {
+	if err := c.tx.UpdateDevice(c.ctx, c.device.UUID, store.DeviceFacts{Approved: &no}); err != nil {
 		return err
 	}
 	c.said = "turned away; its hellos are recorded and nothing else happens"
@@ -282,12 +274,8 @@ func (c *command) reject() error {
 
 // clearFailures begins nothing: a run that waits keeps its time.
 func (c *command) clearFailures() error {
-	d := c.device
-	if d.Lifecycle != store.Failed {
-		return conflict("it is %s; only of a device that failed are failures forgotten", d.Lifecycle)
-	}
 	none := 0
-	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{Attempts: &none}); err != nil {
+	if err := c.tx.UpdateDevice(c.ctx, c.device.UUID, store.DeviceFacts{Attempts: &none}); err != nil {
 		return err
 	}
 	c.said = "its failures are forgotten; its next hello is looked at at once"
@@ -307,10 +295,7 @@ func (c *command) retire() error {
 }
 
 func (c *command) quarantine() error {
-	switch c.device.Lifecycle {
-	case store.Retired:
-		return conflict("it is retired already")
-	case store.Quarantined:
+	if c.device.Lifecycle == store.Quarantined {
 		c.said = "it was quarantined already"
 		return nil
 	}
@@ -319,11 +304,6 @@ func (c *command) quarantine() error {
 }
 
 func (c *command) restore() error {
-	switch c.device.Lifecycle {
-	case store.Retired, store.Quarantined:
-	default:
-		return conflict("it is %s; only a retired or quarantined device is restored", c.device.Lifecycle)
-	}
 	no := false
 	if err := c.tx.UpdateDevice(c.ctx, c.device.UUID, store.DeviceFacts{Approved: &no}); err != nil {
 		return err
@@ -346,13 +326,7 @@ func takenOut(d store.Device) bool {
 // moment, and what it looked like at its last contact.
 func (c *command) release() error {
 	d := c.device
-	rebind := managed(d.Lifecycle) && anotherFace(d.Reason)
-	switch {
-	case d.Lifecycle != store.Quarantined && !rebind:
-		return conflict("it is %s; only a quarantined device is released, or one under management that looks like another machine", d.Lifecycle)
-	case d.Reason == reason.UUIDInvalid:
-		return conflict("its UUID %s is a placeholder that many machines carry; give the machine a UUID of its own", d.UUID)
-	}
+	rebind := managed(d.Lifecycle)
 	mac, version, peer := "", "", []byte{}
 	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, TLSVersion: &version, PeerFingerprint: &peer, PeerVerified: new(string)}); err != nil {
 		return err
@@ -362,8 +336,7 @@ func (c *command) release() error {
 		return c.transition("", "", "", "rebound", nil)
 	}
 	if takenOut(d) && c.live == nil {
-		c.said = "released; it was under management, and such a device says no hello, so it is looked at now"
-		return c.start("released")
+		return c.start("released", "released; it was under management, and such a device says no hello, so it is looked at now")
 	}
 	c.said = "released; its next hello is looked at"
 	return c.transition(store.Discovered, "", "", "released", nil)
@@ -381,10 +354,15 @@ func anotherFace(code reason.Code) bool {
 
 const priorityUrgent = 1
 
-// start makes a run, its passwords and its job.
-func (c *command) start(event string) error {
+// start makes a run, its passwords and its job. said is the answer when it comes at
+// once.
+func (c *command) start(event, said string) error {
 	d := c.device
-	run, err := c.s.StartRun(c.ctx, c.tx, d.UUID, "provision", "api", d.Profile, c.tx.Now())
+	at, err := c.comes(store.Run{}, said+"; it comes", said)
+	if err != nil {
+		return err
+	}
+	run, err := c.s.StartRun(c.ctx, c.tx, d.UUID, "provision", queue.Asked, d.Profile, at)
 	if errors.Is(err, store.ErrConflict) {
 		return conflict("another run of this device began in this moment; look again")
 	}
@@ -395,7 +373,7 @@ func (c *command) start(event string) error {
 	if err := c.transition(store.Queued, "", "", event, &run); err != nil {
 		return err
 	}
-	return c.s.Enqueue(c.ctx, c.tx, run.ID, c.tx.Now(), priorityUrgent)
+	return c.s.Enqueue(c.ctx, c.tx, run.ID, at, priorityUrgent)
 }
 
 // stop takes a device out. A run that is under way is stopped at its next write:

@@ -357,49 +357,28 @@ func callDevice(ctx context.Context, tx *store.Tx, d store.Device, fqdn, note, a
 	return err
 }
 
-// adoptDevice keeps a password as the newest candidate and starts a run, which
-// tries it and, when the device takes it, has the device under management.
+// adoptDevice keeps a password as the newest candidate. The run that waits takes it
+// with it and is brought forward, or a new one begins; where the device takes the
+// password it is under management.
 func (s *Server) adoptDevice(ctx context.Context, in *AdoptInput) (ActionResult, error) {
 	return s.command(ctx, &ActionInput{OneDevice: in.OneDevice, Body: &Action{Note: in.Body.Note}}, "adopt", func(c *command) error {
-		d := c.device
-		switch {
-		case d.Lifecycle == store.Retired:
-			return conflict("it is retired; restore it first")
-		case d.Lifecycle == store.Quarantined:
-			return conflict("it is kept out; release it first")
-		case managed(d.Lifecycle):
-			return conflict("it is under management already")
-		case c.live != nil:
-			return conflict("run %d is at it; ask again when it is over", c.live.ID)
-		case !d.Address.IsValid():
-			return conflict("where it is is not known: give its address with provctl device import, or wait for its hello")
+		if c.live != nil && c.live.State == store.RunRunning {
+			return busy(*c.live)
 		}
 		mebx, err := amt.NewMEBxPassword(rand.Reader)
 		if err != nil {
 			return err
 		}
-		if _, err := c.tx.StageCredentials(c.ctx, d.UUID, 0, amt.NewSecret(in.Body.Password), mebx); err != nil {
+		if _, err := c.tx.StageCredentials(c.ctx, c.device.UUID, 0, amt.NewSecret(in.Body.Password), mebx); err != nil {
 			return err
 		}
-		c.said = "the password is kept; it is tried now"
-		if until, err := refusedUntil(c.ctx, c.tx, d); err != nil {
-			return err
-		} else if until.After(c.tx.Now()) {
-			c.said = "the password is kept; it is tried in " + ago(until.Sub(c.tx.Now())) + ", since the device has refused others within the hour"
+		if c.live == nil {
+			return c.start("adopted", "the password is kept; it is tried now")
 		}
-		return c.start("adopted")
+		err = c.hasten("adopted")
+		c.said = "the password is kept; " + c.said
+		return err
 	})
-}
-
-// refusedUntil is when a device that refused passwords may be asked again.
-func refusedUntil(ctx context.Context, tx *store.Tx, d store.Device) (time.Time, error) {
-	runs, err := tx.Runs(ctx, d.UUID, 4)
-	for _, r := range runs {
-		if r.Reason == reason.CredentialsUnknown {
-			return r.FinishedAt.Add(time.Hour), err
-		}
-	}
-	return time.Time{}, err
 }
 
 // profileKnown reports whether a profile of this name can be assigned.

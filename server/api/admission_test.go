@@ -105,7 +105,7 @@ func TestImportedAddress(t *testing.T) {
 		if h, s := address(heard), address(silent); h != "10.20.0.7" || s != "10.1.2.4" {
 			t.Errorf("the device heard is at %s, the silent one at %s", h, s)
 		}
-		if _, err := c.AdoptDevice(ctx, nowhere.String(), api.Adoption{Password: "Canary-Adopt-1!"}); code(err) != "conflict" {
+		if _, err := c.AdoptDevice(ctx, nowhere.String(), api.Adoption{Password: "Canary-Adopt-1!"}); code(err) != "device_address_unknown" {
 			t.Errorf("adopted without an address: %v", err)
 		}
 		if res, err := c.AdoptDevice(ctx, silent.String(), api.Adoption{Password: "Canary-Adopt-1!"}); err != nil || res.RunID == 0 {
@@ -443,7 +443,7 @@ func TestAdopt(t *testing.T) {
 			}
 		}
 		managed := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!")
-		if _, err := c.AdoptDevice(ctx, managed.String(), api.Adoption{Password: "x"}); code(err) != "conflict" {
+		if _, err := c.AdoptDevice(ctx, managed.String(), api.Adoption{Password: "x"}); code(err) != "device_managed" {
 			t.Errorf("%v", err)
 		}
 	})

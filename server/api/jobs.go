@@ -131,35 +131,6 @@ func (s *Server) jobRoutes(api huma.API) {
 	add(s, api, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another user's job begin"), s.approveJob)
 }
 
-// Eligible are the lifecycles a kind of job can be done to.
-func Eligible(kind string) []store.Lifecycle {
-	switch kind {
-	case "maintain", "rotate":
-		return []store.Lifecycle{store.Provisioned, store.Drifted, store.Maintaining}
-	case "unprovision":
-		return []store.Lifecycle{store.Provisioned, store.Drifted, store.Maintaining, store.Unprovisioning}
-	case "approve":
-		return []store.Lifecycle{store.PendingApproval, store.Discovered, store.Dormant}
-	case "reject":
-		return []store.Lifecycle{store.PendingApproval, store.Discovered, store.Dormant, store.PendingIdentity, store.PendingCertificate}
-	case "clear-failures":
-		return []store.Lifecycle{store.Failed}
-	case "retry":
-		return []store.Lifecycle{store.Failed, store.Dormant, store.PendingCertificate, store.PendingIdentity, store.Queued}
-	case "release":
-		return []store.Lifecycle{store.Quarantined}
-	case "restore":
-		return []store.Lifecycle{store.Retired, store.Quarantined}
-	case "quarantine":
-		return slices.DeleteFunc(store.Lifecycles(), func(l store.Lifecycle) bool { return l == store.Retired || l == store.Quarantined })
-	case "retire", "assign-profile":
-		return slices.DeleteFunc(store.Lifecycles(), func(l store.Lifecycle) bool { return l == store.Retired })
-	case "tag", "untag":
-		return store.Lifecycles()
-	}
-	return nil
-}
-
 // destructive kinds ask for a typed confirmation.
 func destructive(kind string) bool { return kind == "unprovision" || kind == "retire" }
 
@@ -272,7 +243,6 @@ func confirmWord(kind string, found []amt.UUID) string {
 
 // jobDevices finds the devices a job is about, in the order of their UUIDs.
 func (s *Server) jobDevices(ctx context.Context, tx *store.Tx, b JobRequest) ([]amt.UUID, error) {
-	fits := Eligible(b.Kind)
 	var found []amt.UUID
 	for _, text := range b.Devices {
 		u, err := uuidOf(text)
@@ -286,8 +256,8 @@ func (s *Server) jobDevices(ctx context.Context, tx *store.Tx, b JobRequest) ([]
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(fits, d.Lifecycle) {
-			return nil, conflict("%s is %s; %s is not for such a device", u, d.Lifecycle, b.Kind)
+		if p := Refused(b.Kind, d); p != nil {
+			return nil, stands(p.Code, "%s: %s", u, p.Detail)
 		}
 		found = append(found, u)
 	}
@@ -300,8 +270,9 @@ func (s *Server) jobDevices(ctx context.Context, tx *store.Tx, b JobRequest) ([]
 	if err != nil {
 		return nil, err
 	}
+	fits := eligibleWhenNamed(b.Kind)
 	if len(f.Lifecycle) == 0 {
-		f.Lifecycle = fits
+		f.Lifecycle = Eligible(b.Kind)
 	}
 	f.Lifecycle = slices.DeleteFunc(f.Lifecycle, func(l store.Lifecycle) bool { return !slices.Contains(fits, l) })
 	if len(f.Lifecycle) == 0 {

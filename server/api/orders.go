@@ -83,13 +83,9 @@ func (s *Server) orderRoutes(api huma.API) {
 // operator's word is newer than a timer's.
 func (c *command) order(kind, task string, to store.Lifecycle, event string) error {
 	d := c.device
-	fits := managed(d.Lifecycle) || kind == "unprovision" && d.Lifecycle == store.Unprovisioning
-	if !fits {
-		return conflict("it is %s, not under management", d.Lifecycle)
-	}
 	if c.live != nil {
 		if c.live.State == store.RunRunning {
-			return conflict("run %d is working on it right now; ask again when it is over", c.live.ID)
+			return busy(*c.live)
 		}
 		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, event+" by "+c.who.User, string(reason.ThePolicy)); err != nil {
 			return err

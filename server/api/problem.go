@@ -18,11 +18,13 @@ import (
 // Codes of problems; those of reasons appear as well.
 const (
 	CodeInvalid     = "invalid_request"
-	CodeUnknown     = "token_unknown"   // no token, or one that is unknown, revoked or expired
-	CodeForbidden   = "role_missing"    // a good token without the role
-	CodeNotFound    = "not_found"       // no such thing
-	CodeNoDevice    = "device_unknown"  // no hello of such a device was ever seen
-	CodeConflict    = "conflict"        // not possible as things stand
+	CodeUnknown     = "token_unknown"  // no token, or one that is unknown, revoked or expired
+	CodeForbidden   = "role_missing"   // a good token without the role
+	CodeNotFound    = "not_found"      // no such thing
+	CodeNoDevice    = "device_unknown" // no hello of such a device was ever seen
+	CodeConflict    = "conflict"       // not possible as things stand
+	CodeBusy        = "device_busy"    // a run is working on it; as device_… of eligible.go
+	CodeNoAddress   = "device_address_unknown"
 	CodeTooLarge    = "too_large"       // more bytes than are read
 	CodeLimited     = "rate_limited"    // too much of this; Retry-After says when
 	CodeUnavailable = "not_now"         // the database or the server itself
@@ -45,6 +47,11 @@ func problem(status int, code, format string, args ...any) *Problem {
 
 func conflict(format string, args ...any) *Problem {
 	return problem(http.StatusConflict, CodeConflict, format, args...)
+}
+
+// busy is a device that a run is working on.
+func busy(run store.Run) *Problem {
+	return stands(CodeBusy, "run %d is working on it right now; ask again when it is over", run.ID)
 }
 
 func notFound(format string, args ...any) *Problem {
