@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/base64"
+	"net/netip"
 	"strconv"
 
 	"github.com/provisiond/provisiond/amt"
@@ -15,6 +16,7 @@ type userEntry struct {
 	permission uint32
 	realms     []string
 	enabled    bool
+	by         netip.Addr // who set it
 }
 
 const maxUsers = 15
@@ -29,7 +31,7 @@ func (d *Device) readUser(c *call) (userEntry, amt.Status, error) {
 	if !ok || digestUser == kerberos || permission > 2 {
 		return userEntry{}, 0, errSchema
 	}
-	u := userEntry{name: name, sid: sid, permission: permission, realms: c.args("Realms"), enabled: true}
+	u := userEntry{name: name, sid: sid, permission: permission, realms: c.args("Realms"), enabled: true, by: c.peer()}
 	for _, r := range u.realms {
 		if n, err := strconv.Atoi(r); err != nil || n < 2 || n > 24 {
 			return u, 2055, nil // INVALID_REALM

@@ -84,7 +84,7 @@ func setMEBx(d *Device, c *call) ([]prop, amt.Status, error) {
 	}
 	d.now.mebx, d.now.mebxDefault = p, false
 	if d.p.Coupled && d.now.adminDefault {
-		d.now.adminHA1 = ha1(d.now.adminUser, d.realm, p)
+		d.now.adminHA1, d.now.adminBy = ha1(d.now.adminUser, d.realm, p), c.peer()
 		d.digest.forget()
 	}
 	return nil, 0, nil
@@ -233,9 +233,9 @@ func setAdmin(d *Device, c *call) ([]prop, amt.Status, error) {
 	if !userName(user) {
 		return nil, amt.StatusInvalidName, nil
 	}
-	d.now.adminUser, d.now.adminHA1, d.now.adminDefault = user, h, false
+	d.now.adminUser, d.now.adminHA1, d.now.adminDefault, d.now.adminBy = user, h, false, c.peer()
 	if d.state == amt.StatePost { // in operation an account change does not wait
-		d.saved.adminUser, d.saved.adminHA1, d.saved.adminDefault = user, h, false
+		d.saved.adminUser, d.saved.adminHA1, d.saved.adminDefault, d.saved.adminBy = user, h, false, c.peer()
 	}
 	d.digest.forget() // any ACL change ends the cached sessions
 	c.note = "user " + user

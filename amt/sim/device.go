@@ -48,6 +48,12 @@ type Config struct {
 	// Tune changes the generation's data for this device alone, such as
 	// func(p *Personality) { p.AsksDigest = true }. nil: as it is.
 	Tune func(*Personality)
+	// Rogue makes a rogue of the device: it passes on the challenges of the one
+	// whose UUID it claims, spends the answers there, and lets anybody in. It asks
+	// as its generation does; from the call Asks on, such as CommitChanges, also
+	// in setup mode.
+	Rogue *Relay
+	Asks  string
 	// SetupCertificate is what it shows while it is being set up, such as a chain
 	// of the on-die authority. nil: one it signed itself.
 	SetupCertificate *tls.Certificate
@@ -68,8 +74,6 @@ type Device struct {
 	closing chan struct{}
 	wg      sync.WaitGroup
 
-	ownCert func() (*tls.Certificate, error)
-
 	mu        sync.Mutex
 	closed    bool
 	state     amt.ProvisioningState
@@ -83,6 +87,7 @@ type Device struct {
 	conns     map[*net.TCPConn]struct{}
 	handling  int
 	epoch     int // counts network restarts
+	own       *tls.Certificate
 	windowEnd time.Time
 	retries   uint32
 	digest    digestState
@@ -99,7 +104,8 @@ type Device struct {
 // settings is what a device keeps in flash.
 type settings struct {
 	adminUser    string
-	adminHA1     string // hex MD5(user:realm:password)
+	adminHA1     string     // hex MD5(user:realm:password)
+	adminBy      netip.Addr // who set it; the zero address: nobody
 	adminDefault bool
 	mebx         string
 	mebxDefault  bool
@@ -180,7 +186,7 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	id := binary.BigEndian.Uint64(cfg.UUID[:8]) ^ binary.BigEndian.Uint64(cfg.UUID[8:])
+	id := uuidNumber(cfg.UUID)
 	d := &Device{
 		cfg: cfg, p: p, started: cfg.Clock(),
 		log:     cfg.Log.With(zap.Stringer("uuid", cfg.UUID), zap.String("personality", p.Name)),
@@ -202,10 +208,11 @@ func New(cfg Config) (*Device, error) {
 	d.now = d.factorySettings()
 	d.saved = d.now.clone()
 	d.busyKeys = p.BusyKeys
-	d.ownCert = sync.OnceValues(func() (*tls.Certificate, error) {
-		return selfSigned(premade(p.KeyBits, uint32(id)), int64(id>>1), p.WeakSelfSign)
-	})
 	return d, nil
+}
+
+func uuidNumber(u amt.UUID) uint64 {
+	return binary.BigEndian.Uint64(u[:8]) ^ binary.BigEndian.Uint64(u[8:])
 }
 
 func realmOf(u amt.UUID) string {
@@ -291,10 +298,15 @@ func (d *Device) time() time.Time { return d.cfg.Clock().Add(d.now.clockOffset) 
 
 // admin is the account digest answers are held against. mu is held.
 func (d *Device) admin() (user, ha1 string) {
+	s := d.adminOf()
+	return s.adminUser, s.adminHA1
+}
+
+func (d *Device) adminOf() *settings {
 	if d.state == amt.StateIn && d.p.PasswordAtCommit {
-		return d.saved.adminUser, d.saved.adminHA1
+		return &d.saved
 	}
-	return d.now.adminUser, d.now.adminHA1
+	return &d.now
 }
 
 // PowerCycle cuts the power for the time of a network restart. A device in the
@@ -353,7 +365,7 @@ func (d *Device) unprovision(full bool) {
 		d.setState(amt.StatePre)
 		return
 	}
-	d.now.adminUser, d.now.adminHA1, d.now.adminDefault = old.adminUser, old.adminHA1, old.adminDefault
+	d.now.adminUser, d.now.adminHA1, d.now.adminDefault, d.now.adminBy = old.adminUser, old.adminHA1, old.adminDefault, old.adminBy
 	d.now.hostName, d.now.domainName = old.hostName, old.domainName
 	d.now.hashes = old.hashes
 	d.saved = d.now.clone()
@@ -369,6 +381,9 @@ func (d *Device) Close() error {
 		d.cutNetwork()
 	}
 	d.mu.Unlock()
+	if d.cfg.Rogue != nil {
+		d.cfg.Rogue.close()
+	}
 	d.wg.Wait()
 	return nil
 }

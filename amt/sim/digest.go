@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -13,6 +14,7 @@ import (
 type digestState struct {
 	rng    *rand.Rand
 	nonces map[string]*nonce
+	turn   int // counts how often every session was dropped
 	fails  int // in a row
 }
 
@@ -24,7 +26,10 @@ type nonce struct {
 
 // forget drops every session: after an ACL change or a network restart the
 // next request is asked again.
-func (s *digestState) forget() { clear(s.nonces) }
+func (s *digestState) forget() {
+	clear(s.nonces)
+	s.turn++
+}
 
 func (d *Device) challenge(stale bool) string {
 	s := &d.digest
@@ -33,11 +38,14 @@ func (d *Device) challenge(stale bool) string {
 		s.nonces = map[string]*nonce{}
 	}
 	s.nonces[n] = &nonce{}
-	qop := "auth"
-	if d.p.AuthInt {
-		qop = "auth,auth-int"
+	qop := `,qop="auth"`
+	switch {
+	case d.p.NoQop:
+		qop = ""
+	case d.p.AuthInt:
+		qop = `,qop="auth,auth-int"`
 	}
-	return fmt.Sprintf(`Digest realm="%s", nonce="%s",stale="%t",qop="%s"`, d.realm, n, stale, qop)
+	return fmt.Sprintf(`Digest realm="%s", nonce="%s",stale="%t"%s`, d.realm, n, stale, qop)
 }
 
 type verdict int
@@ -49,8 +57,24 @@ const (
 	wrong
 )
 
-// authenticate holds an Authorization header against the accounts. mu is held.
-func (d *Device) authenticate(req *httpRequest) (user string, v verdict) {
+// authenticate holds an Authorization header against the accounts. From AMT 6
+// on a login is good for the whole connection, until the accounts change: what
+// follows needs no header (Intel's guide, "Authentication Options"). mu is held.
+func (c *conn) authenticate(req *httpRequest) (user string, v verdict) {
+	d := c.dev
+	if req.authorization == "" && c.user != "" && c.turn == d.digest.turn && d.p.has(6, 0) {
+		return c.user, admitted
+	}
+	user, v = d.answered(req, c.peer)
+	if v == admitted {
+		c.user, c.turn = user, d.digest.turn
+	}
+	return user, v
+}
+
+// answered judges one answer to a challenge. A nonce is this device's own and
+// its count only rises; with qop=auth the body is not looked at (RFC 7616, 5.8).
+func (d *Device) answered(req *httpRequest, from netip.Addr) (user string, v verdict) {
 	rest, ok := strings.CutPrefix(req.authorization, "Digest ")
 	if !ok {
 		return "", unasked
@@ -67,7 +91,7 @@ func (d *Device) authenticate(req *httpRequest) (user string, v verdict) {
 	if f["realm"] != d.realm || f["uri"] != req.path {
 		return user, wrong
 	}
-	secret, ok := d.accountHA1(user)
+	secret, by, ok := d.account(user)
 	if !ok {
 		return user, wrong
 	}
@@ -83,6 +107,9 @@ func (d *Device) authenticate(req *httpRequest) (user string, v verdict) {
 		ha2in += ":" + md5hex(string(req.body))
 		fallthrough
 	case "auth":
+		if d.p.NoQop {
+			return user, wrong
+		}
 		nc, err := strconv.ParseUint(f["nc"], 16, 32)
 		if err != nil || nc == 0 {
 			return user, wrong
@@ -101,19 +128,21 @@ func (d *Device) authenticate(req *httpRequest) (user string, v verdict) {
 	if n.uses++; d.p.NonceUses > 0 && n.uses >= d.p.NonceUses {
 		n.stale = true
 	}
+	d.opened(Opening{User: user, HA1: secret, SetBy: by, From: from})
 	return user, admitted
 }
 
-func (d *Device) accountHA1(user string) (string, bool) {
-	if u, h := d.admin(); u == user {
-		return h, true
+// account is the secret of a user and who set it.
+func (d *Device) account(user string) (ha1 string, by netip.Addr, ok bool) {
+	if s := d.adminOf(); s.adminUser == user {
+		return s.adminHA1, s.adminBy, true
 	}
 	for _, u := range d.now.users {
 		if u.name == user && user != "" {
-			return hex.EncodeToString(u.ha1), true
+			return hex.EncodeToString(u.ha1), u.by, true
 		}
 	}
-	return "", false
+	return "", by, false
 }
 
 func md5hex(s string) string {

@@ -17,4 +17,5 @@
 //     network for a moment and comes back with the configured TLS certificate.
 //
 // Generations differ as data: personality.go. Misbehaviour has names: faults.go.
+// What is not the device it says it is: rogue.go.
 package sim

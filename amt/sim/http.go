@@ -27,7 +27,9 @@ type conn struct {
 	rw    net.Conn // the TLS connection, or raw
 	peer  netip.Addr
 	setup bool
-	epoch int // of the device's network when the peer came
+	epoch int    // of the device's network when the peer came
+	user  string // who logged in on it
+	turn  int    // of the device's sessions at that moment
 	in    *bufio.Reader
 	odd   bool // the next answer goes out in pieces
 }
@@ -38,6 +40,7 @@ type httpRequest struct {
 	authorization string
 	body          []byte
 	close         bool
+	trusted       bool // by a rogue, which lets anybody in
 }
 
 // httpReply goes out as the personality frames it.

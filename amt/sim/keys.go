@@ -43,6 +43,21 @@ func premade(bits int, n uint32) *rsa.PrivateKey {
 	return slots[int(n)%len(slots)]()
 }
 
+// ownCert is the device's own certificate, made when it is first wanted. mu is held.
+func (d *Device) ownCert() (*tls.Certificate, error) {
+	if d.own == nil {
+		return d.newOwnCert(0)
+	}
+	return d.own, nil
+}
+
+// newOwnCert makes the n-th one.
+func (d *Device) newOwnCert(n int) (_ *tls.Certificate, err error) {
+	id := uuidNumber(d.cfg.UUID)
+	d.own, err = selfSigned(premade(d.p.KeyBits, uint32(id)+uint32(n)), int64(id>>1)^int64(n), d.p.WeakSelfSign)
+	return d.own, err
+}
+
 // selfSigned makes the certificate firmware makes for itself as setup starts:
 // it proves nothing, and a full unprovision replaces it.
 func selfSigned(key *rsa.PrivateKey, serial int64, weak bool) (*tls.Certificate, error) {

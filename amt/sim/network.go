@@ -165,30 +165,52 @@ func (d *Device) back(epoch int) bool {
 }
 
 func (d *Device) baseTLS(cert *tls.Certificate) *tls.Config {
+	suites := d.p.Suites
+	if cert == d.cfg.SetupCertificate && suites != nil { // the on-die authority's keys are on a curve
+		suites = append(slices.Clone(suites), tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384)
+	}
 	return &tls.Config{
 		Certificates:           []tls.Certificate{*cert},
 		MinVersion:             d.p.MinTLS,
 		MaxVersion:             d.p.MaxTLS,
-		CipherSuites:           d.p.Suites,
+		CipherSuites:           suites,
 		CurvePreferences:       []tls.CurveID{tls.CurveP256, tls.CurveP384},
 		SessionTicketsDisabled: true,
 	}
 }
 
 func (d *Device) setupTLS() (*tls.Config, error) {
-	cert, err := d.ownCert()
+	if d.p.NewSelfSign && d.own != nil {
+		if _, err := d.newOwnCert(d.epoch); err != nil {
+			return nil, err
+		}
+	}
+	cert, err := d.setupCert()
 	if err != nil {
 		return nil, err
 	}
-	if d.cfg.SetupCertificate != nil {
-		cert = d.cfg.SetupCertificate
-	}
 	conf := d.baseTLS(cert)
-	if d.cfg.SetupCertificate != nil && conf.CipherSuites != nil { // the on-die authority's keys are on a curve
-		conf.CipherSuites = append(slices.Clone(conf.CipherSuites), tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384)
-	}
 	conf.ClientAuth = tls.RequireAnyClientCert
 	return conf, nil
+}
+
+// setupCert is what the device shows while it is being set up.
+func (d *Device) setupCert() (*tls.Certificate, error) {
+	if d.cfg.SetupCertificate != nil {
+		return d.cfg.SetupCertificate, nil
+	}
+	return d.ownCert()
+}
+
+// Certificate is what the device shows now, with its key: what somebody owns who
+// took it apart, or who had a machine of his set up as it was.
+func (d *Device) Certificate() (*tls.Certificate, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state == amt.StatePost {
+		return d.contextCert()
+	}
+	return d.setupCert()
 }
 
 // operationalTLS serves the certificate of the credential context.
@@ -217,7 +239,10 @@ func (d *Device) operationalTLS() (*tls.Config, error) {
 // the store that lead on from it.
 func (d *Device) contextCert() (*tls.Certificate, error) {
 	entry, ok := d.saved.cert(d.saved.context)
-	if !ok || entry.own {
+	switch {
+	case d.p.KeepsOwnCert:
+		return d.setupCert()
+	case !ok || entry.own:
 		return d.ownCert()
 	}
 	key, ok := d.saved.keyFor(entry.cert)

@@ -19,6 +19,8 @@ type Personality struct {
 	Suites         []uint16
 	KeyBits        int  // of the device's own certificate
 	WeakSelfSign   bool // its certificate is signed with SHA-1
+	NewSelfSign    bool // makes itself another one at each start of its network in setup mode
+	KeepsOwnCert   bool // goes on showing it after the commit, whatever was configured
 	SilentRefusal  bool // a refused chain ends in a reset instead of an alert
 
 	Hashes      []amt.TrustHash
@@ -30,6 +32,7 @@ type Personality struct {
 
 	AsksDigest  bool // wants admin/admin in the setup session
 	AuthInt     bool // offers qop auth,auth-int
+	NoQop       bool // its challenge names no qop, as RFC 2069 has it
 	NonceUses   int  // requests a nonce is good for; 0 = until the network restarts
 	CloseOn401  bool
 	CloseAlways bool // Connection: close on every answer

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ type seen struct {
 	refusals                               []string
 	logins                                 []Login
 	changes                                []Change
+	openings                               []Opening
 
 	firstHello, operational, managed, lastRequest time.Time
 }
@@ -26,6 +28,14 @@ type Login struct {
 	At   time.Time
 	User string
 	OK   bool
+}
+
+// Opening is a password that opened the device for somebody.
+type Opening struct {
+	User, HA1 string     // hex MD5(user:realm:password)
+	SetBy     netip.Addr // who had set it; the zero address: nobody, it is the factory's
+	From      netip.Addr // who used it
+	Times     int
 }
 
 // Change is one call that changed the device, or tried to.
@@ -79,7 +89,8 @@ type Snapshot struct {
 	LoginsFailed         int
 	WrongInARow          int // most wrong passwords one after the other: from 10 or so firmware speaks of an attack
 	Logins               []Login
-	Refusals             []string // why a chain was refused, in the device's words
+	Openings             []Opening // which passwords opened it, and for whom
+	Refusals             []string  // why a chain was refused, in the device's words
 	Changes              []Change
 	SecretsSeen          []amt.Secret // every MEBx password ever received
 	AdminHA1Seen         []string     // every admin hash ever received
@@ -108,7 +119,7 @@ func (d *Device) Snapshot() Snapshot {
 		Commits: d.seen.commits, Connections: d.seen.connections, Handshakes: d.seen.handshakes, BadHandshakes: d.seen.badHandshakes,
 		MaxConcurrent: d.seen.maxConcurrent, MaxInFlight: d.seen.maxInFlight, TooMany: d.seen.tooMany,
 		Requests: d.seen.requests, Challenges: d.seen.challenges, PowerCycles: d.seen.powerCycles, WrongInARow: d.seen.mostWrong, Hellos: d.seen.hellos,
-		Logins: slices.Clone(d.seen.logins), Refusals: slices.Clone(d.seen.refusals), Changes: slices.Clone(d.seen.changes),
+		Logins: slices.Clone(d.seen.logins), Openings: slices.Clone(d.seen.openings), Refusals: slices.Clone(d.seen.refusals), Changes: slices.Clone(d.seen.changes),
 		AdminHA1Seen: slices.Clone(d.seen.admin), FaultsFired: slices.Clone(d.faults.fired),
 		FirstHello: d.seen.firstHello, Operational: d.seen.operational, Managed: d.seen.managed,
 		adminUser: user, realmUsed: d.realm,
@@ -216,6 +227,18 @@ func (d *Device) login(user string, ok bool) {
 	if ok && d.state == amt.StatePost && d.seen.managed.IsZero() {
 		d.seen.managed = now
 	}
+}
+
+// opened counts a good answer to a challenge.
+func (d *Device) opened(o Opening) {
+	i := slices.IndexFunc(d.seen.openings, func(s Opening) bool {
+		return s.User == o.User && s.HA1 == o.HA1 && s.SetBy == o.SetBy && s.From == o.From
+	})
+	if i < 0 {
+		i = len(d.seen.openings)
+		d.seen.openings = append(d.seen.openings, o)
+	}
+	d.seen.openings[i].Times++
 }
 
 func (d *Device) remember(list *[]string, secret string) {
