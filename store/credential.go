@@ -13,9 +13,16 @@ func credentialPlace(uuid amt.UUID, generation int, kind string) seal.Place {
 	return seal.At("credentials", "sealed", uuid, generation, kind)
 }
 
-// StageCredentials seals both passwords of a new generation as candidates. A
-// device may hear them only after the transaction is known to have committed.
+// StageCredentials seals both passwords of a new generation as candidates, with
+// which a set-up of its own begins. A device may hear them only after the
+// transaction is known to have committed.
 func (tx *Tx) StageCredentials(ctx context.Context, uuid amt.UUID, runID int64, admin, mebx amt.Secret) (int, error) {
+	return tx.StageWithin(ctx, uuid, runID, 0, admin, mebx)
+}
+
+// StageWithin is StageCredentials for a device that went through the set-up
+// which began with generation setup, and is known by its proofs; 0 begins another.
+func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup int, admin, mebx amt.Secret) (int, error) {
 	// The device's row is locked, so that two stagers take two generations.
 	var id string
 	if err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid = $1 {lock}", []any{uuid}, &id); err != nil {
@@ -24,6 +31,9 @@ func (tx *Tx) StageCredentials(ctx context.Context, uuid amt.UUID, runID int64, 
 	var gen int
 	if err := tx.one(ctx, "SELECT coalesce(max(generation), 0) + 1 FROM credentials WHERE uuid = $1", []any{uuid}, &gen); err != nil {
 		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
+	}
+	if setup == 0 {
+		setup = gen
 	}
 	var all []statement
 	for _, c := range []struct {
@@ -37,8 +47,8 @@ func (tx *Tx) StageCredentials(ctx context.Context, uuid amt.UUID, runID int64, 
 		if err != nil {
 			return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
 		}
-		all = append(all, statement{q: `INSERT INTO credentials (uuid, generation, kind, state, sealed, key_id, created_at, run_id)
-			VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6)`, args: []any{uuid, gen, c.kind, sealed, key, runID}})
+		all = append(all, statement{q: `INSERT INTO credentials (uuid, generation, kind, state, sealed, key_id, created_at, run_id, setup)
+			VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6, $7)`, args: []any{uuid, gen, c.kind, sealed, key, runID, setup}})
 	}
 	if err := tx.pipeline(ctx, all...); err != nil {
 		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
@@ -56,9 +66,10 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 	rows, err := list(ctx, tx, func(s scanner) (row, error) {
 		var c row
 		err := s.Scan(&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.sealed, &c.Realm, &c.Peer, addrOf{&c.Address},
-			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID)
+			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID,
+			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt})
 		return c, err
-	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id
+	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at
 		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", uuid, err)

@@ -17,7 +17,7 @@ const deviceColumns = `uuid, lifecycle, reason, detail, device_mode, health, amt
 	suffix, mac, serial, smbios_uuid, secure_dns, address, profile, profile_version, trust_table, certificate, tls_version,
 	peer_fingerprint, tags, approved, first_seen, last_seen, provisioned_at, last_contact, window_until, next_retry,
 	device_cert_not_after, password_changed_at, attempts, hello_count, hello_retry, admin_flag, fence, owner, lease_until,
-	generation, record, assigned_profile, peer_verified`
+	generation, record, assigned_profile, peer_verified, vouched, peer_seen`
 
 func (d *Device) dest() []any {
 	return []any{&d.UUID, &d.Lifecycle, &d.Reason, &d.Detail, &d.DeviceMode, &d.Health, versionOf{&d.Version}, &d.SKU,
@@ -26,7 +26,7 @@ func (d *Device) dest() []any {
 		jsonOf{&d.Tags}, &d.Approved, timeOf{&d.FirstSeen}, timeOf{&d.LastSeen}, timeOf{&d.ProvisionedAt},
 		timeOf{&d.LastContact}, timeOf{&d.WindowUntil}, timeOf{&d.NextRetry}, timeOf{&d.DeviceCertNotAfter},
 		timeOf{&d.PasswordChangedAt}, &d.Attempts, &d.HelloCount, &d.HelloRetry, &d.AdminFlag, &d.Fence, &d.Owner,
-		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified}
+		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen}
 }
 
 func scanDevice(s scanner) (Device, error) {
@@ -366,6 +366,8 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 	set(c, "tls_version", f.TLSVersion)
 	set(c, "peer_fingerprint", f.PeerFingerprint)
 	set(c, "peer_verified", f.PeerVerified)
+	set(c, "vouched", f.Vouched)
+	set(c, "peer_seen", f.PeerSeen)
 	if f.Tags != nil {
 		tags := *f.Tags
 		if tags == nil {

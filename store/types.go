@@ -69,7 +69,9 @@ type Device struct {
 	TrustTable      int64      // id of the hash list of the last hello, 0 none
 	Certificate     string     // id of the provisioning certificate that worked
 	TLSVersion      string
-	PeerFingerprint []byte // SHA-256 of the device's leaf certificate
+	PeerFingerprint []byte // SHA-256 of the leaf certificate under which it last let us in
+	PeerSeen        []byte // of the one that answered last and was told no password; empty: none
+	Vouched         []byte // of the one that a person vouched for, or VouchFirst; empty: none
 	PeerVerified    string // how its certificate was verified at the last setup: odca, none; "" not known
 	Tags            []string
 	Approved        bool
@@ -100,7 +102,7 @@ type DeviceFacts struct {
 	Profile, AssignedProfile                       *string
 	ProfileVersion                                 *int
 	Certificate, TLSVersion, PeerVerified          *string
-	PeerFingerprint                                *[]byte
+	PeerFingerprint, PeerSeen, Vouched             *[]byte
 	Tags                                           *[]string
 	Approved                                       *bool
 	ProvisionedAt, LastContact, WindowUntil        *time.Time
@@ -296,6 +298,14 @@ type Credential struct {
 	CreatedAt, SentAt, ActivatedAt, RetiredAt time.Time
 	RefusedAt                                 time.Time // last refused by the device; zero again once it is sent anew or works
 	RunID                                     int64
+
+	// Setup is the generation that began the set-up this password descends from;
+	// 0 in a row that an earlier release wrote. The admin password of that
+	// generation has the Proofs by which the device is known again.
+	Setup  int
+	Proofs []Proof
+	// CommittedAt is when a device outside setup mode may first have held it.
+	CommittedAt time.Time
 }
 
 // Kinds and states of a credential.
