@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -99,11 +100,11 @@ func (a *Authority) Marshal() (certDER, keyDER []byte, err error) {
 // Certificate is the authority's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
-// IssueDevice issues a device's TLS certificate: common name fqdn, dNSName fqdn
-// and host, usable as server and client, valid from a day ago, random 64-bit
-// serial. It ends with the authority at the latest. An error is a *reason.Error
-// with ca_unavailable.
-func (a *Authority) IssueDevice(pub crypto.PublicKey, fqdn, host string, now time.Time, validity time.Duration) ([]byte, error) {
+// IssueDevice issues a device's TLS certificate: common name fqdn, the device's
+// UUID as the subject's serialNumber (X.520, 6.2.9), dNSName fqdn and host, usable
+// as a server only, valid from a day ago, random 64-bit serial. It ends with the
+// authority at the latest. An error is a *reason.Error with ca_unavailable.
+func (a *Authority) IssueDevice(pub crypto.PublicKey, uuid amt.UUID, fqdn, host string, now time.Time, validity time.Duration) ([]byte, error) {
 	key, ok := pub.(*rsa.PublicKey)
 	switch {
 	case !ok:
@@ -121,12 +122,12 @@ func (a *Authority) IssueDevice(pub crypto.PublicKey, fqdn, host string, now tim
 	}
 	t := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: commonName(fqdn, host)},
+		Subject:               pkix.Name{CommonName: commonName(fqdn, host), SerialNumber: uuid.String()},
 		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.Add(validity),
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		SubjectKeyId:          keyID(key),
 		DNSNames:              []string{fqdn},

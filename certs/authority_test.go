@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"github.com/provisiond/provisiond/amt"
+
 	"crypto/x509"
 	"slices"
 	"strings"
@@ -32,7 +34,7 @@ func TestAuthority(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	serials := map[string]bool{}
 	for range 50 {
-		der, err := a.IssueDevice(&device.PublicKey, "pc1.corp.example.com", "pc1", now, year)
+		der, err := a.IssueDevice(&device.PublicKey, deviceID, "pc1.corp.example.com", "pc1", now, year)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +49,10 @@ func TestAuthority(t *testing.T) {
 		if c.Subject.CommonName != "pc1.corp.example.com" || !slices.Equal(c.DNSNames, []string{"pc1.corp.example.com", "pc1"}) {
 			t.Errorf("names: %v %v", c.Subject, c.DNSNames)
 		}
-		if c.NotBefore.After(now.Add(-24*time.Hour)) || !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
+		if c.Subject.SerialNumber != deviceID.String() {
+			t.Errorf("it names device %q, not %s", c.Subject.SerialNumber, deviceID)
+		}
+		if c.NotBefore.After(now.Add(-24*time.Hour)) || !slices.Equal(c.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) {
 			t.Errorf("valid from %v, usage %v", c.NotBefore, c.ExtKeyUsage)
 		}
 		roots := x509.NewCertPool()
@@ -58,7 +63,7 @@ func TestAuthority(t *testing.T) {
 			}
 		}
 	}
-	der, err := a.IssueDevice(&device.PublicKey, strings.Repeat("a", 60)+".corp.example.com", "pc1", now, 100*year)
+	der, err := a.IssueDevice(&device.PublicKey, deviceID, strings.Repeat("a", 60)+".corp.example.com", "pc1", now, 100*year)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,11 +97,11 @@ func TestAuthorityRefuses(t *testing.T) {
 	key := &lab().RSAKey("device", 2048).PublicKey
 	curve := &lab().ECKey("device").PublicKey
 	for name, try := range map[string]func() ([]byte, error){
-		"curve":   func() ([]byte, error) { return a.IssueDevice(curve, "pc1.example.com", "", now, time.Hour) },
-		"no name": func() ([]byte, error) { return a.IssueDevice(key, "", "", now, time.Hour) },
-		"no life": func() ([]byte, error) { return a.IssueDevice(key, "pc1.example.com", "", now, 0) },
+		"curve":   func() ([]byte, error) { return a.IssueDevice(curve, deviceID, "pc1.example.com", "", now, time.Hour) },
+		"no name": func() ([]byte, error) { return a.IssueDevice(key, deviceID, "", "", now, time.Hour) },
+		"no life": func() ([]byte, error) { return a.IssueDevice(key, deviceID, "pc1.example.com", "", now, 0) },
 		"ended": func() ([]byte, error) {
-			return a.IssueDevice(key, "pc1.example.com", "", now.AddDate(21, 0, 0), time.Hour)
+			return a.IssueDevice(key, deviceID, "pc1.example.com", "", now.AddDate(21, 0, 0), time.Hour)
 		},
 	} {
 		if _, err := try(); codeOf(err) != reason.CAUnavailable {
@@ -149,6 +154,8 @@ func TestReminder(t *testing.T) {
 		}
 	}
 }
+
+var deviceID = amt.UUID{0x4c, 0x4c, 0x45, 0x44, 1}
 
 // TestConsole: what is shown to managed devices with mutual TLS carries the
 // usage they ask for and verifies under the root they were given.

@@ -70,8 +70,8 @@ func (t *Trust) everything() ([]certs.Candidate, error) {
 }
 
 // IssueDevice signs a device's TLS certificate.
-func (t *Trust) IssueDevice(pub *rsa.PublicKey, fqdn, host string, validity time.Duration) ([]byte, error) {
-	return t.ca.IssueDevice(pub, fqdn, host, t.now(), validity)
+func (t *Trust) IssueDevice(pub *rsa.PublicKey, uuid amt.UUID, fqdn, host string, validity time.Duration) ([]byte, error) {
+	return t.ca.IssueDevice(pub, uuid, fqdn, host, t.now(), validity)
 }
 
 // IssuedByUs reports whether a certificate carries our device CA's signature.

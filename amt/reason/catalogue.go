@@ -65,6 +65,7 @@ const (
 	ODCAVerificationFailed  Code = "odca_verification_failed"
 	ODCARevoked             Code = "odca_revoked"
 	TLSPinnedKeyChanged     Code = "tls_pinned_key_changed"
+	PeerUnverified          Code = "peer_unverified"
 	DeviceHalfProvisioned   Code = "device_half_provisioned"
 
 	// Proof
@@ -285,9 +286,12 @@ var catalogue = []Entry{
 	{ODCARevoked, Handshake, TheDevice, ForOperator, "The device's hardware certificate is revoked",
 		[]string{"vulnerable firmware"},
 		[]string{"update the firmware"}},
-	{TLSPinnedKeyChanged, Handshake, TheDevice, ForOperator, "The device shows another TLS key than before",
-		[]string{"CMOS was cleared", "somebody sits in between"},
-		[]string{"look at the machine; if it is the one you know: provctl device release UUID"}},
+	{TLSPinnedKeyChanged, Handshake, TheDevice, ForOperator, "What answers shows a TLS key that is not this device's",
+		[]string{"CMOS was cleared, or another console gave it a certificate", "somebody sits in between, or answers in its name"},
+		[]string{"look at the machine and at the fingerprint it shows; if it is the one you know: provctl device trust UUID --fingerprint SHA256"}},
+	{PeerUnverified, Handshake, TheDevice, ForOperator, "Nobody has vouched for the certificate of a device that is to be adopted",
+		[]string{"a password that was typed, or derived as Intel SCS does, would be answered to whoever is at its address"},
+		[]string{"compare the fingerprint with the machine's, then: provctl device trust UUID --fingerprint SHA256", "or trust whoever answers first: provctl device trust UUID --first"}},
 	{DeviceHalfProvisioned, Handshake, TheDevice, Repeat, "The device is half set up",
 		[]string{"an earlier setup broke off"},
 		[]string{"nothing: the next attempt resumes it"}},

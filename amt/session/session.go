@@ -39,6 +39,8 @@ type Peer struct {
 	TLSVersion      uint16
 	Cipher          uint16
 	Fingerprint     []byte // SHA-256 of the leaf certificate (DER)
+	Key             []byte // SHA-256 of the leaf's public key (SubjectPublicKeyInfo, DER), which the handshake proved
+	Hardware        []byte // the same of the hardware identity that a verified on-die chain leads through; nil: none
 	Chain           []*x509.Certificate
 	ClientCertAsked bool
 	ClientCertSent  bool   // ours was asked for and given

@@ -41,10 +41,10 @@ func (p *trustPolicy) verify(cs tls.ConnectionState) error {
 		return reason.Because(reason.TLSPeerCertInvalid, "the device sent no certificate")
 	}
 	leaf := cs.PeerCertificates[0]
-	sum := sha256.Sum256(leaf.Raw)
+	sum, key := sha256.Sum256(leaf.Raw), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	p.found = Peer{
 		TLSVersion: cs.Version, Cipher: cs.CipherSuite,
-		Fingerprint: sum[:], Chain: cs.PeerCertificates,
+		Fingerprint: sum[:], Key: key[:], Chain: cs.PeerCertificates,
 		ODCA: odcaShape(cs.PeerCertificates), Verified: "none",
 	}
 	// Only the leaf's key takes part in the handshake. Any other certificate of
@@ -56,10 +56,10 @@ func (p *trustPolicy) verify(cs tls.ConnectionState) error {
 		p.found.Verified = "pin"
 	}
 	if p.found.ODCA && p.roots != nil {
-		if err := p.verifyODCA(cs.PeerCertificates); err != nil {
+		if hardware, err := p.verifyODCA(cs.PeerCertificates); err != nil {
 			p.found.ODCAProblem = clipText(err.Error())
 		} else {
-			p.found.Verified = "odca"
+			p.found.Verified, p.found.Hardware = "odca", hardware
 		}
 	}
 	return nil
@@ -90,17 +90,29 @@ func odcaShape(chain []*x509.Certificate) bool {
 }
 
 // verifyODCA builds the chain up to a configured root. The certificates carry
-// usages of their own, so any is accepted; dates are checked by our clock.
-func (p *trustPolicy) verifyODCA(chain []*x509.Certificate) error {
+// usages of their own, so any is accepted; dates are checked by our clock. The
+// answer is the SHA-256 of the public key in the fourth place of the chain that
+// was built, not of the one that was sent: the ROM's certificate, which stays the
+// same for as long as the platform lives ("Intel AMT ODCA", Certificate Chain).
+func (p *trustPolicy) verifyODCA(chain []*x509.Certificate) (hardware []byte, err error) {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
+	built, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: p.roots, Intermediates: between, CurrentTime: p.now(),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range built {
+		if len(c) > 4 && c[3].Equal(chain[3]) {
+			sum := sha256.Sum256(c[3].RawSubjectPublicKeyInfo)
+			return sum[:], nil
+		}
+	}
+	return nil, nil
 }
 
 // legacyFeaturesOf lists what a finished handshake needed that modern TLS has

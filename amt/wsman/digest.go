@@ -15,7 +15,7 @@ type digest struct {
 	realm, nonce, opaque string
 	hasOpaque            bool
 	algorithm            string // as offered, "" when the challenge names none
-	qop                  string // "auth", "auth-int" or "" (RFC 2069)
+	qop                  string // "auth" or "auth-int"
 	stale                bool
 	nc                   uint32
 }
@@ -24,9 +24,12 @@ type digest struct {
 const maxChallengeField = 1024
 
 // readDigest picks the Digest challenge we can answer out of a 401. AMT speaks
-// MD5 only; a device that offers SHA-256 beside it gets MD5 too. auth is
-// preferred to auth-int where both are offered (AMT 14 and later), since a
-// device that insists on auth-int offers it alone.
+// MD5 only; a device that offers SHA-256 beside it gets MD5 too. auth-int is
+// preferred where it is offered (AMT 14 and later): its answer is good for this
+// request's body alone, so that whoever passes it on cannot put another in its
+// place (RFC 7616, 5.8). A challenge without qop (RFC 2069) is never answered: its
+// answer would not even be bound to a nonce of ours, and no release is known that
+// makes one.
 func readDigest(lines []string) (digest, error) {
 	found := false
 	for _, c := range parseChallenges(lines) {
@@ -58,25 +61,21 @@ func readDigest(lines []string) (digest, error) {
 		return d, nil
 	}
 	if found {
-		return digest{}, fmt.Errorf("the device asks for a kind of digest login that is not MD5 with auth or auth-int")
+		return digest{}, fmt.Errorf("the device asks for a kind of digest login that is not MD5 with qop auth or auth-int")
 	}
 	return digest{}, fmt.Errorf("the device refuses the request and does not offer a digest login")
 }
 
-func chooseQop(offered string) (string, bool) {
-	if offered == "" {
-		return "", true
-	}
-	integrity := false
+func chooseQop(offered string) (qop string, ok bool) {
 	for q := range strings.FieldsFuncSeq(offered, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }) {
 		switch strings.ToLower(q) {
-		case "auth":
-			return "auth", true
 		case "auth-int":
-			integrity = true
+			return "auth-int", true
+		case "auth":
+			qop, ok = "auth", true
 		}
 	}
-	return "auth-int", integrity
+	return qop, ok
 }
 
 // authorize appends the Authorization header line for one request. It counts
@@ -91,16 +90,11 @@ func (d *digest) authorize(b *buffer, l Login, method, uri string, body []byte) 
 		ha2 = md5hex(method, uri)
 	}
 	d.nc++
-	var response, nc, cnonce string
-	if d.qop == "" {
-		response = md5hex(ha1, d.nonce, ha2)
-	} else {
-		var r [8]byte
-		_, _ = rand.Read(r[:]) // never fails (crypto/rand)
-		cnonce = hex.EncodeToString(r[:])
-		nc = strconv.FormatUint(1<<32|uint64(d.nc), 16)[1:]
-		response = md5hex(ha1, d.nonce, nc, cnonce, d.qop, ha2)
-	}
+	var r [8]byte
+	_, _ = rand.Read(r[:]) // never fails (crypto/rand)
+	cnonce := hex.EncodeToString(r[:])
+	nc := strconv.FormatUint(1<<32|uint64(d.nc), 16)[1:]
+	response := md5hex(ha1, d.nonce, nc, cnonce, d.qop, ha2)
 
 	b.raw(`Authorization: Digest username="`)
 	b.quoted(l.User)
@@ -121,10 +115,7 @@ func (d *digest) authorize(b *buffer, l Login, method, uri string, body []byte) 
 		b.quoted(d.opaque)
 		b.raw(`"`)
 	}
-	if d.qop != "" {
-		b.raw(`, qop=` + d.qop + `, nc=` + nc + `, cnonce="` + cnonce + `"`)
-	}
-	b.raw("\r\n")
+	b.raw(`, qop=` + d.qop + `, nc=` + nc + `, cnonce="` + cnonce + `"` + "\r\n")
 }
 
 // quoted writes the inside of a quoted string.

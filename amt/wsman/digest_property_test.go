@@ -20,7 +20,7 @@ type offer struct {
 
 // usable is the far end's own idea of what a client that speaks MD5 can answer.
 func (o offer) usable() bool {
-	offersQop := o.qop == ""
+	offersQop := false
 	for q := range strings.SplitSeq(strings.ToLower(o.qop), ",") {
 		offersQop = offersQop || strings.TrimSpace(q) == "auth" || strings.TrimSpace(q) == "auth-int"
 	}

@@ -35,9 +35,8 @@ func TestLoginsAreTriedInOrderAndNeverTwice(t *testing.T) {
 	}{
 		{"auth", `, qop="auth"`, []Login{login("active", "right")}, "active", 2, "auth"},
 		{"qop not quoted", `, qop=auth, algorithm=MD5, stale=false`, []Login{login("active", "right")}, "active", 2, "auth"},
-		{"both qops", `, qop="auth,auth-int"`, []Login{login("active", "right")}, "active", 2, "auth"},
+		{"both qops", `, qop="auth,auth-int"`, []Login{login("active", "right")}, "active", 2, "auth-int"},
 		{"auth-int alone", `, qop="auth-int"`, []Login{login("active", "right")}, "active", 2, "auth-int"},
-		{"no qop", ``, []Login{login("active", "right")}, "active", 2, ""},
 		{"opaque comes back", `, qop="auth", opaque="op=que"`, []Login{login("active", "right")}, "active", 2, "auth"},
 		{"third of three", `, qop="auth"`, []Login{login("active", "a"), login("candidate", "b"), login("factory", "right")}, "factory", 4, "auth"},
 	} {
@@ -223,6 +222,7 @@ func TestNoDigestOffered(t *testing.T) {
 		"nothing":      "X-Nothing: 1",
 		"negotiate":    "WWW-Authenticate: Negotiate",
 		"basic":        `WWW-Authenticate: Basic realm="x"`,
+		"no qop":       `WWW-Authenticate: Digest realm="x", nonce="n"`,
 		"sha-256 only": `WWW-Authenticate: Digest realm="x", nonce="n", algorithm=SHA-256, qop="auth"`,
 		"strange qop":  `WWW-Authenticate: Digest realm="x", nonce="n", qop="auth-conf"`,
 		"no nonce":     `WWW-Authenticate: Digest realm="x", qop="auth"`,

@@ -32,6 +32,9 @@ func (l *lab) imported(d *sim.Device, password string) {
 		if _, err := tx.StageCredentials(ctx, d.UUID(), 0, amt.NewSecret(password), mebx); err != nil {
 			return err
 		}
+		if err := tx.Vouch(ctx, d.UUID(), nil); err != nil {
+			return err
+		}
 		_, err = tx.CreateRun(ctx, store.NewRun{UUID: d.UUID(), Kind: KindProvision, Trigger: "api"})
 		return err
 	}); err != nil {
@@ -121,8 +124,10 @@ func TestDerivedAdoption(t *testing.T) {
 				}
 				admin, _ := amt.NewAdminPassword(rand.Reader)
 				mebx, _ := amt.NewMEBxPassword(rand.Reader)
-				_, err = tx.StageCredentials(t.Context(), d.UUID(), run.ID, admin, mebx)
-				return err
+				if _, err = tx.StageCredentials(t.Context(), d.UUID(), run.ID, admin, mebx); err != nil {
+					return err
+				}
+				return tx.Vouch(t.Context(), d.UUID(), nil)
 			}); err != nil {
 				t.Fatal(err)
 			}

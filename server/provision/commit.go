@@ -10,7 +10,6 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/amt/session"
 )
 
 // commitChanges is sent once. Whatever the answer, also none, the next step
@@ -19,6 +18,10 @@ import (
 var commitChanges = Step{
 	Name:  "commit",
 	Setup: true,
+	Before: func(r *Run) {
+		r.proveWith(&r.admin, peerProofs(r.Device.Peer())...)
+		r.facts.Commits = r.admin.ID
+	},
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.Commit(ctx)
 		switch {
@@ -48,6 +51,7 @@ var verifyLogin = Step{
 			// Found committed: the session at hand is already that login.
 			c, _ := r.credentialOf(r.Device.LoginUsed())
 			r.admin, r.verified = c, true
+			r.letIn(r.Device.Peer())
 			if r.mebxHeld == 0 {
 				r.mebxHeld = r.mebxSentBefore()
 			}
@@ -94,8 +98,11 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 	if codeOf(last) == reason.AuthFailed {
 		return false, last
 	}
-	if c := codeOf(last); c == reason.CommitFailed || c == reason.LeaseLost || c == reason.UUIDMismatch || c == reason.TLSPinnedKeyChanged {
+	if c := codeOf(last); c == reason.CommitFailed || c == reason.LeaseLost || c == reason.UUIDMismatch {
 		return false, last
+	}
+	if codeOf(last) == reason.TLSPinnedKeyChanged {
+		return false, reason.Because(reason.CommitUnverified, "after the commit another key answers than the device was given: %w", last)
 	}
 	return false, reason.Because(reason.CommitUnverified, "the device did not come back as ours after commit: %w", last)
 }
@@ -116,7 +123,7 @@ func (r *Run) stillInSetup(ctx context.Context) error {
 	if r.cert.Cert == nil {
 		return nil
 	}
-	d, err := r.dial(ctx, r.cert)
+	d, err := r.dialSetup(ctx, r.cert)
 	if err != nil {
 		return nil
 	}
@@ -125,7 +132,9 @@ func (r *Run) stillInSetup(ctx context.Context) error {
 		r.lease.guard(nil)
 		_ = d.Close()
 	}()
-	d.SetLogins(r.setupLogins())
+	if r.greet(ctx, d, d.Peer().ClientCertAsked) != nil {
+		return nil
+	}
 	if state, err := d.State(ctx); err == nil && state == amt.StateIn && d.Peer().ClientCertAsked {
 		// The commit may still be on its way: a quiet time has to pass first.
 		return &reason.Error{Code: reason.CommitFailed, Sent: true, Err: errors.New("the commit was sent and the device is still in setup mode")}
@@ -136,22 +145,22 @@ func (r *Run) stillInSetup(ctx context.Context) error {
 // final reports whether asking again cannot change the answer.
 func final(err error) bool {
 	switch codeOf(err) {
-	case reason.AuthFailed, reason.LeaseLost, reason.UUIDMismatch, reason.NetworkNotAllowed, reason.TLSPinnedKeyChanged:
+	case reason.AuthFailed, reason.LeaseLost, reason.UUIDMismatch, reason.NetworkNotAllowed:
 		return true
 	}
 	return false
 }
 
 func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
-	d, err := r.call(ctx, r.afterCommit())
+	d, err := r.call(ctx, r.managedTarget())
 	if err != nil {
 		return false, err
 	}
-	if k := r.Job.Run.Kind; k == KindMaintain || k == KindRotate {
-		if err := r.samePeer(d.Peer()); err != nil {
-			_ = d.Close()
-			return false, err
-		}
+	// The listener of the setup, with its own key, may answer for a moment yet:
+	// another key is a verdict only when the patience for a restart is over.
+	if err := r.greetWith(d, r.admin); err != nil {
+		_ = d.Close()
+		return false, err
 	}
 	r.Device = d
 	r.lease.guard(d)
@@ -170,18 +179,11 @@ func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
 		r.hangUp()
 		return false, reason.Because(reason.CommitUnverified, "the device is operational and never asked for the new password")
 	}
-	peer := d.Peer()
-	r.facts.Peer = &peer
 	r.facts.DeviceMode, r.facts.ModeKnown = state, true
 	r.Identity.State = state
 	r.verified = true
+	r.letIn(d.Peer())
 	return true, nil
-}
-
-// afterCommit is how a managed device is spoken to: no setup certificate, the
-// new password only.
-func (r *Run) afterCommit() session.Target {
-	return r.managedTarget([]session.Login{{Name: credentialName(r.admin), User: r.Profile.AdminUser, Password: r.admin.Password}})
 }
 
 // readRecord keeps the device's own account of its setup, the best evidence

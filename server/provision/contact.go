@@ -40,7 +40,7 @@ func (r *Run) contactBare(ctx context.Context) error {
 	candidates = lastGoodFirst(candidates, r.Job.Device.Certificate)
 	var refused error
 	for _, c := range candidates {
-		d, err := r.dial(ctx, c)
+		d, err := r.dialSetup(ctx, c)
 		if err == nil {
 			return r.opened(ctx, d, c)
 		}
@@ -61,11 +61,11 @@ func (r *Run) contactBare(ctx context.Context) error {
 // foundMutual looks whether a device that refuses our setup certificates was
 // committed by an earlier attempt: with mutual TLS it then wants a console's.
 func (r *Run) foundMutual(ctx context.Context, refused error) error {
-	d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
+	d, err := r.call(ctx, r.managedTarget())
 	if err != nil {
 		return refused
 	}
-	return r.foundCommitted(d)
+	return r.foundCommitted(ctx, d)
 }
 
 // contactUnheard meets a device that was imported with its address and never said
@@ -74,14 +74,14 @@ func (r *Run) foundMutual(ctx context.Context, refused error) error {
 // to be set up is left to its hello.
 func (r *Run) contactUnheard(ctx context.Context) error {
 	r.unheard = true
-	d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
+	d, err := r.call(ctx, r.managedTarget())
 	if err != nil {
 		if codeOf(err) == reason.TLSClientCertRefused && r.Profile.TLS != profile.TLSMutual {
 			return r.notSetUp(err)
 		}
 		return err
 	}
-	return r.foundCommitted(d)
+	return r.foundCommitted(ctx, d)
 }
 
 // notSetUp ends an attempt to adopt a device that nobody has set up.
@@ -91,18 +91,18 @@ func (r *Run) notSetUp(err error) error {
 
 // foundCommitted takes over a session with a device that takes no setup
 // certificate any more.
-func (r *Run) foundCommitted(d Device) error {
+func (r *Run) foundCommitted(ctx context.Context, d Device) error {
 	r.Device = d
 	r.lease.guard(d)
-	peer := d.Peer()
-	if err := r.provenHardware(peer, false, amt.Version{}); err != nil {
+	if err := r.provenHardware(d.Peer(), false, amt.Version{}); err != nil {
 		return err
 	}
-	r.facts.Peer = &peer
-	return nil
+	return r.greet(ctx, d, false)
 }
 
-func (r *Run) dial(ctx context.Context, c certs.Candidate) (Device, error) {
+// dialSetup calls as one does a device in setup mode: with one of our
+// provisioning certificates.
+func (r *Run) dialSetup(ctx context.Context, c certs.Candidate) (Device, error) {
 	return r.call(ctx, session.Target{
 		Addr:   netip.AddrPortFrom(r.Job.Device.Address, r.e.Port),
 		Client: c.Cert.TLS(c.Path),
@@ -130,39 +130,38 @@ func (r *Run) opened(ctx context.Context, d Device, c certs.Candidate) error {
 	if err := r.provenHardware(peer, peer.ClientCertAsked, amt.Version{}); err != nil {
 		return err // before it is a fact of this device
 	}
-	r.facts.Peer = &peer
 	r.setup = peer.ClientCertAsked
-	if r.setup {
-		r.cert, r.facts.Certificate = c, c.Cert.ID
-		d.SetLogins(r.setupLogins())
-		return r.freshPasswords(ctx, peer)
+	if err := r.greet(ctx, d, r.setup); err != nil {
+		return err
 	}
-	d.SetLogins(r.committedLogins())
-	return nil
+	if !r.setup {
+		return nil
+	}
+	r.cert, r.facts.Certificate, r.facts.SetupPeer = c, c.Cert.ID, &peer
+	return r.freshPasswords(ctx, peer)
 }
 
-// setupLogins answers a device that wants a password in spite of our
-// certificate: what it may hold from an earlier attempt, then the factory's.
-func (r *Run) setupLogins() []session.Login {
-	logins := r.storedLogins(maxProbes - 1)
-	return append(logins, session.Login{Name: "factory", User: "admin", Password: amt.NewSecret("admin")})
-}
-
-// committedLogins never tries the factory password: a committed device has one
-// of ours or somebody else's.
-func (r *Run) committedLogins() []session.Login { return r.storedLogins(maxProbes) }
-
-// storedLogins lists what the device may hold, bounded: the most likely one
-// first among those it did not refuse before, then those it did, the longest ago
-// first. So each stored password gets its turn, a few an attempt.
-func (r *Run) storedLogins(most int) []session.Login {
-	var logins []session.Login
-	likely := r.likely()
+// logins are what a session is handed of the passwords that its peer may hear,
+// bounded: the most likely one first among those the device did not refuse
+// before, then those it did, the longest ago first. So each gets its turn, a few
+// an attempt. A device in setup mode may want a password in spite of our
+// certificate, and then also the factory's, which one outside setup mode never
+// gets to hear.
+func (r *Run) logins(p session.Peer, setup bool) []session.Login {
+	most := maxProbes
+	if setup {
+		most--
+	}
+	likely := slices.DeleteFunc(r.likely(), func(c store.Credential) bool { return !r.mayHear(c, p, setup) })
 	slices.SortStableFunc(likely, func(a, b store.Credential) int { return a.RefusedAt.Compare(b.RefusedAt) })
+	var logins []session.Login
 	for _, c := range likely {
 		if len(logins) < most && !known(logins, c.Password) {
-			logins = append(logins, session.Login{Name: credentialName(c), User: r.Profile.AdminUser, Password: c.Password})
+			logins = append(logins, r.login(c))
 		}
+	}
+	if setup {
+		logins = append(logins, factoryLogin)
 	}
 	return logins
 }
@@ -239,7 +238,7 @@ func (r *Run) stage(ctx context.Context) error {
 		return reason.Because(reason.SecretStoreUnavailable, "%w", err)
 	}
 	t0 := r.e.Clock.Now()
-	a, m, err := r.e.Store.Stage(ctx, r.lease.Lease, admin, mebx)
+	a, m, err := r.e.Store.Stage(ctx, r.lease.Lease, 0, admin, mebx)
 	if err != nil {
 		return storeError("store the new passwords", err)
 	}

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -300,16 +299,16 @@ func (m *mortal) Journal(ctx context.Context, l Lease, steps []store.StepRecord,
 	return m.around(steps, func() error { return m.Store.Journal(ctx, l, steps, f) })
 }
 
-func (m *mortal) Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, a netip.Addr) error {
-	return m.around(steps, func() error { return m.Store.Sending(ctx, l, steps, ids, realm, peer, a) })
+func (m *mortal) Sending(ctx context.Context, l Lease, steps []store.StepRecord, out Handout) error {
+	return m.around(steps, func() error { return m.Store.Sending(ctx, l, steps, out) })
 }
 
 func (m *mortal) Settle(ctx context.Context, l Lease, v Verdict) error {
 	return m.around(nil, func() error { return m.Store.Settle(ctx, l, v) })
 }
 
-func (m *mortal) Stage(ctx context.Context, l Lease, a, b amt.Secret) (x, y store.Credential, err error) {
-	err = m.around(nil, func() error { x, y, err = m.Store.Stage(ctx, l, a, b); return err })
+func (m *mortal) Stage(ctx context.Context, l Lease, setup int, a, b amt.Secret) (x, y store.Credential, err error) {
+	err = m.around(nil, func() error { x, y, err = m.Store.Stage(ctx, l, setup, a, b); return err })
 	return x, y, err
 }
 

@@ -19,7 +19,7 @@ import (
 // is known.
 func (r *Run) askDerived(ctx context.Context, refusal error) (session.Identity, error) {
 	realmOf, ok := r.Device.(interface{ Realm() string })
-	left := maxProbes - len(r.committedLogins())
+	left := maxProbes - len(r.offered)
 	if !ok || !r.unheard || r.setup || r.Master.IsZero() || left <= 0 || codeOf(refusal) != reason.AuthFailed || !goodRealm(realmOf.Realm()) {
 		return session.Identity{}, refusal
 	}
@@ -37,7 +37,9 @@ func (r *Run) askDerived(ctx context.Context, refusal error) (session.Identity, 
 	for i, pw := range readings[:min(left, len(readings))] {
 		logins = append(logins, session.Login{Name: fmt.Sprintf("derived-%d", i+1), User: r.Profile.AdminUser, Password: pw})
 	}
-	r.Device.SetLogins(logins)
+	if err := r.greetDerived(r.Device, logins); err != nil {
+		return session.Identity{}, err
+	}
 	id, err := r.Device.Identify(ctx)
 	if codeOf(err) == reason.AuthFailed && err != nil {
 		return id, fmt.Errorf("%w; and %d passwords derived from the digest master password", refusal, len(logins))
@@ -47,12 +49,14 @@ func (r *Run) askDerived(ctx context.Context, refusal error) (session.Identity, 
 		return id, err
 	}
 	t0 := r.e.Clock.Now()
-	kept, _, err := r.e.Store.Stage(ctx, r.lease.Lease, logins[i].Password, amt.Secret{})
+	kept, _, err := r.e.Store.Stage(ctx, r.lease.Lease, 0, logins[i].Password, amt.Secret{})
 	if err != nil {
 		return id, storeError("store the derived password", err)
 	}
 	r.lease.extend(t0.Add(r.e.Lease))
 	r.Job.Admin = append([]store.Credential{kept}, r.Job.Admin...)
-	r.Device.SetLogins([]session.Login{{Name: credentialName(kept), User: r.Profile.AdminUser, Password: kept.Password}})
+	if err := r.greetWith(r.Device, kept); err != nil {
+		return id, err
+	}
 	return r.Device.Identify(ctx) // as that login, which the verdict makes the active one
 }

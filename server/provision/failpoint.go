@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rsa"
 	"fmt"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -111,13 +110,13 @@ func (s *failingStore) Journal(ctx context.Context, l Lease, steps []store.StepR
 	return err
 }
 
-func (s *failingStore) Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error) {
-	s.f.around("stage", func() { a, m, err = s.Store.Stage(ctx, l, admin, mebx) })
+func (s *failingStore) Stage(ctx context.Context, l Lease, setup int, admin, mebx amt.Secret) (a, m store.Credential, err error) {
+	s.f.around("stage", func() { a, m, err = s.Store.Stage(ctx, l, setup, admin, mebx) })
 	return a, m, err
 }
 
-func (s *failingStore) Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) (err error) {
-	s.f.around("sending"+last(steps), func() { err = s.Store.Sending(ctx, l, steps, ids, realm, peer, addr) })
+func (s *failingStore) Sending(ctx context.Context, l Lease, steps []store.StepRecord, out Handout) (err error) {
+	s.f.around("sending"+last(steps), func() { err = s.Store.Sending(ctx, l, steps, out) })
 	return err
 }
 

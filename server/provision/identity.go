@@ -3,6 +3,8 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ var readIdentity = Step{
 		}
 		if r.Job.Run.Kind == KindProvision {
 			if err := r.provenHardware(r.Device.Peer(), r.setup, id.Version); err != nil {
-				r.facts.Peer = nil
+				r.facts.SetupPeer = nil
 				return false, err
 			}
 		}
@@ -111,22 +113,21 @@ func (r *Run) refused(err error) error {
 	if codeOf(err) != reason.AuthFailed {
 		return err
 	}
-	offered := r.committedLogins()
-	if r.setup {
-		offered = r.setupLogins()
-	}
+	peer := r.Device.Peer()
 	for _, c := range r.Job.Admin {
 		switch {
-		case known(offered, c.Password):
+		case slices.Contains(r.offered, c.ID):
 			r.denied = append(r.denied, c.ID)
 			if !r.setup {
 				r.e.metrics.probe(c.State, "refused")
 			}
-		case c.RefusedAt.IsZero():
+		case c.RefusedAt.IsZero() && r.mayHear(c, peer, r.setup):
 			r.untried++
 		}
 	}
 	switch {
+	case r.setup && r.withheld > 0:
+		return fmt.Errorf("%w; and %w", r.stranger(peer), err)
 	case r.setup:
 		return err
 	case r.untried > 0:

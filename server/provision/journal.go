@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -194,12 +193,12 @@ func (j *Journal) write(ctx context.Context, tx *store.Tx, l Lease, steps []stor
 }
 
 // Stage makes new candidates durable.
-func (j *Journal) Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error) {
+func (j *Journal) Stage(ctx context.Context, l Lease, setup int, admin, mebx amt.Secret) (a, m store.Credential, err error) {
 	err = j.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := tx.Renew(ctx, l.UUID, l.Fence, l.For); err != nil {
 			return err
 		}
-		gen, err := tx.StageCredentials(ctx, l.UUID, l.RunID, admin, mebx)
+		gen, err := tx.StageWithin(ctx, l.UUID, l.RunID, setup, admin, mebx)
 		if err != nil {
 			return err
 		}
@@ -230,16 +229,21 @@ func (j *Journal) Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a
 
 // Sending records who is about to receive which password: the audit record is
 // durable before the password leaves.
-func (j *Journal) Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) error {
+func (j *Journal) Sending(ctx context.Context, l Lease, steps []store.StepRecord, out Handout) error {
 	return j.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := j.write(ctx, tx, l, steps, nil); err != nil {
 			return err
 		}
-		if err := tx.MarkSent(ctx, ids, realm, peer, addr); err != nil {
+		if err := tx.MarkSent(ctx, []int64{out.Credential}, out.Realm, out.Peer, out.Address); err != nil {
 			return err
 		}
+		if out.Commits {
+			if err := tx.Commits(ctx, out.Credential); err != nil {
+				return err
+			}
+		}
 		return tx.Audit(ctx, store.AuditRecord{Actor: "node:" + j.Node, Action: "secret.sent", Subject: l.UUID.String(),
-			Detail: map[string]any{"credentials": ids, "run": l.RunID, "address": addr.String()}})
+			Detail: map[string]any{"credentials": []int64{out.Credential}, "run": l.RunID, "address": out.Address.String()}})
 	})
 }
 
@@ -430,12 +434,27 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 	if p := f.Peer; p != nil {
 		version := tls.VersionName(p.TLSVersion)
 		d.TLSVersion, d.PeerFingerprint = &version, &p.Fingerprint
-		if f.Certificate != "" { // in setup it shows a certificate of its own, later one of ours
-			rung := verifiedNone
-			if p.Verified == verifiedODCA {
-				rung = verifiedODCA
-			}
-			d.PeerVerified = &rung
+		d.PeerSeen = &[]byte{}
+	}
+	if p := f.SetupPeer; p != nil {
+		rung := verifiedNone
+		if p.Verified == verifiedODCA {
+			rung = verifiedODCA
+		}
+		d.PeerVerified = &rung
+	}
+	if f.Seen != nil {
+		d.PeerSeen = f.Seen
+	}
+	d.Vouched = f.Vouched
+	if p := f.Proofs; p != nil {
+		if err := tx.PutProofs(ctx, uuid, p.Setup, p.List); err != nil {
+			return err
+		}
+	}
+	if f.Commits != 0 {
+		if err := tx.Commits(ctx, f.Commits); err != nil {
+			return err
 		}
 	}
 	if f.Certificate != "" {

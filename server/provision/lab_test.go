@@ -155,8 +155,8 @@ func (l *labTrust) load(t *testing.T, leaf certtest.Leaf) {
 func (l *labTrust) Candidates(announced []amt.TrustHash, h certs.Hints) ([]certs.Candidate, error) {
 	return certs.Match(l.list, announced, h, time.Now())
 }
-func (l *labTrust) IssueDevice(pub *rsa.PublicKey, fqdn, host string, v time.Duration) ([]byte, error) {
-	return l.ca.IssueDevice(pub, fqdn, host, time.Now(), v)
+func (l *labTrust) IssueDevice(pub *rsa.PublicKey, uuid amt.UUID, fqdn, host string, v time.Duration) ([]byte, error) {
+	return l.ca.IssueDevice(pub, uuid, fqdn, host, time.Now(), v)
 }
 func (l *labTrust) IssuedByUs(der []byte) bool {
 	c, err := x509.ParseCertificate(der)

@@ -113,7 +113,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 	word := ""
 	for {
 		word = ""
-		d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
+		d, err := r.call(ctx, r.managedTarget())
 		if err == nil {
 			asks := d.Peer().ClientCertAsked
 			_ = d.Close()
@@ -182,7 +182,7 @@ func (r *Run) verdictLeaving(err error) Verdict {
 
 // factsGone is what is known of a device that left: its mode.
 func (r *Run) factsGone() Facts {
-	f := r.facts
+	f := r.learnt()
 	f.DeviceMode, f.ModeKnown = amt.StatePre, true
 	if !r.full() {
 		f.DeviceMode = amt.StateIn

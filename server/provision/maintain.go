@@ -241,7 +241,7 @@ func (r *Run) renews() bool {
 func renewed(s Step, name string) Step {
 	apply := s.Apply
 	return Step{
-		Name: name, Done: s.Done,
+		Name: name, Done: s.Done, Before: s.Before,
 		Needed: (*Run).renews,
 		Apply: func(ctx context.Context, r *Run) error {
 			err := apply(ctx, r)

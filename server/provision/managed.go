@@ -1,7 +1,6 @@
 package provision
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -19,8 +18,8 @@ import (
 
 // A device under management is met in this order:
 //
-//  1. The certificate it shows has to be the one it showed last, or one of our
-//     device CA in its name. Otherwise it hears nothing from us.
+//  1. What it shows in the handshake has to be its own (whom.go). Otherwise it
+//     hears nothing from us.
 //  2. It is asked for its UUID with the active password, then with candidates
 //     and retired ones, each at most once, never with the factory's.
 //  3. The password that worked is made the active one with the run's outcome,
@@ -32,11 +31,11 @@ func (r *Run) contactManaged(ctx context.Context) error {
 	if len(r.Job.Admin) == 0 {
 		return reason.Because(reason.CredentialsUnknown, "no password of this device is stored")
 	}
-	d, err := r.call(ctx, r.managedTarget(r.committedLogins()))
+	d, err := r.call(ctx, r.managedTarget())
 	if err != nil {
 		return r.notManaged(err)
 	}
-	if err := r.samePeer(d.Peer()); err != nil {
+	if err := r.greet(ctx, d, false); err != nil {
 		_ = d.Close()
 		return err
 	}
@@ -48,8 +47,8 @@ func (r *Run) contactManaged(ctx context.Context) error {
 // managedTarget is how a committed device is spoken to. A console certificate
 // goes with it in every profile: a device that was told to ask for one before
 // its profile changed still asks.
-func (r *Run) managedTarget(logins []session.Login) session.Target {
-	t := session.Target{Addr: netip.AddrPortFrom(r.Job.Device.Address, r.e.Port), MinTLS: r.leastTLS(), Logins: logins}
+func (r *Run) managedTarget() session.Target {
+	t := session.Target{Addr: netip.AddrPortFrom(r.Job.Device.Address, r.e.Port), MinTLS: r.leastTLS()}
 	if r.plain() {
 		t.Addr, t.Plain = netip.AddrPortFrom(r.Job.Device.Address, r.e.Port-1), true
 		return t
@@ -77,20 +76,6 @@ func (r *Run) notManaged(err error) error {
 	return err
 }
 
-// samePeer holds the device's certificate against what is known. The first
-// certificate of a device that was adopted, not set up here, is believed.
-func (r *Run) samePeer(p session.Peer) error {
-	known := r.Job.Device.PeerFingerprint
-	switch {
-	case r.plain(), len(known) == 0, bytes.Equal(known, p.Fingerprint):
-		return nil
-	case len(p.Chain) > 0 && r.e.Trust.IssuedByUs(p.Chain[0].Raw) && r.ownName(p.Chain[0]):
-		return nil // renewed by an attempt whose outcome was not written down
-	}
-	return reason.Because(reason.TLSPinnedKeyChanged, "the certificate at %s is %x…, not %x… as before, and not one of our device CA for this device",
-		r.Job.Device.Address, head(p.Fingerprint), head(known))
-}
-
 // ownName reports whether a certificate of our CA is in a name of this device:
 // one device's certificate must not open another's door.
 func (r *Run) ownName(c *x509.Certificate) bool {
@@ -102,13 +87,10 @@ func (r *Run) ownName(c *x509.Certificate) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return n != "" && strings.EqualFold(n, c.Subject.CommonName) })
 }
 
-func head(b []byte) []byte { return b[:min(8, len(b))] }
-
 // readManaged asks who answered; nothing is told to it before that.
 var readManaged = Step{
 	Name: readIdentity.Name,
 	Done: func(ctx context.Context, r *Run) (bool, error) {
-		peer := r.Device.Peer()
 		if _, err := readIdentity.Done(ctx, r); err != nil {
 			r.facts = Facts{} // it is not our device: nothing of it is kept
 			return false, err
@@ -117,11 +99,9 @@ var readManaged = Step{
 			r.facts.Identity = nil
 			return false, reason.Because(reason.ReappearedUnprovisioned, "the device says that it is in %s mode", r.Identity.State)
 		}
-		if !r.plain() {
-			r.facts.Peer = &peer
-		}
 		if c, ok := r.credentialOf(r.Device.LoginUsed()); ok {
 			r.admin = c
+			r.letIn(r.Device.Peer())
 		}
 		return true, nil
 	},
@@ -131,7 +111,7 @@ var readManaged = Step{
 // stays managed, unless none of its passwords works. One that lost its setup has
 // drifted: its next hello, not another run, decides what becomes of it.
 func (r *Run) verdictManaged(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
+	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
 	if r.Job.Device.Lifecycle == store.Drifted {
 		v.Ended = store.Drifted
 	}

@@ -2,11 +2,13 @@ package provision
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/store"
 )
 
 // ODCA says what a certificate made by Intel's on-die authority is worth here.
@@ -38,10 +40,16 @@ const (
 // sent after that. A device that was met as AMT 15 stays one, whatever it says
 // now; of one that nobody has met, the word has to be taken.
 func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) error {
-	if r.e.ODCA == "" || r.e.ODCA == ODCAOff || peer.Verified == verifiedODCA {
+	if r.e.ODCA == "" || r.e.ODCA == ODCAOff {
 		return nil
 	}
 	was := r.Job.Device
+	if peer.Verified == verifiedODCA {
+		if was.PeerVerified == verifiedODCA && !r.sameHardware(peer) {
+			return reason.Because(reason.ODCAVerificationFailed, "the hardware certificate at %s is Intel's and another machine's than the one set up under this UUID", was.Address)
+		}
+		return nil
+	}
 	has := was.PeerVerified == verifiedODCA
 	must := has || r.e.ODCA == ODCARequire && (was.Version.AtLeast(odcaSince, 0) || says.AtLeast(odcaSince, 0))
 	if !must {
@@ -49,7 +57,7 @@ func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) er
 	}
 	if !setup {
 		// It has been set up: what it shows then is what it was given.
-		if bytes.Equal(was.PeerFingerprint, peer.Fingerprint) || len(peer.Chain) > 0 && r.e.Trust.IssuedByUs(peer.Chain[0].Raw) && r.ownName(peer.Chain[0]) {
+		if r.knows(peer) {
 			return nil
 		}
 		return reason.Because(reason.ODCAVerificationFailed, "what answers at %s is set up and shows neither the certificate it was given nor one of its hardware", was.Address)
@@ -62,4 +70,23 @@ func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) er
 		return reason.Because(reason.ODCAVerificationFailed, "%s, and the device showed one before", why)
 	}
 	return reason.Because(reason.ODCAVerificationFailed, "%s, which provisioning.odca.policy requires from AMT %d on", why, odcaSince)
+}
+
+// sameHardware reports whether a verified on-die chain leads through the hardware
+// identity that the active password's set-up saw. A set-up of an earlier release
+// saw none, and so does one while the policy was off.
+func (r *Run) sameHardware(p session.Peer) bool {
+	for _, c := range r.Job.Admin {
+		if c.State != store.CredentialActive {
+			continue
+		}
+		for _, have := range r.proofs(c) {
+			if have.Kind == store.ProofHardware {
+				return slices.ContainsFunc(r.proofs(c), func(h store.Proof) bool {
+					return h.Kind == store.ProofHardware && bytes.Equal(h.Hash[:], p.Hardware)
+				})
+			}
+		}
+	}
+	return true
 }

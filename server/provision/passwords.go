@@ -8,7 +8,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/store"
 )
 
 // setMEBxPassword comes before the admin password: a release that couples the
@@ -17,6 +17,7 @@ var setMEBxPassword = Step{
 	Name:   "set_mebx_password",
 	Setup:  true,
 	Needed: func(r *Run) bool { return r.Profile.MEBx == "set" },
+	Hands:  func(r *Run) *store.Credential { return &r.mebx },
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.SetMEBxPassword(ctx, r.mebx.Password)
 		switch {
@@ -52,6 +53,7 @@ func (r *Run) mebxSentBefore() int64 {
 var setAdminPassword = Step{
 	Name:  "set_admin_password",
 	Setup: true,
+	Hands: func(r *Run) *store.Credential { return &r.admin },
 	Apply: func(ctx context.Context, r *Run) error {
 		if !goodRealm(r.Identity.Realm) {
 			return reason.Because(reason.WSMANInvalid, "the device reports no digest realm, so its password cannot be computed")
@@ -60,21 +62,9 @@ var setAdminPassword = Step{
 		if err != nil {
 			return named(reason.AdminPasswordRejected, err)
 		}
-		// The change resets the device's digest cache: it may ask again at any
-		// moment, and the new password is now the likely answer.
-		r.Device.SetLogins(append([]session.Login{{Name: credentialName(r.admin), User: r.Profile.AdminUser, Password: r.admin.Password}}, r.setupLoginsBut(r.admin.Password)...))
+		r.greetAgain(r.Device, r.admin)
 		return nil
 	},
-}
-
-func (r *Run) setupLoginsBut(pw amt.Secret) []session.Login {
-	var out []session.Login
-	for _, l := range r.setupLogins() {
-		if !l.Password.Equal(pw) {
-			out = append(out, l)
-		}
-	}
-	return out
 }
 
 func goodRealm(realm string) bool {

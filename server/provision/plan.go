@@ -15,11 +15,14 @@
 //  3. A change whose answer was lost is never repeated on the spot: the run
 //     ends, a quiet time passes, and the next attempt asks first.
 //  4. Success is a login with the new password, never an HTTP status.
+//  5. A login leaves only for the device its password belongs to (whom.go).
 package provision
 
 import (
 	"context"
 	"slices"
+
+	"github.com/provisiond/provisiond/store"
 )
 
 // A Step is one thing a device must have gone through.
@@ -29,6 +32,11 @@ type Step struct {
 	Needed func(*Run) bool
 	// Done asks the device and changes nothing; nil means it cannot be asked.
 	Done func(context.Context, *Run) (bool, error)
+	// Hands is the password that the change hands out, if it hands one out: which
+	// and to whom is made durable before it leaves.
+	Hands func(*Run) *store.Credential
+	// Before notes what else has to be durable before the change is sent.
+	Before func(*Run)
 	// Apply makes the change; nil for a step that only asks.
 	Apply func(context.Context, *Run) error
 	// Setup marks what only a device in setup mode takes. A device found

@@ -18,7 +18,11 @@ func (l *lab) bury(d *sim.Device, n int) {
 	if err := l.db.Write(ctx, func(tx *store.Tx) error {
 		for i := range n {
 			pw := amt.NewSecret(fmt.Sprintf("Never-taken-%d!", i))
-			if _, err := tx.StageCredentials(ctx, d.UUID(), 0, pw, amt.Secret{}); err != nil {
+			held, err := tx.Credentials(ctx, d.UUID(), store.KindAdmin)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.StageWithin(ctx, d.UUID(), 0, held[0].Setup, pw, amt.Secret{}); err != nil {
 				return err
 			}
 			list, err := tx.Credentials(ctx, d.UUID(), store.KindAdmin)

@@ -49,7 +49,7 @@ var stagePassword = Step{
 			return err
 		}
 		t0 := r.e.Clock.Now()
-		a, _, err := r.e.Store.Stage(ctx, r.lease.Lease, pw, amt.Secret{})
+		a, _, err := r.e.Store.Stage(ctx, r.lease.Lease, r.admin.Setup, pw, amt.Secret{})
 		if err != nil {
 			return storeError("store the new password", err)
 		}
@@ -122,6 +122,7 @@ func (r *Run) holds(pw amt.Secret) bool {
 
 var changePassword = Step{
 	Name:   "change_password",
+	Hands:  func(r *Run) *store.Credential { return &r.next },
 	Needed: func(r *Run) bool { return r.passwordDue() != "" && !r.tasks.only() },
 	Done:   func(_ context.Context, r *Run) (bool, error) { return r.changedBefore() || r.derives(r.admin), nil },
 	Apply: func(ctx context.Context, r *Run) error {

@@ -32,6 +32,9 @@ type Run struct {
 	admin, mebx store.Credential // the candidates this run hands out
 	mebxHeld    int64            // the MEBx password the device is believed to hold, 0: unknown
 	verified    bool             // a login with r.admin succeeded
+	trusted     bool             // the device let us in with a stored password: what it says is believed
+	withheld    int              // stored passwords that the session's peer may not hear
+	offered     []int64          // those the session was handed
 	setup       bool             // the device asked for the setup certificate
 	unheard     bool             // it never said hello: it is adopted or left
 	denied      []int64          // stored passwords it refused in this attempt
@@ -190,17 +193,21 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	steps := append(r.book, store.StepRecord{Seq: r.seq, Name: s.Name, State: "started", Attempt: r.Job.Run.Attempt, StartedAt: began})
 	t0 := r.e.Clock.Now()
 	var err error
-	switch s.Name {
-	case setMEBxPassword.Name:
-		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.mebx.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
-	case changePassword.Name:
-		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.next.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
-	case setAdminPassword.Name:
-		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, []int64{r.admin.ID}, r.Identity.Realm, r.Device.Peer().Fingerprint, r.Job.Device.Address)
-	default:
-		err = r.e.Store.Journal(ctx, r.lease.Lease, steps, r.news())
+	if s.Before != nil {
+		s.Before(r)
+	}
+	if s.Hands != nil {
+		c := s.Hands(r)
+		out := Handout{Credential: c.ID, Realm: r.Identity.Realm, Peer: r.Device.Peer().Fingerprint, Address: r.Job.Device.Address, Commits: r.committed()}
+		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, out)
 		if err == nil {
-			r.facts = Facts{}
+			r.handed(c, out)
+		}
+	} else {
+		facts := r.learnt()
+		err = r.e.Store.Journal(ctx, r.lease.Lease, steps, news(facts))
+		if err == nil {
+			r.noted(facts)
 		}
 	}
 	if err != nil {
@@ -215,12 +222,55 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	return nil
 }
 
-// news is what was learnt since the last write, nil for nothing.
-func (r *Run) news() *Facts {
-	if r.facts == (Facts{}) {
+// handed keeps with the password what was just written down about it.
+func (r *Run) handed(c *store.Credential, out Handout) {
+	c.SentAt, c.Peer, c.Address, c.Realm = r.e.Clock.Now(), out.Peer, out.Address, out.Realm
+	if out.Commits {
+		c.CommittedAt = c.SentAt
+	}
+	r.keep(*c)
+}
+
+// keep puts a password's new state in its place among the stored ones.
+func (r *Run) keep(c store.Credential) {
+	for _, list := range [][]store.Credential{r.Job.Admin, r.Job.MEBx} {
+		for i := range list {
+			if list[i].ID == c.ID && c.ID != 0 {
+				proofs := list[i].Proofs
+				list[i], list[i].Proofs = c, proofs
+			}
+		}
+	}
+}
+
+// learnt is what may be written down of what was learnt. A device that was set up
+// before is described by what it said when it let us in: until it does so again,
+// who answers under its UUID overwrites nothing of that (I14).
+func (r *Run) learnt() Facts {
+	if r.trusted || r.Job.Device.ProvisionedAt.IsZero() {
+		return r.facts
+	}
+	return Facts{Proofs: r.facts.Proofs, Commits: r.facts.Commits, Vouched: r.facts.Vouched, Seen: r.facts.Seen}
+}
+
+// noted takes what was written down off the list of what is to be.
+func (r *Run) noted(f Facts) {
+	if f.Commits != 0 && f.Commits == r.admin.ID {
+		r.admin.CommittedAt = r.e.Clock.Now()
+		r.keep(r.admin)
+	}
+	if f == r.facts {
+		r.facts = Facts{}
+		return
+	}
+	r.facts.Proofs, r.facts.Commits, r.facts.Vouched, r.facts.Seen = nil, 0, nil, nil
+}
+
+// news is nil for nothing.
+func news(f Facts) *Facts {
+	if f.none() {
 		return nil
 	}
-	f := r.facts
 	return &f
 }
 

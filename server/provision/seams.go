@@ -65,7 +65,7 @@ type Trust interface {
 	// hashes, best first. The error is a *reason.Error.
 	Candidates(announced []amt.TrustHash, hints certs.Hints) ([]certs.Candidate, error)
 	// IssueDevice signs a device's own TLS certificate with our device CA.
-	IssueDevice(pub *rsa.PublicKey, fqdn, host string, validity time.Duration) (der []byte, err error)
+	IssueDevice(pub *rsa.PublicKey, uuid amt.UUID, fqdn, host string, validity time.Duration) (der []byte, err error)
 	// IssuedByUs reports whether a device's certificate is from our device CA.
 	IssuedByUs(der []byte) bool
 	// Console is the client certificate for mutual TLS after setup, and the
@@ -100,8 +100,9 @@ type Job struct {
 // Facts is what a run learnt about a device; zero fields are left alone.
 type Facts struct {
 	Identity    *session.Identity
-	Peer        *session.Peer
-	Certificate string // of ours that the device accepted
+	Peer        *session.Peer // of a session in which the device let us in
+	SetupPeer   *session.Peer // of the session in which it was set up
+	Certificate string        // of ours that the device accepted
 	HostName    string
 	Domain      string
 	WindowUntil time.Time
@@ -109,6 +110,29 @@ type Facts struct {
 	Record      *session.Record
 	DeviceMode  amt.ProvisioningState
 	ModeKnown   bool
+
+	Proofs  *Proofs // by which the device is known from now on
+	Commits int64   // the password that a device outside setup mode may hold from now on
+	Vouched *[]byte // what is left of a person's word for a certificate
+	Seen    *[]byte // the certificate of a peer that was told no password
+}
+
+func (f Facts) none() bool { return f == Facts{} }
+
+// Proofs are what a device is known by that went through the set-up which began
+// with this generation of its admin password.
+type Proofs struct {
+	Setup int
+	List  []store.Proof
+}
+
+// A Handout is a password on its way to a device.
+type Handout struct {
+	Credential int64
+	Realm      string
+	Peer       []byte // SHA-256 of the certificate the device shows
+	Address    netip.Addr
+	Commits    bool // the device is not in setup mode: it holds the password as soon as it hears it
 }
 
 // Lease says who may touch the device. Every write of a run carries it and is
@@ -152,11 +176,12 @@ type Store interface {
 	Claim(ctx context.Context, runID int64, lease time.Duration) (*Job, error)
 	// Journal writes steps and facts and renews the lease.
 	Journal(ctx context.Context, l Lease, steps []store.StepRecord, facts *Facts) error
-	// Stage makes new candidate passwords durable and returns them.
-	Stage(ctx context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error)
-	// Sending records that these passwords are about to leave, with what the
-	// device showed of itself, and renews the lease.
-	Sending(ctx context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) error
+	// Stage makes new candidate passwords durable and returns them. setup is the
+	// generation that began the set-up they belong to; 0 begins another.
+	Stage(ctx context.Context, l Lease, setup int, admin, mebx amt.Secret) (a, m store.Credential, err error)
+	// Sending records that a password is about to leave, with what the device
+	// showed of itself, and renews the lease.
+	Sending(ctx context.Context, l Lease, steps []store.StepRecord, out Handout) error
 	// Renew renews leases; the answer lists the fences that are lost.
 	Renew(ctx context.Context, leases []Lease) (lost []Lease, err error)
 	// Settle ends the attempt: state, event, credentials, next attempt and

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/big"
@@ -138,7 +139,8 @@ func (c *simSession) login() error {
 func (c *simSession) fresh() bool { return len(c.logins) > 0 && c.s.w.db.lifecycle != "verifying" }
 
 func (c *simSession) Peer() session.Peer {
-	return session.Peer{ClientCertAsked: c.setup, Fingerprint: []byte{c.s.w.dev.cert}, TLSVersion: 0x0303}
+	sum := sha256.Sum256([]byte{c.s.w.dev.cert})
+	return session.Peer{ClientCertAsked: c.setup, Fingerprint: sum[:], Key: sum[:], TLSVersion: 0x0303}
 }
 
 func (c *simSession) LoginUsed() string {

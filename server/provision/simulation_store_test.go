@@ -79,7 +79,7 @@ func (d *simStore) start(trigger string, at time.Time) {
 		rnd := simRand{d.w.rng}
 		admin, _ := amt.NewAdminPassword(rnd)
 		mebx, _ := amt.NewMEBxPassword(rnd)
-		d.stage(id, admin, mebx)
+		d.stage(id, 0, admin, mebx)
 	}
 }
 
@@ -97,7 +97,7 @@ func (d *simStore) newest(kind string) *store.Credential {
 	return nil
 }
 
-func (d *simStore) stage(run int64, admin, mebx amt.Secret) (a, m store.Credential) {
+func (d *simStore) stage(run int64, setup int, admin, mebx amt.Secret) (a, m store.Credential) {
 	if d.w.mutant == "delete old secret" {
 		d.creds = slices.DeleteFunc(d.creds, func(c *store.Credential) bool {
 			return c.State == store.CredentialCandidate && (c.Kind == store.KindAdmin || !mebx.IsZero())
@@ -116,16 +116,37 @@ func (d *simStore) stage(run int64, admin, mebx amt.Secret) (a, m store.Credenti
 	if c := d.newest(store.KindAdmin); c != nil {
 		gen = c.Generation + 1
 	}
+	if setup == 0 {
+		setup = gen
+	}
 	d.last++
-	first := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run}
+	first := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run, Setup: setup}
 	d.creds = append(d.creds, first)
 	if mebx.IsZero() {
 		return *first, m
 	}
 	d.last++
-	second := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run}
+	second := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run, Setup: setup}
 	d.creds = append(d.creds, second)
 	return *first, *second
+}
+
+// learn takes in what a run writes down of whom a password is for.
+func (d *simStore) learn(f *Facts) error {
+	if f == nil {
+		return nil
+	}
+	if p := f.Proofs; p != nil {
+		for _, c := range d.creds {
+			if c.Kind == store.KindAdmin && c.Generation == p.Setup {
+				c.Setup, c.Proofs = p.Setup, slices.Clone(p.List)
+			}
+		}
+	}
+	if c := d.cred(f.Commits); c != nil {
+		c.CommittedAt = d.now()
+	}
+	return nil
 }
 
 func (d *simStore) cred(id int64) *store.Credential {
@@ -184,9 +205,6 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	}
 	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}, Profile: p, FQDN: simName}
 	job.Device = store.Device{UUID: simUUID, Address: d.address(), Attempts: d.attempts, Lifecycle: d.lifecycle}
-	if r.Kind == KindRotate {
-		job.Device.PeerFingerprint = []byte{d.w.dev.cert}
-	}
 	for i := len(d.creds) - 1; i >= 0; i-- {
 		if c := *d.creds[i]; c.Kind == store.KindAdmin {
 			job.Admin = append(job.Admin, c)
@@ -252,6 +270,7 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 			c.RefusedAt = d.now()
 		}
 	}
+	_ = d.learn(&v.Facts)
 	for _, id := range v.Active {
 		c := d.cred(id)
 		if c == nil {

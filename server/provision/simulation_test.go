@@ -12,7 +12,6 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -555,28 +554,32 @@ func (s *seams) Claim(_ context.Context, id int64, lease time.Duration) (job *Jo
 	return job, err
 }
 
-func (s *seams) Journal(_ context.Context, l Lease, steps []store.StepRecord, _ *Facts) error {
-	return s.db("journal "+lastName(steps), func() error { return s.w.db.renew(l, lastName(steps)) })
+func (s *seams) Journal(_ context.Context, l Lease, steps []store.StepRecord, facts *Facts) error {
+	return s.db("journal "+lastName(steps), func() error {
+		if err := s.w.db.renew(l, lastName(steps)); err != nil {
+			return err
+		}
+		return s.w.db.learn(facts)
+	})
 }
 
-func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, ids []int64, realm string, peer []byte, addr netip.Addr) error {
+func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, out Handout) error {
 	err := s.db("sending "+lastName(steps), func() error {
 		if err := s.w.db.renew(l, lastName(steps)); err != nil {
 			return err
 		}
-		for _, id := range ids {
-			c := s.w.db.cred(id)
-			if c == nil {
-				return fmt.Errorf("credential %d is not there", id)
-			}
-			c.SentAt, c.Peer, c.Address, c.Realm, c.RefusedAt = s.w.now, bytes.Clone(peer), addr, realm, time.Time{}
+		c := s.w.db.cred(out.Credential)
+		if c == nil {
+			return fmt.Errorf("credential %d is not there", out.Credential)
+		}
+		c.SentAt, c.Peer, c.Address, c.Realm, c.RefusedAt = s.w.now, bytes.Clone(out.Peer), out.Address, out.Realm, time.Time{}
+		if out.Commits {
+			c.CommittedAt = s.w.now
 		}
 		return nil
 	})
 	if err == nil {
-		for _, id := range ids {
-			s.w.certain[handout{l.Fence, s.w.db.cred(id).Password.Reveal()}] = true
-		}
+		s.w.certain[handout{l.Fence, s.w.db.cred(out.Credential).Password.Reveal()}] = true
 	}
 	if errors.Is(err, store.ErrUnknownOutcome) && s.w.mutant == "an unknown outcome counts as done" {
 		err = nil
@@ -584,12 +587,12 @@ func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, id
 	return err
 }
 
-func (s *seams) Stage(_ context.Context, l Lease, admin, mebx amt.Secret) (a, m store.Credential, err error) {
+func (s *seams) Stage(_ context.Context, l Lease, setup int, admin, mebx amt.Secret) (a, m store.Credential, err error) {
 	err = s.db("stage", func() error {
 		if err := s.w.db.renew(l, ""); err != nil {
 			return err
 		}
-		a, m = s.w.db.stage(l.RunID, admin, mebx)
+		a, m = s.w.db.stage(l.RunID, setup, admin, mebx)
 		if mebx.IsZero() {
 			m = store.Credential{}
 		}
@@ -644,7 +647,7 @@ func (simTrust) Candidates([]amt.TrustHash, certs.Hints) ([]certs.Candidate, err
 	return []certs.Candidate{{Cert: &certs.Provisioning{ID: "c1", Name: "prov.corp.example.com"}}}, nil
 }
 
-func (simTrust) IssueDevice(*rsa.PublicKey, string, string, time.Duration) ([]byte, error) {
+func (simTrust) IssueDevice(*rsa.PublicKey, amt.UUID, string, string, time.Duration) ([]byte, error) {
 	return []byte("a device certificate"), nil
 }
 func (simTrust) IssuedByUs(der []byte) bool          { return false }

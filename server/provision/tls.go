@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
 )
 
 // The four TLS steps follow protocol.md 6.8. What an earlier attempt left in
@@ -110,17 +113,19 @@ var installCertificate = Step{
 	Setup:  true,
 	Needed: wantsTLS,
 	Done:   func(_ context.Context, r *Run) (bool, error) { return r.certHandle != "", nil },
-	Apply: func(ctx context.Context, r *Run) error {
-		var pub *rsa.PublicKey
-		for _, k := range r.material.Keys {
-			if k.Handle == r.keyHandle {
-				pub = k.Public
-			}
+	// Whom the certificate is for is durable before the device has it: its key is
+	// what the device is known by after the commit.
+	Before: func(r *Run) {
+		if pub := r.deviceKey(); pub != nil {
+			r.proveWith(&r.admin, keyProof(pub))
 		}
+	},
+	Apply: func(ctx context.Context, r *Run) error {
+		pub := r.deviceKey()
 		if pub == nil {
 			return reason.Because(reason.KeypairGenerationFailed, "the device's key pair %q has no public key to sign", r.keyHandle)
 		}
-		der, err := r.e.Trust.IssueDevice(pub, r.fqdn(), r.host, r.Profile.CertificateValidity())
+		der, err := r.e.Trust.IssueDevice(pub, r.Job.Device.UUID, r.fqdn(), r.host, r.Profile.CertificateValidity())
 		if err != nil {
 			return reason.Because(reason.CAUnavailable, "sign the device's certificate: %w", err)
 		}
@@ -143,6 +148,25 @@ var installCertificate = Step{
 		r.certHandle = handle
 		return nil
 	},
+}
+
+// deviceKey is the public half of the key pair that the certificate is for.
+func (r *Run) deviceKey() *rsa.PublicKey {
+	for _, k := range r.material.Keys {
+		if k.Handle == r.keyHandle {
+			return k.Public
+		}
+	}
+	return nil
+}
+
+// keyProof is what a device shows that holds this key.
+func keyProof(pub *rsa.PublicKey) store.Proof {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return store.Proof{} // no handshake shows it
+	}
+	return store.Proof{Kind: store.ProofKey, Hash: sha256.Sum256(der)}
 }
 
 // useCertificate makes the certificate the one the device's TLS server shows.
@@ -196,8 +220,10 @@ func (r *Run) readMaterial(ctx context.Context) error {
 	return nil
 }
 
-// ownCertificate finds a certificate of our device CA whose key the device
-// holds and whose name is the one wanted.
+// ownCertificate finds a certificate that our device CA made for this device, in
+// the name that is wanted, and whose key the device says it holds. The key has to be
+// one that was signed in the set-up of the password at hand, so that it is known
+// which key to expect.
 func (r *Run) ownCertificate() (session.CertInstance, session.KeyInstance, bool) {
 	for _, c := range r.material.Certificates {
 		if c.Trusted || !r.e.Trust.IssuedByUs(c.DER) {
@@ -208,7 +234,7 @@ func (r *Run) ownCertificate() (session.CertInstance, session.KeyInstance, bool)
 			continue
 		}
 		for _, k := range r.material.Keys {
-			if k.Public != nil && k.Public.Equal(pub) {
+			if k.Public != nil && k.Public.Equal(pub) && slices.Contains(r.proofs(r.admin), keyProof(pub)) {
 				return c, k, true
 			}
 		}

@@ -14,7 +14,7 @@ import (
 
 // verdictBare turns the end of a setup attempt into what is written down.
 func (r *Run) verdictBare(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.facts, Blame: reason.NoBlame, Refused: r.denied}
+	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied}
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.
 		v.OK, v.Ended = true, store.Provisioned
