@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base32"
@@ -50,7 +51,7 @@ func NewBackup(p *Provisioning, now time.Time) (*Backup, error) {
 		return nil, fmt.Errorf("write the backup of %s: %w", p.Name, err)
 	}
 	b := &Backup{Data: data, Passphrase: passphrase, Fingerprint: print}
-	restored, err := VerifyBackup(data, passphrase, print, now)
+	restored, err := VerifyBackup(context.Background(), data, passphrase, print, now)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("the backup of %s does not open again: %w", p.Name, err)
@@ -63,17 +64,9 @@ func NewBackup(p *Provisioning, now time.Time) (*Backup, error) {
 // VerifyBackup opens a backup and compares its key with the fingerprint that
 // was noted when it was made; an empty fingerprint is not compared. It is also
 // how a backup is restored.
-func VerifyBackup(data []byte, passphrase amt.Secret, fingerprint string, now time.Time) (*Provisioning, error) {
-	p, err := LoadPFX(data, passphrase, now)
-	if err != nil {
-		// A person may have typed it in small letters or without the dashes.
-		for _, again := range PassphraseForms(passphrase)[1:] {
-			if q, err2 := LoadPFX(data, again, now); err2 == nil {
-				p, err = q, nil
-				break
-			}
-		}
-	}
+func VerifyBackup(ctx context.Context, data []byte, passphrase amt.Secret, fingerprint string, now time.Time) (*Provisioning, error) {
+	// A person may have typed it in small letters or without the dashes.
+	p, err := loadPFX(ctx, data, PassphraseForms(passphrase), now)
 	if err != nil {
 		return nil, err
 	}

@@ -21,15 +21,15 @@ func TestBackup(t *testing.T) {
 		t.Errorf("the passphrase is not five groups of five: %d characters", len(phrase))
 	}
 	for what, typed := range map[string]string{"as shown": phrase, "in small letters, without dashes": strings.ToLower(strings.ReplaceAll(phrase, "-", ""))} {
-		got, err := VerifyBackup(b.Data, secret(typed), b.Fingerprint, now)
+		got, err := VerifyBackup(t.Context(), b.Data, secret(typed), b.Fingerprint, now)
 		if err != nil || !got.Leaf.Equal(p.Leaf) || len(got.Paths) != 2 {
 			t.Errorf("%s: %v, %v", what, got, err)
 		}
 	}
-	if _, err := VerifyBackup(b.Data, secret("AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"), b.Fingerprint, now); codeOf(err) != reason.PFXPasswordWrong {
+	if _, err := VerifyBackup(t.Context(), b.Data, secret("AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"), b.Fingerprint, now); codeOf(err) != reason.PFXPasswordWrong {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
-	if _, err := VerifyBackup(b.Data, b.Passphrase, strings.Repeat("0", 64), now); codeOf(err) != reason.CertKeyMismatch {
+	if _, err := VerifyBackup(t.Context(), b.Data, b.Passphrase, strings.Repeat("0", 64), now); codeOf(err) != reason.CertKeyMismatch {
 		t.Errorf("another fingerprint: %v", err)
 	}
 

@@ -2,15 +2,16 @@ package certs
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf16"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
@@ -28,55 +29,115 @@ type File struct {
 
 // A Bundle is the certificates and keys of several files, in no order.
 type Bundle struct {
-	Certs   []*x509.Certificate // no repeats
-	Keys    []crypto.Signer     // no repeats
-	Ignored []string            // parts that are neither, in words
+	Certs    []*x509.Certificate // no repeats
+	Keys     []crypto.Signer     // no repeats
+	Ignored  []string            // parts that are neither, in words
+	Findings []Finding           // of the files, not of a certificate
+
+	from map[string]string // where a certificate (its DER) or key (its fingerprint) came from
+	left *budget
 }
 
-// ParseBundle reads PEM, DER, PKCS#7, PFX and zip files of these, in any order.
-// Passwords are tried on each PFX in turn. The error is a *reason.Error that
-// names the file; then nothing of the bundle is to be used.
-func ParseBundle(files []File, passwords ...amt.Secret) (*Bundle, error) {
+// ParseBundle reads PEM, DER, PKCS#7, PFX and zip files of these, and private
+// keys, in any order. Passwords are tried on everything that is locked, in turn.
+// The error is a *reason.Error that names the file, or that of ctx; then nothing
+// of the bundle is to be used. What all files cost together is bounded, and ends
+// with ctx.
+func ParseBundle(ctx context.Context, files []File, passwords ...amt.Secret) (*Bundle, error) {
+	return parseBundle(ctx, newBudget(), files, passwords...)
+}
+
+func parseBundle(ctx context.Context, left *budget, files []File, passwords ...amt.Secret) (*Bundle, error) {
 	total := 0
 	for _, f := range files {
 		if total += len(f.Data); len(f.Data) > MaxFile || total > MaxBundle {
-			return nil, reason.Because(reason.CertInputInvalid, "%s is too large: at most %d MB a file and %d MB together are read", clip(f.Name), MaxFile>>20, MaxBundle>>20)
+			return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
 		}
 	}
 	if len(files) == 0 {
 		return nil, reason.Because(reason.CertInputInvalid, "no file was given")
 	}
-	if len(passwords) == 0 {
-		passwords = []amt.Secret{amt.NewSecret("")}
+	b := &bundler{left: left}
+	for _, p := range append(slices.Clone(passwords), amt.NewSecret("")) { // many a file has none
+		if !slices.ContainsFunc(b.passwords, p.Equal) {
+			b.passwords = append(b.passwords, p)
+		}
 	}
-	b := &bundler{passwords: passwords}
 	for _, f := range files {
-		before := len(b.certs) + len(b.keys)
-		if err := b.file(f); err != nil {
+		b.at = place{file: clip(f.Name)}
+		if err := b.file(ctx, f.Data); err != nil {
 			return nil, inFile(clip(f.Name), err)
 		}
-		if len(b.certs)+len(b.keys) == before {
-			return nil, reason.Because(reason.CertInputInvalid, "%s holds no certificate and no key%s", clip(f.Name), b.because())
+	}
+	if len(b.certs)+len(b.keys) == 0 {
+		name := ""
+		if len(files) == 1 {
+			name = clip(files[0].Name)
+		}
+		return nil, inFile(name, reason.Because(reason.CertInputInvalid, "there is no certificate and no key in it%s", b.because()))
+	}
+	return b.bundle()
+}
+
+func (b *bundler) bundle() (*Bundle, error) {
+	out := &Bundle{Findings: b.findings, from: map[string]string{}, left: b.left}
+	for _, c := range b.certs {
+		out.Certs = append(out.Certs, c.what)
+		if out.from[string(c.what.Raw)] == "" {
+			out.from[string(c.what.Raw)] = c.from.String()
 		}
 	}
-	out := &Bundle{Certs: distinct(b.certs)}
+	out.Certs = distinct(out.Certs)
 	if n := len(b.certs) - len(out.Certs); n > 0 {
 		b.ignore("certificates that were given before (%d)", n)
 	}
 	out.Ignored = b.ignored
 	for _, k := range b.keys {
-		if !slices.ContainsFunc(out.Keys, func(have crypto.Signer) bool { return samePublicKey(have.Public(), k.Public()) }) {
-			out.Keys = append(out.Keys, k)
+		print, err := KeyFingerprint(k.what.Public())
+		if err != nil {
+			return nil, reason.Because(reason.KeyTypeUnsupported, "%s: the private key is of a kind that no certificate has: %w", k.from, err)
+		}
+		if out.from[print] == "" {
+			out.Keys, out.from[print] = append(out.Keys, k.what), k.from.String()
 		}
 	}
 	return out, nil
 }
 
+// fromWhere names the file of a key or certificate, with a bracket, or nothing.
+func (b *Bundle) fromWhere(id string) string {
+	if b.from[id] == "" {
+		return ""
+	}
+	return " (" + b.from[id] + ")"
+}
+
+// found is something with the place it was found at.
+type found[T any] struct {
+	what T
+	from place
+}
+
+type place struct {
+	file string
+	line int // in text; 0: the whole file
+}
+
+func (p place) String() string {
+	if p.line > 0 && p.file != "" {
+		return fmt.Sprintf("%s, line %d", p.file, p.line)
+	}
+	return p.file
+}
+
 type bundler struct {
 	passwords []amt.Secret
-	certs     []*x509.Certificate
-	keys      []crypto.Signer
+	left      *budget
+	at        place // what is being read
+	certs     []found[*x509.Certificate]
+	keys      []found[crypto.Signer]
 	ignored   []string
+	findings  []Finding
 }
 
 func (b *bundler) because() string {
@@ -92,86 +153,116 @@ func (b *bundler) ignore(format string, args ...any) {
 	}
 }
 
-func (b *bundler) file(f File) error {
-	data := plainText(f.Data)
-	switch {
-	case len(data) == 0:
+func (b *bundler) find(format string, args ...any) {
+	if len(b.findings) < 100 {
+		b.findings = append(b.findings, Finding{Code: reason.CertInputInvalid, Severity: SeverityInfo, Detail: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (b *bundler) where() string {
+	if b.at.file == "" {
+		return ""
+	}
+	return b.at.file + ": "
+}
+
+// A strangerError says that a file is nothing of ours at all.
+type strangerError string
+
+func (e strangerError) Error() string { return string(e) }
+
+func stranger(says string) error {
+	return &reason.Error{Code: reason.CertInputInvalid, Err: strangerError(says)}
+}
+
+// strangers are files that people mistake for what they want, by how they begin.
+var strangers = []struct{ magic, says string }{
+	{"\xfe\xed\xfe\xed", "this is a Java keystore (JKS). Turn it into a PFX and import that: keytool -importkeystore -srckeystore FILE -destkeystore amt.p12 -deststoretype PKCS12"},
+	{"\xce\xce\xce\xce", "this is a Java keystore (JCEKS). Turn it into a PFX and import that: keytool -importkeystore -srckeystore FILE -srcstoretype JCEKS -destkeystore amt.p12 -deststoretype PKCS12"},
+	{"7z\xbc\xaf", "this is a 7z archive: unpack it and import what is in it"},
+	{"Rar!", "this is a rar archive: unpack it and import what is in it"},
+	{"\x1f\x8b", "this is a gzip archive: unpack it and import what is in it"},
+	{"BZh", "this is a bzip2 archive: unpack it and import what is in it"},
+	{"\xfd7zXZ", "this is an xz archive: unpack it and import what is in it"},
+	{"%PDF", "this is a PDF document, not a certificate: ask for the certificate's file"},
+	{"\xd0\xcf\x11\xe0", "this is an Office document or an Outlook message (.msg): save what is attached to it and import that"},
+}
+
+// file reads one file, or what a zip file holds as one.
+func (b *bundler) file(ctx context.Context, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
 		return reason.Because(reason.CertInputInvalid, "the file is empty")
-	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("PK\x05\x06")):
-		return b.zip(data)
 	}
-	return b.plain(data)
+	if bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("PK\x05\x06")) {
+		return b.zip(ctx, data)
+	}
+	for _, s := range strangers {
+		if bytes.HasPrefix(data, []byte(s.magic)) {
+			return stranger(s.says)
+		}
+	}
+	if isBinary(data) {
+		return b.values(ctx, data, "")
+	}
+	return b.text(ctx, data)
 }
 
-// plain reads everything but zip.
-func (b *bundler) plain(data []byte) error {
-	if bytes.Contains(data, []byte("-----BEGIN ")) {
-		return b.pem(data)
-	}
-	if data[0] != 0x30 {
-		if der, ok := bareBase64(data); ok {
-			return b.der(der)
-		}
-		return reason.Because(reason.CertInputInvalid, "this is not PEM, DER, PKCS#7, PFX or zip")
-	}
-	return b.der(data)
+// isBinary tells DER from text that begins with a "0": its length, and what
+// follows it, is no printable text for long.
+func isBinary(data []byte) bool {
+	return len(data) > 1 && data[0] == 0x30 && bytes.ContainsFunc(data[1:min(len(data), 16)], func(r rune) bool {
+		return r < ' ' && !unicode.IsSpace(r) || r == utf8.RuneError
+	})
 }
 
-func (b *bundler) pem(data []byte) error {
-	found := 0
-	for n := 1; ; n++ {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			break
+// values reads one DER or BER value and those that follow it. White space,
+// Ctrl-Z and zeros behind a value mean nothing. label is that of the PEM block.
+func (b *bundler) values(ctx context.Context, data []byte, label string) error {
+	last := kindUnknown
+	for n := 0; ; n++ {
+		if n > 0 {
+			data = bytes.TrimLeft(data, " \t\r\n\f\v\x00\x1a")
 		}
-		data = rest
-		found++
-		if err := b.block(block); err != nil {
-			return reasoned(err, "PEM block %d (%s)", n, clip(block.Type))
+		switch {
+		case len(data) == 0:
+			return nil
+		case n > maxCerts:
+			return reason.Because(reason.CertInputInvalid, "more than %d values one after the other", maxCerts)
+		case n > 0 && data[0] != 0x30:
+			return reason.Because(reason.CertInputInvalid, "%d bytes that are no certificate follow the end of what was read: export or copy the file again", len(data))
 		}
-		if found > maxCerts {
-			return reason.Because(reason.CertInputInvalid, "more than %d PEM blocks", maxCerts)
-		}
-	}
-	if found == 0 {
-		return reason.Because(reason.CertInputInvalid, "the PEM text is damaged: a BEGIN line without a block that can be read")
-	}
-	return nil
-}
-
-func (b *bundler) block(block *pem.Block) error {
-	switch block.Type {
-	case "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
-		c, err := x509.ParseCertificate(block.Bytes)
+		der, rest, err := berValue(nil, data, 0)
 		if err != nil {
-			// TRUSTED CERTIFICATE carries openssl's notes after the certificate;
-			// some CAs label a PKCS#7 as CERTIFICATE.
-			if certs, err7 := parsePKCS7(block.Bytes); err7 == nil {
-				b.certs = append(b.certs, certs...)
-				return nil
-			}
-			return reason.Because(reason.CertInputInvalid, "the certificate cannot be read: %w", err)
+			return unreadable(data, err)
 		}
-		b.certs = append(b.certs, c)
-	case "PKCS7", "CMS":
-		return b.pkcs7(block.Bytes)
-	case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
-		if block.Headers["DEK-Info"] != "" {
-			return reason.Because(reason.CertInputInvalid, "the private key is encrypted PEM: pack key and certificate as PFX, openssl pkcs12 -export does it")
+		raw := data[:len(data)-len(rest)]
+		kind, parts := kindOf(der)
+		if kind == kindUnknown && last == kindCertificate && isTrustNote(parts) {
+			data = rest // OpenSSL's notes behind a TRUSTED CERTIFICATE
+			continue
 		}
-		key, ok := parseKey(block.Bytes)
-		if !ok {
-			return reason.Because(reason.CertInputInvalid, "the private key cannot be read")
+		if err := b.value(ctx, kind, raw, der); err != nil {
+			return err
 		}
-		b.keys = append(b.keys, key)
-	case "ENCRYPTED PRIVATE KEY":
-		return reason.Because(reason.CertInputInvalid, "the private key is encrypted PEM: pack key and certificate as PFX, openssl pkcs12 -export does it")
-	case "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST":
-		b.ignore("a certificate request, which is not yet a certificate")
-	default:
-		b.ignore("a PEM block %q", clip(block.Type))
+		data, last = rest, kind
 	}
-	return nil
+}
+
+// unreadable says why bytes are no DER value: most often they are too few.
+func unreadable(data []byte, err error) error {
+	code := reason.CertInputInvalid
+	if beginsAsPFX(data) {
+		code = reason.PFXCorrupt
+	}
+	if _, _, rest, err := berTag(data); err == nil {
+		if length, indefinite, body, err := berLength(rest); err == nil && !indefinite && length > len(body) {
+			return reason.Because(code, "it was cut short: %d of %d bytes are here. Export or copy it again", len(data), len(data)-len(body)+length)
+		}
+	}
+	return reason.Because(code, "it is damaged or was cut short: export or copy it again (%w)", err)
 }
 
 // beginsAsPFX tells a PFX whose end is missing or damaged by its first bytes:
@@ -187,87 +278,92 @@ func beginsAsPFX(data []byte) bool {
 	return len(data) >= at+4 && bytes.Equal(data[at:at+4], []byte{0x02, 0x01, 0x03, 0x30})
 }
 
-func (b *bundler) der(data []byte) error {
-	if c, err := x509.ParseCertificate(data); err == nil {
-		b.certs = append(b.certs, c)
+// value reads one value: raw as it stands in the file, der with definite lengths.
+func (b *bundler) value(ctx context.Context, kind kind, raw, der []byte) error {
+	switch kind {
+	case kindCertificate:
+		return b.certificate(raw, "the certificate")
+	case kindCertificates:
+		for _, one := range children(der) {
+			if err := b.certificate(one.FullBytes, "a certificate of the list"); err != nil {
+				return err
+			}
+		}
 		return nil
-	}
-	if certs, err := x509.ParseCertificates(data); err == nil && len(certs) > 0 {
-		b.certs = append(b.certs, certs...)
+	case kindPKCS7:
+		certs, err := parsePKCS7(der)
+		if err != nil {
+			return reason.Because(reason.CertInputInvalid, "%w", err)
+		}
+		if len(certs) == 0 {
+			return reason.Because(reason.CertInputInvalid, "the PKCS#7 file holds no certificates")
+		}
+		for _, c := range certs {
+			if err := b.take(c); err != nil {
+				return err
+			}
+		}
 		return nil
-	}
-	switch err := b.pkcs7(data); {
-	case err == nil:
-		return nil
-	case !errors.Is(err, errNotPKCS7):
-		return err
-	}
-	if key, ok := parseKey(data); ok {
-		b.keys = append(b.keys, key)
-		return nil
-	}
-	if _, err := x509.ParseCertificateRequest(data); err == nil {
+	case kindPFX:
+		return b.pfx(ctx, der)
+	case kindKey:
+		return b.key(der, "the private key")
+	case kindLockedKey:
+		var k lockedKey
+		if _, err := asn1.Unmarshal(der, &k); err != nil {
+			return reason.Because(reason.CertInputInvalid, "the encrypted private key cannot be read: %w", err)
+		}
+		plain, err := decrypt(ctx, b.left, k.Algorithm, k.Data, b.passwords, whole)
+		switch {
+		case errors.Is(err, errLocked):
+			return b.wrongPassword("the encrypted private key", "")
+		case err != nil:
+			return reasoned(err, "the encrypted private key")
+		}
+		return b.key(plain, "the private key")
+	case kindRequest:
 		b.ignore("a certificate request, which is not yet a certificate")
 		return nil
+	case kindCRL:
+		b.ignore("a revocation list")
+		return nil
+	case kindPublicKey:
+		b.ignore("a public key without certificate")
+		return nil
+	case kindMessage:
+		return reason.Because(reason.CertInputInvalid, "this is an encrypted or signed message (CMS) of another kind, not a bag of certificates")
 	}
-	if _, err := outlinePFX(data); err != nil {
-		if beginsAsPFX(data) {
-			return reason.Because(reason.PFXCorrupt, "the PFX is damaged or was cut short: export or copy it again (%w)", err)
-		}
-		// A certificate that is nearly right deserves the parser's own words.
-		_, certErr := x509.ParseCertificate(data)
-		if certErr == nil {
-			certErr = err
-		}
-		return reason.Because(reason.CertInputInvalid, "this is no certificate, PKCS#7, key or PFX that can be read: %w", certErr)
-	}
-	return b.pfx(data)
+	// What is nearly a certificate deserves the parser's own words.
+	_, err := x509.ParseCertificate(der)
+	return reason.Because(reason.CertInputInvalid, "this is no certificate, PKCS#7, key or PFX that can be read: %w", err)
 }
 
-func (b *bundler) pkcs7(data []byte) error {
-	certs, err := parsePKCS7(data)
-	switch {
-	case errors.Is(err, errNotPKCS7):
-		return &reason.Error{Code: reason.CertInputInvalid, Err: err}
-	case err != nil:
-		return &reason.Error{Code: reason.CertInputInvalid, Err: err}
-	case len(certs) == 0:
-		return reason.Because(reason.CertInputInvalid, "the PKCS#7 file holds no certificates")
+// maxRSABits is what Go's TLS sends at most; a signature of more costs seconds
+// to check.
+const maxRSABits = 8192
+
+func (b *bundler) certificate(raw []byte, what string) error {
+	c, err := x509.ParseCertificate(raw)
+	if err != nil {
+		if der, err2 := toDER(raw); err2 == nil && !bytes.Equal(der, raw) {
+			if c, err2 = x509.ParseCertificate(der); err2 == nil {
+				return b.take(c)
+			}
+		}
+		return reason.Because(reason.CertInputInvalid, "%s cannot be read: %w", what, err)
 	}
-	b.certs = append(b.certs, certs...)
+	return b.take(c)
+}
+
+func (b *bundler) take(c *x509.Certificate) error {
+	if n := rsaBits(c); n > maxRSABits {
+		return reason.Because(reason.KeySizeUnsupported, "%s has a key of %d bits; at most %d are read", nameOf(c), n, maxRSABits)
+	}
+	if len(b.certs) >= maxCerts {
+		return reason.Because(reason.CertInputInvalid, "more than %d certificates: import fewer files at a time", maxCerts)
+	}
+	b.certs = append(b.certs, found[*x509.Certificate]{c, b.at})
 	return nil
-}
-
-func (b *bundler) pfx(data []byte) error {
-	var last error
-	for _, p := range b.passwords {
-		key, certs, err := openPFX(data, p)
-		if err == nil {
-			b.keys = append(b.keys, key)
-			b.certs = append(b.certs, certs...)
-			return nil
-		}
-		last = err
-		var r *reason.Error
-		if errors.As(err, &r) && r.Code != reason.PFXPasswordWrong {
-			return err
-		}
-	}
-	return last
-}
-
-func parseKey(der []byte) (crypto.Signer, bool) {
-	if k, err := x509.ParsePKCS8PrivateKey(der); err == nil {
-		s, ok := k.(crypto.Signer)
-		return s, ok
-	}
-	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
-		return k, true
-	}
-	if k, err := x509.ParseECPrivateKey(der); err == nil {
-		return k, true
-	}
-	return nil, false
 }
 
 // reasoned puts where it happened in front of a reason's sentence.
@@ -278,31 +374,4 @@ func reasoned(err error, format string, args ...any) error {
 		return &reason.Error{Code: r.Code, Err: fmt.Errorf("%s: %w", where, err)}
 	}
 	return fmt.Errorf("%s: %w", where, err)
-}
-
-// plainText undoes what editors do to PEM: a byte order mark, UTF-16, blanks in
-// front. Binary files pass unchanged.
-func plainText(data []byte) []byte {
-	switch {
-	case bytes.HasPrefix(data, []byte{0xef, 0xbb, 0xbf}):
-		data = data[3:]
-	case bytes.HasPrefix(data, []byte{0xff, 0xfe}) && len(data)%2 == 0:
-		units := make([]uint16, 0, len(data)/2)
-		for i := 2; i+1 < len(data); i += 2 {
-			units = append(units, uint16(data[i])|uint16(data[i+1])<<8)
-		}
-		data = []byte(string(utf16.Decode(units)))
-	}
-	if t := bytes.TrimLeft(data, " \t\r\n"); bytes.HasPrefix(t, []byte("-----BEGIN ")) || len(t) == 0 {
-		return t
-	}
-	return data
-}
-
-// bareBase64 reads DER that lost its PEM lines.
-func bareBase64(data []byte) ([]byte, bool) {
-	text := bytes.Join(bytes.Fields(data), nil)
-	der := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
-	n, err := base64.StdEncoding.Decode(der, text)
-	return der[:n], err == nil && n > 2 && der[0] == 0x30
 }

@@ -97,7 +97,7 @@ func TestParseBundleOfEveryForm(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b, err := ParseBundle(c.files, secret("not this one"), secret("x"))
+			b, err := ParseBundle(t.Context(), c.files, secret("not this one"), secret("x"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +127,7 @@ func TestParseBundleReadsIndefiniteLengths(t *testing.T) {
 	if data[1] != 0x80 {
 		t.Fatal("openssl did not stream, so that this test shows nothing")
 	}
-	b, err := ParseBundle([]File{{"out.p7m", data}})
+	b, err := ParseBundle(t.Context(), []File{{"out.p7m", data}})
 	if err != nil || len(b.Certs) != 3 {
 		t.Errorf("want three certificates, got %v, %v", b, err)
 	}
@@ -169,15 +169,15 @@ func TestParseBundleRefuses(t *testing.T) {
 		"nothing":                     {nil, reason.CertInputInvalid, "no file"},
 		"empty":                       {[]File{{"a.cer", nil}}, reason.CertInputInvalid, "a.cer: the file is empty"},
 		"blank":                       {[]File{{"a.cer", []byte(" \n\n ")}}, reason.CertInputInvalid, "empty"},
-		"60 MB":                       {[]File{{"big.bin", make([]byte, 60<<20)}}, reason.CertInputInvalid, "big.bin is too large"},
-		"five of 4 MB":                {[]File{{"1", make([]byte, MaxFile)}, {"2", make([]byte, MaxFile)}, {"3", make([]byte, MaxFile)}, {"4", make([]byte, MaxFile)}, {"5", make([]byte, MaxFile)}}, reason.CertInputInvalid, "5 is too large"},
+		"60 MB":                       {[]File{{"big.bin", make([]byte, 60<<20)}}, reason.CertInputInvalid, "big.bin: the file is too large"},
+		"five of 4 MB":                {[]File{{"1", make([]byte, MaxFile)}, {"2", make([]byte, MaxFile)}, {"3", make([]byte, MaxFile)}, {"4", make([]byte, MaxFile)}, {"5", make([]byte, MaxFile)}}, reason.CertInputInvalid, "5: the file is too large"},
 		"a picture":                   {[]File{{"a.gif", []byte("GIF89a....")}}, reason.CertInputInvalid, "not PEM"},
 		"PKCS#7 without certificates": {[]File{{"a.p7b", emptyPKCS7}}, reason.CertInputInvalid, "holds no certificates"},
 		"damaged certificate":         {[]File{{"a.cer", broken}}, reason.CertInputInvalid, "a.cer"},
 		"damaged PEM":                 {[]File{{"a.pem", []byte("-----BEGIN CERTIFICATE-----\nMIIB!!!\n-----END CERTIFICATE-----\n")}}, reason.CertInputInvalid, "damaged"},
 		"second block damaged":        {[]File{{"a.pem", append(certtest.PEM(f.Cert), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: broken})...)}}, reason.CertInputInvalid, "PEM block 2"},
 		"a good and a bad file":       {[]File{{"good.cer", f.Cert.Raw}, {"bad.cer", broken}}, reason.CertInputInvalid, "bad.cer"},
-		"encrypted PEM key":           {[]File{{"a.key", lockedPEM}}, reason.CertInputInvalid, "pkcs12 -export"},
+		"encrypted PEM key":           {[]File{{"a.key", lockedPEM}}, reason.PFXPasswordWrong, "a.key: PEM block 1 (ENCRYPTED PRIVATE KEY, line 1)"},
 		"a request":                   {[]File{{"a.csr", request.PEM()}}, reason.CertInputInvalid, "not yet a certificate"},
 		"a request as DER":            {[]File{{"a.csr", request.DER}}, reason.CertInputInvalid, "not yet a certificate"},
 		"PFX, wrong password":         {[]File{{"a.pfx", f.PFX(certtest.Modern, "other")}}, reason.PFXPasswordWrong, "a.pfx"},
@@ -191,7 +191,7 @@ func TestParseBundleRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b, err := ParseBundle(c.files, secret("x"))
+			b, err := ParseBundle(t.Context(), c.files, secret("x"))
 			if codeOf(err) != c.code || b != nil {
 				t.Fatalf("want %s, got %v", c.code, err)
 			}
@@ -210,7 +210,7 @@ func FuzzParseBundle(f *testing.F) {
 	f.Add(zipOf(f, zipped{"a.crt", leaf.Cert.Raw}))
 	f.Add([]byte{0x30, 0x80, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02, 0xa0, 0x80, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b, err := ParseBundle([]File{{"fuzz", data}})
+		b, err := ParseBundle(t.Context(), []File{{"fuzz", data}})
 		switch {
 		case err != nil && codeOf(err) == "":
 			t.Errorf("an error without a reason: %v", err)

@@ -20,6 +20,7 @@ const (
 	maxPaths = 16
 	maxSteps = 4096
 	maxPool  = 512
+	maxTests = 1024 // signatures: under half a second of one core
 )
 
 // search is what walking up from a leaf found.
@@ -103,6 +104,10 @@ func (w *walker) walk(path []*x509.Certificate) {
 func (w *walker) check(c, issuer *x509.Certificate) signature {
 	k := [2]*x509.Certificate{c, issuer}
 	s, ok := w.checks[k]
+	if !ok && len(w.checks) >= maxTests {
+		w.found.bounded = true
+		return signatureUnasked
+	}
 	if !ok {
 		s = checkSignature(c, issuer)
 		w.checks[k] = s
@@ -116,6 +121,7 @@ const (
 	signatureGood signature = iota
 	signatureBad
 	signatureUnknown // an algorithm nobody can check any more
+	signatureUnasked // too many were checked before it
 )
 
 // checkSignature verifies that issuer's key signed c. crypto/x509 refuses

@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -41,75 +43,128 @@ const maxFetches = 5
 // *reason.Error and means that nothing can be imported. Otherwise the report
 // tells everything; when the result is not Usable, Report.Err says why.
 func Join(ctx context.Context, b *Bundle, o JoinOptions) (*Provisioning, *Report, error) {
-	leaf, key, request, err := pick(b, o.Pending)
+	chosen, err := pick(b, o.Pending, o.Now)
 	if err != nil {
 		return nil, nil, err
 	}
+	leaf, key := chosen.leaf, chosen.key
 	pool := append(slices.Clone(b.Certs), o.Known...)
 	p := newProvisioning(leaf, key, pool, o.Now)
 	var fetched []string
 	if o.Fetch != nil && len(p.Paths) == 0 {
 		var notes []string
-		pool, fetched, notes = fetchIssuers(ctx, leaf, pool, o.Fetch)
+		pool, fetched, notes = fetchIssuers(ctx, b.left, leaf, pool, o.Fetch)
 		p = newProvisioning(leaf, key, pool, o.Now)
 		for _, n := range notes {
 			p.Findings = append(p.Findings, Finding{Code: reason.ChainIncomplete, Severity: SeverityInfo, Detail: n})
 		}
 	}
-	r := newReport(p, b, request, o.Now)
-	r.Fetched = fetched
+	p.Findings = append(p.Findings, b.Findings...)
+	r := newReport(p, b, chosen.request, o.Now)
+	r.Fetched, r.LeftAside = fetched, chosen.aside
 	return p, r, nil
 }
 
+// A choice is what pick made of a bundle.
+type choice struct {
+	leaf    *x509.Certificate
+	key     crypto.Signer
+	request *Pending
+	aside   []string // certificates that have a key here too, in words
+}
+
 // pick chooses leaf and key.
-func pick(b *Bundle, pending []Pending) (*x509.Certificate, crypto.Signer, *Pending, error) {
-	type match struct {
-		leaf    *x509.Certificate
-		key     crypto.Signer
-		request *Pending
-	}
-	var matches []match
-	var taken []crypto.PublicKey
-	add := func(key crypto.Signer, request *Pending) error {
-		if slices.ContainsFunc(taken, func(have crypto.PublicKey) bool { return samePublicKey(have, key.Public()) }) {
-			return nil
+func pick(b *Bundle, pending []Pending, now time.Time) (choice, error) {
+	var all []choice
+	add := func(key crypto.Signer, request *Pending) {
+		if slices.ContainsFunc(all, func(c choice) bool { return samePublicKey(c.key.Public(), key.Public()) }) {
+			return
 		}
-		if !slices.ContainsFunc(b.Certs, func(c *x509.Certificate) bool { return samePublicKey(c.PublicKey, key.Public()) }) {
-			return nil
+		var mine []*x509.Certificate
+		for _, c := range distinct(b.Certs) {
+			if samePublicKey(c.PublicKey, key.Public()) {
+				mine = append(mine, c)
+			}
 		}
-		taken = append(taken, key.Public())
-		leaf, err := leafFor(key, b.Certs)
-		if err != nil {
-			return err
+		if len(mine) == 0 {
+			return
 		}
-		matches = append(matches, match{leaf, key, request})
-		return nil
+		slices.SortStableFunc(mine, func(a, b *x509.Certificate) int { return preferred(a, b, now) })
+		c := choice{leaf: mine[0], key: key, request: request}
+		for _, other := range mine[1:] {
+			if !selfIssued(other) || selfIssued(mine[0]) { // Windows keeps a self-signed stand-in beside the issued one
+				c.aside = append(c.aside, until(other, now))
+			}
+		}
+		all = append(all, c)
 	}
 	// Requests first: a key that is in both stays tied to its request.
 	for i := range pending {
-		if pending[i].Key == nil {
-			continue // its key could not be unsealed; noKey still names it
-		}
-		if err := add(pending[i].Key, &pending[i]); err != nil {
-			return nil, nil, nil, err
+		if pending[i].Key != nil { // else it could not be unsealed; noKey still names it
+			add(pending[i].Key, &pending[i])
 		}
 	}
 	for _, k := range b.Keys {
-		if err := add(k, nil); err != nil {
-			return nil, nil, nil, err
-		}
+		add(k, nil)
 	}
-	switch len(matches) {
-	case 1:
-		return matches[0].leaf, matches[0].key, matches[0].request, nil
-	case 0:
-		return nil, nil, nil, noKey(b, pending)
+	if len(all) == 0 {
+		return choice{}, noKey(b, pending)
+	}
+	meant := all
+	if len(all) > 1 {
+		meant = slices.DeleteFunc(slices.Clone(all), func(c choice) bool { return !forSetup(c.leaf) })
+	}
+	if len(meant) == 1 {
+		for _, c := range all {
+			if c.leaf != meant[0].leaf {
+				meant[0].aside = append(append(meant[0].aside, until(c.leaf, now)), c.aside...)
+			}
+		}
+		slices.Sort(meant[0].aside)
+		return meant[0], nil
 	}
 	var names []string
-	for _, m := range matches {
-		names = append(names, fmt.Sprintf("%s until %s", nameOf(m.leaf), day(m.leaf.NotAfter)))
+	for _, c := range all {
+		names = append(names, until(c.leaf, now)+b.fromWhere(string(c.leaf.Raw)))
 	}
-	return nil, nil, nil, reason.Because(reason.CertAmbiguous, "%d certificates here have a private key: %s; import one at a time", len(matches), strings.Join(names, ", "))
+	slices.Sort(names)
+	return choice{}, reason.Because(reason.CertAmbiguous, "%d certificates here have a private key, and %s: %s; import one at a time",
+		len(all), map[bool]string{true: "none is made for AMT setup", false: "more than one is made for AMT setup"}[len(meant) == 0], strings.Join(names, ", "))
+}
+
+// preferred orders certificates of one key: what a CA issued, what is made for
+// AMT setup, what is valid now, and of these the newest.
+func preferred(a, b *x509.Certificate, now time.Time) int {
+	for _, is := range []func(c *x509.Certificate) bool{
+		func(c *x509.Certificate) bool { return !selfIssued(c) }, func(c *x509.Certificate) bool { return forSetup(c) && !c.IsCA },
+		func(c *x509.Certificate) bool { return !now.Before(c.NotBefore) && !now.After(c.NotAfter) },
+	} {
+		switch x, y := is(a), is(b); {
+		case x && !y:
+			return -1
+		case y && !x:
+			return 1
+		}
+	}
+	return cmp.Or(b.NotBefore.Compare(a.NotBefore), b.NotAfter.Compare(a.NotAfter), bytes.Compare(a.Raw, b.Raw))
+}
+
+// forSetup reports whether a certificate is marked for AMT setup.
+func forSetup(c *x509.Certificate) bool {
+	exact, _ := setupOU(c)
+	return hasSetupOID(c) || exact
+}
+
+// until names a certificate and the end of its life.
+func until(c *x509.Certificate, now time.Time) string {
+	s := fmt.Sprintf("%s until %s", nameOf(c), day(c.NotAfter))
+	switch {
+	case now.After(c.NotAfter):
+		s += ", expired"
+	case now.Before(c.NotBefore):
+		s += ", not valid before " + day(c.NotBefore)
+	}
+	return s
 }
 
 func noKey(b *Bundle, pending []Pending) *reason.Error {
@@ -125,9 +180,9 @@ func noKey(b *Bundle, pending []Pending) *reason.Error {
 	}
 	switch {
 	case len(b.Keys) > 0 && len(b.Certs) == 0:
-		return reason.Because(reason.CertInputInvalid, "there is a private key here and no certificate")
+		return reason.Because(reason.CertInputInvalid, "there is a private key here%s and no certificate: import it together with the certificate", keysFrom(b))
 	case len(b.Keys) > 0:
-		return reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates here: %s", namesIn(b.Certs))
+		return reason.Because(reason.CertKeyMismatch, "the private key%s belongs to none of the certificates here: %s", keysFrom(b), namesIn(b.Certs))
 	case len(leaves) == 0 && len(selfSigned) > 0:
 		return reason.Because(reason.CertSelfSigned, "%s signed itself; a certificate that a CA issued is needed", strings.Join(selfSigned, ", "))
 	case len(leaves) == 0:
@@ -154,6 +209,18 @@ func noKey(b *Bundle, pending []Pending) *reason.Error {
 		strings.Join(leaves, ", "), strings.Join(list, "; "))
 }
 
+// keysFrom names the file of the key, when there is one.
+func keysFrom(b *Bundle) string {
+	if len(b.Keys) != 1 {
+		return ""
+	}
+	print, err := KeyFingerprint(b.Keys[0].Public())
+	if err != nil {
+		return ""
+	}
+	return b.fromWhere(print)
+}
+
 func namesIn(certs []*x509.Certificate) string {
 	var names []string
 	for _, c := range certs {
@@ -170,7 +237,10 @@ func namesIn(certs []*x509.Certificate) string {
 
 // fetchIssuers climbs by the addresses that certificates name for their issuer.
 // What it brings is trusted for nothing: a signature has to fit.
-func fetchIssuers(ctx context.Context, leaf *x509.Certificate, pool []*x509.Certificate, fetch Fetch) (all []*x509.Certificate, fetched, notes []string) {
+func fetchIssuers(ctx context.Context, left *budget, leaf *x509.Certificate, pool []*x509.Certificate, fetch Fetch) (all []*x509.Certificate, fetched, notes []string) {
+	if left == nil {
+		left = newBudget()
+	}
 	seen := map[string]bool{}
 	for range maxFetches {
 		found := findPaths(leaf, pool)
@@ -194,7 +264,7 @@ func fetchIssuers(ctx context.Context, leaf *x509.Certificate, pool []*x509.Cert
 			notes = append(notes, fmt.Sprintf("%s could not be fetched: %v", url, err))
 			continue
 		}
-		got, err := ParseBundle([]File{{Name: url, Data: data}})
+		got, err := parseBundle(ctx, left, []File{{Name: url, Data: data}})
 		if err != nil {
 			notes = append(notes, fmt.Sprintf("what was fetched is of no use: %v", err))
 			continue

@@ -2,50 +2,48 @@ package certs
 
 import (
 	"bytes"
+	"context"
 	"crypto"
+	"crypto/hmac"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"slices"
 	"time"
-
-	pkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // MaxFile bounds one file of certificates. The largest seen, a vendor's whole
 // bundle, is under 300 KB.
 const MaxFile = 4 << 20
 
-// maxIterations bounds the work a PFX may ask for; Windows writes 2,000 to
-// 600,000.
-const maxIterations = 10_000_000
-
-// LoadPFX opens a PFX (PKCS#12) file and joins key, leaf and chain. Order does
-// not matter, extra certificates are ignored, extra adds certificates from
-// elsewhere (a vendor's bundle). An error is a *reason.Error and means that
-// there is nothing to speak about; everything else is a finding of the result,
-// which then may not be Usable.
+// LoadPFX opens the file of one provisioning certificate, most often a PFX
+// (PKCS#12), and joins key, leaf and chain. Order does not matter, extra
+// certificates are ignored, extra adds certificates from elsewhere (a vendor's
+// bundle). An error is a *reason.Error and means that there is nothing to speak
+// about; everything else is a finding of the result, which then may not be Usable.
 func LoadPFX(data []byte, password amt.Secret, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
-	key, certs, err := openPFX(data, password)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := leafFor(key, certs)
-	if err != nil {
-		return nil, err
-	}
-	return newProvisioning(leaf, key, append(certs, extra...), now), nil
+	return loadPFX(context.Background(), data, []amt.Secret{password}, now, extra...)
 }
 
-// LoadFile reads a PFX file and the file that holds its password; passwordFile
-// may be empty for a PFX without one. Line ends after the password are not part
-// of it. Errors name the file.
+func loadPFX(ctx context.Context, data []byte, passwords []amt.Secret, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
+	b, err := ParseBundle(ctx, []File{{"", data}}, passwords...)
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := Join(ctx, b, JoinOptions{Known: extra, Now: now})
+	return p, err
+}
+
+// LoadFile reads the file of one provisioning certificate and the one that holds
+// its password; passwordFile may be empty for a file without one. Errors name
+// the file.
 func LoadFile(path, passwordFile string, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
 	data, err := readFile(path, MaxFile)
 	if err != nil {
@@ -53,11 +51,15 @@ func LoadFile(path, passwordFile string, now time.Time, extra ...*x509.Certifica
 	}
 	password := amt.NewSecret("")
 	if passwordFile != "" {
-		line, err := readFile(passwordFile, 4096)
+		line, err := readFile(passwordFile, typed.MaxPassword)
 		if err != nil {
 			return nil, err
 		}
-		password = amt.NewSecret(strings.TrimRight(string(line), "\r\n"))
+		text, err := typed.Password(line)
+		if err != nil {
+			return nil, reason.Because(reason.PFXPasswordWrong, "the password file %s %w", passwordFile, err)
+		}
+		password = amt.NewSecret(text)
 	}
 	p, err := LoadPFX(data, password, now, extra...)
 	if err != nil {
@@ -67,11 +69,10 @@ func LoadFile(path, passwordFile string, now time.Time, extra ...*x509.Certifica
 }
 
 func inFile(path string, err error) error {
-	var r *reason.Error
-	if !errors.As(err, &r) {
-		return fmt.Errorf("%s: %w", path, err)
+	if path == "" {
+		return err
 	}
-	return &reason.Error{Code: r.Code, Err: fmt.Errorf("%s: %w", path, err)}
+	return reasoned(err, "%s", path)
 }
 
 func readFile(path string, limit int64) ([]byte, error) {
@@ -103,121 +104,9 @@ func readFile(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// openPFX gives the one key and all certificates of a PFX, in no order.
-func openPFX(data []byte, password amt.Secret) (crypto.Signer, []*x509.Certificate, error) {
-	switch {
-	case len(data) == 0:
-		return nil, nil, reason.Because(reason.CertInputInvalid, "the file is empty")
-	case len(data) > MaxFile:
-		return nil, nil, reason.Because(reason.CertInputInvalid, "the file is too large: %d bytes, at most %d are read", len(data), MaxFile)
-	case bytes.Contains(data[:min(len(data), 4096)], []byte("-----BEGIN ")):
-		return nil, nil, reason.Because(reason.CertInputInvalid, "this is PEM text, not a PFX file")
-	}
-	if strings.ContainsFunc(password.Reveal(), func(r rune) bool { return r > 0xffff }) {
-		return nil, nil, reason.Because(reason.PFXPasswordWrong, "the password holds a character that no PFX password can hold")
-	}
-	sketch, err := outlinePFX(data)
-	if err != nil {
-		return nil, nil, reason.Because(reason.PFXCorrupt, "not a PFX file, or a damaged one: %w", err)
-	}
-	if sketch.iterations > maxIterations {
-		return nil, nil, reason.Because(reason.PFXUnsupportedAlgorithm, "the PFX asks for %d rounds of key derivation; at most %d are done", sketch.iterations, maxIterations)
-	}
-	if !sketch.mac && !password.IsZero() {
-		return nil, nil, reason.Because(reason.PFXUnsupportedAlgorithm, "the PFX has a password but no integrity check: export it again with one")
-	}
-	key, first, rest, err := pkcs12.DecodeChain(data, password.Reveal())
-	if err != nil {
-		return nil, nil, explainPFX(err, sketch, password)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, nil, reason.Because(reason.KeyTypeUnsupported, "the private key is of a kind that cannot sign (%T)", key)
-	}
-	return signer, append([]*x509.Certificate{first}, rest...), nil
-}
-
-func explainPFX(err error, sketch outline, password amt.Secret) *reason.Error {
-	var not pkcs12.NotImplementedError
-	switch {
-	case errors.Is(err, pkcs12.ErrIncorrectPassword) && password.IsZero():
-		return reason.Because(reason.PFXPasswordWrong, "the PFX needs a password")
-	case errors.Is(err, pkcs12.ErrIncorrectPassword):
-		return reason.Because(reason.PFXPasswordWrong, "the password does not open the PFX (or the file was damaged on its way: the check cannot tell)")
-	case errors.Is(err, pkcs12.ErrDecryption):
-		return reason.Because(reason.PFXCorrupt, "the PFX cannot be decrypted although its password is right")
-	case errors.As(err, &not):
-		return reason.Because(reason.PFXUnsupportedAlgorithm, "the PFX cannot be opened here: %w", err)
-	case sketch.keys > 1:
-		return reason.Because(reason.CertAmbiguous, "the PFX holds %d private keys: export one certificate a file", sketch.keys)
-	case sketch.keys == 0 && !sketch.hidden:
-		return reason.Because(reason.CertPrivateKeyMissing, "the PFX holds no private key: export it again with the key")
-	case sketch.keys > 0 && sketch.certs == 0 && !sketch.hidden:
-		return reason.Because(reason.CertInputInvalid, "the PFX holds a private key and no certificate")
-	case sketch.keys == 0 && sketch.hiddenSafes == 1 && sketch.safes == 1:
-		// One encrypted part and nothing beside it: a certificate store without keys.
-		return reason.Because(reason.CertPrivateKeyMissing, "the PFX holds no private key: export it again with the key (%w)", err)
-	}
-	return reason.Because(reason.PFXCorrupt, "the PFX cannot be read: %w", err)
-}
-
-// leafFor finds the certificate of the key.
-func leafFor(key crypto.Signer, certs []*x509.Certificate) (*x509.Certificate, error) {
-	var mine []*x509.Certificate
-	for _, c := range distinct(certs) {
-		if samePublicKey(c.PublicKey, key.Public()) {
-			mine = append(mine, c)
-		}
-	}
-	if len(mine) > 1 {
-		// Windows keeps a self-signed stand-in beside the issued certificate.
-		issued := mine[:0:0]
-		for _, c := range mine {
-			if !selfIssued(c) {
-				issued = append(issued, c)
-			}
-		}
-		if len(issued) > 0 {
-			mine = issued
-		}
-	}
-	switch len(mine) {
-	case 1:
-		return mine[0], nil
-	case 0:
-		var names []string
-		for _, c := range distinct(certs) {
-			names = append(names, nameOf(c))
-		}
-		return nil, reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates here: %s", strings.Join(names, ", "))
-	}
-	var names []string
-	for _, c := range mine {
-		names = append(names, fmt.Sprintf("%s until %s", nameOf(c), day(c.NotAfter)))
-	}
-	return nil, reason.Because(reason.CertAmbiguous, "%d certificates share the private key: %s; give one", len(mine), strings.Join(names, ", "))
-}
-
-// outline is what can be seen of a PFX without its password. It lets a failure
-// be told apart by fact instead of by the text of a library's error.
-type outline struct {
-	mac         bool
-	iterations  int
-	keys        int  // key bags in parts that are not encrypted
-	certs       int  // certificate bags in such parts
-	hidden      bool // some part is encrypted
-	safes       int
-	hiddenSafes int
-}
-
 type contentInfo struct {
 	Type    asn1.ObjectIdentifier
 	Content asn1.RawValue `asn1:"tag:0,explicit,optional"`
-}
-
-type algorithm struct {
-	Algorithm  asn1.ObjectIdentifier
-	Parameters asn1.RawValue `asn1:"optional"`
 }
 
 type safeBag struct {
@@ -226,118 +115,307 @@ type safeBag struct {
 	Attributes asn1.RawValue `asn1:"optional"`
 }
 
+type lockedKey struct {
+	Algorithm algorithm
+	Data      []byte
+}
+
 var (
 	oidData          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}
 	oidEncryptedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 6}
 	oidKeyBag        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 1}
 	oidShroudedKey   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 2}
 	oidCertBag       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 3}
+	oidCRLBag        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 4}
+	oidSafeBag       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 10, 1, 6}
+	oidX509Bag       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 22, 1}
 )
 
-func outlinePFX(data []byte) (outline, error) {
-	var o outline
-	var pfx struct {
+// A pfxReader takes a PFX apart: RFC 7292, in the order of the file.
+type pfxReader struct {
+	b         *bundler
+	passwords []amt.Secret // that of the check sum first
+	checked   bool         // the check sum fits, so that password and file are right
+}
+
+// pfx reads a PFX, of which the outermost value is DER already. What is in it, be
+// it certificates, keys or both, joins what the other files hold.
+func (b *bundler) pfx(ctx context.Context, der []byte) error {
+	var outer struct {
 		Version  int
 		AuthSafe contentInfo
 		MAC      struct {
-			Digest     asn1.RawValue
-			Salt       []byte
-			Iterations int `asn1:"optional,default:1"`
+			Digest struct {
+				Algorithm algorithm
+				Sum       []byte
+			}
+			Salt   []byte
+			Rounds int `asn1:"optional,default:1"`
 		} `asn1:"optional"`
 	}
-	rest, err := asn1.Unmarshal(data, &pfx)
-	switch {
-	case err != nil:
-		return o, err
-	case len(rest) > 0:
-		return o, fmt.Errorf("%d bytes follow its end", len(rest))
-	case !pfx.AuthSafe.Type.Equal(oidData):
-		return o, nil // signed instead of password-protected: the decoder says so
+	if _, err := asn1.Unmarshal(der, &outer); err != nil {
+		return damaged("the PFX cannot be read: %w", err)
 	}
-	o.mac = len(pfx.MAC.Salt) > 0 || len(pfx.MAC.Digest.FullBytes) > 0
-	o.iterations = max(pfx.MAC.Iterations, deepestCount(pfx.MAC.Digest.FullBytes, 0))
-	var inner []byte
-	if _, err := asn1.Unmarshal(pfx.AuthSafe.Content.Bytes, &inner); err != nil {
-		return o, err
+	if !outer.AuthSafe.Type.Equal(oidData) {
+		return unsupported("the PFX is not protected by a password: its content", outer.AuthSafe.Type)
+	}
+	var content []byte
+	if _, err := asn1.Unmarshal(outer.AuthSafe.Content.Bytes, &content); err != nil {
+		return damaged("the PFX cannot be read: %w", err)
+	}
+	r := &pfxReader{b: b, passwords: b.passwords}
+	if len(outer.MAC.Digest.Algorithm.Algorithm) > 0 {
+		u, sum, err := macKey(outer.MAC.Digest.Algorithm, outer.MAC.Salt, outer.MAC.Rounds)
+		if err != nil {
+			return err
+		}
+		u.open = func(key, _, data []byte) ([]byte, error) {
+			mac := hmac.New(sum, key)
+			mac.Write(data)
+			return mac.Sum(nil), nil
+		}
+		fits := func(have []byte) bool { return hmac.Equal(have, outer.MAC.Digest.Sum) }
+		for i, p := range b.passwords {
+			_, err := u.try(ctx, b.left, content, b.passwords[i:i+1], fits)
+			if err == nil {
+				r.checked, r.passwords = true, append([]amt.Secret{p}, b.passwords...)
+				break
+			}
+			if !errors.Is(err, errLocked) {
+				return err
+			}
+		}
+		if !r.checked {
+			return b.wrongPassword("the PFX", " (or the file was damaged on its way: the check cannot tell)")
+		}
+	} else {
+		b.find("%sthe PFX has no check sum, so that nobody can tell whether it was changed on its way; what it holds fits together", b.where())
 	}
 	var safes []contentInfo
-	if _, err := asn1.Unmarshal(inner, &safes); err != nil {
-		return o, err
+	if err := r.unpack(content, &safes); err != nil {
+		return r.content("its list of parts", err)
 	}
-	o.safes = len(safes)
-	for _, s := range safes {
-		if !s.Type.Equal(oidData) {
-			o.hidden = true
-			if s.Type.Equal(oidEncryptedData) {
-				o.hiddenSafes++
-				o.noteEncryption(s.Content.Bytes)
-			}
-			continue
+	for i, s := range safes {
+		if err := r.safe(ctx, s, fmt.Sprintf("part %d", i+1)); err != nil {
+			return err
 		}
-		var plain []byte
+	}
+	return nil
+}
+
+func (r *pfxReader) unpack(octets []byte, into any) error {
+	der, err := toDER(octets)
+	if err != nil {
+		return err
+	}
+	_, err = asn1.Unmarshal(der, into)
+	return err
+}
+
+// content says that the PFX was opened and does not hold what it should.
+func (r *pfxReader) content(where string, err error) error {
+	if r.checked {
+		return damaged("the password of the PFX is right, but %s is not what a PFX holds (%w)", where, err)
+	}
+	return damaged("%s of the PFX cannot be read (%w)", where, err)
+}
+
+// locked says that a part stays closed.
+func (r *pfxReader) locked(where string, err error) error {
+	switch {
+	case !errors.Is(err, errLocked):
+		return reasoned(err, "the PFX: %s", where)
+	case !r.checked:
+		return r.b.wrongPassword("the PFX", "")
+	case !ascii(r.passwords[0]):
+		return damaged("the password of the PFX is right, but %s cannot be decrypted with it in any encoding known; a password of plain letters and digits opens everywhere", where)
+	}
+	return damaged("the PFX cannot be decrypted although its password is right (%s)", where)
+}
+
+func (r *pfxReader) safe(ctx context.Context, s contentInfo, where string) error {
+	var plain []byte
+	switch {
+	case s.Type.Equal(oidData):
 		if _, err := asn1.Unmarshal(s.Content.Bytes, &plain); err != nil {
-			return o, err
+			return r.content(where, err)
 		}
-		var bags []safeBag
-		if _, err := asn1.Unmarshal(plain, &bags); err != nil {
-			return o, err
-		}
-		for _, b := range bags {
-			switch {
-			case b.ID.Equal(oidKeyBag):
-				o.keys++
-			case b.ID.Equal(oidShroudedKey):
-				o.keys++
-				var k struct {
-					Algorithm algorithm
-					Data      []byte
-				}
-				if _, err := asn1.Unmarshal(b.Value.Bytes, &k); err == nil {
-					o.iterations = max(o.iterations, deepestCount(k.Algorithm.Parameters.FullBytes, 0))
-				}
-			case b.ID.Equal(oidCertBag):
-				o.certs++
+	case s.Type.Equal(oidEncryptedData):
+		var e struct {
+			Version int
+			Content struct {
+				Type      asn1.ObjectIdentifier
+				Algorithm algorithm
+				Data      asn1.RawValue `asn1:"optional,tag:0"`
 			}
 		}
+		if _, err := asn1.Unmarshal(s.Content.Bytes, &e); err != nil {
+			return r.content(where, err)
+		}
+		data := e.Content.Data.Bytes
+		if e.Content.Data.IsCompound { // BER: in pieces
+			var err error
+			if data, err = joinOctets(data); err != nil {
+				return r.content(where, err)
+			}
+		}
+		var err error
+		if plain, err = decrypt(ctx, r.b.left, e.Content.Algorithm, data, r.passwords, whole); err != nil {
+			return r.locked(where, err)
+		}
+	default:
+		return unsupported("the PFX is protected for a Windows account or a certificate instead of by a password: "+where, s.Type)
 	}
-	return o, nil
+	return r.bags(ctx, plain, where, 0)
 }
 
-func (o *outline) noteEncryption(der []byte) {
-	var e struct {
-		Version int
-		Content struct {
-			Type      asn1.ObjectIdentifier
-			Algorithm algorithm
-			Data      asn1.RawValue `asn1:"optional"`
-		}
+// whole reports whether octets are one value from beginning to end.
+func whole(plain []byte) bool {
+	if len(plain) == 0 || plain[0] != 0x30 {
+		return false
 	}
-	if _, err := asn1.Unmarshal(der, &e); err == nil {
-		o.iterations = max(o.iterations, deepestCount(e.Content.Algorithm.Parameters.FullBytes, 0))
-	}
+	_, err := toDER(plain)
+	return err == nil
 }
 
-// deepestCount finds the largest INTEGER among algorithm parameters: an
-// iteration count, whatever the scheme.
-func deepestCount(der []byte, depth int) int {
-	most := 0
-	for len(der) > 0 && depth < 8 {
-		var v asn1.RawValue
-		rest, err := asn1.Unmarshal(der, &v)
-		if err != nil {
-			return most
-		}
+func (r *pfxReader) bags(ctx context.Context, octets []byte, where string, depth int) error {
+	var bags []safeBag
+	if err := r.unpack(octets, &bags); err != nil {
+		return r.content(where, err)
+	}
+	for i, bag := range bags {
+		here := fmt.Sprintf("%s, bag %d", where, i+1)
 		switch {
-		case v.IsCompound:
-			most = max(most, deepestCount(v.Bytes, depth+1))
-		case v.Class == asn1.ClassUniversal && v.Tag == asn1.TagInteger:
-			var n int
-			if _, err := asn1.Unmarshal(v.FullBytes, &n); err != nil {
-				return maxIterations + 1 // does not fit
+		case bag.ID.Equal(oidKeyBag):
+			if err := r.b.key(bag.Value.Bytes, "the private key in the PFX"); err != nil {
+				return err
 			}
-			most = max(most, n)
+		case bag.ID.Equal(oidShroudedKey):
+			var k lockedKey
+			if err := r.unpack(bag.Value.Bytes, &k); err != nil {
+				return r.content(here, err)
+			}
+			plain, err := decrypt(ctx, r.b.left, k.Algorithm, k.Data, r.passwords, whole)
+			if err != nil {
+				return r.locked(here, err)
+			}
+			if err := r.b.key(plain, "the private key in the PFX"); err != nil {
+				return err
+			}
+		case bag.ID.Equal(oidCertBag):
+			var c struct {
+				ID   asn1.ObjectIdentifier
+				Data []byte `asn1:"tag:0,explicit"`
+			}
+			if err := r.unpack(bag.Value.Bytes, &c); err != nil {
+				return r.content(here, err)
+			}
+			if !c.ID.Equal(oidX509Bag) {
+				r.b.ignore("a certificate in the PFX that is not X.509")
+				continue
+			}
+			if err := r.b.certificate(c.Data, "the certificate in "+here+" of the PFX"); err != nil {
+				return err
+			}
+		case bag.ID.Equal(oidSafeBag) && depth < 4:
+			if err := r.bags(ctx, bag.Value.Bytes, here, depth+1); err != nil {
+				return err
+			}
+		case bag.ID.Equal(oidCRLBag):
+			r.b.ignore("a revocation list in the PFX")
+		default:
+			r.b.ignore("something in the PFX that is neither certificate nor key (%s)", bag.ID)
 		}
-		der = rest
 	}
-	return most
+	return nil
+}
+
+// wrongPassword says that none of the passwords opens what.
+func (b *bundler) wrongPassword(what, doubt string) error {
+	given := slices.DeleteFunc(slices.Clone(b.passwords), amt.Secret.IsZero)
+	if len(given) == 0 {
+		return reason.Because(reason.PFXPasswordWrong, "%s needs a password", what)
+	}
+	hint := ""
+	for _, p := range given {
+		s := []byte(p.Reveal())
+		switch {
+		case len(bytes.TrimSpace(s)) < len(s):
+			hint = "; the password has a blank at its beginning or end, which counts"
+		case !ascii(p) && hint == "":
+			hint = "; it was tried as UTF-8, UTF-16, Windows-1252 and in the code pages 850 and 437: export with a password of plain letters and digits"
+		}
+	}
+	if len(given) > 1 {
+		return reason.Because(reason.PFXPasswordWrong, "none of the %d passwords opens %s%s%s", len(given), what, doubt, hint)
+	}
+	return reason.Because(reason.PFXPasswordWrong, "the password does not open %s%s%s", what, doubt, hint)
+}
+
+func ascii(p amt.Secret) bool {
+	for _, r := range p.Reveal() {
+		if r > 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// Keys of one import, and the octets of one: an RSA key of 16,384 bits has 9,300.
+const (
+	maxKeys   = 100
+	maxKeyLen = 16 << 10
+)
+
+// key takes a private key in DER: PKCS#8, PKCS#1 or SEC 1.
+func (b *bundler) key(der []byte, what string) error {
+	if len(der) > maxKeyLen {
+		return reason.Because(reason.KeySizeUnsupported, "%s has %d octets, more than any that a device takes", what, len(der))
+	}
+	if len(b.keys) >= maxKeys {
+		return reason.Because(reason.CertInputInvalid, "more than %d private keys: import fewer files at a time", maxKeys)
+	}
+	if fixed, err := toDER(der); err == nil {
+		der = fixed
+	}
+	k, err := keyOf(der)
+	if err != nil {
+		return reasoned(err, "%s", what)
+	}
+	b.keys = append(b.keys, found[crypto.Signer]{k, b.at})
+	return nil
+}
+
+func parseKey(der []byte) (crypto.Signer, bool) {
+	k, err := keyOf(der)
+	return k, err == nil
+}
+
+// keyOf says of a key that cannot be used of what kind it is.
+func keyOf(der []byte) (crypto.Signer, error) {
+	k, err := x509.ParsePKCS8PrivateKey(der)
+	if s, ok := k.(crypto.Signer); ok {
+		return s, nil
+	}
+	if err == nil {
+		return nil, reason.Because(reason.KeyTypeUnsupported, "it is of a kind that cannot sign (%T)", k)
+	}
+	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return k, nil
+	}
+	if k, err := x509.ParseECPrivateKey(der); err == nil {
+		return k, nil
+	}
+	var p8 struct {
+		Version   int
+		Algorithm algorithm
+		Key       []byte
+	}
+	if _, err2 := asn1.Unmarshal(der, &p8); err2 == nil {
+		name, known := map[string]string{"1.2.840.10040.4.1": "DSA", "1.2.840.113549.1.1.10": "RSA for PSS only", "1.3.101.110": "X25519", "1.3.101.113": "Ed448", "1.3.101.111": "X448"}[p8.Algorithm.Algorithm.String()]
+		if known {
+			return nil, reason.Because(reason.KeyTypeUnsupported, "it is a key for %s, which no device takes: AMT wants RSA", name)
+		}
+	}
+	return nil, reason.Because(reason.CertInputInvalid, "the private key cannot be read: %w", err)
 }

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/x509"
 	"os"
 	"os/exec"
@@ -75,7 +76,6 @@ func TestLoadPFXRefuses(t *testing.T) {
 	f := l.Plain("Refused", "prov.corp.example.com")
 	other := l.Plain("Refused", "other.corp.example.com")
 	good := f.PFX(certtest.Modern, "secret")
-	renewed := l.Root(certtest.Options{Name: "Refused Root", Org: "Refused"}).Leaf(certtest.Options{Name: "prov.corp.example.com"})
 	damaged := append([]byte(nil), good...)
 	damaged[len(damaged)/2] ^= 0x40
 
@@ -85,21 +85,19 @@ func TestLoadPFXRefuses(t *testing.T) {
 		want     reason.Code
 		says     string
 	}{
-		"wrong password":        {good, "Secret", reason.PFXPasswordWrong, "does not open"},
-		"password with newline": {good, "secret\n", reason.PFXPasswordWrong, ""},
-		"no password given":     {good, "", reason.PFXPasswordWrong, "needs a password"},
-		"impossible password":   {good, "🔑", reason.PFXPasswordWrong, "no PFX password"},
-		"empty":                 {nil, "secret", reason.CertInputInvalid, "empty"},
-		"huge":                  {make([]byte, MaxFile+1), "secret", reason.CertInputInvalid, "too large"},
-		"PEM":                   {certtest.PEM(f.Cert), "secret", reason.CertInputInvalid, "PEM"},
-		"cut short":             {good[:len(good)-20], "secret", reason.PFXCorrupt, ""},
-		"noise":                 {[]byte("GIF89a, certainly not a PFX"), "secret", reason.PFXCorrupt, ""},
-		"trailing bytes":        {append(append([]byte(nil), good...), 0, 0), "secret", reason.PFXCorrupt, "follow"},
-		"a flipped bit":         {damaged, "secret", reason.PFXPasswordWrong, ""}, // the integrity check cannot tell
-		"no integrity check":    {f.PFX(certtest.NoPassword, ""), "secret", reason.PFXUnsupportedAlgorithm, "integrity"},
-		"somebody else's leaf":  {certtest.PFX(certtest.Modern, "secret", f.Key, other.Chain()...), "secret", reason.CertKeyMismatch, "other.corp.example.com"},
-		"two leaves with keys":  {certtest.TwoKeys(f, other), "", reason.CertAmbiguous, "2 private keys"},
-		"two leaves of one key": {certtest.PFX(certtest.Modern, "secret", f.Key, append(f.Chain(), renewed.Cert)...), "secret", reason.CertAmbiguous, "share"},
+		"wrong password":             {good, "Secret", reason.PFXPasswordWrong, "does not open"},
+		"password with newline":      {good, "secret\n", reason.PFXPasswordWrong, ""},
+		"no password given":          {good, "", reason.PFXPasswordWrong, "needs a password"},
+		"empty":                      {nil, "secret", reason.CertInputInvalid, "empty"},
+		"huge":                       {make([]byte, MaxFile+1), "secret", reason.CertInputInvalid, "too large"},
+		"cut short":                  {good[:len(good)-20], "secret", reason.PFXCorrupt, ""},
+		"a flipped bit":              {damaged, "secret", reason.PFXPasswordWrong, ""}, // the integrity check cannot tell
+		"a password in no code page": {good, "🔑", reason.PFXPasswordWrong, "plain letters"},
+		"PEM without its key":        {certtest.PEM(f.Cert), "secret", reason.CertPrivateKeyMissing, "not here"},
+		"noise":                      {[]byte("GIF89a, certainly not a PFX"), "secret", reason.CertInputInvalid, "not PEM"},
+		"bytes behind it":            {append(bytes.Clone(good), "Subject: your certificate"...), "secret", reason.CertInputInvalid, "follow the end"},
+		"two leaves with keys":       {certtest.TwoKeys(f, other), "", reason.CertAmbiguous, "one at a time"},
+		"somebody else's leaf":       {certtest.PFX(certtest.Modern, "secret", f.Key, other.Chain()...), "secret", reason.CertKeyMismatch, "other.corp.example.com"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

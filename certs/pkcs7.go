@@ -3,7 +3,6 @@ package certs
 import (
 	"crypto/x509"
 	"encoding/asn1"
-	"errors"
 	"fmt"
 )
 
@@ -12,23 +11,13 @@ const maxCerts = 2000
 
 var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 
-// errNotPKCS7 means that the value is something else.
-var errNotPKCS7 = errors.New("not a PKCS#7 SignedData")
-
 // parsePKCS7 takes the certificates out of a PKCS#7 SignedData (.p7b, .p7c),
-// which CAs use as a bag: nothing is signed, and a signature that is there is
+// in DER, which CAs use as a bag: nothing is signed, and a signature that is there is
 // not looked at. RFC 5652 5.1.
-func parsePKCS7(data []byte) ([]*x509.Certificate, error) {
-	der, err := toDER(data)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotPKCS7, err)
-	}
+func parsePKCS7(der []byte) ([]*x509.Certificate, error) {
 	var outer contentInfo
 	if _, err := asn1.Unmarshal(der, &outer); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotPKCS7, err)
-	}
-	if !outer.Type.Equal(oidSignedData) {
-		return nil, errNotPKCS7
+		return nil, fmt.Errorf("PKCS#7: %w", err)
 	}
 	var body asn1.RawValue
 	if _, err := asn1.Unmarshal(outer.Content.Bytes, &body); err != nil {
@@ -37,6 +26,7 @@ func parsePKCS7(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for rest := body.Bytes; len(rest) > 0; {
 		var field asn1.RawValue
+		var err error
 		if rest, err = asn1.Unmarshal(rest, &field); err != nil {
 			return nil, fmt.Errorf("PKCS#7: %w", err)
 		}

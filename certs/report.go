@@ -27,6 +27,7 @@ type Report struct {
 	Accepted    []Acceptance `json:"accepted"`
 	Findings    []Finding    `json:"findings"`
 	Differences []Difference `json:"differences,omitempty"` // from the request
+	LeftAside   []string     `json:"left_aside,omitempty"`  // further certificates whose key is here
 	Unrelated   []string     `json:"unrelated,omitempty"`   // certificates that belong to no chain of it
 	Ignored     []string     `json:"ignored,omitempty"`     // parts of the files that are neither certificate nor key
 	Fetched     []string     `json:"fetched,omitempty"`     // addresses certificates were fetched from
@@ -122,7 +123,7 @@ func newReport(p *Provisioning, b *Bundle, request *Pending, now time.Time) *Rep
 	if b != nil {
 		r.Ignored = b.Ignored
 		for _, c := range b.Certs {
-			if !used[string(c.Raw)] {
+			if !used[string(c.Raw)] && !samePublicKey(c.PublicKey, p.Key.Public()) {
 				r.Unrelated = append(r.Unrelated, nameOf(c))
 			}
 		}

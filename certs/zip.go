@@ -3,6 +3,8 @@ package certs
 import (
 	"archive/zip"
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"path"
 	"strings"
@@ -19,7 +21,7 @@ const (
 // zip reads a vendor's archive. Entries that are no certificates (a read-me)
 // are named and passed over; limits are held while unpacking, not by what the
 // archive says of itself.
-func (b *bundler) zip(data []byte) error {
+func (b *bundler) zip(ctx context.Context, data []byte) error {
 	r, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return reason.Because(reason.CertInputInvalid, "the zip file cannot be read: %w", err)
@@ -27,7 +29,8 @@ func (b *bundler) zip(data []byte) error {
 	if len(r.File) > maxZipEntries {
 		return reason.Because(reason.CertInputInvalid, "the zip file has %d entries; at most %d are read", len(r.File), maxZipEntries)
 	}
-	budget := int64(MaxBundle)
+	archive := b.at.file
+	defer func() { b.at = place{file: archive} }()
 	for _, f := range r.File {
 		name := clip(f.Name)
 		switch {
@@ -36,12 +39,13 @@ func (b *bundler) zip(data []byte) error {
 		case f.Flags&1 != 0:
 			return reason.Because(reason.CertInputInvalid, "%s in the zip file is encrypted: unpack it first", name)
 		}
-		inner, err := unpack(f, min(budget, MaxFile), int64(len(data)))
+		inner, err := unpack(f, min(b.left.bytes, MaxFile), int64(len(data)))
 		if err != nil {
 			return reasoned(err, "%s in the zip file", name)
 		}
-		budget -= int64(len(inner))
-		if err := b.entry(name, plainText(inner)); err != nil {
+		b.left.bytes -= int64(len(inner))
+		b.at = place{file: strings.TrimPrefix(archive+": "+name, ": ")}
+		if err := b.entry(ctx, name, inner); err != nil {
 			return reasoned(err, "%s in the zip file", name)
 		}
 	}
@@ -67,17 +71,18 @@ func unpack(f *zip.File, limit, packed int64) ([]byte, error) {
 
 // entry reads one unpacked file. What does not look like a certificate at all
 // is passed over; what does and cannot be read is an error.
-func (b *bundler) entry(name string, data []byte) error {
-	_, text := bareBase64(data)
+func (b *bundler) entry(ctx context.Context, name string, data []byte) error {
 	switch {
-	case len(data) == 0:
+	case len(bytes.TrimSpace(data)) == 0:
 		b.ignore("%s (empty)", name)
+		return nil
 	case bytes.HasPrefix(data, []byte("PK\x03\x04")):
-		b.ignore("%s (a zip file inside the zip file)", name)
-	case data[0] == 0x30 || text || bytes.Contains(data, []byte("-----BEGIN ")):
-		return b.plain(data)
-	default:
-		b.ignore("%s", name)
+		return reason.Because(reason.CertInputInvalid, "this is a zip file inside the zip file: unpack it and import what is in it")
 	}
-	return nil
+	err := b.file(ctx, data)
+	if other := strangerError(""); errors.As(err, &other) {
+		b.ignore("%s (%s)", name, other)
+		return nil
+	}
+	return err
 }

@@ -269,7 +269,12 @@ func (d *Desk) VerifyBackup(ctx context.Context, id string, data []byte, passphr
 	if err != nil {
 		return e, opened, err
 	}
-	_, err = certs.VerifyBackup(data, passphrase, e.Note.Key, d.Now())
+	done, err := d.oneAtATime(ctx)
+	if err != nil {
+		return e, opened, err
+	}
+	defer done()
+	_, err = certs.VerifyBackup(ctx, data, passphrase, e.Note.Key, d.Now())
 	return e, opened, err
 }
 

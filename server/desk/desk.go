@@ -77,7 +77,7 @@ type Config struct {
 // Desk handles provisioning certificates. Safe for concurrent use.
 type Desk struct {
 	Config
-	slots chan struct{} // imports at a time: each may hold 16 MB and open PFX files
+	slots chan struct{} // held while files are opened: one after another, since each may cost seconds of a core
 	work  sync.WaitGroup
 	life  context.Context // of what goes on in the background
 	end   context.CancelFunc
@@ -103,7 +103,7 @@ func New(c Config) *Desk {
 	if c.InUse == nil {
 		c.InUse = func([]*certs.Provisioning) {}
 	}
-	d := &Desk{Config: c, slots: make(chan struct{}, 2)}
+	d := &Desk{Config: c, slots: make(chan struct{}, 1)}
 	d.life, d.end = context.WithCancel(context.Background())
 	return d
 }

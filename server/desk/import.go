@@ -48,17 +48,16 @@ type Imported struct {
 // Import reads files, joins what is in them with its key and stores it, all or
 // nothing. Errors are *reason.Error where the input is at fault.
 func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
-	select {
-	case d.slots <- struct{}{}:
-		defer func() { <-d.slots }()
-	case <-ctx.Done():
-		return Imported{}, ctx.Err()
+	done, err := d.oneAtATime(ctx)
+	if err != nil {
+		return Imported{}, err
 	}
+	defer done()
 	hand, err := o.Handover.prepare()
 	if err != nil {
 		return Imported{}, err
 	}
-	bundle, err := certs.ParseBundle(o.Files, o.Passwords...)
+	bundle, err := certs.ParseBundle(ctx, o.Files, o.Passwords...)
 	if err != nil {
 		return Imported{}, err
 	}
@@ -77,6 +76,16 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 		return out, out.Refused
 	}
 	return d.keep(ctx, out, p, o, hand)
+}
+
+// oneAtATime waits for its turn to open files; done gives it on.
+func (d *Desk) oneAtATime(ctx context.Context) (done func(), err error) {
+	select {
+	case d.slots <- struct{}{}:
+		return func() { <-d.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // incomplete says what to do about a missing intermediate.

@@ -191,7 +191,7 @@ func (d *Desk) renewOwn(ctx context.Context, out Renewed, old Entry, all []Entry
 	if err != nil {
 		return out, err
 	}
-	bundle, err := certs.ParseBundle(files)
+	bundle, err := certs.ParseBundle(ctx, files)
 	if err != nil {
 		return out, err
 	}
