@@ -253,16 +253,16 @@ func (b *bundler) values(ctx context.Context, data []byte, label string) error {
 
 // unreadable says why bytes are no DER value: most often they are too few.
 func unreadable(data []byte, err error) error {
-	code := reason.CertInputInvalid
+	code, what := reason.CertInputInvalid, "it"
 	if beginsAsPFX(data) {
-		code = reason.PFXCorrupt
+		code, what = reason.PFXCorrupt, "the PFX"
 	}
 	if _, _, rest, err := berTag(data); err == nil {
 		if length, indefinite, body, err := berLength(rest); err == nil && !indefinite && length > len(body) {
-			return reason.Because(code, "it was cut short: %d of %d bytes are here. Export or copy it again", len(data), len(data)-len(body)+length)
+			return reason.Because(code, "%s was cut short: %d of %d bytes are here. Export or copy it again", what, len(data), len(data)-len(body)+length)
 		}
 	}
-	return reason.Because(code, "it is damaged or was cut short: export or copy it again (%w)", err)
+	return reason.Because(code, "%s is damaged or was cut short: export or copy it again (%w)", what, err)
 }
 
 // beginsAsPFX tells a PFX whose end is missing or damaged by its first bytes:

@@ -220,5 +220,5 @@ func (b *bundler) bare(ctx context.Context, text string) error {
 	if head := strings.ToLower(strings.TrimSpace(text)); strings.HasPrefix(head, "<") && strings.Contains(head[:min(len(head), 2048)], "htm") {
 		return stranger("this is a web page, perhaps the page that asks for a login, not the file: sign in there and download it again")
 	}
-	return stranger("this is not PEM, DER, PKCS#7, PFX, a key or zip")
+	return stranger("this is not PEM, DER, PKCS#7, PFX or zip")
 }

@@ -316,7 +316,7 @@ func TestCheckOpensCertificates(t *testing.T) {
 	if !errors.Is(err, errConfig) {
 		t.Errorf("bad ones: %v", err)
 	}
-	for _, want := range []string{"c.yaml:4: provisioning.certificates[0].pfx: ", "pfx_password_wrong", "c.yaml:5: provisioning.certificates[1].pfx: ", "not a PFX file"} {
+	for _, want := range []string{"c.yaml:4: provisioning.certificates[0].pfx: ", "pfx_password_wrong", "c.yaml:5: provisioning.certificates[1].pfx: ", "cert_private_key_missing"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("want %q in\n%s", want, said)
 		}

@@ -271,9 +271,9 @@ func TestBoxCertificateProblems(t *testing.T) {
 		says   string
 	}{
 		{"wrong password", good.PFX(certtest.Modern, "another"), "", 1, "pfx_password_wrong"},
-		{"garbage", []byte("this is not a PFX"), "", 1, "pfx_corrupt"},
+		{"garbage", []byte("this is not a PFX"), "", 1, "cert_input_invalid"},
 		{"no key", keyless, "", 1, "cert_private_key_missing"},
-		{"PEM instead of a PFX", certtest.PEM(good.Chain()...), "", 1, "cert_input_invalid"},
+		{"PEM without its key", certtest.PEM(good.Chain()...), "", 1, "cert_private_key_missing"},
 		{"wrong key", certtest.PFX(certtest.Modern, sitePassword, lab.RSAKey("another", 2048), good.Chain()...), "", 1, "cert_key_mismatch"},
 		{"missing intermediate", certtest.PFX(certtest.Modern, sitePassword, good.Key, good.Cert, root.Cert), "", 1, "chain_incomplete"},
 		{"missing root", certtest.PFX(certtest.Modern, sitePassword, good.Key, good.Cert, middle.Cert), "", 1, "chain_incomplete"},
