@@ -27,6 +27,18 @@ type Candidate struct {
 	Why  string        // in words, for the timeline
 }
 
+// Offers says what candidates offer a device, whatever their order: each certificate
+// and the root that it is shown under. A device that refused all of them is not won
+// over by the same again.
+func Offers(list []Candidate) []string {
+	words := make([]string, len(list))
+	for i, c := range list {
+		words[i] = fmt.Sprintf("%s/%.4x", c.Cert.ID, c.Hash.Sum)
+	}
+	slices.Sort(words)
+	return slices.Compact(words)
+}
+
 // Match lists every chain that ends in a root the device announced, best first:
 // names that serve the expected suffix before others (a wrong suffix is a sure
 // refusal), what this firmware is sure to take before what is doubtful, then

@@ -78,11 +78,22 @@ func (p *program) printDevices(rep api.ImportReport) {
 	switch {
 	case rep.DryRun && rep.Waiting > 0:
 		fmt.Fprintf(p.out, "%s for approval would be let in\n", plural(rep.Waiting, "device that waits", "devices that wait"))
-	case rep.Started > 0:
-		fmt.Fprintf(p.out, "%s set up now\n", plural(rep.Started, "device that waited is", "devices that waited are"))
+	default:
+		p.printStarted(rep.Started, rep.DryRun)
 	}
 	if rep.DryRun {
 		fmt.Fprintln(p.out, "a dry run: nothing was changed")
+	}
+}
+
+// printStarted says for how many devices that waited a change begins a run: how it
+// ends, the runs will show.
+func (p *program) printStarted(n int, dry bool) {
+	switch {
+	case n > 0 && dry:
+		fmt.Fprintf(p.out, "%s would be called at once\n", plural(n, "device that waits", "devices that wait"))
+	case n > 0:
+		fmt.Fprintf(p.out, "%s called now; how that ends: provctl device list state:queued,provisioning,failed\n", plural(n, "device that waited is", "devices that waited are"))
 	}
 }
 

@@ -152,11 +152,9 @@ func (p *program) ruleApply() *cobra.Command {
 				}
 			}
 			fmt.Fprintf(p.out, "the same as before: %d\n", rep.Same)
+			p.printStarted(rep.Started, rep.DryRun)
 			if rep.DryRun {
 				fmt.Fprintln(p.out, "a dry run: nothing was changed")
-			}
-			if rep.Started > 0 {
-				fmt.Fprintf(p.out, "%s set up now\n", plural(rep.Started, "device that waited is", "devices that waited are"))
 			}
 			return nil
 		},

@@ -283,7 +283,7 @@ func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev st
 				return err
 			}
 		}
-		return f.match(a.Config.Match, hashes, dev)
+		return f.match(a.Config.Match, hashes, dev).err
 	}
 	return q, failed
 }

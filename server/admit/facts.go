@@ -24,7 +24,7 @@ type facts struct {
 	profiles map[string]error // nil: it exists
 	roots    map[int64][]amt.TrustHash
 	called   map[int64][]string // names of the roots
-	matches  map[matchKey]error
+	matches  map[matchKey]matched
 }
 
 // matchKey is all that a certificate's fit depends on, within a transaction.
@@ -34,8 +34,14 @@ type matchKey struct {
 	version amt.Version
 }
 
+// matched is which certificates fit, or why none does.
+type matched struct {
+	fit []certs.Candidate
+	err error
+}
+
 func factsOf(tx *store.Tx) *facts {
-	return &facts{tx: tx, profiles: map[string]error{}, roots: map[int64][]amt.TrustHash{}, called: map[int64][]string{}, matches: map[matchKey]error{}}
+	return &facts{tx: tx, profiles: map[string]error{}, roots: map[int64][]amt.TrustHash{}, called: map[int64][]string{}, matches: map[matchKey]matched{}}
 }
 
 // about asks for many devices at once what is otherwise asked for each.
@@ -113,12 +119,13 @@ func (f *facts) hashes(ctx context.Context, table int64) (_ []amt.TrustHash, cal
 }
 
 // match asks once for devices that are alike. A table's number names its hashes.
-func (f *facts) match(match func([]amt.TrustHash, certs.Hints) ([]certs.Candidate, error), hashes []amt.TrustHash, d store.Device) error {
+func (f *facts) match(match func([]amt.TrustHash, certs.Hints) ([]certs.Candidate, error), hashes []amt.TrustHash, d store.Device) matched {
 	key := matchKey{d.TrustTable, d.Suffix, d.Version}
-	if err, asked := f.matches[key]; asked && d.TrustTable != 0 {
-		return err
+	if m, asked := f.matches[key]; asked && d.TrustTable != 0 {
+		return m
 	}
-	_, err := match(hashes, certs.Hints{Suffix: d.Suffix, Version: d.Version})
-	f.matches[key] = err
-	return err
+	list, err := match(hashes, certs.Hints{Suffix: d.Suffix, Version: d.Version})
+	m := matched{list, err}
+	f.matches[key] = m
+	return m
 }

@@ -7,8 +7,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -17,36 +19,16 @@ import (
 // come: an authorisation, a profile, a certificate. It returns how many runs it
 // started.
 func (a *Admitter) Reconsider(ctx context.Context) (started int, err error) {
-	for _, life := range []store.Lifecycle{store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed} {
+	for _, life := range waiting {
 		after := ""
 		for {
-			var page, news []store.Device
+			var news []store.Device
+			next := ""
 			if err := a.DB.Read(ctx, func(tx *store.Tx) (err error) {
-				news = news[:0]
-				if page, err = tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{life}, After: after, Limit: 200}); err != nil {
-					return err
-				}
-				f := factsOf(tx)
-				if err := f.about(ctx, page); err != nil {
-					return err
-				}
-				for _, d := range page {
-					if !a.mayWait(d) {
-						continue
-					}
-					// Most wait on: looking costs no write.
-					if dec, err := a.asked(ctx, f, d, nil); err != nil {
-						return err
-					} else if dec.Event != "" {
-						news = append(news, d)
-					}
-				}
-				return nil
+				news, _, next, err = a.changed(ctx, factsOf(tx), life, after)
+				return err
 			}); err != nil {
 				return started, err
-			}
-			for _, d := range page {
-				after = d.Cursor(store.ByUUID)
 			}
 			for _, d := range news {
 				ok, err := a.reconsider(ctx, d, nil)
@@ -57,12 +39,81 @@ func (a *Admitter) Reconsider(ctx context.Context) (started int, err error) {
 					started++
 				}
 			}
-			if len(page) < 200 {
+			if after = next; after == "" {
 				break
 			}
 		}
 	}
 	return started, nil
+}
+
+// Change is what a person is about to change, for WouldStart.
+type Change struct {
+	Rules   []profile.Rule // all of them; nil: those that are stored
+	Profile string         // a profile that there will be, "" none
+}
+
+// WouldStart counts the runs that Reconsider would start once the change is made.
+func (a *Admitter) WouldStart(ctx context.Context, tx *store.Tx, c Change) (n int, err error) {
+	f := factsOf(tx)
+	if c.Rules != nil {
+		f.rules, f.haveRule = c.Rules, true
+	}
+	if c.Profile != "" {
+		f.profiles[c.Profile] = nil
+	}
+	for _, life := range waiting {
+		for after := ""; ; {
+			_, started, next, err := a.changed(ctx, f, life, after)
+			if err != nil {
+				return n, err
+			}
+			n += started
+			if after = next; after == "" {
+				break
+			}
+		}
+	}
+	return n, nil
+}
+
+var waiting = []store.Lifecycle{store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed}
+
+// changed looks at a page of the devices that wait: those about which something else
+// is decided now, and how many of them are set up. Most wait on, and looking costs no
+// write.
+func (a *Admitter) changed(ctx context.Context, f *facts, life store.Lifecycle, after string) (news []store.Device, started int, next string, err error) {
+	const most = 200
+	page, err := f.tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{life}, After: after, Limit: most})
+	if err != nil {
+		return nil, 0, "", err
+	}
+	if err := f.about(ctx, page); err != nil {
+		return nil, 0, "", err
+	}
+	for _, d := range page {
+		if !a.mayWait(d) {
+			continue
+		}
+		dec, err := a.asked(ctx, f, d, nil)
+		if err != nil {
+			return nil, 0, "", err
+		}
+		if dec.Event != "" {
+			news = append(news, d)
+		}
+		if dec.Start {
+			if _, err := f.tx.LiveRun(ctx, d.UUID); errors.Is(err, store.ErrNotFound) {
+				started++
+			} else if err != nil {
+				return nil, 0, "", err
+			}
+		}
+	}
+	if len(page) == most {
+		next = page[most-1].Cursor(store.ByUUID)
+	}
+	return news, started, next, nil
 }
 
 // mayWait leaves out what only a person or a hello can change.
@@ -140,5 +191,21 @@ func (a *Admitter) asked(ctx context.Context, f *facts, d store.Device, answers 
 		return Decision{}, *failed
 	}
 	dec := q.ready("certificate_matched")
+	if dec.Start && reason.Of(d.Reason).Retry == reason.ForCertificate {
+		if same, err := a.refusedTheSame(ctx, f, d, h.Hashes); err != nil || same {
+			return Decision{}, err
+		}
+	}
 	return dec, *failed
+}
+
+// refusedTheSame reports whether a device would be asked what it refused at its last
+// attempt: nothing is another since that could change its answer.
+func (a *Admitter) refusedTheSame(ctx context.Context, f *facts, d store.Device, hashes []amt.TrustHash) (bool, error) {
+	was, err := f.tx.LastRefusal(ctx, d.UUID)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	now := store.Refusal{Certificates: certs.Offers(f.match(a.Config.Match, hashes, d).fit), Suffix: d.Suffix, Address: d.Address.String()}
+	return err == nil && was.Differs(now) == "", err
 }

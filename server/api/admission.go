@@ -183,6 +183,18 @@ func (s *Server) reconsider(ctx context.Context) (int, error) {
 	return s.Reconsider(ctx)
 }
 
+// wouldStart counts what reconsider would begin, for a dry run.
+func (s *Server) wouldStart(ctx context.Context, rules []profile.Rule, made string) (n int, err error) {
+	if s.WouldStart == nil {
+		return 0, nil
+	}
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		n, err = s.WouldStart(ctx, tx, rules, made)
+		return err
+	})
+	return n, err
+}
+
 // compare counts what would change, and finds what only the store can know.
 func (rep *ImportReport) compare(ctx context.Context, tx *store.Tx, rows []ImportRow) error {
 	profiles := map[string]bool{"": true, "default": true}

@@ -28,6 +28,7 @@ type ProfileView struct {
 
 	Changes []profile.Change `json:"changes,omitempty" doc:"what it says otherwise than the version before: in a history, and in the answer to a new version; or otherwise than the version of against"`
 	Devices int              `json:"devices,omitempty" doc:"in the answer to a new version: devices under management with this profile, which differ from it now and are brought to it by maintenance"`
+	Started int              `json:"started,omitempty" doc:"in the answer to a new version: runs that began at once, of devices that waited for the profile; in a dry run: that would begin"`
 	Risks   []profile.Risk   `json:"risks,omitempty" doc:"in the answer to a new version: what could be lost by it, and what keeps it from that"`
 }
 
@@ -269,10 +270,13 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out Profil
 		}
 		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "profile.apply", Subject: in.Name, Detail: detail})
 	})
-	if err != nil || in.Body.DryRun || same {
-		return out, err
+	switch {
+	case err != nil || same:
+	case in.Body.DryRun:
+		out.Started, err = s.wouldStart(ctx, nil, in.Name)
+	default:
+		out.Started, err = s.reconsider(ctx)
 	}
-	_, err = s.reconsider(ctx)
 	return out, err
 }
 

@@ -39,7 +39,7 @@ type RulesReport struct {
 	Changed []string `json:"changed"`
 	Removed []string `json:"removed"`
 	Same    int      `json:"same"`
-	Started int      `json:"started" doc:"runs that began at once, of devices that waited for a rule"`
+	Started int      `json:"started" doc:"runs that began at once, of devices that waited for what was changed; in a dry run: that would begin"`
 }
 
 // RuleVerdict says what the rules make of one device.
@@ -122,10 +122,13 @@ func (s *Server) applyRules(ctx context.Context, in *RulesInput) (RulesReport, e
 		}
 		return rep.replace(ctx, tx, rules, who)
 	})
-	if err != nil || in.Body.DryRun {
-		return rep, err
+	switch {
+	case err != nil:
+	case in.Body.DryRun:
+		rep.Started, err = s.wouldStart(ctx, append([]profile.Rule{}, rules...), "")
+	case len(rep.Added)+len(rep.Changed)+len(rep.Removed) > 0: // the same rules change nobody's answer
+		rep.Started, err = s.reconsider(ctx)
 	}
-	rep.Started, err = s.reconsider(ctx)
 	return rep, err
 }
 

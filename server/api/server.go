@@ -40,6 +40,9 @@ type Deps struct {
 	// Reconsider asks again about devices that wait, after something they may
 	// have waited for was changed (admit.Reconsider); nil leaves it to a timer.
 	Reconsider func(ctx context.Context) (started int, err error)
+	// WouldStart counts the runs that Reconsider would start if these were the rules
+	// (nil: as they are) and there were a profile of this name ("": as it is).
+	WouldStart func(ctx context.Context, tx *store.Tx, rules []profile.Rule, profile string) (int, error)
 	// DefaultProfile is the configuration's.
 	DefaultProfile profile.Profile
 	// NameSources are asked for the name of a device that no rule speaks of;

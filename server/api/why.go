@@ -470,7 +470,7 @@ func next(d store.Device, last *Run, now time.Time) string {
 	}
 	switch reason.Of(d.Reason).Retry {
 	case reason.ForCertificate:
-		return "it is tried again when a fitting certificate is loaded"
+		return whenAnother(d)
 	case reason.ForHello:
 		return "it is tried again at its next hello"
 	case reason.ForOperator:
@@ -479,6 +479,16 @@ func next(d store.Device, last *Run, now time.Time) string {
 		return "nothing: another attempt would end the same way"
 	}
 	return "it is tried again at its next hello, or now: provctl device retry " + d.UUID.String()
+}
+
+// whenAnother is next for a device that waits for a certificate: one that refused
+// what it was offered is not offered the same again.
+func whenAnother(d store.Device) string {
+	text := "it is tried again when a fitting certificate is loaded"
+	if d.Lifecycle == store.Failed {
+		text = "it refused what fits it, so it is tried again when that changes: another certificate, another suffix, another address, or at a hello after a pause; now: provctl device retry " + d.UUID.String()
+	}
+	return text
 }
 
 // underWay says what the run at hand does, "" when there is none.

@@ -37,6 +37,7 @@ func (r *Run) contactBare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.fitting = certs.Offers(candidates)
 	candidates = lastGoodFirst(candidates, r.Job.Device.Certificate)
 	var refused error
 	for _, c := range candidates {

@@ -366,9 +366,15 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 			return err
 		}
 	}
-	if err := tx.Transition(ctx, store.Transition{
-		UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: "attempt_failed", Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID,
-	}); err != nil {
+	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID}
+	if len(v.Offered) > 0 {
+		d, err := tx.Device(ctx, l.UUID)
+		if err != nil {
+			return err
+		}
+		t.Data = store.Refusal{Certificates: v.Offered, Suffix: d.Suffix, Address: d.Address.String()}.Data()
+	}
+	if err := tx.Transition(ctx, t); err != nil {
 		return err
 	}
 	if err := tx.FinishRun(ctx, l.RunID, store.RunFailed, v.Reason, v.Detail, string(v.Blame)); err != nil {

@@ -39,6 +39,7 @@ type Run struct {
 	unheard     bool             // it never said hello: it is adopted or left
 	denied      []int64          // stored passwords it refused in this attempt
 	untried     int              // stored passwords it was not offered yet
+	fitting     []string         // the certificates that fit it, as certs.Offers says them
 	facts       Facts
 	material    *session.TLSMaterial
 	keyHandle   string

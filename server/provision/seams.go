@@ -162,6 +162,7 @@ type Verdict struct {
 	Later   time.Duration // with neither OK nor Again: when maintenance may look again
 	Health  string        // ok, warn or unreachable; "" leaves it
 	Did     []string      // what maintenance changed
+	Offered []string      // the certificates that a device was offered, when that is what it failed for
 	// Profile is what the device was found, or made, to be; "" when not all of
 	// it was looked at.
 	Profile        string

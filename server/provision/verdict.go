@@ -44,7 +44,7 @@ func (r *Run) verdictBare(err error) Verdict {
 		}
 		v.Again = max(r.e.backoff(n), v.Quiet)
 	case reason.ForCertificate:
-		v.Ended = store.PendingCertificate
+		v.Ended, v.Offered = store.PendingCertificate, r.fitting
 		if code == reason.TLSClientCertRefused || code == reason.TLSSuffixRejected {
 			v.Ended = store.Failed
 		}
