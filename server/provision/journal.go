@@ -295,6 +295,9 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	now := tx.Now()
 	none, healthy := 0, "ok"
 	facts := store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy}
+	if v.Health != "" {
+		facts.Health = &v.Health
+	}
 	if v.Profile != "" {
 		facts.Profile, facts.ProfileVersion = &v.Profile, &v.ProfileVersion
 	}

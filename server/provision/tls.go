@@ -160,6 +160,17 @@ func (r *Run) deviceKey() *rsa.PublicKey {
 	return nil
 }
 
+// ownCertificateStays says that firmware which was given a certificate goes on
+// showing one it made itself; "" when it does not. It is verified all the same: its
+// key is that of the session in which the commit was sent.
+func (r *Run) ownCertificateStays() string {
+	p := r.facts.Peer
+	if !wantsTLS(r) || p == nil || len(p.Chain) == 0 || r.e.Trust.IssuedByUs(p.Chain[0].Raw) {
+		return ""
+	}
+	return "it goes on showing the certificate it made itself, not the one it was given; a firmware update may mend that"
+}
+
 // keyProof is what a device shows that holds this key.
 func keyProof(pub *rsa.PublicKey) store.Proof {
 	der, err := x509.MarshalPKIXPublicKey(pub)

@@ -18,6 +18,9 @@ func (r *Run) verdictBare(err error) Verdict {
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.
 		v.OK, v.Ended = true, store.Provisioned
+		if why := r.ownCertificateStays(); why != "" {
+			v.Health, v.Detail = "warn", why
+		}
 		v.Profile, v.ProfileVersion = r.Profile.Name, r.Profile.Version
 		v.Active = append(v.Active, r.admin.ID)
 		if r.mebxHeld != 0 {
