@@ -385,7 +385,7 @@ func (s *Server) startHello() error {
 	})
 	s.hello = hello.NewServer(hello.Config{
 		Limits: s.o.Limits, ClientCAs: s.o.ClientCAs, Certificate: s.Trust.helloCertificate, PlainOff: s.o.PlainOff,
-		ProxyFrom: s.o.ProxyFrom, ReadTimeout: s.o.ReadTimeout,
+		ProxyFrom: s.o.ProxyFrom, ReadTimeout: s.o.ReadTimeout, Known: s.Admit.Knows,
 	}, kept, s.log.Named("hello"), hello.NewMetrics(s.o.Registry))
 	done := make(chan struct{})
 	go func() {

@@ -91,8 +91,13 @@ func (s *Server) httpServer() *http.Server {
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
 			// From here on Shutdown may cut it: the answer is out.
-			if a, ok := c.(*agentConn); ok && state == http.StateIdle {
+			a, ok := c.(*agentConn)
+			switch {
+			case ok && state == http.StateIdle:
 				a.c.busy.Store(false)
+				a.c.guest.Wait()
+			case ok && state == http.StateActive:
+				a.c.guest.Busy()
 			}
 		},
 	}
@@ -167,9 +172,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) takeAgent(c *conn, device netip.Addr) (Result, string) {
 	if device.IsValid() {
-		return s.limits.take(device, s.now())
+		return s.relayed.take(device, s.now())
 	}
-	return s.limits.takeRelayed(c.from.Addr(), s.now())
+	return s.relayed.takeRelayed(c.from.Addr(), s.now())
 }
 
 func refusal(r Result, why string) problem {

@@ -8,19 +8,25 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/provisiond/provisiond/amt"
 )
 
 // handle serves one connection, in this order:
 //
 //  1. from a configured balancer, its PROXY header says who the device is;
-//  2. the first byte tells a hello (0 or 1) from TLS (0x16), and what is
-//     neither is noise, but for a request for the probe page;
-//  3. the message is read, given to the handler, and the connection closed.
+//  2. with the first byte the connection is counted under the limits;
+//  3. that byte tells a hello (0 or 1) from TLS (0x16), and what is neither is
+//     noise, but for a request for the probe page;
+//  4. the message is read, given to the handler, and the connection closed.
+//
+// Over the limits, those two are still heard who may be ones we know.
 func (s *Server) handle(c *conn, proxied bool) {
 	c.buf = buffers.Get().(*[]byte)
 	if proxied && !s.readProxy(c) {
@@ -28,17 +34,31 @@ func (s *Server) handle(c *conn, proxied bool) {
 		return
 	}
 	b, err := c.ahead(1)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.silent(c, err)
-	case b[0] == 0x16 && s.tls != nil:
+		s.finish(c)
+		return
+	}
+	c.guest.Busy()
+	over, why := s.limits.take(c.from.Addr(), s.now())
+	agent := b[0] == 0x16 && s.tls != nil
+	if over != "" {
+		if !agent && (b[0] > 1 || s.cfg.Known == nil) || !s.limits.takeShare(c.from.Addr(), s.now()) {
+			s.refuse(over, c.from, why)
+			s.finish(c)
+			return
+		}
+		c.share = true
+	}
+	switch {
+	case agent:
 		s.serveTLS(c) // releases c itself, maybe later
 		return
 	case b[0] == 'G' && s.probed(c):
 	case b[0] > 1:
 		s.noise(c, (*c.buf)[c.r:c.w])
 	default:
-		s.plain(c)
+		s.plain(c, over, why)
 	}
 	s.finish(c)
 }
@@ -48,12 +68,14 @@ func (s *Server) finish(c *conn) {
 	buffers.Put(c.buf)
 }
 
-// plain takes the hello of firmware.
-func (s *Server) plain(c *conn) {
+// plain takes the hello of firmware; over the limits, that of a device we know.
+func (s *Server) plain(c *conn, over Result, tooMuch string) {
 	n := copy(*c.buf, (*c.buf)[c.r:c.w])
 	c.r, c.w = 0, 0
 	m, err := read(tcpSource{c}, c.buf, n, MaxSize)
 	switch {
+	case over != "" && (err != nil || !s.known(m.UUID, c.from.Addr())):
+		s.refuse(over, c.from, tooMuch)
 	case err != nil:
 		s.unread(c, m, err)
 	case s.cfg.PlainOff:
@@ -61,6 +83,13 @@ func (s *Server) plain(c *conn) {
 	default:
 		_, _ = s.deliver(c, Hello{Message: m, Via: ViaPlain}) // both counted and logged there; firmware gets no answer
 	}
+}
+
+// known reports whether a device has part in the reserve, and draws from it.
+func (s *Server) known(device amt.UUID, from netip.Addr) bool {
+	ctx, cancel := context.WithTimeout(s.ctx, HandlerTimeout)
+	defer cancel()
+	return s.cfg.Known(ctx, device, from) && s.limits.takeReserve(s.now())
 }
 
 // tcpSource reads the socket itself, past what conn.Read would buffer.
@@ -148,6 +177,10 @@ func (s *Server) unread(c *conn, m Message, err error) {
 // silent deals with a connection on which nothing came. One that closes is a
 // health check or a port scan: there was no hello to count.
 func (s *Server) silent(c *conn, err error) {
+	if c.sent.Load() {
+		s.refuse(Overload, c.from, "it said nothing, and others wanted its place")
+		return
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.refuse(Malformed, c.from, "nothing came in time")
 		return
@@ -194,8 +227,7 @@ func hexField(key string, b []byte) zapcore.Field {
 	return zap.String(key, hex.EncodeToString(b)+more)
 }
 
-// readProxy learns the device's address from the balancer's header. Only now
-// can the device's own limits be applied.
+// readProxy learns the device's address from the balancer's header.
 func (s *Server) readProxy(c *conn) bool {
 	need := 1
 	b, err := c.ahead(need)
@@ -217,10 +249,6 @@ func (s *Server) readProxy(c *conn) bool {
 		c.r += n
 		if p.from.IsValid() {
 			c.from, c.local = p.from, p.local
-		}
-		if r, why := s.limits.take(c.from.Addr(), s.now()); r != "" {
-			s.refuse(r, c.from, why)
-			return false
 		}
 		return true
 	}

@@ -59,6 +59,15 @@ func (b *buckets) take(key netip.Addr, now time.Duration) bool {
 	return allowed
 }
 
+// has reports whether there is a token, and takes none.
+func (b *buckets) has(key netip.Addr, now time.Duration) bool {
+	full, ok := b.cur[key]
+	if !ok {
+		full = b.old[key]
+	}
+	return b.cost == 0 || max(full, now)+b.cost-now <= b.burst
+}
+
 // giveBack returns a token.
 func (b *buckets) giveBack(key netip.Addr) {
 	if full, ok := b.cur[key]; ok {
@@ -66,19 +75,32 @@ func (b *buckets) giveBack(key netip.Addr) {
 	}
 }
 
-// limiter holds the rate limits of a server.
+// limiter holds the rate limits of one kind of peer: of strangers, who are counted
+// by their connections, or of authenticated ones, who are counted by their hellos.
+// What strangers say costs the others nothing.
 type limiter struct {
 	mu      sync.Mutex
 	source  *buckets
 	network *buckets
 	total   *buckets
+
+	// The reserve of devices we know, for when strangers have used up the rest. An
+	// IPv4 address has a share of its own in it, which no neighbour can use: 256 of
+	// them make a network's quota. A /64 has too many addresses for that, and shares.
+	share4, share6 *buckets
+	reserve        *buckets // of the total
 }
+
+const leastShare = 4 // a minute, of one address
 
 func newLimiter(l Limits) *limiter {
 	return &limiter{
 		source:  newBuckets(l.PerSourcePerMinute, time.Minute, maxRemembered),
 		network: newBuckets(l.PerNetworkPerMinute, time.Minute, maxRemembered),
 		total:   newBuckets(l.TotalPerSecond, time.Second, 1),
+		share4:  newBuckets(max((l.PerNetworkPerMinute+255)/256, leastShare), time.Minute, maxRemembered),
+		share6:  newBuckets(max(l.PerNetworkPerMinute, leastShare), time.Minute, maxRemembered),
+		reserve: newBuckets(l.TotalPerSecond, time.Second, 1),
 	}
 }
 
@@ -111,11 +133,47 @@ func (l *limiter) takeShared(source netip.Addr, now time.Duration) (refused Resu
 	return "", ""
 }
 
-// giveBack undoes a take: the connection turned out to be an authenticated
-// peer's, whose hellos are counted one by one instead.
-func (l *limiter) giveBack(source netip.Addr) {
+// share is the reserve that a source draws from.
+func (l *limiter) share(source netip.Addr) (*buckets, netip.Addr) {
+	if source.Is4() {
+		return l.share4, source
+	}
+	return l.share6, networkOf(source)
+}
+
+// takeShare asks whether one who is over the limits may show that it is known.
+func (l *limiter) takeShare(source netip.Addr, now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	b, key := l.share(source)
+	return b.take(key, now)
+}
+
+// takeReserve is for one who is known: all of them together have a limit too.
+func (l *limiter) takeReserve(now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reserve.take(netip.Addr{}, now)
+}
+
+// spent reports whether whatever a source could say now would be refused.
+func (l *limiter) spent(source netip.Addr, now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, key := l.share(source)
+	return !l.source.has(source, now) && !b.has(key, now)
+}
+
+// giveBack undoes a take, or a takeShare: the connection turned out to be an
+// authenticated peer's, whose hellos are counted one by one instead.
+func (l *limiter) giveBack(source netip.Addr, share bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if share {
+		b, key := l.share(source)
+		b.giveBack(key)
+		return
+	}
 	l.source.giveBack(source)
 	l.network.giveBack(networkOf(source))
 	l.total.giveBack(netip.Addr{})

@@ -4,6 +4,7 @@ package hello
 
 import (
 	"errors"
+	"net"
 	"syscall"
 )
 
@@ -29,4 +30,22 @@ func readNow(c syscall.Conn, p []byte) (n int, err error) {
 		err = rerr
 	}
 	return n, err
+}
+
+// hasSpoken reports whether something has come on a connection that nobody has
+// read yet, and changes nothing: somebody else may be waiting to read it.
+func hasSpoken(c net.Conn) (spoken bool) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		spoken = err == nil && n > 0
+	})
+	return spoken
 }

@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/door"
 )
 
 // ErrServerClosed is what Serve returns after Shutdown.
@@ -48,12 +51,18 @@ type Config struct {
 	// ProxyFrom are the balancers that must put a PROXY protocol version 2
 	// header in front of each connection; from anybody else it is malformed.
 	ProxyFrom []netip.Prefix
+	// Known reports whether a device that says hello from an address is one of
+	// ours or one that somebody let in; it is asked when strangers have used up
+	// the limits, of which such a device has a reserve. nil: nobody is known.
+	Known func(ctx context.Context, device amt.UUID, from netip.Addr) bool
 	// ReadTimeout is absolute, not per read; 0 means DefaultReadTimeout.
 	ReadTimeout time.Duration
 }
 
 // Limits bound what strangers can make us do; 0 switches one off. Each rate
-// allows its whole quota at once and then refills evenly.
+// allows its whole quota at once and then refills evenly. A connection counts from
+// its first byte on; one that says nothing has a place only for as long as nobody
+// else wants it.
 type Limits struct {
 	PerSourcePerMinute  int // connections of one address, or hellos for one named address
 	PerNetworkPerMinute int // the same of an IPv4 /24 or IPv6 /64
@@ -67,7 +76,9 @@ type Server struct {
 	handler Handler
 	log     *zap.Logger
 	metrics *Metrics
-	limits  *limiter
+	limits  *limiter // of strangers
+	relayed *limiter // of authenticated peers
+	door    *door.Door
 	samples *sampler
 	tls     *tls.Config   // nil: refuse TLS
 	http    *http.Server  // for agents, fed by hand
@@ -98,7 +109,7 @@ func NewServer(cfg Config, h Handler, log *zap.Logger, m *Metrics) *Server {
 	}
 	s := &Server{
 		cfg: cfg, handler: h, log: log, metrics: m,
-		limits: newLimiter(cfg.Limits), samples: newSampler(),
+		limits: newLimiter(cfg.Limits), relayed: newLimiter(cfg.Limits), door: door.New(cfg.Limits.Connections, 0), samples: newSampler(),
 		handed: make(chan net.Conn), start: time.Now(), closed: make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}
@@ -249,29 +260,34 @@ type conn struct {
 	noWait      bool // Read gives only what has arrived
 	greeted     bool // a TLS ClientHello was understood
 	busy        atomic.Bool
+	sent        atomic.Bool // away, for somebody else to have its place
+	share       bool        // it drew from the reserve
+	guest       *door.Guest
 	once        sync.Once
 }
 
-// accept applies the limits and starts the goroutine of a connection.
+// accept gives a connection a place and starts its goroutine. What it costs is
+// counted when it has said something; only a source that has nothing left to say
+// is not listened to at all.
 func (s *Server) accept(nc net.Conn) {
 	c := &conn{Conn: nc, from: addrPort(nc.RemoteAddr()), local: addrPort(nc.LocalAddr())}
 	c.peer = c.from.Addr()
 	proxied := s.fromBalancer(c.peer)
-	if !proxied { // else the device's address is not known yet
-		if r, why := s.limits.take(c.peer, s.now()); r != "" {
-			nc.Close()
-			s.refuse(r, c.from, why)
-			return
-		}
+	if !proxied && s.limits.spent(c.peer, s.now()) {
+		nc.Close()
+		s.refuse(RateLimited, c.from, "this source says too much")
+		return
+	}
+	if c.guest = s.door.Enter(c.peer, func() bool { return s.makesRoom(c) }); c.guest == nil {
+		nc.Close()
+		s.refuse(Overload, c.from, "too many connections are open")
+		return
 	}
 	s.mu.Lock()
-	full := s.cfg.Limits.Connections > 0 && len(s.conns) >= s.cfg.Limits.Connections
-	if full || s.closing {
+	if s.closing {
 		s.mu.Unlock()
+		c.guest.Leave()
 		nc.Close()
-		if full {
-			s.refuse(Overload, c.from, "too many connections are open")
-		}
 		return
 	}
 	s.conns[c] = struct{}{}
@@ -282,10 +298,22 @@ func (s *Server) accept(nc net.Conn) {
 	go s.handle(c, proxied)
 }
 
+// makesRoom closes a connection that nothing is heard of, unless something has
+// come meanwhile.
+func (s *Server) makesRoom(c *conn) bool {
+	if hasSpoken(c.Conn) {
+		return false
+	}
+	c.sent.Store(true)
+	c.Conn.Close()
+	return true
+}
+
 // release closes a connection and forgets it; the second time does nothing.
 func (s *Server) release(c *conn) (err error) {
 	c.once.Do(func() {
 		err = c.Conn.Close()
+		c.guest.Leave()
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()

@@ -54,7 +54,8 @@ func (s *Server) serveTLS(c *conn) {
 	}
 	state := t.ConnectionState()
 	peer := state.PeerCertificates[0].Subject.CommonName
-	s.limits.giveBack(c.from.Addr())
+	s.limits.giveBack(c.from.Addr(), c.share)
+	c.guest.Known()
 	a := &agentConn{Conn: t, s: s, c: c, peer: peer}
 	if state.NegotiatedProtocol == alpnHTTP {
 		s.handOver(a)
@@ -84,7 +85,7 @@ func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string) {
 		s.unread(c, m, err)
 		return
 	}
-	if r, why := s.limits.takeRelayed(c.from.Addr(), s.now()); r != "" {
+	if r, why := s.relayed.takeRelayed(c.from.Addr(), s.now()); r != "" {
 		s.refuse(r, c.from, why, zap.Stringer("uuid", m.UUID))
 		return
 	}

@@ -97,7 +97,10 @@ type Hello struct {
 	Limits Limits `yaml:"limits"`
 }
 
-// Limits keep a flood of hellos out. 0 switches one off.
+// Limits keep a flood of hellos out. 0 switches one off. What counts is a
+// connection that has said something. Devices that are set up, approved or on the
+// list have a reserve beyond the limits, of which no address can use another's part;
+// relays and agents have limits of their own.
 type Limits struct {
 	// Hellos a minute from one address. Default 20: firmware sends one or two; a
 	// NAT in front of many devices needs more.
@@ -106,7 +109,8 @@ type Limits struct {
 	PerNetworkPerMinute int `yaml:"per_network_per_minute" min:"0"`
 	// Hellos a second from everywhere. Default 0, off: the database is the limit.
 	TotalPerSecond int `yaml:"total_per_second" min:"0"`
-	// Open connections. Default 4096, about 22 MiB.
+	// Open connections. Default 4096, about 22 MiB. When there are as many, the one
+	// that has said nothing for longest makes room.
 	Connections int `yaml:"connections" min:"0"`
 }
 

@@ -18,7 +18,8 @@ const importRule = `
 amt/reason       :
 amt              :
 amt/wsman        : amt amt/reason
-amt/hello        : amt
+amt/door         :
+amt/hello        : amt amt/door
 amt/session      : amt amt/reason amt/wsman
 amt/sim          : amt amt/hello
 migrations       :
@@ -36,7 +37,7 @@ server/api       : amt amt/reason amt/hello certs store server/profile server/qu
 server/api/apitest : amt amt/reason store store/seal store/pgtest server/api
 server/console   : amt amt/reason server/api
 server/doctor    : amt amt/reason amt/session certs store
-server           : amt amt/reason amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/console server/doctor
+server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/console server/doctor
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
