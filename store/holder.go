@@ -1,0 +1,146 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// A name belongs to the device that was set up under it, until it is given back:
+// one that went back to its factory state, was retired, or is not known any more
+// has none. Nor has one whose set-up ended before it was committed, unless
+// somebody is at it: a stranger that begins under a name and does not come
+// through keeps nobody from it.
+
+// unnamed says of d that it lost its claim to a name.
+const unnamed = `(d.lifecycle IN ('retired', 'unprovisioned') OR d.provisioned_at IS NULL AND d.reason <> '` + string(reason.CommitUnverified) + `'
+	AND d.lifecycle NOT IN ('provisioning', 'verifying', 'provisioned', 'drifted', 'maintaining', 'unprovisioning'))`
+
+// ClaimName gives a device a name that no other has. Of two that want one at once
+// the second waits for the first's transaction. The answer is who has it then: the
+// device itself, or another, to whom nothing happened. The device's other names
+// are given back, but for keep, which it still bears.
+func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (amt.UUID, error) {
+	name, keep = strings.ToLower(name), strings.ToLower(keep)
+	var holder amt.UUID
+	if _, err := tx.exec(ctx, "INSERT INTO name_holders (name, uuid, claimed_at) VALUES ($1, $2, {now}) ON CONFLICT (name) DO NOTHING", name, uuid); err != nil {
+		return holder, fmt.Errorf("name %s: %w", name, err)
+	}
+	// The row is locked from here on, whoever made it.
+	if _, err := tx.exec(ctx, `UPDATE name_holders SET uuid = $2, claimed_at = {now} WHERE name = $1 AND uuid <> $2
+		AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uuid = name_holders.uuid AND NOT `+unnamed+`)`, name, uuid); err != nil {
+		return holder, fmt.Errorf("name %s: %w", name, err)
+	}
+	if err := tx.one(ctx, "SELECT uuid FROM name_holders WHERE name = $1", []any{name}, &holder); err != nil {
+		return holder, fmt.Errorf("name %s: %w", name, err)
+	}
+	if holder != uuid {
+		return holder, nil
+	}
+	// Who had it before names had rows.
+	others, err := list(ctx, tx, func(s scanner) (u amt.UUID, err error) { return u, s.Scan(&u) },
+		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+unnamed+" ORDER BY d.provisioned_at, d.uuid LIMIT 1", name, uuid)
+	if err != nil {
+		return holder, fmt.Errorf("name %s: %w", name, err)
+	}
+	if len(others) > 0 {
+		_, err := tx.exec(ctx, "UPDATE name_holders SET uuid = $2 WHERE name = $1", name, others[0])
+		if err != nil {
+			err = fmt.Errorf("name %s: %w", name, err)
+		}
+		return others[0], err
+	}
+	if _, err := tx.exec(ctx, "DELETE FROM name_holders WHERE uuid = $1 AND name <> $2 AND name <> $3", uuid, name, keep); err != nil {
+		return holder, fmt.Errorf("names of %s: %w", uuid, err)
+	}
+	return holder, nil
+}
+
+// A SharedName is a name that several managed devices bear.
+type SharedName struct {
+	Name    string
+	Devices []amt.UUID // in the order in which they were set up
+}
+
+// SharedNames lists names that several managed devices bear: earlier releases gave
+// them out. of limits it to one name; "" is all.
+func (tx *Tx) SharedNames(ctx context.Context, of string, limit int) ([]SharedName, error) {
+	type row struct {
+		name string
+		uuid amt.UUID
+	}
+	const bearers = "FROM devices d WHERE d.fqdn <> '' AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT " + unnamed
+	rows, err := list(ctx, tx, func(s scanner) (r row, err error) { return r, s.Scan(&r.name, &r.uuid) },
+		`SELECT fqdn, uuid `+bearers+` AND fqdn IN (SELECT fqdn `+bearers+` AND (d.fqdn = $1 OR CAST($1 AS text) = '') GROUP BY fqdn HAVING count(*) > 1 ORDER BY fqdn LIMIT $2)
+		ORDER BY fqdn, provisioned_at, uuid`, of, limit)
+	var out []SharedName
+	for _, r := range rows {
+		if n := len(out); n == 0 || out[n-1].Name != r.name {
+			out = append(out, SharedName{Name: r.name})
+		}
+		last := &out[len(out)-1]
+		last.Devices = append(last.Devices, r.uuid)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("names that several devices bear: %w", err)
+	}
+	return out, nil
+}
+
+// A ConsoleCertificate is a client certificate of the device CA that another
+// console got.
+type ConsoleCertificate struct {
+	ID                             int64
+	Serial                         string // hexadecimal
+	Name                           string
+	Fingerprint                    []byte
+	IssuedTo                       string // a person's words for who has it
+	CreatedBy                      string
+	CreatedAt, NotAfter, RevokedAt time.Time
+	RevokedBy, Why                 string
+}
+
+const consoleColumns = "id, serial, name, fingerprint, issued_to, created_by, created_at, not_after, revoked_at, revoked_by, why"
+
+func scanConsole(s scanner) (ConsoleCertificate, error) {
+	var c ConsoleCertificate
+	err := s.Scan(&c.ID, &c.Serial, &c.Name, &c.Fingerprint, &c.IssuedTo, &c.CreatedBy, timeOf{&c.CreatedAt}, timeOf{&c.NotAfter}, timeOf{&c.RevokedAt}, &c.RevokedBy, &c.Why)
+	return c, err
+}
+
+// AddConsoleCertificate keeps who got a client certificate, and says its number.
+func (tx *Tx) AddConsoleCertificate(ctx context.Context, c ConsoleCertificate) (ConsoleCertificate, error) {
+	rows, err := list(ctx, tx, scanConsole, `INSERT INTO console_certificates (serial, name, fingerprint, issued_to, created_by, created_at, not_after)
+		VALUES ($1, $2, $3, $4, $5, {now}, $6) RETURNING `+consoleColumns, c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy, c.NotAfter)
+	if err == nil && len(rows) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return c, fmt.Errorf("console certificate of %s: %w", c.Name, err)
+	}
+	return rows[0], nil
+}
+
+// ConsoleCertificates lists those issued, newest first; not those that have ended
+// unless all are wanted.
+func (tx *Tx) ConsoleCertificates(ctx context.Context, all bool) ([]ConsoleCertificate, error) {
+	return list(ctx, tx, scanConsole, "SELECT "+consoleColumns+" FROM console_certificates WHERE not_after > {now} OR $1 ORDER BY id DESC", all)
+}
+
+// RevokeConsoleCertificate notes that one is not to be used any more, once.
+func (tx *Tx) RevokeConsoleCertificate(ctx context.Context, id int64, by, why string) (ConsoleCertificate, error) {
+	rows, err := list(ctx, tx, scanConsole, `UPDATE console_certificates SET revoked_at = coalesce(revoked_at, {now}),
+		revoked_by = CASE WHEN revoked_at IS NULL THEN $2 ELSE revoked_by END, why = CASE WHEN revoked_at IS NULL THEN $3 ELSE why END
+		WHERE id = $1 RETURNING `+consoleColumns, id, by, why)
+	if err == nil && len(rows) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return ConsoleCertificate{}, fmt.Errorf("console certificate %d: %w", id, err)
+	}
+	return rows[0], nil
+}
