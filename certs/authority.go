@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -32,8 +31,10 @@ const caYears = 20
 const Backdate = 24 * time.Hour
 
 // NewAuthority makes an RSA-2048, SHA-256 root of this common name, valid for
-// 20 years. Firmware of every age takes such a one.
-func NewAuthority(name string, now time.Time) (*Authority, error) {
+// 20 years. Firmware of every age takes such a one. With zones it carries a name
+// constraint: what it signs is good in these alone, and in ConsoleZone, for those
+// who look at that. It is not critical, since firmware need not know it.
+func NewAuthority(name string, now time.Time, zones ...string) (*Authority, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, fmt.Errorf("make the key of the device CA: %w", err)
@@ -53,6 +54,12 @@ func NewAuthority(name string, now time.Time) (*Authority, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 		SubjectKeyId:          keyID(&key.PublicKey),
+	}
+	for _, z := range zones {
+		t.PermittedDNSDomains = append(t.PermittedDNSDomains, normalName(z))
+	}
+	if len(zones) > 0 {
+		t.PermittedDNSDomains = append(t.PermittedDNSDomains, ConsoleZone)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	if err != nil {
@@ -214,6 +221,9 @@ func (a *Authority) IssueConsole(pub crypto.PublicKey, name string, now time.Tim
 	case !now.Before(a.cert.NotAfter):
 		return nil, reason.Because(reason.CAUnavailable, "%s expired on %s", nameOf(a.cert), day(a.cert.NotAfter))
 	}
+	if err := a.permits(name); err != nil {
+		return nil, err
+	}
 	serial, err := newSerial()
 	if err != nil {
 		return nil, &reason.Error{Code: reason.CAUnavailable, Err: err}
@@ -239,24 +249,6 @@ func (a *Authority) IssueConsole(pub crypto.PublicKey, name string, now time.Tim
 		return nil, reason.Because(reason.CAUnavailable, "issue a console certificate for %s: %w", name, err)
 	}
 	return der, nil
-}
-
-// Console makes a key and its console certificate, with the authority behind
-// the leaf: all of the chain has to be sent.
-func (a *Authority) Console(name string, now time.Time, validity time.Duration) (*tls.Certificate, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, reason.Because(reason.CAUnavailable, "make a console key: %w", err)
-	}
-	der, err := a.IssueConsole(&key.PublicKey, name, now, validity)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, reason.Because(reason.CAUnavailable, "read our own console certificate: %w", err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // commonName keeps to the 64 characters X.520 allows; the whole name stays in

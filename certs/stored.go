@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -132,3 +133,17 @@ func PassphraseForms(typed amt.Secret) []amt.Secret {
 
 // KeyKind is a public key in words, such as RSA 2048.
 func KeyKind(pub crypto.PublicKey) string { return keyKind(pub) }
+
+// ConsoleKey reads what KeySecret wrote of the key with which a server logs in at
+// devices; an error is a *reason.Error.
+func ConsoleKey(sealed amt.Secret) (*rsa.PrivateKey, error) {
+	k, err := keyFromStore(sealed)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := k.(*rsa.PrivateKey)
+	if !ok {
+		return nil, reason.Because(reason.KeyTypeUnsupported, "the stored console key is not RSA")
+	}
+	return key, nil
+}

@@ -84,7 +84,9 @@ type Options struct {
 	Drain          time.Duration
 	Port           uint16 // where devices listen; 16993 but for tests
 
-	Zones []string
+	Zones        []string
+	OtherDomains []string // devices may be called by names in these, beside Zones and the certificates' domains
+	ConstrainCA  bool     // a device CA that is made now is good in Zones and OtherDomains alone
 
 	Doctor         doctor.Config // what the checks look at; New adds what only the daemon knows
 	DoctorInterval time.Duration // 0: only when asked
@@ -165,4 +167,12 @@ func (o Options) withDefaults() Options {
 		o.Node = "provisiond"
 	}
 	return o
+}
+
+// constrained are the zones that a new device CA is good in alone; none: in all.
+func (o Options) constrained() []string {
+	if !o.ConstrainCA {
+		return nil
+	}
+	return append(o.Zones[:len(o.Zones):len(o.Zones)], o.OtherDomains...)
 }

@@ -128,11 +128,15 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
-	ca, err := deviceCA(ctx, s.DB, s.o.Now())
+	ca, err := deviceCA(ctx, s.DB, s.o.Now(), s.o.constrained())
 	if err != nil {
 		return err
 	}
-	s.Trust = NewTrust(ca, s.o.Now)
+	key, err := consoleKey(ctx, s.DB)
+	if err != nil {
+		return err
+	}
+	s.Trust = NewTrust(ca, key, s.o.Now)
 	if err := s.startDesk(ctx); err != nil {
 		return err
 	}

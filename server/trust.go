@@ -7,8 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,13 +24,13 @@ type Trust struct {
 	ca   *certs.Authority
 	mine *x509.CertPool
 
-	consoleMu sync.Mutex
-	console   *tls.Certificate // made when first asked for
+	identity identity
 }
 
-// NewTrust starts with no certificate at all.
-func NewTrust(ca *certs.Authority, now func() time.Time) *Trust {
-	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool()}
+// NewTrust starts with no provisioning certificate at all; key is that of our own
+// identity.
+func NewTrust(ca *certs.Authority, key *rsa.PrivateKey, now func() time.Time) *Trust {
+	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool(), identity: identity{ca: ca, key: key, now: now, named: map[string]*tls.Certificate{}}}
 	t.mine.AddCert(ca.Certificate())
 	t.list.Store(&[]*certs.Provisioning{})
 	return t
@@ -80,40 +78,6 @@ func (t *Trust) IssuedByUs(der []byte) bool {
 	return err == nil && c.CheckSignatureFrom(t.ca.Certificate()) == nil
 }
 
-const (
-	consoleValidity = 365 * 24 * time.Hour
-	consoleRenew    = 30 * 24 * time.Hour // before its end
-)
-
-// Console is what this server shows to devices that ask for a certificate after
-// setup, and the root they must hold for it. The key lives in this process
-// only: each node, and each start, issues itself another under the device CA.
-func (t *Trust) Console() (*tls.Certificate, []byte) {
-	root := t.ca.Certificate().Raw
-	t.consoleMu.Lock()
-	defer t.consoleMu.Unlock()
-	if c := t.console; c != nil && c.Leaf.Subject.CommonName == t.consoleName() && t.now().Before(c.Leaf.NotAfter.Add(-consoleRenew)) {
-		return c, root
-	}
-	c, err := t.ca.Console(t.consoleName(), t.now(), consoleValidity)
-	if err != nil {
-		return t.console, root
-	}
-	t.console = c
-	return c, root
-}
-
-// consoleName is the name of the provisioning certificate, the one this server
-// is known under: a device's trusted names are suffixes of it.
-func (t *Trust) consoleName() string {
-	for _, p := range t.All() {
-		if p.Name != "" {
-			return strings.Replace(strings.ToLower(p.Name), "*.", "provisiond.", 1)
-		}
-	}
-	return "provisiond"
-}
-
 // helloCertificate is what our side shows to relays and agents: a provisioning
 // certificate, leaf first and root last.
 func (t *Trust) helloCertificate() (*tls.Certificate, error) {
@@ -127,37 +91,18 @@ func (t *Trust) helloCertificate() (*tls.Certificate, error) {
 
 const deviceCAKey = "device_ca"
 
-// deviceCA loads the device CA, or makes it at the very first start. Of several
-// nodes that make one at once, the first to store it wins.
-func deviceCA(ctx context.Context, db *store.DB, now time.Time) (*certs.Authority, error) {
-	var found amt.Secret
-	read := func(tx *store.Tx) (err error) {
-		found, err = tx.SealedSetting(ctx, deviceCAKey)
-		return err
-	}
-	err := db.Read(ctx, read)
-	if errors.Is(err, store.ErrNotFound) {
-		var sealed amt.Secret
-		if sealed, err = newDeviceCA(now); err != nil {
-			return nil, err
+// deviceCA loads the device CA, or makes it at the very first start, for these
+// zones alone when there are any.
+func deviceCA(ctx context.Context, db *store.DB, now time.Time, zones []string) (*certs.Authority, error) {
+	found, err := madeOnce(ctx, db, deviceCAKey, func() (amt.Secret, error) {
+		ca, err := certs.NewAuthority("provisiond device CA", now, zones...)
+		if err != nil {
+			return amt.Secret{}, err
 		}
-		if err = db.Write(ctx, func(tx *store.Tx) error {
-			return tx.CreateSealedSetting(ctx, deviceCAKey, sealed)
-		}); err != nil && !errors.Is(err, store.ErrConflict) {
-			return nil, fmt.Errorf("store the device CA: %w", err)
-		}
-		err = db.Read(ctx, read)
-	}
+		return ca.Secret()
+	})
 	if err != nil {
 		return nil, fmt.Errorf("load the device CA: %w", err)
 	}
 	return certs.AuthorityFromStore(found)
-}
-
-func newDeviceCA(now time.Time) (amt.Secret, error) {
-	ca, err := certs.NewAuthority("provisiond device CA", now)
-	if err != nil {
-		return amt.Secret{}, fmt.Errorf("make the device CA: %w", err)
-	}
-	return ca.Secret()
 }

@@ -12,6 +12,9 @@ const (
 	NotAuthorized           Code = "not_authorized"
 	NoProfileRule           Code = "no_profile_rule"
 	IdentityIncomplete      Code = "identity_incomplete"
+	NameTaken               Code = "name_taken"
+	DomainNotAllowed        Code = "domain_not_allowed"
+	SuffixContradiction     Code = "suffix_contradiction"
 	SetupWindowExpired      Code = "setup_window_expired"
 	SetupWindowClosing      Code = "setup_window_closing"
 	Blocklisted             Code = "blocklisted"
@@ -102,6 +105,7 @@ const (
 	CommitUnverified        Code = "commit_unverified"
 	UnprovisionBlocked      Code = "unprovision_blocked_by_auditor"
 	ProfileDrift            Code = "profile_drift"
+	LockoutAverted          Code = "lockout_averted"
 
 	// Server
 	SecretStoreUnavailable Code = "secret_store_unavailable"
@@ -148,6 +152,15 @@ var catalogue = []Entry{
 	{IdentityIncomplete, Intake, ThePolicy, ForOperator, "No name is known for the device",
 		[]string{"no name source answered"},
 		[]string{"give it one: provctl device name UUID FQDN", "or choose another name source in provisioning.names.sources or in a rule"}},
+	{NameTaken, Intake, ThePolicy, ForOperator, "Another device has this name",
+		[]string{"the list, the webhook or DNS gives one name to two devices", "a machine was replaced and the old one is still under management", "somebody imitating a device"},
+		[]string{"see who has it: provctl device list --query NAME", "the old machine is gone: provctl device retire OLD, then provctl device retry UUID", "else give this one another name: provctl device name UUID FQDN"}},
+	{DomainNotAllowed, Intake, ThePolicy, ForOperator, "The device's domain is none of ours",
+		[]string{"its DNS suffix, or the name it was given, lies outside zones and outside the domains of the provisioning certificates", "a device that claims somebody else's domain"},
+		[]string{"the domain is yours: add it to zones, or to provisioning.other_domains, and restart; then provctl device retry UUID", "it is not: look at the machine, and at option 15 of its DHCP scope; provctl device quarantine UUID"}},
+	{SuffixContradiction, Intake, TheDevice, ForOperator, "The device's suffix contradicts the certificate it took",
+		[]string{"firmware would have refused our certificate under the suffix this device names, so what answers is no firmware", "its DHCP lease changed in the middle of the set-up"},
+		[]string{"look at the machine; if it is the one you know: provctl device release UUID", "if not: provctl device retire UUID"}},
 	{SetupWindowExpired, Intake, TheDevice, ForHello, "The device stopped listening",
 		[]string{"its setup window (6 hours in most cases) passed"},
 		[]string{"unplug it for ten seconds, or reopen setup from MEBx or a local agent"}},
@@ -388,6 +401,9 @@ var catalogue = []Entry{
 	{ProfileDrift, WSMAN, NoBlame, ForOperator, "The device differs from its profile",
 		[]string{"somebody changed the device with another console", "the profile was changed after the device was set up"},
 		[]string{"see what differs in the device's detail", "bring it back: provctl maintain UUID --task clock,cert,name,tls"}},
+	{LockoutAverted, WSMAN, ThePolicy, ForOperator, "A change would have shut us out and was taken back",
+		[]string{"the device does not let this server in under the profile's TLS settings"},
+		[]string{"see what was refused in the device's detail: provctl device show UUID", "mend the profile, or go back: provctl profile rollback NAME --to VERSION", "then: provctl maintain UUID --task tls"}},
 	{SecretStoreUnavailable, Server, OurServer, Repeat, "The key store is unavailable",
 		[]string{"the master key cannot be read"},
 		[]string{"restore it", "nothing was sent to the device"}},

@@ -41,7 +41,8 @@ type Config struct {
 
 	// The DNS zones whose devices should find this server, such as
 	// corp.example.com. The doctor looks for provisionserver.<zone> in each.
-	// Default: none, since only the operator knows them.
+	// Devices are called by names in these, and in the domains of the provisioning
+	// certificates, alone. Default: none, since only the operator knows them.
 	Zones []string `yaml:"zones"`
 }
 
@@ -201,6 +202,16 @@ type Provisioning struct {
 	// How many devices that nobody approved are remembered. Default 50000: anybody
 	// who reaches the hello port can make them, so the oldest make room.
 	PendingDevices int `yaml:"pending_devices" min:"100" max:"10000000"`
+
+	// Further domains that devices may be called by names in, and that our device
+	// authority signs for: without them a device whose suffix or given name lies
+	// neither in zones nor in a provisioning certificate's domain waits. Default: none.
+	OtherDomains []string `yaml:"other_domains"`
+	// Whether the device authority, when it is made at the very first start, carries a
+	// name constraint to zones and other_domains: for its twenty years it can sign for
+	// nothing else, also for other consoles. Default false: zones grow. One that is
+	// there already stays as it is.
+	ConstrainCA bool `yaml:"constrain_device_ca"`
 
 	ODCA    ODCA    `yaml:"odca"`
 	Names   Names   `yaml:"names"`

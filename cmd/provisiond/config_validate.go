@@ -60,6 +60,14 @@ func (l *loader) validate() {
 			l.wrong(fmt.Sprintf("zones[%d]", i), fmt.Sprintf("%q is not a DNS zone", clip(z)), "letters, digits, hyphens and dots", "zones: [corp.example.com]")
 		}
 	}
+	for i, z := range c.Provisioning.OtherDomains {
+		if z = strings.TrimSuffix(z, "."); !dnsName.MatchString(z) {
+			l.wrong(fmt.Sprintf("provisioning.other_domains[%d]", i), fmt.Sprintf("%q is not a DNS domain", clip(z)), "letters, digits, hyphens and dots", "other_domains: [branch.example.net]")
+		}
+	}
+	if p := c.Provisioning; p.ConstrainCA && len(c.Zones)+len(p.OtherDomains) == 0 {
+		l.wrong("provisioning.constrain_device_ca", "true without zones", "the authority could sign for nothing", "zones: [corp.example.com]")
+	}
 	if e := c.Tracing.OTLPEndpoint; e != "" {
 		if u, err := url.Parse(e); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			l.wrong("tracing.otlp_endpoint", "want an http or https address", "spans go by OTLP over HTTP", "otlp_endpoint: http://127.0.0.1:4318")

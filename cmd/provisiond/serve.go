@@ -120,7 +120,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		MaintainPerMinute: orNone(cfg.Maintenance.PerMinute), MaintainAtOnce: cfg.Maintenance.AtOnce, MaintainContact: orNone(cfg.Maintenance.Contact),
 		SecondApprover: cfg.Jobs.SecondApprover, SecondApproverAbove: cfg.Jobs.SecondApproverAbove,
 		KeepHellos: cfg.Retention.Hellos, KeepEvents: cfg.Retention.Events, KeepRuns: cfg.Retention.Runs,
-		Zones: cfg.Zones, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, OTLPEndpoint: cfg.Tracing.OTLPEndpoint, Log: log,
+		Zones: cfg.Zones, OtherDomains: cfg.Provisioning.OtherDomains, ConstrainCA: cfg.Provisioning.ConstrainCA, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, OTLPEndpoint: cfg.Tracing.OTLPEndpoint, Log: log,
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
 	admissionOptions(cfg.Provisioning, &o)

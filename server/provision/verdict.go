@@ -55,7 +55,7 @@ func (r *Run) verdictBare(err error) Verdict {
 	switch code {
 	case reason.CredentialsUnknown:
 		v.Ended = store.CredentialsUnknown
-	case reason.UUIDMismatch, reason.UUIDDuplicate, reason.IdentityConflict, reason.OTPMismatch:
+	case reason.UUIDMismatch, reason.UUIDDuplicate, reason.IdentityConflict, reason.OTPMismatch, reason.SuffixContradiction:
 		v.Ended = store.Quarantined
 	case reason.Cancelled:
 		v.Again = 0

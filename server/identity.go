@@ -1,0 +1,127 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/store"
+)
+
+// An identity is what this server shows to devices that ask for a certificate
+// after set-up (mutual TLS). Its name comes from the device CA and its key from
+// the store, so that every node has the same and no provisioning certificate that
+// comes or goes changes it. Certificates for it are issued as they are needed and
+// renewed before their end.
+type identity struct {
+	ca  *certs.Authority
+	key *rsa.PrivateKey
+	now func() time.Time
+
+	mu    sync.Mutex
+	named map[string]*tls.Certificate
+}
+
+const (
+	consoleValidity = 365 * 24 * time.Hour
+	consoleRenew    = 30 * 24 * time.Hour // before its end
+	// consoleNames bounds the names kept: profiles give a handful.
+	consoleNames = 64
+)
+
+// under is our certificate in a name; nil where the device CA does not sign it.
+func (i *identity) under(name string) *tls.Certificate {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	name = strings.ToLower(name)
+	kept := i.named[name]
+	if kept != nil && i.now().Before(kept.Leaf.NotAfter.Add(-consoleRenew)) {
+		return kept
+	}
+	c, err := i.ca.ConsoleFor(i.key, name, i.now(), consoleValidity)
+	if err != nil {
+		return kept // one near its end is better than none
+	}
+	if len(i.named) >= consoleNames {
+		clear(i.named)
+	}
+	i.named[name] = c
+	return c
+}
+
+// Console is what this server shows to devices that ask for a certificate after
+// setup, and the root they must hold for it.
+func (t *Trust) Console() (*tls.Certificate, []byte) {
+	return t.identity.under(t.ca.ConsoleName()), t.ca.Certificate().Raw
+}
+
+// ConsoleAs is our certificate in another name, for devices that were told names
+// without our own by an earlier release: the name is one that the device lets in,
+// and it is our device CA that it believes.
+func (t *Trust) ConsoleAs(name string) *tls.Certificate { return t.identity.under(name) }
+
+const consoleKeySetting = "console_key"
+
+// consoleKey loads the key of our identity, or makes it once for all nodes.
+func consoleKey(ctx context.Context, db *store.DB) (*rsa.PrivateKey, error) {
+	sealed, err := madeOnce(ctx, db, consoleKeySetting, func() (amt.Secret, error) {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			return amt.Secret{}, err
+		}
+		return certs.KeySecret(key)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the key with which this server logs in at devices: %w", err)
+	}
+	return certs.ConsoleKey(sealed)
+}
+
+// madeOnce reads a sealed setting, or makes it at the very first start. Of several
+// nodes that make one at once, the first to store it wins.
+func madeOnce(ctx context.Context, db *store.DB, key string, make func() (amt.Secret, error)) (found amt.Secret, err error) {
+	read := func(tx *store.Tx) (err error) {
+		found, err = tx.SealedSetting(ctx, key)
+		return err
+	}
+	if err = db.Read(ctx, read); !errors.Is(err, store.ErrNotFound) {
+		return found, err
+	}
+	made, err := make()
+	if err != nil {
+		return found, err
+	}
+	err = db.Write(ctx, func(tx *store.Tx) error { return tx.CreateSealedSetting(ctx, key, made) })
+	if err != nil && !errors.Is(err, store.ErrConflict) {
+		return found, err
+	}
+	return found, db.Read(ctx, read)
+}
+
+// servesDomain reports whether a device may be called by a name in a domain, and
+// whether our device CA signs for it: one of the configured zones, of the domains
+// opened beside them, or of those of the provisioning certificates in use.
+func (s *Server) servesDomain(domain string) bool {
+	domain = strings.ToLower(strings.Trim(domain, "."))
+	for _, list := range [][]string{s.o.Zones, s.o.OtherDomains} {
+		for _, z := range list {
+			if z = strings.ToLower(strings.Trim(z, ".")); domain == z || strings.HasSuffix(domain, "."+z) {
+				return true
+			}
+		}
+	}
+	for _, p := range s.Trust.All() {
+		if certs.ServesDomain(p.Names, domain) {
+			return true
+		}
+	}
+	return false
+}
