@@ -150,7 +150,7 @@ func (p *program) root() *cobra.Command {
 	f.StringVar(&p.ca, "ca", os.Getenv("PROVISIOND_CA"), "a `FILE` with the authorities of the daemon's certificate (PEM)")
 	f.BoolVar(&p.json, "json", false, "print JSON for programs")
 	root.AddCommand(p.deviceCommand(), p.ruleCommand(), p.profileCommand(), p.secretCommand(), p.keyCommand(), p.jobCommand(), p.maintainCommand(), p.unprovisionCommand(), p.eventCommand(), p.helloCommand(), p.reasonCommand(),
-		p.certCommand(), p.rootCommand(), p.auditCommand(), p.userCommand(), p.tokenCommand(), p.doctorCommand(), p.statusCommand(), p.versionCommand())
+		p.certCommand(), p.rootCommand(), p.consoleCertificateCommand(), p.deviceCACommand(), p.auditCommand(), p.userCommand(), p.tokenCommand(), p.doctorCommand(), p.statusCommand(), p.versionCommand())
 	return root
 }
 

@@ -79,6 +79,11 @@ var grants = map[string][]Role{
 	"create-root":                {KeyAdmin},
 	"issue-certificate":          {KeyAdmin},
 
+	"get-device-ca":              lookers,
+	"list-console-certificates":  lookers,
+	"issue-console-certificate":  {KeyAdmin},
+	"revoke-console-certificate": {KeyAdmin},
+
 	"list-authorisations":   lookers,
 	"import-authorisations": {Operator, PolicyAdmin},
 	"remove-authorisation":  {Operator, PolicyAdmin},

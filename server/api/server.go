@@ -52,6 +52,8 @@ type Deps struct {
 	Certs func() []*certs.Provisioning
 	// Desk handles provisioning certificates; without it they are only listed.
 	Desk *desk.Desk
+	// Authority is the device CA, which issues certificates for other consoles.
+	Authority *certs.Authority
 	// Ready is one more part of /readyz beside the database; Parts are further
 	// ones with names of their own.
 	Ready func(ctx context.Context) error
@@ -280,6 +282,7 @@ func (s *Server) routes(api huma.API) {
 	s.tokenRoutes(api)
 	s.doctorRoutes(api)
 	s.certRoutes(api)
+	s.consoleRoutes(api)
 }
 
 // OpenAPI is the description of all routes.
