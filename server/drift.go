@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,7 +29,13 @@ import (
 type ownProfile struct {
 	Digest  string `json:"digest"`
 	Version int    `json:"version"`
+	// Trusted are the names of consoles that any version of it named: devices may have
+	// been told them.
+	Trusted []string `json:"trusted,omitempty"`
 }
+
+// mostTold bounds the names kept of versions gone by.
+const mostTold = 32
 
 const ownProfileKey = "profile_configured:"
 
@@ -53,9 +60,16 @@ func (s *Server) numberProfile(ctx context.Context) error {
 			return err
 		}
 		now.Version = max(before.Version, 1)
+		now.Trusted = before.Trusted
+		for _, n := range p.TrustedCN {
+			if !slices.Contains(now.Trusted, n) && len(now.Trusted) < mostTold {
+				now.Trusted = append(now.Trusted, n)
+			}
+		}
 		switch {
-		case before.Digest == now.Digest:
+		case before.Digest == now.Digest && len(now.Trusted) == len(before.Trusted):
 			return nil
+		case before.Digest == now.Digest:
 		case before.Digest != "":
 			// A version that was stored under its name once is never given again.
 			stored, err := tx.ProfileVersions(ctx, p.Name)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -104,6 +106,44 @@ func madeOnce(ctx context.Context, db *store.DB, key string, make func() (amt.Se
 		return found, err
 	}
 	return found, db.Read(ctx, read)
+}
+
+// mostFormer bounds the provisioning certificates that we may have been called after.
+const mostFormer = 3
+
+// toldNames are the names of consoles that a device may have been told by a version
+// of its profile, and those of provisioning certificates: an earlier release logged in
+// under one of these, so that its devices were told to let it in.
+func (s *Server) toldNames(ctx context.Context, d store.Device, run string) (names []string, err error) {
+	err = s.DB.Read(ctx, func(tx *store.Tx) error {
+		for _, name := range []string{d.Profile, run, "default"} {
+			if name == "" {
+				continue
+			}
+			versions, err := tx.ProfileVersions(ctx, name)
+			if err != nil {
+				return err
+			}
+			for _, v := range versions {
+				var p profile.Profile
+				if json.Unmarshal(v.Document, &p) == nil && p.TLS == profile.TLSMutual {
+					names = append(names, p.TrustedCN...)
+				}
+			}
+			own, err := readOwnProfile(ctx, tx, name)
+			if err != nil {
+				return err
+			}
+			names = append(names, own.Trusted...)
+		}
+		return nil
+	})
+	for i, p := range s.Trust.All() {
+		if i < mostFormer {
+			names = append(names, strings.Replace(strings.ToLower(p.Name), "*.", "provisiond.", 1))
+		}
+	}
+	return names, err
 }
 
 // servesDomain reports whether a device may be called by a name in a domain, and

@@ -229,7 +229,10 @@ func (d *Device) operationalTLS() (*tls.Config, error) {
 		}
 		conf.ClientAuth = tls.RequireAnyClientCert
 		conf.VerifyPeerCertificate = func(raw [][]byte, _ [][]*x509.Certificate) error {
-			return judgeConsole(raw, roots, set.trustedCN)
+			d.mu.Lock()
+			names := slices.Clone(d.saved.tls[0].trustedCN) // in force as soon as they are put
+			d.mu.Unlock()
+			return judgeConsole(raw, roots, names)
 		}
 	}
 	return conf, nil

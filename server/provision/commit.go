@@ -72,12 +72,23 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	var last error
-	for {
+	for refused := 0; ; {
 		ok, err := r.verifyOnce(ctx)
 		if ok {
 			return true, nil
 		}
 		last = err
+		if len(r.guarded) > 0 {
+			// A device that is back and refuses us was shut to us by what was changed;
+			// one that takes no second connection lets go of the first.
+			if shutsOut(err) {
+				if refused++; refused > 1 {
+					return false, err
+				}
+			} else {
+				r.dropRope()
+			}
+		}
 		if now := r.e.Clock.Now(); wantsSetup(err) && now.After(ask) {
 			// A restart is over by now. Is it one of those that said yes to the
 			// commit and did nothing?
@@ -152,7 +163,11 @@ func final(err error) bool {
 }
 
 func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
-	d, err := r.call(ctx, r.managedTarget())
+	meet := r.meet
+	if len(r.guarded) > 0 {
+		meet = r.meetAgain // what is to be proved is that we come in as before
+	}
+	d, err := meet(ctx)
 	if err != nil {
 		return false, err
 	}

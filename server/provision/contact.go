@@ -62,7 +62,7 @@ func (r *Run) contactBare(ctx context.Context) error {
 // foundMutual looks whether a device that refuses our setup certificates was
 // committed by an earlier attempt: with mutual TLS it then wants a console's.
 func (r *Run) foundMutual(ctx context.Context, refused error) error {
-	d, err := r.call(ctx, r.managedTarget())
+	d, err := r.meet(ctx)
 	if err != nil {
 		return refused
 	}
@@ -75,7 +75,7 @@ func (r *Run) foundMutual(ctx context.Context, refused error) error {
 // to be set up is left to its hello.
 func (r *Run) contactUnheard(ctx context.Context) error {
 	r.unheard = true
-	d, err := r.call(ctx, r.managedTarget())
+	d, err := r.meet(ctx)
 	if err != nil {
 		if codeOf(err) == reason.TLSClientCertRefused && r.Profile.TLS != profile.TLSMutual {
 			return r.notSetUp(err)

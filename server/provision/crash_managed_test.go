@@ -42,6 +42,7 @@ func (l *lab) everythingDue(faults ...sim.Fault) (*sim.Device, Clock) {
 	}
 	l.again = true
 	l.prof.TLS, l.prof.CertificateDays, l.prof.PasswordDays = profile.TLSMutual, 7000, 365
+	l.prof.TrustedCN = []string{"console.lab.example"} // not ours
 	return d, laterClock{realClock{}, 800 * 24 * time.Hour}
 }
 

@@ -86,6 +86,7 @@ func (r *Run) attempt(ctx context.Context) (err error) {
 			err = reason.Because(reason.InternalError, "the attempt panicked: %v", p)
 			r.log.Error("run panicked", zap.Any("panic", p), zap.Stack("stack"))
 		}
+		r.dropRope()
 		r.hangUp()
 	}()
 	p := planOf(r.Job.Run.Kind)

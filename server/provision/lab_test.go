@@ -165,6 +165,10 @@ func (l *labTrust) IssuedByUs(der []byte) bool {
 func (l *labTrust) Console() (*tls.Certificate, []byte) {
 	return l.console, l.ca.Certificate().Raw
 }
+func (l *labTrust) ConsoleAs(name string) *tls.Certificate {
+	c, _ := l.ca.ConsoleFor(l.console.PrivateKey.(*rsa.PrivateKey), name, time.Now(), time.Hour)
+	return c
+}
 
 // roots are the hashes a device must hold to trust the lab's certificate.
 func (l *lab) roots() []amt.TrustHash { return l.trust.list[0].Paths[0].RootHashes }

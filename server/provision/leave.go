@@ -113,7 +113,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 	word := ""
 	for {
 		word = ""
-		d, err := r.call(ctx, r.managedTarget())
+		d, err := r.meet(ctx)
 		if err == nil {
 			asks := d.Peer().ClientCertAsked
 			_ = d.Close()

@@ -281,6 +281,10 @@ var useRenewed = Step{
 // tlsDiffers says how the network's TLS settings differ from the profile's.
 func (r *Run) tlsDiffers() string {
 	mutual := r.Profile.TLS == profile.TLSMutual
+	names, err := r.trustedNames()
+	if err != nil {
+		return err.Error()
+	}
 	for _, s := range r.material.Settings {
 		if !network(s) {
 			continue
@@ -290,8 +294,8 @@ func (r *Run) tlsDiffers() string {
 			return "TLS is off"
 		case s.Mutual != mutual:
 			return fmt.Sprintf("mutual TLS is %t, not %t", s.Mutual, mutual)
-		case mutual && !sameNames(s.TrustedCN, r.Profile.TrustedCN):
-			return fmt.Sprintf("it trusts consoles named %v, not %v", s.TrustedCN, r.Profile.TrustedCN)
+		case mutual && !sameNames(s.TrustedCN, names):
+			return fmt.Sprintf("it trusts consoles named %v, not %v", s.TrustedCN, names)
 		}
 		return ""
 	}
@@ -311,7 +315,7 @@ var restoreTLS = Step{
 		return wantsTLS(r) && r.tasks.wants(TaskTLS) && !r.tasks.only() && r.material != nil && r.tlsDiffers() != ""
 	},
 	Apply: func(ctx context.Context, r *Run) error {
-		if err := enableTLS.Apply(ctx, r); err != nil {
+		if err := r.changeTLS(ctx); err != nil {
 			return err
 		}
 		r.unsaved = true
@@ -326,6 +330,9 @@ var saveChanges = Step{
 	Name:   "save_changes",
 	Needed: func(r *Run) bool { return r.unsaved },
 	Apply: func(ctx context.Context, r *Run) error {
+		if err := r.guardPending(ctx); err != nil {
+			return err
+		}
 		err := r.Device.Commit(ctx)
 		switch {
 		case isAnyStatus(err):
@@ -335,9 +342,15 @@ var saveChanges = Step{
 		case err != nil:
 			r.log.Info("commit.ambiguous", zap.Error(err))
 		}
+		r.takeRope()
 		if err := r.settled(ctx); err != nil {
+			if shutsOut(err) && len(r.guarded) > 0 && !r.e.ungated {
+				return r.takeBack(ctx, err)
+			}
+			r.dropRope()
 			return err
 		}
+		r.proved()
 		r.unsaved = false
 		if until, ok := r.inUse(); ok {
 			r.facts.CertUntil = until

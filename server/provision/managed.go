@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -31,7 +29,7 @@ func (r *Run) contactManaged(ctx context.Context) error {
 	if len(r.Job.Admin) == 0 {
 		return reason.Because(reason.CredentialsUnknown, "no password of this device is stored")
 	}
-	d, err := r.call(ctx, r.managedTarget())
+	d, err := r.meet(ctx)
 	if err != nil {
 		return r.notManaged(err)
 	}
@@ -42,29 +40,6 @@ func (r *Run) contactManaged(ctx context.Context) error {
 	r.Device = d
 	r.lease.guard(d)
 	return nil
-}
-
-// managedTarget is how a committed device is spoken to. A console certificate
-// goes with it in every profile: a device that was told to ask for one before
-// its profile changed still asks.
-func (r *Run) managedTarget() session.Target {
-	t := session.Target{Addr: netip.AddrPortFrom(r.Job.Device.Address, r.e.Port), MinTLS: r.leastTLS()}
-	if r.plain() {
-		t.Addr, t.Plain = netip.AddrPortFrom(r.Job.Device.Address, r.e.Port-1), true
-		return t
-	}
-	t.Client, _ = r.e.Trust.Console()
-	return t
-}
-
-// plain reports whether the device speaks without TLS: the profile has none,
-// and the firmware is from before AMT 16.1, which took that possibility away.
-func (r *Run) plain() bool {
-	v := r.Identity.Version
-	if v.IsZero() {
-		v = r.Job.Device.Version
-	}
-	return r.Profile.TLS == profile.TLSNone && !v.IsZero() && !v.AtLeast(16, 1)
 }
 
 // notManaged names what a device says by wanting a certificate of another kind.

@@ -56,6 +56,12 @@ type Run struct {
 	differs  []string         // what was found to differ and is left so
 	unsaved  bool             // a change waits for CommitChanges
 	oldCerts []string         // handles of certificates no longer in use
+	guarded  []guarded        // changes that could shut us out and are not proved yet
+	rope     Device           // the session that made them, open over their commit
+	told     []string         // names of consoles that the device has, had, or was told
+
+	under      string // the name under which the device let us in; "" our own
+	withoutTLS bool   // it was set up with TLS once, and not the last time
 
 	// Of a device on its way out:
 	gone  string // how it shows that it is no longer managed; "" it still is

@@ -72,6 +72,8 @@ type Trust interface {
 	// root a device must hold to accept it; nil when the profile has no use
 	// for it.
 	Console() (client *tls.Certificate, rootDER []byte)
+	// ConsoleAs is the same in another name; nil where it cannot be had.
+	ConsoleAs(name string) *tls.Certificate
 }
 
 // A Job is a claimed run with all it needs.
@@ -208,8 +210,13 @@ type Config struct {
 	// Realm finds another device that has this digest realm, zero for none, and
 	// writes it down; nil does not look.
 	Realm func(ctx context.Context, d store.Device, runID int64, realm string) (amt.UUID, error)
-	Clock Clock
-	Rand  io.Reader
+	// Trusted lists names of consoles that a device may have been told by a version
+	// of its profile; nil knows none but the profile's own.
+	Trusted func(ctx context.Context, d store.Device, profile string) ([]string, error)
+	Clock   Clock
+	Rand    io.Reader
+
+	ungated bool // tests take the gate away
 
 	Lease       time.Duration // how long a claim holds without renewal
 	Margin      time.Duration // the socket's deadline ends this long before the lease

@@ -652,3 +652,4 @@ func (simTrust) IssueDevice(*rsa.PublicKey, amt.UUID, string, string, time.Durat
 }
 func (simTrust) IssuedByUs(der []byte) bool          { return false }
 func (simTrust) Console() (*tls.Certificate, []byte) { return nil, nil }
+func (simTrust) ConsoleAs(string) *tls.Certificate   { return nil }

@@ -22,7 +22,7 @@ import (
 // the device is found by reading it back and used again, so that a device's
 // small certificate store does not fill up.
 
-func wantsTLS(r *Run) bool { return r.Profile.TLS != profile.TLSNone }
+func wantsTLS(r *Run) bool { return r.Profile.TLS != profile.TLSNone || r.keepsTLS() }
 
 // makeDeviceKey has the device make its own key pair; before AMT 7.0 the key is
 // made here and put in.
@@ -208,14 +208,13 @@ var enableTLS = Step{
 		return false, nil
 	},
 	Apply: func(ctx context.Context, r *Run) error {
-		mutual := r.Profile.TLS == profile.TLSMutual
-		if mutual {
-			_, root := r.e.Trust.Console()
-			if _, err := r.Device.AddTrustedRoot(ctx, root); err != nil && !isStatus(err, amt.StatusDuplicate) {
-				return named(reason.TLSEnableFailed, err)
-			}
+		if err := r.setTLS(ctx); err != nil {
+			return err
 		}
-		return named(reason.TLSEnableFailed, r.Device.EnableTLS(ctx, mutual, r.Profile.TrustedCN))
+		if r.Profile.TLS == profile.TLSMutual {
+			return r.letsUsIn(ctx) // what would shut us out is not committed
+		}
+		return nil
 	},
 }
 
