@@ -367,6 +367,24 @@ func (tx *Tx) NamesOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Name,
 	return out, nil
 }
 
+// CalledOf says what devices are called: the name wanted, or else the one they have.
+func (tx *Tx) CalledOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]string, error) {
+	out := map[amt.UUID]string{}
+	err := tx.each(ctx, func(s scanner) error {
+		var u amt.UUID
+		var wanted, has string
+		err := s.Scan(&u, &wanted, &has)
+		if out[u] = wanted; wanted == "" {
+			out[u] = has
+		}
+		return err
+	}, "SELECT uuid, fqdn, host FROM devices WHERE "+tx.among("uuid", 1), tx.set(texts(uuids)))
+	if err != nil {
+		return nil, fmt.Errorf("what %d devices are called: %w", len(uuids), err)
+	}
+	return out, nil
+}
+
 func texts(uuids []amt.UUID) []string {
 	out := make([]string, len(uuids))
 	for i, u := range uuids {

@@ -129,7 +129,7 @@ type ChangeBody struct {
 // command runs do in one transaction with its event, its audit record and the
 // nudge to a worker: all of it happens or nothing.
 func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do func(*command) error) (ActionResult, error) {
-	u, err := uuidOf(in.UUID)
+	u, err := s.which(ctx, in.UUID)
 	if err != nil {
 		return ActionResult{}, err
 	}

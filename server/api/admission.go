@@ -319,7 +319,7 @@ type Named struct {
 
 func (s *Server) nameDevice(ctx context.Context, in *NameInput) (Named, error) {
 	who, _ := PrincipalOf(ctx)
-	u, err := uuidOf(in.UUID)
+	u, err := s.which(ctx, in.UUID)
 	if err != nil {
 		return Named{}, err
 	}

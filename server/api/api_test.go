@@ -170,7 +170,7 @@ func TestProblems(t *testing.T) {
 		status             int
 		code, says         string
 	}{
-		{"GET", "/api/v1/devices/nonsense", "", 422, "invalid_request", "32 hexadecimal digits"},
+		{"GET", "/api/v1/devices/nonsense", ``, 404, "device_unknown", "no device nonsense is known"},
 		{"GET", "/api/v1/devices/11223344-5566-7788-99aa-bbccddeeff00", "", 404, "device_unknown", "is known"},
 		{"GET", "/api/v1/devices?lifecycle=sleeping", "", 422, "invalid_request", "pending_approval"},
 		{"GET", "/api/v1/devices?reason=tired", "", 422, "invalid_request", "/api/v1/reasons"},

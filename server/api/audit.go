@@ -99,9 +99,17 @@ func (s *Server) listAudit(ctx context.Context, in *AuditQuery) (AuditPage, erro
 		} else if found, err = tx.AuditRecords(ctx, in.After, limit); err != nil {
 			return err
 		}
+		var subjects []string
+		for _, r := range found {
+			subjects = append(subjects, r.Subject)
+		}
+		fqdn, err := names(ctx, tx, subjects)
+		if err != nil {
+			return err
+		}
 		for _, r := range found {
 			page.Records = append(page.Records, AuditRecord{
-				Seq: r.Seq, At: timeOrNull(r.At), Actor: clean(r.Actor), Action: clean(r.Action), Subject: clean(r.Subject),
+				Seq: r.Seq, At: timeOrNull(r.At), Actor: clean(r.Actor), Action: clean(r.Action), Subject: clean(r.Subject), FQDN: fqdn[r.Subject],
 				Detail: cleanMap(r.Detail), Hash: hex.EncodeToString(r.Hash),
 			})
 		}

@@ -110,13 +110,13 @@ func toRun(r store.Run, steps []store.StepRecord) Run {
 	return out
 }
 
-func toEvent(e store.Event) Event {
+func toEvent(e store.Event, fqdn string) Event {
 	out := Event{
 		ID: e.ID, At: timeOrNull(e.At), RunID: e.RunID, Name: clean(e.Name), Reason: string(e.Reason), Detail: clean(e.Detail),
 		Actor: clean(e.Actor), Data: cleanMap(e.Data),
 	}
 	if !e.UUID.IsZero() {
-		out.UUID = e.UUID.String()
+		out.UUID, out.FQDN = e.UUID.String(), fqdn
 	}
 	return out
 }

@@ -36,11 +36,6 @@ type DeviceQuery struct {
 	Limit     int      `query:"limit" minimum:"0" maximum:"1000" doc:"0 means 100"`
 }
 
-// OneDevice names a device in a path.
-type OneDevice struct {
-	UUID string `path:"uuid" maxLength:"64" doc:"the platform's UUID"`
-}
-
 func (s *Server) deviceRoutes(api huma.API) {
 	add(s, api, huma.Operation{OperationID: "list-devices", Method: http.MethodGet, Path: "/api/v1/devices", Summary: "List devices", Tags: []string{"devices"}}, s.listDevices)
 	add(s, api, huma.Operation{OperationID: "get-device", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}", Summary: "Everything known of one device", Tags: []string{"devices"}}, s.getDevice)
@@ -253,19 +248,13 @@ const (
 )
 
 func (s *Server) getDevice(ctx context.Context, in *OneDevice) (DeviceDetail, error) {
-	u, err := uuidOf(in.UUID)
-	if err != nil {
-		return DeviceDetail{}, err
-	}
 	var out DeviceDetail
-	err = s.db.Read(ctx, func(tx *store.Tx) error {
-		d, err := tx.Device(ctx, u)
-		if errors.Is(err, store.ErrNotFound) {
-			return unknownDevice(u)
-		}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		d, err := s.known(ctx, tx, in.UUID)
 		if err != nil {
 			return err
 		}
+		u := d.UUID
 		out = toDetail(d)
 		hashes, err := tx.TrustHashes(ctx, d.TrustTable)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -293,7 +282,7 @@ func (s *Server) getDevice(ctx context.Context, in *OneDevice) (DeviceDetail, er
 		}
 		out.Events = []Event{}
 		for _, e := range events {
-			out.Events = append(out.Events, toEvent(e))
+			out.Events = append(out.Events, toEvent(e, out.FQDN))
 		}
 		return nil
 	})

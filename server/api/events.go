@@ -20,7 +20,7 @@ import (
 type EventQuery struct {
 	After  int64  `query:"after" minimum:"0" doc:"only with a greater id"`
 	Before int64  `query:"before" minimum:"0" doc:"only with a smaller id, for paging backwards"`
-	UUID   string `query:"uuid" maxLength:"64"`
+	UUID   string `query:"uuid" maxLength:"255" doc:"of one device: its UUID, name, address or MAC"`
 	RunID  int64  `query:"run" minimum:"0"`
 	Name   string `query:"name" maxLength:"64"`
 	Newest bool   `query:"newest" doc:"newest first"`
@@ -31,7 +31,7 @@ type EventQuery struct {
 // after, else with what happens from now on.
 type StreamQuery struct {
 	After  int64  `query:"after" minimum:"-1" default:"-1" doc:"begin behind this id; 0 is the very beginning"`
-	UUID   string `query:"uuid" maxLength:"64"`
+	UUID   string `query:"uuid" maxLength:"255" doc:"of one device: its UUID, name, address or MAC"`
 	LastID string `header:"Last-Event-ID" maxLength:"32"`
 }
 
@@ -50,10 +50,10 @@ func (s *Server) eventRoutes(api huma.API) {
 	s.metrics.route(op.Path, op.Method, 200)
 }
 
-func (q *EventQuery) filter() (store.EventFilter, error) {
+func (s *Server) events(ctx context.Context, q *EventQuery) (store.EventFilter, error) {
 	f := store.EventFilter{After: q.After, Before: q.Before, RunID: q.RunID, Name: q.Name, Newest: q.Newest, Limit: q.Limit}
 	if q.UUID != "" {
-		u, err := uuidOf(q.UUID)
+		u, err := s.which(ctx, q.UUID)
 		if err != nil {
 			return f, err
 		}
@@ -66,7 +66,7 @@ func (q *EventQuery) filter() (store.EventFilter, error) {
 }
 
 func (s *Server) listEvents(ctx context.Context, in *EventQuery) (EventPage, error) {
-	f, err := in.filter()
+	f, err := s.events(ctx, in)
 	if err != nil {
 		return EventPage{}, err
 	}
@@ -76,15 +76,27 @@ func (s *Server) listEvents(ctx context.Context, in *EventQuery) (EventPage, err
 		if err != nil {
 			return err
 		}
-		for _, e := range found {
-			page.Events = append(page.Events, toEvent(e))
-		}
-		return nil
+		page.Events, err = eventsOf(ctx, tx, found)
+		return err
 	})
 	if n := len(page.Events); err == nil && n == f.Limit {
 		page.Next = page.Events[n-1].ID
 	}
 	return page, err
+}
+
+// eventsOf shows events with the names of their devices.
+func eventsOf(ctx context.Context, tx *store.Tx, found []store.Event) ([]Event, error) {
+	out := make([]Event, 0, len(found))
+	var uuids []string
+	for _, e := range found {
+		uuids = append(uuids, e.UUID.String())
+	}
+	fqdn, err := names(ctx, tx, uuids)
+	for _, e := range found {
+		out = append(out, toEvent(e, fqdn[e.UUID.String()]))
+	}
+	return out, err
 }
 
 const (
@@ -96,7 +108,7 @@ const (
 func (s *Server) streamEvents(ctx context.Context, in *StreamQuery) (*huma.StreamResponse, error) {
 	var device amt.UUID
 	if in.UUID != "" {
-		u, err := uuidOf(in.UUID)
+		u, err := s.which(ctx, in.UUID)
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +173,7 @@ func (s *Server) follow(ctx context.Context, w http.ResponseWriter, device amt.U
 				break // the database is away: the stream waits with it
 			}
 			for _, e := range events {
-				text, err := json.Marshal(toEvent(e))
+				text, err := json.Marshal(e)
 				if err != nil || !send("id: %d\ndata: %s\n\n", e.ID, text) {
 					return
 				}
@@ -187,13 +199,17 @@ func (s *Server) follow(ctx context.Context, w http.ResponseWriter, device amt.U
 
 // eventsAfter asks the database only when there is something newer, which all
 // streams find out together.
-func (s *Server) eventsAfter(ctx context.Context, device amt.UUID, last int64) (events []store.Event, next int64, err error) {
+func (s *Server) eventsAfter(ctx context.Context, device amt.UUID, last int64) (events []Event, next int64, err error) {
 	newest, err := s.latest.id(ctx, s)
 	if err != nil || newest <= last {
 		return nil, last, err
 	}
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
-		events, err = tx.Events(ctx, store.EventFilter{After: last, UUID: device, Follow: true, Limit: streamPage})
+		found, err := tx.Events(ctx, store.EventFilter{After: last, UUID: device, Follow: true, Limit: streamPage})
+		if err != nil {
+			return err
+		}
+		events, err = eventsOf(ctx, tx, found)
 		return err
 	})
 	if err != nil {

@@ -25,7 +25,7 @@ type JobInput struct {
 type JobRequest struct {
 	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,reject,retry,clear-failures,quarantine,release,restore,tag,untag,assign-profile"`
 	Query   string   `json:"query,omitempty" maxLength:"200" doc:"which devices, as in the list of devices; empty with no devices named is all that the kind can be done to"`
-	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, instead of a query"`
+	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, names, addresses or MACs, instead of a query"`
 
 	Task string `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
 	Mode string `json:"mode,omitempty" enum:"full,partial,decommission" doc:"unprovision; decommission is full, and retired once the device shows that it is gone"`
@@ -72,6 +72,7 @@ type JobList struct {
 // JobResult is one device's part.
 type JobResult struct {
 	UUID      string     `json:"uuid"`
+	FQDN      string     `json:"fqdn"`
 	State     string     `json:"state"`
 	RunID     int64      `json:"run_id"`
 	Detail    string     `json:"detail"`
@@ -194,7 +195,11 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 			for _, u := range found[:min(10, len(found))] {
 				out.Sample = append(out.Sample, u.String())
 			}
-			return nil
+			fqdn, err := names(ctx, tx, out.Sample)
+			for i, u := range out.Sample {
+				out.Sample[i] = called(u, fqdn[u])
+			}
+			return err
 		}
 		switch {
 		case len(found) == 0:
@@ -245,21 +250,14 @@ func confirmWord(kind string, found []amt.UUID) string {
 func (s *Server) jobDevices(ctx context.Context, tx *store.Tx, b JobRequest) ([]amt.UUID, error) {
 	var found []amt.UUID
 	for _, text := range b.Devices {
-		u, err := uuidOf(text)
-		if err != nil {
-			return nil, err
-		}
-		d, err := tx.Device(ctx, u)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, unknownDevice(u)
-		}
+		d, err := s.known(ctx, tx, text)
 		if err != nil {
 			return nil, err
 		}
 		if p := Refused(b.Kind, d); p != nil {
-			return nil, stands(p.Code, "%s: %s", u, p.Detail)
+			return nil, stands(p.Code, "%s: %s", called(d.UUID.String(), clean(d.FQDN)), p.Detail)
 		}
-		found = append(found, u)
+		found = append(found, d.UUID)
 	}
 	if len(b.Devices) > 0 {
 		slices.SortFunc(found, func(a, b amt.UUID) int { return strings.Compare(a.String(), b.String()) })
@@ -342,8 +340,16 @@ func (s *Server) getJob(ctx context.Context, in *OneJob) (JobDetail, error) {
 			return err
 		}
 		items, err := tx.JobItems(ctx, in.ID, in.State, after, limit)
+		if err != nil {
+			return err
+		}
+		var uuids []string
 		for _, i := range items {
-			out.Results = append(out.Results, JobResult{UUID: i.UUID.String(), State: i.State, RunID: i.RunID, Detail: clean(i.Detail), UpdatedAt: timeOrNull(i.UpdatedAt)})
+			uuids = append(uuids, i.UUID.String())
+		}
+		fqdn, err := names(ctx, tx, uuids)
+		for _, i := range items {
+			out.Results = append(out.Results, JobResult{UUID: i.UUID.String(), FQDN: fqdn[i.UUID.String()], State: i.State, RunID: i.RunID, Detail: clean(i.Detail), UpdatedAt: timeOrNull(i.UpdatedAt)})
 		}
 		if len(items) == limit {
 			out.Next = items[limit-1].UUID.String()

@@ -21,7 +21,7 @@ type UnprovisionInput struct {
 // UnprovisionBody says how much, and is confirmed with the UUID.
 type UnprovisionBody struct {
 	Mode    string `json:"mode" enum:"full,partial,decommission" doc:"partial keeps users and names, and the device says hello again; decommission is full, and the device is retired once it shows that it is gone"`
-	Confirm string `json:"confirm" maxLength:"64" doc:"the device's UUID once more"`
+	Confirm string `json:"confirm" maxLength:"64" doc:"the device's UUID or name once more"`
 	Note    string `json:"note,omitempty" maxLength:"500"`
 }
 
@@ -44,12 +44,12 @@ func (s *Server) orderRoutes(api huma.API) {
 	}
 	add(s, api, op("unprovision-device", "unprovision", "Undo a device's setup", "Its record and passwords are kept; it is unprovisioned when it shows that it is."),
 		func(ctx context.Context, in *UnprovisionInput) (ActionResult, error) {
-			u, err := uuidOf(in.UUID)
+			u, err := s.which(ctx, in.UUID)
 			if err != nil {
 				return ActionResult{}, err
 			}
-			if c, err := uuidOf(in.Body.Confirm); err != nil || c != u {
-				return ActionResult{}, conflict("this cannot be undone: confirm with the device's UUID, %s", u)
+			if c, err := s.which(ctx, in.Body.Confirm); err != nil || c != u {
+				return ActionResult{}, conflict("this cannot be undone: confirm with the device's UUID, %s, or its name", u)
 			}
 			if err := s.alone("unprovision", in.Body.Mode, u); err != nil {
 				return ActionResult{}, err

@@ -18,12 +18,13 @@ import (
 // Codes of problems; those of reasons appear as well.
 const (
 	CodeInvalid     = "invalid_request"
-	CodeUnknown     = "token_unknown"  // no token, or one that is unknown, revoked or expired
-	CodeForbidden   = "role_missing"   // a good token without the role
-	CodeNotFound    = "not_found"      // no such thing
-	CodeNoDevice    = "device_unknown" // no hello of such a device was ever seen
-	CodeConflict    = "conflict"       // not possible as things stand
-	CodeBusy        = "device_busy"    // a run is working on it; as device_… of eligible.go
+	CodeUnknown     = "token_unknown"    // no token, or one that is unknown, revoked or expired
+	CodeForbidden   = "role_missing"     // a good token without the role
+	CodeNotFound    = "not_found"        // no such thing
+	CodeNoDevice    = "device_unknown"   // no hello of such a device was ever seen
+	CodeConflict    = "conflict"         // not possible as things stand
+	CodeBusy        = "device_busy"      // a run is working on it; as device_… of eligible.go
+	CodeAmbiguous   = "device_ambiguous" // several devices fit; errors lists them
 	CodeNoAddress   = "device_address_unknown"
 	CodeTooLarge    = "too_large"       // more bytes than are read
 	CodeLimited     = "rate_limited"    // too much of this; Retry-After says when

@@ -38,7 +38,7 @@ func (s *Server) revealRoute(api huma.API) {
 // count, record, commit, and only then look at the password.
 func (s *Server) reveal(ctx context.Context, in *RevealInput) (Revealed, error) {
 	who, _ := PrincipalOf(ctx)
-	u, err := uuidOf(in.UUID)
+	u, err := s.which(ctx, in.UUID)
 	if err != nil {
 		return Revealed{}, err
 	}

@@ -195,7 +195,7 @@ func sameJSON(a, b []byte) bool {
 }
 
 func (s *Server) testRules(ctx context.Context, in *OneDevice) (RuleVerdict, error) {
-	u, err := uuidOf(in.UUID)
+	u, err := s.which(ctx, in.UUID)
 	if err != nil {
 		return RuleVerdict{}, err
 	}

@@ -78,7 +78,7 @@ func (s *Server) secretRoutes(api huma.API) {
 
 func (s *Server) listSecrets(ctx context.Context, in *OneDevice) (SecretList, error) {
 	out := SecretList{Secrets: []SecretInfo{}}
-	u, err := uuidOf(in.UUID)
+	u, err := s.which(ctx, in.UUID)
 	if err != nil {
 		return out, err
 	}

@@ -135,6 +135,7 @@ type Event struct {
 	ID     int64          `json:"id"`
 	At     *time.Time     `json:"at"`
 	UUID   string         `json:"uuid" doc:"empty when it concerns no device"`
+	FQDN   string         `json:"fqdn" doc:"what that device is called now"`
 	RunID  int64          `json:"run_id"`
 	Name   string         `json:"name"`
 	Reason string         `json:"reason"`
@@ -253,6 +254,7 @@ type AuditRecord struct {
 	Actor   string         `json:"actor"`
 	Action  string         `json:"action"`
 	Subject string         `json:"subject"`
+	FQDN    string         `json:"fqdn" doc:"what the device that is the subject is called now; no part of the record"`
 	Detail  map[string]any `json:"detail"`
 	Hash    string         `json:"hash"`
 }
