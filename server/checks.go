@@ -39,6 +39,7 @@ func (s *Server) newChecks() *checks {
 	c := &checks{s: s, metrics: doctor.NewMetrics(s.o.Registry), started: s.o.Now()}
 	d := s.o.Doctor
 	d.HelloListen = s.HelloAddr().String()
+	d.Descriptors = func() (few string, known bool) { return s.fds.complaint, mayOpen() != 0 }
 	d.Certificates = func() ([]*certs.Provisioning, []error) { return s.Trust.All(), nil }
 	d.Running = func(context.Context) doctor.Daemon {
 		out := doctor.Daemon{Up: true, Since: c.started}

@@ -42,10 +42,12 @@ type Options struct {
 
 	APIListen   string
 	APIListener net.Listener
-	APITLS      func() *tls.Certificate // asked at each handshake; nil: plain HTTP
-	Console     bool
-	RevealsHour int
-	Sessions    time.Duration
+	// How many connections the API takes, and of one source until it has logged in.
+	APIConnections, APIPerSource int
+	APITLS                       func() *tls.Certificate // asked at each handshake; nil: plain HTTP
+	Console                      bool
+	RevealsHour                  int
+	Sessions                     time.Duration
 
 	Certificates []*certs.Provisioning
 	Force        map[string]bool // ids used although they have expired
@@ -123,6 +125,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Workers == 0 {
 		o.Workers = 256
+	}
+	if o.APIConnections == 0 {
+		o.APIConnections = 512
+	}
+	if o.APIPerSource == 0 {
+		o.APIPerSource = 64
 	}
 	if o.Profile.Name == "" {
 		o.Profile = profile.Default()

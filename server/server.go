@@ -20,12 +20,14 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt/door"
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/console"
 	"github.com/provisiond/provisiond/server/desk"
+	"github.com/provisiond/provisiond/server/doctor"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
@@ -41,6 +43,7 @@ type Server struct {
 	metrics *metrics
 	breaker *breaker
 	shares  *shares
+	fds     descriptors
 	swept   atomic.Bool
 	helloL  net.Listener
 	apiL    net.Listener
@@ -82,6 +85,10 @@ func New(o Options) (*Server, error) {
 	s := &Server{o: o, log: o.Log, node: o.Node + "-" + hex.EncodeToString(nonce), failed: make(chan error, 4)}
 	s.metrics = newMetrics(o)
 	s.breaker, s.shares = newBreaker(s), newShares(o.Workers)
+	if s.fds = shareDescriptors(mayOpen(), o.Limits.Connections, o.APIConnections, o.Workers, o.MaxConns); s.fds.complaint != "" {
+		s.log.Warn("descriptors.few", zap.String("detail", s.fds.complaint), zap.String("hint", doctor.DescriptorsHint))
+	}
+	s.o.Limits.Connections = s.fds.hello
 	var err error
 	if s.helloL, err = listen(o.HelloListener, o.HelloListen, "hello.listen"); err != nil {
 		return nil, err
@@ -209,15 +216,17 @@ func (s *Server) serveHTTP() {
 	if s.o.APITLS != nil {
 		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.o.APITLS(), nil }}
 	}
+	guarded := &apiDoor{Listener: s.apiL, door: door.New(s.fds.api, s.o.APIPerSource), metrics: s.metrics.doorMetrics}
+	guarded.behind(s.http)
 	s.serving.Store(true)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		var err error
 		if s.o.APITLS != nil {
-			err = s.http.ServeTLS(s.apiL, "", "")
+			err = s.http.ServeTLS(guarded, "", "")
 		} else {
-			err = s.http.Serve(s.apiL)
+			err = s.http.Serve(guarded)
 		}
 		if !errors.Is(err, http.ErrServerClosed) {
 			s.fail(fmt.Errorf("serve the API: %w", err))

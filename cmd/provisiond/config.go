@@ -123,6 +123,15 @@ type API struct {
 
 	TLS APITLS `yaml:"tls"`
 
+	// Open connections. Default 512; when there are as many, the one that has waited
+	// longest makes room. hello.limits.connections and these are descriptors of one
+	// process: where its limit (LimitNOFILE) is too small for both, fewer are taken.
+	Connections int `yaml:"connections" min:"16" max:"100000"`
+	// Open connections of one address or /64 that have not brought a good token yet.
+	// Default 64; a proxy in front counts as one address. Without a token a connection
+	// may wait 10 seconds for its next request.
+	ConnectionsPerSource int `yaml:"connections_per_source" min:"4" max:"100000"`
+
 	// Whether the web console is served. Default true.
 	Console bool `yaml:"console"`
 	// How many passwords one token may read in an hour, over all nodes. Default 30,
@@ -464,7 +473,7 @@ func Defaults() Config {
 			Listen: "127.0.0.1:9971", Plain: true, ReadTimeout: 5 * time.Second,
 			Limits: Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 2000, Connections: 4096},
 		},
-		API:     API{Listen: "127.0.0.1:8080", Console: true, RevealsPerHour: 30, SessionLifetime: 12 * time.Hour},
+		API:     API{Listen: "127.0.0.1:8080", Connections: 512, ConnectionsPerSource: 64, Console: true, RevealsPerHour: 30, SessionLifetime: 12 * time.Hour},
 		Log:     Log{Level: "info", Format: "json"},
 		Metrics: Metrics{},
 		Provisioning: Provisioning{

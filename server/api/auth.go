@@ -63,6 +63,20 @@ func PrincipalOf(ctx context.Context) (Principal, bool) {
 	return p, ok
 }
 
+type vouchKey struct{}
+
+// WithVouch lets code that serves connections know that the request of a
+// connection is one of somebody known: vouch is called then.
+func WithVouch(ctx context.Context, vouch func()) context.Context {
+	return context.WithValue(ctx, vouchKey{}, vouch)
+}
+
+func vouch(ctx context.Context) {
+	if f, ok := ctx.Value(vouchKey{}).(func()); ok {
+		f()
+	}
+}
+
 // newToken makes the text of a token or of a session, 256 random bits, and what
 // is stored of it.
 func newToken(prefix string) (text string, hash []byte) {
@@ -192,6 +206,7 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 		find = (*store.Tx).SessionByHash
 	}
 	if t, ok := s.recent.get(hash, s.now()); ok {
+		vouch(ctx)
 		return principalOf(t), nil
 	}
 	tooMany := problem(http.StatusTooManyRequests, CodeLimited, "too many failed logins from this address; wait a minute")
@@ -240,6 +255,7 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 	}
 	s.recent.put(hash, t, s.now())
 	s.touch(ctx, t)
+	vouch(ctx)
 	return principalOf(t), nil
 }
 

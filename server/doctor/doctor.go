@@ -112,6 +112,10 @@ type Config struct {
 	// not known here.
 	Passphrase func() (amt.Secret, error)
 
+	// Descriptors says what the process may not open that the configuration wants,
+	// "" for nothing. nil: this process is no daemon.
+	Descriptors func() (few string, known bool)
+
 	// Running tells whether a daemon answers for this configuration, and what only
 	// it can know. nil: this process is no daemon and none was asked.
 	Running func(ctx context.Context) Daemon
@@ -130,7 +134,7 @@ type Daemon struct {
 // Kinds lists every kind of check, in the order of a report.
 func Kinds() []string {
 	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "certificates", "tls", "device", "clock",
-		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "metrics"}
+		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "descriptors", "metrics"}
 }
 
 // limit bounds a whole run; each check has less.
@@ -227,7 +231,7 @@ func (d *Doctor) Run(ctx context.Context) (Report, Measures) {
 	}{
 		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes}, {"networks", v.networks},
 		{"certificates", v.certificates}, {"tls", v.tls}, {"device", v.device}, {"clock", v.clock}, {"database", v.database},
-		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"audit", v.audit}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"metrics", v.metrics},
+		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"audit", v.audit}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"descriptors", v.descriptors}, {"metrics", v.metrics},
 	}
 	answers := make([]chan []Check, len(all))
 	for i, c := range all {
