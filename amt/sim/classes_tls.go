@@ -2,11 +2,9 @@ package sim
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/provisiond/provisiond/amt"
@@ -147,18 +145,7 @@ func generateKeyPair(d *Device, c *call) ([]prop, amt.Status, error) {
 	case d.faults.once(SlowKeygen):
 		return nil, amt.StatusGeneratingKeys, nil
 	}
-	key := premade(int(bits), binary.BigEndian.Uint32(d.cfg.UUID[12:])+d.keysMade)
-	d.keysMade++
-	for _, k := range d.now.keys {
-		if k.key.Equal(key) { // the process's spare keys are used up
-			fresh, err := rsa.GenerateKey(rand.Reader, int(bits))
-			if err != nil {
-				return nil, amt.StatusInternalError, nil
-			}
-			key = fresh
-		}
-	}
-	id := d.storeKey(key)
+	id := d.storeKey(newKey(int(bits)))
 	c.note = keyHandle + num(id)
 	return []prop{{name: "KeyPair", ref: d.ref(nsAMT+"AMT_PublicPrivateKeyPair", "InstanceID", keyHandle+num(id))}}, 0, nil
 }

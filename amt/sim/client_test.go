@@ -80,7 +80,7 @@ func newLab(t *testing.T, o labOptions) *lab {
 	for i := range keys {
 		switch o.bits {
 		case 1024, 2048:
-			keys[i] = premade(o.bits, uint32(i))
+			keys[i] = newKey(o.bits)
 		default:
 			k, err := rsa.GenerateKey(rand.Reader, o.bits)
 			if err != nil {
@@ -416,7 +416,7 @@ func setUpTLS(t *testing.T, c *client, d *Device, l *lab) {
 			t.Fatal(err)
 		}
 	} else {
-		key := premade(2048, 3)
+		key := newKey(2048)
 		pub = key.Public()
 		c.must("AMT_PublicKeyManagementService", "AddKey", "<r:KeyBlob>"+base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PrivateKey(key))+"</r:KeyBlob>")
 	}

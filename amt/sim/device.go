@@ -94,7 +94,6 @@ type Device struct {
 	enums     map[string]*enumeration
 	enumCount uint32
 	busyKeys  int
-	keysMade  uint32
 	lmsPut    bool // the LMS instance was changed in this setup session
 	messages  uint32
 	faults    faultState

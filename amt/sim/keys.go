@@ -12,35 +12,59 @@ import (
 	"time"
 )
 
-// Making an RSA key costs more than a whole setup, so the devices of one
-// process share a few, each made when it is first wanted. Certificates differ
-// from device to device all the same.
-var (
-	premade1024 = keySlots(1024, 2)
-	premade2048 = keySlots(2048, 6)
-)
+// Making an RSA key costs more than a whole setup, and a device is known by its
+// key: each gets one that no other has, made of two of a few primes. Of n primes
+// there are n(n-1)/2 keys. Whoever compares two moduli finds a common prime; no
+// real device should be made like this.
+var keys1024, keys2048 = keyPool{bits: 1024}, keyPool{bits: 2048}
 
-func keySlots(bits, n int) []func() *rsa.PrivateKey {
-	slots := make([]func() *rsa.PrivateKey, n)
-	for i := range slots {
-		slots[i] = sync.OnceValue(func() *rsa.PrivateKey {
-			k, err := rsa.GenerateKey(rand.Reader, bits)
-			if err != nil {
-				panic(fmt.Sprintf("sim: make an RSA key of %d bits: %v", bits, err)) // only without entropy
-			}
-			return k
-		})
-	}
-	return slots
+// mostPrimes bounds the time that making primes may take; 4,560 keys are made
+// of them before the first comes again.
+const mostPrimes = 96
+
+type keyPool struct {
+	bits int
+
+	mu     sync.Mutex
+	primes []*big.Int
+	i, j   int // the pair given out last, i < j
 }
 
-// premade returns one of the process's shared keys; n picks which.
-func premade(bits int, n uint32) *rsa.PrivateKey {
-	slots := premade2048
+// newKey makes a key of 1024 or 2048 bits.
+func newKey(bits int) *rsa.PrivateKey {
 	if bits == 1024 {
-		slots = premade1024
+		return keys1024.next()
 	}
-	return slots[int(n)%len(slots)]()
+	return keys2048.next()
+}
+
+func (k *keyPool) next() *rsa.PrivateKey {
+	p, q := k.pair()
+	one := big.NewInt(1)
+	phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
+	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537}, Primes: []*big.Int{p, q}}
+	key.D = new(big.Int).ModInverse(big.NewInt(65537), phi)
+	key.Precompute()
+	return key
+}
+
+func (k *keyPool) pair() (p, q *big.Int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.i++; k.i >= k.j {
+		k.i, k.j = 0, k.j+1
+	}
+	if k.j == mostPrimes {
+		k.j = 1
+	}
+	for len(k.primes) <= k.j {
+		made, err := rsa.GenerateKey(rand.Reader, k.bits)
+		if err != nil {
+			panic(fmt.Sprintf("sim: make an RSA key of %d bits: %v", k.bits, err)) // only without entropy
+		}
+		k.primes = append(k.primes, made.Primes...)
+	}
+	return k.primes[k.i], k.primes[k.j]
 }
 
 // ownCert is the device's own certificate, made when it is first wanted. mu is held.
@@ -54,7 +78,7 @@ func (d *Device) ownCert() (*tls.Certificate, error) {
 // newOwnCert makes the n-th one.
 func (d *Device) newOwnCert(n int) (_ *tls.Certificate, err error) {
 	id := uuidNumber(d.cfg.UUID)
-	d.own, err = selfSigned(premade(d.p.KeyBits, uint32(id)+uint32(n)), int64(id>>1)^int64(n), d.p.WeakSelfSign)
+	d.own, err = selfSigned(newKey(d.p.KeyBits), int64(id>>1)^int64(n), d.p.WeakSelfSign)
 	return d.own, err
 }
 

@@ -69,6 +69,19 @@ func (h Heard) MadeWith(password string) bool {
 	return f["response"] == md5hex(ha1(f["username"], f["realm"], password)+":"+kd+":"+md5hex(ha2))
 }
 
+// TurnGreedy is Greedy from now on.
+func (r *Relay) TurnGreedy() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Greedy = true
+}
+
+func (r *Relay) greedy() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.Greedy
+}
+
 // Heard lists what reached the rogue.
 func (r *Relay) Heard() []Heard {
 	r.mu.Lock()
@@ -289,7 +302,7 @@ func (c *conn) relayed(req *httpRequest) *httpReply {
 	if !asks {
 		return nil
 	}
-	if req.authorization != "" && (r.spend(req) || !r.Greedy) {
+	if req.authorization != "" && (r.spend(req) || !r.greedy()) {
 		return nil
 	}
 	challenge, err := r.challenge()
@@ -350,7 +363,7 @@ func (r *Relay) UntilOpen(int) int {
 func NewMiddle(cfg MiddleConfig) (*Middle, error) {
 	m := &Middle{MiddleConfig: cfg, conns: map[net.Conn]bool{}}
 	if m.Certificate == nil {
-		cert, err := selfSigned(premade(2048, 5), time.Now().UnixNano(), false)
+		cert, err := selfSigned(newKey(2048), time.Now().UnixNano(), false)
 		if err != nil {
 			return nil, err
 		}
@@ -386,7 +399,8 @@ func (m *Middle) Close() error {
 	return err
 }
 
-// Ended counts the handshakes that the middle made itself.
+// Ended counts the connections on which the middle ended TLS itself, whether or
+// not the caller liked what it showed.
 func (m *Middle) Ended() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -433,14 +447,13 @@ func (m *Middle) serve(c net.Conn) {
 	if m.AsksCertificate {
 		conf.ClientAuth = tls.RequireAnyClientCert
 	}
-	tc := tls.Server(c, conf)
-	if tc.Handshake() != nil {
-		return
-	}
 	m.mu.Lock()
 	m.ended++
 	m.mu.Unlock()
-	m.talk(tc)
+	tc := tls.Server(c, conf)
+	if tc.Handshake() == nil {
+		m.talk(tc)
+	}
 }
 
 // pass hands bytes on in both directions; the device sees the caller's address,
