@@ -50,15 +50,18 @@ func ParseBundle(ctx context.Context, files []File, passwords ...amt.Secret) (*B
 func parseBundle(ctx context.Context, left *budget, files []File, passwords ...amt.Secret) (*Bundle, error) {
 	total := 0
 	for _, f := range files {
-		if total += len(f.Data); len(f.Data) > MaxFile || total > MaxBundle {
-			return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
+		if err := sized(f); err != nil {
+			return nil, err
+		}
+		if total += len(f.Data); total > MaxBundle {
+			return nil, tooLarge(f)
 		}
 	}
 	if len(files) == 0 {
 		return nil, reason.Because(reason.CertInputInvalid, "no file was given")
 	}
 	b := &bundler{left: left}
-	for _, p := range append(slices.Clone(passwords), amt.NewSecret("")) { // many a file has none
+	for _, p := range append(slices.Clone(passwords), noPassword()...) { // many a file has none
 		if !slices.ContainsFunc(b.passwords, p.Equal) {
 			b.passwords = append(b.passwords, p)
 		}
@@ -77,6 +80,19 @@ func parseBundle(ctx context.Context, left *budget, files []File, passwords ...a
 		return nil, inFile(name, reason.Because(reason.CertInputInvalid, "there is no certificate and no key in it%s", b.because()))
 	}
 	return b.bundle()
+}
+
+func noPassword() []amt.Secret { return []amt.Secret{amt.NewSecret("")} }
+
+func sized(f File) error {
+	if len(f.Data) > MaxFile {
+		return tooLarge(f)
+	}
+	return nil
+}
+
+func tooLarge(f File) error {
+	return inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
 }
 
 func (b *bundler) bundle() (*Bundle, error) {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -190,7 +189,7 @@ func (p *program) deviceAdopt() *cobra.Command {
 			if file == "" {
 				return usage("--password-file is needed; a password in an argument is seen by every user of this machine")
 			}
-			text, err := p.file(file)
+			text, err := p.passwordsFrom([]string{file}, "")
 			if err != nil {
 				return err
 			}
@@ -198,7 +197,7 @@ func (p *program) deviceAdopt() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := c.AdoptDevice(cmd.Context(), args[0], api.Adoption{Password: strings.TrimRight(string(text), "\r\n"), Note: note})
+			res, err := c.AdoptDevice(cmd.Context(), args[0], api.Adoption{Password: text[0], Note: note})
 			if err != nil {
 				return err
 			}

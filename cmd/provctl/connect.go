@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -38,16 +39,25 @@ func (p *program) open() (*api.Client, error) {
 	}
 	t := &http.Transport{ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if p.ca != "" {
-		text, err := os.ReadFile(p.ca)
+		list, err := authorities(p.ca)
 		if err != nil {
-			return nil, usage("--ca: %w", err)
+			return nil, usage("--ca %w", err)
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(text) {
-			return nil, usage("--ca %s: no certificate in it; want PEM", p.ca)
+		for _, c := range list {
+			t.TLSClientConfig.RootCAs.AddCert(c)
 		}
 	}
 	return &api.Client{Base: strings.TrimRight(p.address, "/"), HTTP: &http.Client{Transport: t}}, nil
+}
+
+// authorities reads certificates in any form that an import takes.
+func authorities(name string) ([]*x509.Certificate, error) {
+	files, err := uploads([]string{name})
+	if err != nil {
+		return nil, err
+	}
+	return certs.Authorities(certs.File{Name: name, Data: files[0].Data})
 }
 
 // token finds the token: never in an argument, which every user of the machine sees.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // A password comes from a file, a variable or the keyboard, never from an
@@ -17,26 +19,53 @@ func (p *program) passwordsFrom(files []string, variable string) ([]string, erro
 	var out []string
 	for _, name := range files {
 		if name == "-" {
-			line, err := p.line()
-			if err != nil && line == "" {
-				return nil, usage("the password on standard input: %w", err)
+			line, err := p.secretLine()
+			if err != nil {
+				return nil, usage("the password on standard input %w", err)
 			}
-			out = append(out, strings.TrimRight(line, "\r\n"))
+			out = append(out, line)
 			continue
 		}
-		text, err := os.ReadFile(name)
+		line, err := passwordFile(name)
 		if err != nil {
-			return nil, usage("the password file: %w", err)
+			return nil, err
 		}
-		if len(text) > 4096 {
-			return nil, usage("the password file %s is larger than a password", name)
-		}
-		out = append(out, strings.TrimRight(string(text), "\r\n"))
+		out = append(out, line)
 	}
 	if v, ok := os.LookupEnv(variable); ok && len(out) == 0 {
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// passwordFile is the password in a file.
+func passwordFile(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", usage("the password file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, typed.MaxPassword+1))
+	if err != nil {
+		return "", usage("the password file: %w", err)
+	}
+	line, err := typed.Password(text)
+	if err != nil {
+		return "", usage("the password file %s %w", name, err)
+	}
+	return line, nil
+}
+
+// secretLine reads one line of standard input that is a password.
+func (p *program) secretLine() (string, error) {
+	if p.typed == nil {
+		p.typed = bufio.NewReader(p.in)
+	}
+	line, err := typed.Line(p.typed)
+	if errors.Is(err, io.EOF) {
+		err = errors.New("is missing: nothing came")
+	}
+	return line, err
 }
 
 // ask reads one line from the keyboard without showing it.
@@ -45,20 +74,14 @@ func (p *program) ask(prompt string) (string, error) {
 	var line string
 	err := silently(p.in, func() error {
 		var err error
-		if p.typed == nil {
-			p.typed = bufio.NewReaderSize(p.in, 4096)
-		}
-		line, err = p.typed.ReadString('\n')
-		if errors.Is(err, io.EOF) && line != "" {
-			err = nil
-		}
+		line, err = p.secretLine()
 		return err
 	})
 	fmt.Fprintln(p.err)
 	if err != nil {
-		return "", &exitError{exitFailed, errors.New("no password was given")}
+		return "", &exitError{exitFailed, fmt.Errorf("the password %w", err)}
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	return line, nil
 }
 
 // onePassword is the first of files and variable, or asked for.

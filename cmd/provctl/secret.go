@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -97,9 +98,12 @@ func (p *program) secretMaster() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			line, err := p.line()
-			if err != nil && line == "" {
-				return usage("nothing came from standard input; want the master password in one line")
+			line, err := p.secretLine()
+			if err == nil && line == "" {
+				err = errors.New("is empty")
+			}
+			if err != nil {
+				return usage("the master password on standard input %w; want it in one line", err)
 			}
 			r, err := c.SetMaster(cmd.Context(), args[0], line)
 			if err != nil {

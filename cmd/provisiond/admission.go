@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
@@ -42,16 +41,12 @@ func odca(c ODCA, log *zap.Logger, o *server.Options) error {
 	if o.ODCA == "" {
 		o.ODCA = "prefer"
 	}
-	text, err := readSome(string(c.Roots))
+	roots, err := authorities("provisioning.odca.roots", c.Roots)
 	if err != nil {
-		return fmt.Errorf("provisioning.odca.roots: %w", err)
+		return err
 	}
 	o.ODCARoots = x509.NewCertPool()
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		root, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return fmt.Errorf("provisioning.odca.roots: %w", err)
-		}
+	for _, root := range roots {
 		o.ODCARoots.AddCert(root)
 		if sum := sha256.Sum256(root.Raw); hex.EncodeToString(sum[:]) != session.IntelODCARoot {
 			log.Warn("odca.root", zap.String("subject", root.Subject.String()), zap.String("detail", "this is not Intel's root of hardware certificates, and what it signs is believed"))
@@ -67,9 +62,7 @@ func (l *loader) odca(c ODCA) {
 		}
 		return
 	}
-	if b := l.mustRead("provisioning.odca.roots", c.Roots); b != nil && !hasCertificate(b) {
-		l.wrong("provisioning.odca.roots", fmt.Sprintf("no certificate in %q", c.Roots), "the root is PEM: -----BEGIN CERTIFICATE-----", "")
-	}
+	l.authorities("provisioning.odca.roots", c.Roots)
 }
 
 // lookup is the way to the sources of names outside.
@@ -82,13 +75,13 @@ func lookup(n Names) (admit.Lookup, error) {
 	l.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 5 * time.Second,
 		MaxIdleConnsPerHost: 2, MaxConnsPerHost: 16, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10}
 	if n.WebhookCA != "" {
-		text, err := readSome(string(n.WebhookCA))
+		list, err := authorities("provisioning.names.webhook_ca", n.WebhookCA)
 		if err != nil {
-			return l, fmt.Errorf("provisioning.names.webhook_ca: %w", err)
+			return l, err
 		}
 		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(text) {
-			return l, fmt.Errorf("provisioning.names.webhook_ca: no certificate in %q", n.WebhookCA)
+		for _, c := range list {
+			pool.AddCert(c)
 		}
 		l.HTTP.TLSClientConfig.RootCAs = pool
 	}
@@ -117,8 +110,6 @@ func (l *loader) names(n Names) {
 		l.wrong("provisioning.names.webhook", "http to another machine", "whoever sits between could name devices", "webhook: https://cmdb.example.com/amt-name")
 	}
 	if n.WebhookCA != "" {
-		if b := l.mustRead("provisioning.names.webhook_ca", n.WebhookCA); b != nil && !hasCertificate(b) {
-			l.wrong("provisioning.names.webhook_ca", fmt.Sprintf("no certificate in %q", n.WebhookCA), "the authorities are PEM: -----BEGIN CERTIFICATE-----", "")
-		}
+		l.authorities("provisioning.names.webhook_ca", n.WebhookCA)
 	}
 }

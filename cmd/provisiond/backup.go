@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/typed"
 	"github.com/provisiond/provisiond/store"
 	"github.com/provisiond/provisiond/store/seal"
 )
@@ -35,7 +35,7 @@ or not, and restored on either: this is also the way from SQLite to Postgres.`}
 // passphraseFlag adds --passphrase-file. The passphrase itself is never an
 // argument: arguments are visible to every user of the machine.
 func passphraseFlag(cmd *cobra.Command) func(twice bool) (amt.Secret, error) {
-	file := cmd.Flags().String("passphrase-file", "", "read the passphrase from the first line of `FILE` instead of asking for it")
+	file := cmd.Flags().String("passphrase-file", "", "read the passphrase from `FILE` instead of asking for it")
 	return func(twice bool) (amt.Secret, error) {
 		if *file == "" {
 			return askPassphrase(cmd.ErrOrStderr(), twice)
@@ -48,23 +48,31 @@ func passphraseFlag(cmd *cobra.Command) func(twice bool) (amt.Secret, error) {
 	}
 }
 
-// passphraseIn is the first line of a file.
+// passphraseIn is the passphrase in a file.
 func passphraseIn(file string) (amt.Secret, error) {
-	line, err := firstLine(file)
+	line, err := passwordIn(file)
 	return amt.NewSecret(line), err
 }
 
-func firstLine(file string) (string, error) {
-	b, err := os.ReadFile(file)
+// passwordIn reads a file as a person would type what stands in it.
+func passwordIn(file string) (string, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return "", err
 	}
-	line, _, _ := bytes.Cut(b, []byte("\n"))
-	line = bytes.TrimSuffix(line, []byte("\r"))
-	if len(line) == 0 {
-		return "", fmt.Errorf("the first line of %s is empty", file)
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, typed.MaxPassword+1))
+	if err != nil {
+		return "", err
 	}
-	return string(line), nil
+	line, err := typed.Password(text)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%s %w", file, err)
+	case line == "":
+		return "", fmt.Errorf("%s is empty", file)
+	}
+	return line, nil
 }
 
 // askPassphrase asks on the terminal, twice when a typing error would lock the

@@ -229,7 +229,7 @@ func (l *loader) environment(root reflect.Value) {
 		text, given := l.env[name]
 		if f.Tag.Get("secret") != "" {
 			if file, ok := l.env[name+"_FILE"]; ok && file != "" {
-				b, err := os.ReadFile(file)
+				line, err := passwordIn(file)
 				if err != nil {
 					what, why := unreadable(file, err)
 					l.problem(name+"_FILE", key, what, why, name+"_FILE=/run/credentials/provisiond/database-url")
@@ -238,7 +238,7 @@ func (l *loader) environment(root reflect.Value) {
 				if given && text != "" {
 					l.problem(name+"_FILE", key, "given together with "+name, "only one could win", "")
 				}
-				name, text, given = name+"_FILE", strings.TrimRight(string(b), "\r\n"), true
+				name, text, given = name+"_FILE", line, true
 			}
 		}
 		if !given {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/provisiond/provisiond/amt/typed"
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
 )
 
@@ -38,9 +38,7 @@ func (l *loader) validate() {
 	l.listens(c)
 
 	if p := c.Hello.ClientCA; p != "" {
-		if b := l.mustRead("hello.client_ca", p); b != nil && !hasCertificate(b) {
-			l.wrong("hello.client_ca", fmt.Sprintf("no certificate in %q", p), "the authorities are PEM: -----BEGIN CERTIFICATE-----", "")
-		}
+		l.authorities("hello.client_ca", p)
 	} else if !c.Hello.Plain {
 		l.wrong("hello.plain", "false without hello.client_ca", "neither kind of hello could come in", "hello: {plain: false, client_ca: /etc/provisiond/relays.pem}")
 	}
@@ -182,8 +180,8 @@ func (l *loader) apiTLS(a API) {
 	if cert == nil || key == nil {
 		return
 	}
-	if _, err := tls.X509KeyPair(cert, key); err != nil {
-		l.wrong("api.tls.cert", "no pair with api.tls.key", strings.TrimPrefix(err.Error(), "tls: "), "")
+	if _, err := certs.Pair(certs.File{Name: string(a.TLS.Cert), Data: cert}, certs.File{Name: string(a.TLS.Key), Data: key}); err != nil {
+		l.wrong("api.tls.cert", "no pair with api.tls.key", err.Error(), "")
 	}
 }
 
@@ -203,7 +201,11 @@ func (l *loader) certificates(list []Certificate) {
 		seen[c.PFX] = i
 		l.mustRead(key+".pfx", c.PFX)
 		if c.PasswordFile != "" {
-			l.mustRead(key+".password_file", c.PasswordFile)
+			if b := l.mustRead(key+".password_file", c.PasswordFile); b != nil {
+				if _, err := typed.Password(b); err != nil {
+					l.wrong(key+".password_file", fmt.Sprintf("%q %v", c.PasswordFile, err), "", "")
+				}
+			}
 		}
 	}
 }
@@ -271,17 +273,26 @@ func readSome(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 4<<20))
 }
 
-func hasCertificate(text []byte) bool {
-	for len(text) > 0 {
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			return false
-		}
-		if block.Type == "CERTIFICATE" {
-			if _, err := x509.ParseCertificate(block.Bytes); err == nil {
-				return true
-			}
-		}
+// authorities checks a file of certificates that are to be trusted.
+func (l *loader) authorities(key string, name File) {
+	b := l.mustRead(key, name)
+	if b == nil {
+		return
 	}
-	return false
+	if _, err := certs.Authorities(certs.File{Name: string(name), Data: b}); err != nil {
+		l.wrong(key, fmt.Sprintf("no certificate in %q", name), err.Error(), "")
+	}
+}
+
+// authorities reads such a file.
+func authorities(key string, name File) ([]*x509.Certificate, error) {
+	b, err := readSome(string(name))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	list, err := certs.Authorities(certs.File{Name: string(name), Data: b})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return list, nil
 }

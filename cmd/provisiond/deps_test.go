@@ -17,13 +17,14 @@ const module = "github.com/provisiond/provisiond"
 const importRule = `
 amt/reason       :
 amt              :
+amt/typed        :
 amt/wsman        : amt amt/reason
 amt/door         :
-amt/hello        : amt amt/door
+amt/hello        : amt amt/door amt/typed
 amt/session      : amt amt/reason amt/wsman
 amt/sim          : amt amt/hello
 migrations       :
-certs            : amt amt/reason
+certs            : amt amt/reason amt/typed
 certs/certtest   : amt certs
 store/seal       : amt amt/reason
 store            : amt amt/reason migrations store/seal
@@ -33,14 +34,14 @@ server/queue     : amt amt/reason store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
 server/desk      : amt amt/reason certs store
-server/api       : amt amt/reason amt/hello certs store server/profile server/queue server/desk
+server/api       : amt amt/reason amt/typed amt/hello certs store server/profile server/queue server/desk
 server/api/apitest : amt amt/reason store store/seal store/pgtest server/api
 server/console   : amt amt/reason server/api
 server/doctor    : amt amt/reason amt/session certs store
 server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/console server/doctor
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
-cmd/provctl      : amt amt/reason amt/hello certs server/api
-cmd/provisiond   : amt amt/reason amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
+cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
+cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
 `
 
 var testOnly = []string{"amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/api/apitest", "server/profile"}

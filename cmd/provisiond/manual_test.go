@@ -156,11 +156,11 @@ var notHere = map[string]string{
 }
 
 var (
-	fenced = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```")
-	inline = regexp.MustCompile("`([^`\n]+)`")
-	typed  = regexp.MustCompile(`^(bin/)?(provisiond|provctl|amtsim|make|go|apt-get|dnf|systemctl|systemd-creds|install|editor|docker|kubectl|helm|nslookup|cert|update add|/ip|[A-Z][a-z]+-D[a-z]+Server\w+)( |$)`)
-	remark = regexp.MustCompile(`\s+# .*`)
-	spaces = regexp.MustCompile(`\s+`)
+	fenced   = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```")
+	inline   = regexp.MustCompile("`([^`\n]+)`")
+	aCommand = regexp.MustCompile(`^(bin/)?(provisiond|provctl|amtsim|make|go|apt-get|dnf|systemctl|systemd-creds|install|editor|docker|kubectl|helm|nslookup|cert|update add|/ip|[A-Z][a-z]+-D[a-z]+Server\w+)( |$)`)
+	remark   = regexp.MustCompile(`\s+# .*`)
+	spaces   = regexp.MustCompile(`\s+`)
 )
 
 // commandsOf finds what a manual tells its reader to type.
@@ -171,7 +171,7 @@ func commandsOf(text string) (out []string) {
 		if strings.HasPrefix(line, "cert ") {
 			line = "provctl " + line
 		}
-		if typed.MatchString(line) && strings.Contains(line, " ") && !strings.Contains(line, "(daemon)") && !slices.Contains(out, line) {
+		if aCommand.MatchString(line) && strings.Contains(line, " ") && !strings.Contains(line, "(daemon)") && !slices.Contains(out, line) {
 			out = append(out, line)
 		}
 	}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // readHidden asks on the terminal without showing what is typed.
@@ -30,10 +30,12 @@ func readHidden(out io.Writer, question string) (amt.Secret, error) {
 		fmt.Fprintln(out)
 	}()
 	fmt.Fprint(out, question)
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	line = strings.TrimRight(line, "\r\n")
-	if line == "" {
-		return amt.Secret{}, errors.Join(errors.New("no passphrase was given"), err)
+	line, err := typed.Line(bufio.NewReader(os.Stdin))
+	switch {
+	case errors.Is(err, io.EOF), err == nil && line == "":
+		return amt.Secret{}, errors.New("no passphrase was given")
+	case err != nil:
+		return amt.Secret{}, fmt.Errorf("the passphrase %w", err)
 	}
 	return amt.NewSecret(line), nil
 }

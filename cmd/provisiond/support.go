@@ -135,7 +135,7 @@ func secretsOf(cfg Config) []string {
 		}
 	}
 	files := []string{filepath.Join(cfg.DataDir, "admin.token"), filepath.Join(cfg.DataDir, "master.key"), string(cfg.MasterKey.File)}
-	if phrase, err := firstLine(string(cfg.Doctor.BackupPassphraseFile)); err == nil {
+	if phrase, err := passwordIn(string(cfg.Doctor.BackupPassphraseFile)); err == nil {
 		add(phrase)
 	}
 	for _, c := range cfg.Provisioning.Certificates {

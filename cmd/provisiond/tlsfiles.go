@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server"
 	"github.com/provisiond/provisiond/server/doctor"
 )
@@ -26,7 +26,7 @@ const shownFile = "api.crt"
 func tlsFiles(cfg Config, log *zap.Logger, o *server.Options) error {
 	var shown []func() doctor.Shown
 	if cfg.API.TLS.Cert != "" {
-		pair, err := server.NewReplaceable("api.tls", pairFiles(cfg), pairOf, func(c *tls.Certificate) { leaveShown(cfg, c, log) }, log)
+		pair, err := server.NewReplaceable("api.tls", pairFiles(cfg), pairOf(cfg), func(c *tls.Certificate) { leaveShown(cfg, c, log) }, log)
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func tlsFilesNow(cfg Config) func() []doctor.Shown {
 			if err != nil {
 				return apiShown(nil, err)
 			}
-			return apiShown(pairOf(texts))
+			return apiShown(pairOf(cfg)(texts))
 		})
 	}
 	if file := string(cfg.Hello.ClientCA); file != "" {
@@ -105,30 +105,19 @@ func pairFiles(cfg Config) []string {
 	return []string{string(cfg.API.TLS.Cert), string(cfg.API.TLS.Key)}
 }
 
-func pairOf(texts [][]byte) (*tls.Certificate, error) {
-	pair, err := tls.X509KeyPair(texts[0], texts[1])
-	if err != nil {
-		return nil, fmt.Errorf("certificate and key are no pair: %s", strings.TrimPrefix(err.Error(), "tls: "))
+func pairOf(cfg Config) func(texts [][]byte) (*tls.Certificate, error) {
+	return func(texts [][]byte) (*tls.Certificate, error) {
+		names := pairFiles(cfg)
+		pair, err := certs.Pair(certs.File{Name: names[0], Data: texts[0]}, certs.File{Name: names[1], Data: texts[1]})
+		if err != nil {
+			return nil, fmt.Errorf("certificate and key are no pair: %w", err)
+		}
+		return pair, nil
 	}
-	if pair.Leaf == nil {
-		pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0])
-	}
-	return &pair, err
 }
 
-func certificatesIn(file string, text []byte) (list []*x509.Certificate, err error) {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		if c, err := x509.ParseCertificate(block.Bytes); err == nil { // as x509.CertPool reads them
-			list = append(list, c)
-		}
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
-	}
-	return list, nil
+func certificatesIn(file string, text []byte) ([]*x509.Certificate, error) {
+	return certs.Authorities(certs.File{Name: file, Data: text})
 }
 
 func readAll(files []string) (texts [][]byte, err error) {

@@ -1,0 +1,78 @@
+package certs
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"slices"
+
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// Authorities reads the certificates of a file, in its order, to be trusted as
+// issuers or shown in a handshake. The file may be of any form that an import
+// takes and that has no password. Errors are *reason.Error and name the file.
+func Authorities(f File) ([]*x509.Certificate, error) {
+	b := &bundler{left: newBudget(), passwords: noPassword(), at: place{file: clip(f.Name)}}
+	if err := sized(f); err != nil {
+		return nil, err
+	}
+	if err := b.file(context.Background(), f.Data); err != nil {
+		return nil, inFile(clip(f.Name), err)
+	}
+	var out []*x509.Certificate
+	for _, c := range b.certs {
+		if !slices.ContainsFunc(out, c.what.Equal) {
+			out = append(out, c.what)
+		}
+	}
+	if len(out) == 0 {
+		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate in it%s", b.because()))
+	}
+	return out, nil
+}
+
+// Pair reads what a TLS server shows: its certificate with the chain above it,
+// and its key, from two files of any form that an import takes and that has no
+// password. Each may hold both. Errors are *reason.Error.
+func Pair(certificate, key File) (*tls.Certificate, error) {
+	above, err := Authorities(certificate)
+	if err != nil {
+		return nil, err
+	}
+	b, err := ParseBundle(context.Background(), []File{certificate, key})
+	var r *reason.Error
+	switch {
+	case errors.As(err, &r) && r.Code == reason.PFXPasswordWrong:
+		return nil, reason.Because(r.Code, "%w: no password can be given here, so take it off: openssl pkey -in FILE -out FILE.open", err)
+	case err != nil:
+		return nil, err
+	case len(b.Keys) == 0:
+		return nil, inFile(clip(key.Name), reason.Because(reason.CertPrivateKeyMissing, "there is no private key in it"))
+	}
+	for _, leaf := range above {
+		for _, k := range b.Keys {
+			if samePublicKey(leaf.PublicKey, k.Public()) {
+				return &tls.Certificate{Certificate: climbing(leaf, above), PrivateKey: k, Leaf: leaf}, nil
+			}
+		}
+	}
+	return nil, inFile(clip(key.Name), reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates of %s: %s", clip(certificate.Name), namesIn(above)))
+}
+
+// climbing is the chain from leaf up, as far as it is here.
+func climbing(leaf *x509.Certificate, all []*x509.Certificate) (out [][]byte) {
+	for c := leaf; c != nil && len(out) < maxDepth; {
+		out = append(out, c.Raw)
+		i := slices.IndexFunc(all, func(up *x509.Certificate) bool {
+			return bytes.Equal(up.RawSubject, c.RawIssuer) && !slices.ContainsFunc(out, func(have []byte) bool { return bytes.Equal(have, up.Raw) }) && checkSignature(c, up) == signatureGood
+		})
+		if i < 0 {
+			break
+		}
+		c = all[i]
+	}
+	return out
+}
