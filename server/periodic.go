@@ -31,7 +31,8 @@ func (s *Server) every() {
 	s.queue.Every("maintenance", dueTick, s.maintainDue)
 	s.queue.Every("reseal", resealTick, s.reseal)
 	s.queue.Every("prune", pruneTick, s.prune)
-	s.queue.Every("checkpoint", checkpointTick, s.DB.SignAuditWhenDue)
+	s.queue.Every("checkpoint", checkpointTick, s.DB.TendAudit)
+	s.queue.Every("rows", rowsTick, s.DB.TendRows)
 	s.queue.Every("windows", 15*time.Second, seldom(s.windows))
 	s.queue.Every("paused networks", 30*time.Second, s.breaker.measure)
 	s.queue.Every("names", 2*time.Second, s.Admit.ResolveNames)
@@ -41,7 +42,11 @@ func (s *Server) every() {
 	s.queue.Every("certificate reminders", tickCertificates, s.Desk.Tick)
 }
 
-// checkpointTick is how often it is asked whether the audit is to be signed.
+// rowsTick is how often it is asked whether rows that count for nothing were met.
+const rowsTick = 30 * time.Second
+
+// checkpointTick is how often the audit is compared with what this node saw of it,
+// and signed when that is due.
 const checkpointTick = time.Minute
 
 // jobLost is how long a run may wait for its job before it is given another one. A

@@ -40,7 +40,7 @@ const waitingStates = "'discovered', 'pending_approval', 'pending_identity', 'pe
 // ClosingWindows lists devices not set up yet whose setup window ends within a
 // time, the next to close first, and that no event has said this of since.
 func (tx *Tx) ClosingWindows(ctx context.Context, within time.Duration, limit int) ([]Device, error) {
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
 		AND window_until > {now} AND window_until <= {now+$1}
 		AND NOT EXISTS (SELECT 1 FROM events e WHERE e.uuid = devices.uuid AND e.name = 'setup_window_closing' AND e.at >= `+tx.shifted("devices.window_until", "$2")+`)
 		ORDER BY window_until LIMIT $3`, within.Milliseconds(), -within.Milliseconds(), page(limit))
@@ -58,7 +58,7 @@ func (tx *Tx) CountClosing(ctx context.Context, within time.Duration) (int, erro
 // that nobody works on, and that hold no password of ours: one that was sent
 // may have been committed, and then the window is of no importance.
 func (tx *Tx) ExpiredWindows(ctx context.Context, since time.Duration, limit int) ([]Device, error) {
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
 		AND window_until <= {now+$1} AND owner = ''
 		AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid AND c.state = 'candidate' AND c.sent_at IS NOT NULL)
 		ORDER BY window_until LIMIT $2`, -since.Milliseconds(), page(limit))
@@ -74,7 +74,7 @@ func (tx *Tx) shifted(column, ms string) string {
 
 // DueForIdentity lists devices whose name is to be looked up now.
 func (tx *Tx) DueForIdentity(ctx context.Context, limit int) ([]Device, error) {
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE lifecycle = 'pending_identity'
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE lifecycle = 'pending_identity'
 		AND (next_retry IS NULL OR next_retry <= {now}) ORDER BY next_retry LIMIT $1`, page(limit))
 }
 
@@ -110,7 +110,7 @@ func (tx *Tx) Leases(ctx context.Context, network netip.Prefix) (int, error) {
 
 // AuthorisationOf finds the entry for exactly this kind and value, expired or not.
 func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (AuthorisedDevice, error) {
-	found, err := list(ctx, tx, scanAuthorised, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind, strings.ToLower(value))
+	found, err := ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind, strings.ToLower(value))
 	if err == nil && len(found) == 0 {
 		err = ErrNotFound
 	}
@@ -122,11 +122,7 @@ func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (Authoris
 
 // Names lists a page of the names assigned, by UUID.
 func (tx *Tx) Names(ctx context.Context, after amt.UUID, limit int) ([]Name, error) {
-	return list(ctx, tx, func(s scanner) (Name, error) {
-		var n Name
-		err := s.Scan(&n.UUID, &n.FQDN, &n.Source, timeOf{&n.UpdatedAt})
-		return n, err
-	}, "SELECT uuid, fqdn, source, updated_at FROM names WHERE uuid > $1 ORDER BY uuid LIMIT $2", after, page(limit))
+	return tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE uuid > $1 ORDER BY uuid LIMIT $2", after, page(limit))
 }
 
 // DeleteName forgets the name assigned to a UUID.

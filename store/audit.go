@@ -154,8 +154,14 @@ func scanAudit(s scanner) (auditRow, error) {
 const auditColumns = "seq, at, actor, action, subject, detail, prev_hash, hash"
 
 // VerifyAudit walks the whole chain, holds the signed checkpoints against it,
-// and counts its records; *AuditError says where it is broken.
+// and what this node remembers of it, and counts its records; *AuditError says
+// where it is broken.
 func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
+	// Before the first question: what is remembered is never newer than what is read.
+	var seen remembered
+	if tx.db.keys != nil {
+		seen = tx.db.memory.of(tx.db.lineage())
+	}
 	checkpoints, err := tx.AuditCheckpoints(ctx, 0, math.MaxInt64)
 	if err != nil {
 		return 0, err
@@ -185,6 +191,9 @@ func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
 		return nil
 	}, "SELECT "+auditColumns+" FROM audit ORDER BY seq")
 	if err != nil {
+		return n, err
+	}
+	if err := tx.asRemembered(ctx, seen, n); err != nil {
 		return n, err
 	}
 	var seq int64

@@ -89,7 +89,7 @@ func TestBackupFromEitherEngineToEither(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if r.Opened != 11 || r.Audit != 5 || r.Rows["devices"] != 5 || r.Engine != from {
+				if r.Opened != 12 || r.Audit != 5 || r.Rows["devices"] != 5 || r.Engine != from {
 					t.Errorf("report %+v", r)
 				}
 				o.Keys, _ = seal.New([]byte("another key, 32 bytes long, yes!"))

@@ -5,9 +5,13 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/store/seal"
@@ -17,6 +21,10 @@ import (
 // whoever owns the database can compute the whole of it anew. So the chain is
 // signed now and then, with a key that is sealed like every secret: a copy of a
 // checkpoint that is kept elsewhere holds for all records before it.
+//
+// Elsewhere is, without anybody's doing: the log, two metrics, and the data
+// folder of each node, which also keeps where the audit ended a minute ago
+// (memory.go). Nothing is signed that contradicts what this node has seen.
 
 // auditSigningKey is the sealed setting of the key that signs checkpoints.
 const auditSigningKey = "audit_signing_key"
@@ -26,6 +34,9 @@ const auditSigningKey = "audit_signing_key"
 const (
 	CheckpointRecords = 1000
 	CheckpointEvery   = time.Hour
+
+	// checkpointLate is by how much a checkpoint may be late before it is missing.
+	checkpointLate = 10 * time.Minute
 )
 
 // An AuditCheckpoint says what the chain was when it ended with record Seq.
@@ -68,6 +79,9 @@ func (tx *Tx) SignAudit(ctx context.Context) (AuditCheckpoint, error) {
 	}
 	if c.Seq == 0 {
 		return c, fmt.Errorf("sign the audit: it has no record yet: %w", ErrNotFound)
+	}
+	if err := tx.asRemembered(ctx, tx.db.memory.of(tx.db.lineage()), c.Seq); err != nil {
+		return c, err
 	}
 	last, err := tx.LastCheckpoint(ctx)
 	if err == nil && last.Seq == c.Seq || err != nil && !errors.Is(err, ErrNotFound) {
@@ -118,6 +132,104 @@ func (tx *Tx) AuditCheckpoints(ctx context.Context, after, through int64) ([]Aud
 	}, "SELECT seq, at, hash, signature FROM audit_checkpoints WHERE seq > $1 AND seq <= $2 ORDER BY seq", after, through)
 }
 
+// TendAudit is what a node does about the audit each minute: it compares it with
+// what it has seen of it, signs it when that is due, and remembers how it is now.
+func (db *DB) TendAudit(ctx context.Context) error {
+	if db.keys == nil {
+		return nil
+	}
+	seen := db.memory.of(db.lineage())
+	err := db.Read(ctx, func(tx *Tx) error {
+		var head int64
+		if err := tx.one(ctx, "SELECT seq FROM audit_head WHERE id = 1", nil, &head); err != nil {
+			return err
+		}
+		return tx.asRemembered(ctx, seen, head)
+	})
+	if err == nil {
+		err = db.SignAuditWhenDue(ctx)
+	}
+	if err == nil {
+		err = db.rememberAudit(ctx)
+	}
+	var broken *AuditError
+	if errors.As(err, &broken) {
+		db.metrics.broken.Inc()
+		db.log.Error("audit.broken", zap.Int64("record", broken.Seq), zap.String("problem", broken.Problem))
+		return nil
+	}
+	return err
+}
+
+// asRemembered holds the audit, which ends with record head, against what this
+// node saw of it before.
+func (tx *Tx) asRemembered(ctx context.Context, r remembered, head int64) error {
+	if r.Head == nil {
+		return nil
+	}
+	seen := "this node saw record " + strconv.FormatInt(r.Head.Seq, 10) + " at " + r.Head.Seen.UTC().Format(time.RFC3339)
+	if r.Head.Seq > head {
+		return &AuditError{head + 1, "is missing: " + seen + ", so the end of the chain was cut off, or an older copy of the database was put back"}
+	}
+	var hash []byte
+	err := tx.one(ctx, "SELECT hash FROM audit WHERE seq = $1", []any{r.Head.Seq}, &hash)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return &AuditError{r.Head.Seq, "is missing: " + seen}
+	case err != nil:
+		return err
+	case hex.EncodeToString(hash) != r.Head.Hash:
+		return &AuditError{r.Head.Seq, "or one before it was changed: " + seen + " with another hash"}
+	}
+	if r.Checkpoint == 0 {
+		return nil
+	}
+	last, err := tx.LastCheckpoint(ctx)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if last.Seq < r.Checkpoint {
+		return &AuditError{r.Checkpoint, "had a checkpoint, which is missing"}
+	}
+	return nil
+}
+
+// rememberAudit writes down, outside the database, how the audit is.
+func (db *DB) rememberAudit(ctx context.Context) error {
+	var head rememberedHead
+	var hash []byte
+	var last AuditCheckpoint
+	err := db.Read(ctx, func(tx *Tx) (err error) {
+		head.Seen = tx.Now()
+		if err = tx.one(ctx, "SELECT seq, hash FROM audit_head WHERE id = 1", nil, &head.Seq, &hash); err != nil {
+			return err
+		}
+		if last, err = tx.LastCheckpoint(ctx); errors.Is(err, ErrNotFound) {
+			err = nil
+		}
+		return err
+	})
+	if err != nil || head.Seq == 0 {
+		return err
+	}
+	head.Hash = hex.EncodeToString(hash)
+	fresh := false
+	db.memory.keep(db.lineage(), func(r *remembered) {
+		if r.Head == nil || r.Head.Seq != head.Seq {
+			r.Head = &head
+		}
+		fresh, r.Checkpoint, r.CheckpointHash = r.Checkpoint != last.Seq, last.Seq, hex.EncodeToString(last.Hash)
+	})
+	if last.Seq == 0 {
+		return nil
+	}
+	db.metrics.checkpoint(last)
+	if fresh {
+		db.log.Info("audit.checkpoint", zap.Int64("record", last.Seq), zap.String("hash", hex.EncodeToString(last.Hash)), zap.Time("signed", last.At))
+	}
+	return nil
+}
+
 // SignAuditWhenDue makes a checkpoint when enough was recorded since the last
 // one, or anything and enough time went by.
 func (db *DB) SignAuditWhenDue(ctx context.Context) error {
@@ -146,11 +258,37 @@ func (db *DB) SignAuditWhenDue(ctx context.Context) error {
 	})
 }
 
+// checkpointDue finds a record that has waited for its checkpoint longer than
+// this process, which would have made it, lets it wait.
+func (tx *Tx) checkpointDue(ctx context.Context, all []AuditCheckpoint) error {
+	const longest = CheckpointEvery + checkpointLate
+	now := tx.Now()
+	if now.Sub(tx.db.up) < longest || tx.db.beside {
+		return nil
+	}
+	var last AuditCheckpoint
+	if len(all) > 0 {
+		last = all[len(all)-1]
+	}
+	var at time.Time
+	err := tx.one(ctx, "SELECT at FROM audit WHERE seq = $1", []any{last.Seq + 1}, timeOf{&at})
+	if errors.Is(err, ErrNotFound) || err == nil && now.Sub(at) < longest {
+		return nil
+	}
+	if err == nil {
+		err = &AuditError{last.Seq + 1, "has no checkpoint, which was due at " + at.Add(CheckpointEvery).UTC().Format(time.RFC3339)}
+	}
+	return err
+}
+
 // verifyCheckpoints holds the signatures against the chain. hashes are those of
 // the records that have a checkpoint.
 func (tx *Tx) verifyCheckpoints(ctx context.Context, all []AuditCheckpoint, hashes map[int64][]byte, records int64) error {
-	if len(all) == 0 || tx.db.keys == nil {
+	if tx.db.keys == nil {
 		return nil
+	}
+	if err := tx.checkpointDue(ctx, all); err != nil || len(all) == 0 {
+		return err
 	}
 	key, err := tx.AuditKey(ctx)
 	if errors.Is(err, ErrNotFound) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +19,7 @@ import (
 // Options say where the truth lives.
 type Options struct {
 	URL       string        // postgres://…; "" is SQLite in Dir
-	Dir       string        // data directory, SQLite only
+	Dir       string        // data directory: SQLite's database, and on both engines what this node remembers of it
 	Keys      *seal.Keyring // nil: nothing can be sealed or opened
 	Log       *zap.Logger
 	Metrics   *Metrics
@@ -29,7 +30,8 @@ type Options struct {
 	// migrated, no lease is ended and on SQLite the directory is not locked.
 	Beside bool
 
-	upTo int64 // migrate so far only, 0 is all the way
+	upTo     int64 // migrate so far only, 0 is all the way
+	restored bool  // what this node remembers is not of what was put back
 
 	// Clock replaces the process clock on SQLite, where it is the database's
 	// clock as well; for simulations. Postgres always asks the database.
@@ -64,6 +66,13 @@ type DB struct {
 	opened      time.Time // with its monotonic part: what leases are counted from
 	fakeClock   bool
 
+	up     time.Time // when it was opened, by the wall clock
+	beside bool      // a daemon may be at it
+
+	strict  atomic.Bool // rows without a right MAC do not count
+	refused refusedRows
+	memory  *memory
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -76,12 +85,15 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		db.log = zap.NewNop()
 	}
 	db.slow = newSlowLog(db.log, o.Slow)
+	db.beside = o.Beside
+	db.memory = newMemory(o, db.log)
 	if db.metrics == nil {
 		db.metrics = NewMetrics(nil)
 	}
 	if db.clock == nil {
 		db.clock = time.Now
 	}
+	db.up = db.clock()
 	open := db.openSQLite
 	if o.URL != "" {
 		open = db.openPostgres
@@ -91,6 +103,10 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := db.openKeys(ctx); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	if err := db.openRows(ctx, o); err != nil {
 		_ = db.Close()
 		return nil, err
 	}

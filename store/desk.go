@@ -52,6 +52,7 @@ type Profile struct {
 	Document  json.RawMessage
 	CreatedBy string
 	CreatedAt time.Time
+	signed    []byte
 }
 
 // AssignmentRule maps a device to a profile; the lowest position that matches wins.
@@ -63,6 +64,7 @@ type AssignmentRule struct {
 	Assign    json.RawMessage
 	Enabled   bool
 	UpdatedAt time.Time
+	signed    []byte
 }
 
 // AuthorisedDevice lets devices in by UUID, serial, MAC or network.
@@ -77,6 +79,7 @@ type AuthorisedDevice struct {
 	CreatedAt time.Time
 	ExpiresAt time.Time
 	UsedAt    time.Time
+	signed    []byte
 }
 
 // Name is the FQDN somebody assigned to a UUID.
@@ -85,6 +88,7 @@ type Name struct {
 	FQDN      string
 	Source    string // csv, api, agent
 	UpdatedAt time.Time
+	signed    []byte
 }
 
 // Job is a bulk operation over a filter.

@@ -17,7 +17,7 @@ const deviceColumns = `uuid, lifecycle, reason, detail, device_mode, health, amt
 	suffix, mac, serial, smbios_uuid, secure_dns, address, profile, profile_version, trust_table, certificate, tls_version,
 	peer_fingerprint, tags, approved, first_seen, last_seen, provisioned_at, last_contact, window_until, next_retry,
 	device_cert_not_after, password_changed_at, attempts, hello_count, hello_retry, admin_flag, fence, owner, lease_until,
-	generation, record, assigned_profile, peer_verified, vouched, peer_seen`
+	generation, record, assigned_profile, peer_verified, vouched, peer_seen, signed`
 
 func (d *Device) dest() []any {
 	return []any{&d.UUID, &d.Lifecycle, &d.Reason, &d.Detail, &d.DeviceMode, &d.Health, versionOf{&d.Version}, &d.SKU,
@@ -26,14 +26,14 @@ func (d *Device) dest() []any {
 		jsonOf{&d.Tags}, &d.Approved, timeOf{&d.FirstSeen}, timeOf{&d.LastSeen}, timeOf{&d.ProvisionedAt},
 		timeOf{&d.LastContact}, timeOf{&d.WindowUntil}, timeOf{&d.NextRetry}, timeOf{&d.DeviceCertNotAfter},
 		timeOf{&d.PasswordChangedAt}, &d.Attempts, &d.HelloCount, &d.HelloRetry, &d.AdminFlag, &d.Fence, &d.Owner,
-		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen}
+		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen, &d.signed}
 }
 
-func scanDevice(s scanner) (Device, error) {
+func (tx *Tx) scanDevice(s scanner) (Device, error) {
 	var d Device
 	err := s.Scan(d.dest()...)
-	if len(d.Tags) == 0 {
-		d.Tags = nil
+	if err == nil {
+		tx.settle(&d)
 	}
 	return d, err
 }
@@ -44,9 +44,7 @@ func (tx *Tx) Device(ctx context.Context, uuid amt.UUID) (Device, error) {
 	if err := tx.one(ctx, "SELECT "+deviceColumns+" FROM devices WHERE uuid = $1", []any{uuid}, d.dest()...); err != nil {
 		return d, fmt.Errorf("device %s: %w", uuid, err)
 	}
-	if len(d.Tags) == 0 {
-		d.Tags = nil
-	}
+	tx.settle(&d)
 	return d, nil
 }
 
@@ -361,7 +359,6 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 	}
 	set(c, "profile", f.Profile)
 	set(c, "profile_version", f.ProfileVersion)
-	set(c, "assigned_profile", f.AssignedProfile)
 	set(c, "certificate", f.Certificate)
 	set(c, "tls_version", f.TLSVersion)
 	set(c, "peer_fingerprint", f.PeerFingerprint)
@@ -379,7 +376,9 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 		}
 		c.add("tags = ?", t)
 	}
-	set(c, "approved", f.Approved)
+	if err := tx.regrant(ctx, uuid, f, c); err != nil {
+		return fmt.Errorf("update device %s: %w", uuid, err)
+	}
 	set(c, "provisioned_at", f.ProvisionedAt)
 	set(c, "last_contact", f.LastContact)
 	set(c, "window_until", f.WindowUntil)

@@ -67,7 +67,7 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	}
 	where := c.where()
 	c.args = append(c.args, page(f.Limit))
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
 }
 
 // A listing is an order and the place in it where a page begins.
@@ -188,7 +188,7 @@ func (tx *Tx) heardSince(ctx context.Context, hour int64, l listing, c *clause, 
 	c.add("seen_hour >= ?", hour)
 	most := page(f.Limit)
 	newest := f.ofEach(c, "uuid, seen_hour, "+l.seen+" AS seen", l.order, most)
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE uuid IN (SELECT uuid FROM "+newest+
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE uuid IN (SELECT uuid FROM "+newest+
 		fmt.Sprintf(" ORDER BY seen_hour DESC, seen DESC, uuid DESC LIMIT %d) ORDER BY %s", most, l.order), c.args...)
 }
 
@@ -252,7 +252,7 @@ func (tx *Tx) DevicesCalled(ctx context.Context, text string, limit int) ([]Devi
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE "+tx.among(tx.row(), 1)+" ORDER BY seen_hour DESC, last_seen DESC, uuid", tx.rows(rows))
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE "+tx.among(tx.row(), 1)+" ORDER BY seen_hour DESC, last_seen DESC, uuid", tx.rows(rows))
 }
 
 // row is what finds a device's row. On SQLite every index holds the number, so

@@ -87,7 +87,7 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 		args = append(args, last)
 		until = fmt.Sprintf(" AND uuid <= $%d", len(args))
 	}
-	return list(ctx, tx, scanDevice, "SELECT "+deviceColumns+` FROM devices
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices
 		WHERE uuid > $1`+until+` AND `+tx.off("lifecycle")+` IN ('provisioned', 'drifted') AND (`+tx.off("next_retry")+` IS NULL OR next_retry <= {now})
 			AND (`+changed+` OR (`+due+`)
 				AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.finished_at > {now+$4}))

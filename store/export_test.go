@@ -32,6 +32,13 @@ func (db *DB) CountTo(ctx context.Context, n int, word string) error {
 	})
 }
 
+// AsBefore makes the database one whose rows nobody has signed yet.
+func (db *DB) AsBefore(ctx context.Context) error {
+	db.strict.Store(false)
+	db.memory.keep(db.lineage(), func(r *remembered) { r.RowsSigned = false })
+	return db.Exec(ctx, "DELETE FROM settings WHERE key = '"+rowsSigned+"'")
+}
+
 // Exec runs a statement inside a transaction.
 func (tx *Tx) Exec(ctx context.Context, q string) error {
 	_, err := tx.exec(ctx, q)

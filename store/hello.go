@@ -36,10 +36,8 @@ func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, er
 	if err != nil {
 		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
 	}
+	tx.settle(&seen.old)
 	old := seen.old
-	if len(old.Tags) == 0 {
-		old.Tags = nil
-	}
 	if seen.fresh && seen.count > 1 {
 		// Two first hellos at the same moment: the other's row is there now.
 		d, err := tx.Device(ctx, h.UUID)

@@ -61,9 +61,7 @@ func (tx *Tx) Meet(ctx context.Context, hellos []SeenHello) ([]Sight, error) {
 		if err := s.Scan(append([]any{&row}, d.dest()...)...); err != nil {
 			return err
 		}
-		if len(d.Tags) == 0 {
-			d.Tags = nil
-		}
+		tx.settle(&d)
 		i := at[d.UUID.String()]
 		out[i].row, out[i].Before = row, SeenBefore{Known: true, Previous: d}
 		return nil
@@ -355,12 +353,10 @@ func (tx *Tx) LiveRuns(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Run,
 // NamesOf reads the names assigned to UUIDs; one without a name is not among them.
 func (tx *Tx) NamesOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Name, error) {
 	out := map[amt.UUID]Name{}
-	err := tx.each(ctx, func(s scanner) error {
-		var n Name
-		err := s.Scan(&n.UUID, &n.FQDN, &n.Source, timeOf{&n.UpdatedAt})
+	all, err := tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE "+tx.among("uuid", 1), tx.set(texts(uuids)))
+	for _, n := range all {
 		out[n.UUID] = n
-		return err
-	}, "SELECT uuid, fqdn, source, updated_at FROM names WHERE "+tx.among("uuid", 1), tx.set(texts(uuids)))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("names of %d devices: %w", len(uuids), err)
 	}
@@ -425,10 +421,12 @@ func (tx *Tx) Authorisations(ctx context.Context, devices ...Device) (Authorisat
 	}
 	a := Authorisations{exact: map[[2]string]AuthorisedDevice{}}
 	err := tx.each(ctx, func(s scanner) error {
-		e, err := scanAuthorised(s)
-		if e.Kind == "network" {
+		e, ok, err := tx.ourEntry(s)
+		switch {
+		case !ok:
+		case e.Kind == "network":
 			a.networks = append(a.networks, e)
-		} else {
+		default:
 			a.exact[[2]string{e.Kind, e.Value}] = e
 		}
 		return err

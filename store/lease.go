@@ -62,9 +62,7 @@ func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Du
 	if err != nil {
 		return Claim{}, err
 	}
-	if len(d.Tags) == 0 {
-		d.Tags = nil
-	}
+	tx.settle(&d)
 	var r Run
 	err = tx.one(ctx, `UPDATE runs SET state = 'running', attempt = attempt + 1, node = $2, fence = $3, started_at = coalesce(started_at, {now})
 		WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)

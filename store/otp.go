@@ -17,8 +17,12 @@ func (tx *Tx) CreateOTP(ctx context.Context, o OTP) (int64, error) {
 		return 0, fmt.Errorf("one-time password: %w", err)
 	}
 	var id int64
-	err = tx.one(ctx, `INSERT INTO otps (uuid, sealed, key_id, seal_row, issued_to, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, {now}, $6) RETURNING id`, []any{o.UUID, sealed, key, row, o.IssuedTo, o.ExpiresAt}, &id)
+	mac, err := tx.sign(o.at(row))
+	if err != nil {
+		return 0, fmt.Errorf("one-time password: %w", err)
+	}
+	err = tx.one(ctx, `INSERT INTO otps (uuid, sealed, key_id, seal_row, issued_to, created_at, expires_at, signed)
+		VALUES ($1, $2, $3, $4, $5, {now}, $6, $7) RETURNING id`, []any{o.UUID, sealed, key, row, o.IssuedTo, o.ExpiresAt, mac}, &id)
 	if err != nil {
 		return 0, fmt.Errorf("one-time password: %w", err)
 	}
@@ -28,39 +32,48 @@ func (tx *Tx) CreateOTP(ctx context.Context, o OTP) (int64, error) {
 // OTPFor is the newest one-time password issued for a device that is neither
 // used nor expired, or ErrNotFound.
 func (tx *Tx) OTPFor(ctx context.Context, uuid amt.UUID) (OTP, error) {
-	var o OTP
-	var sealed []byte
-	var row string
-	err := tx.one(ctx, `SELECT id, uuid, sealed, seal_row, issued_to, created_at, expires_at FROM otps
-		WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now} ORDER BY id DESC LIMIT 1`, []any{uuid},
-		&o.ID, &o.UUID, &sealed, &row, &o.IssuedTo, timeOf{&o.CreatedAt}, timeOf{&o.ExpiresAt})
-	if err != nil {
-		return o, fmt.Errorf("one-time password of %s: %w", uuid, err)
+	all, err := tx.LiveOTPs(ctx, uuid)
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
 	}
-	o.Password, err = tx.open(ctx, sealed, seal.At("otps", "sealed", row))
-	return o, err
+	if err != nil {
+		return OTP{}, fmt.Errorf("one-time password of %s: %w", uuid, err)
+	}
+	return all[0], nil
 }
+
+const otpColumns = "id, uuid, sealed, seal_row, issued_to, created_at, expires_at, used_at, signed"
+
+type otpRow struct {
+	OTP
+	sealed, signed []byte
+	place          string
+}
+
+func scanOTP(s scanner) (otpRow, error) {
+	var r otpRow
+	err := s.Scan(&r.ID, &r.UUID, &r.sealed, &r.place, &r.IssuedTo, timeOf{&r.CreatedAt}, timeOf{&r.ExpiresAt}, timeOf{&r.UsedAt}, &r.signed)
+	return r, err
+}
+
+// at names a password's row: the envelope alone could be given to another device.
+func (o OTP) at(row string) seal.Place { return place("otps", row, o.UUID, o.IssuedTo, o.ExpiresAt) }
+
+func (r otpRow) at() seal.Place { return r.OTP.at(r.place) }
 
 // LiveOTPs lists a device's passwords that are neither used nor expired,
 // newest first.
 func (tx *Tx) LiveOTPs(ctx context.Context, uuid amt.UUID) ([]OTP, error) {
-	type row struct {
-		OTP
-		sealed []byte
-		place  string
-	}
-	rows, err := list(ctx, tx, func(s scanner) (row, error) {
-		var r row
-		err := s.Scan(&r.ID, &r.UUID, &r.sealed, &r.place, &r.IssuedTo, timeOf{&r.CreatedAt}, timeOf{&r.ExpiresAt}, timeOf{&r.UsedAt})
-		return r, err
-	}, `SELECT id, uuid, sealed, seal_row, issued_to, created_at, expires_at, used_at FROM otps
-		WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now} ORDER BY id DESC`, uuid)
-	out := make([]OTP, len(rows))
-	for i, r := range rows {
+	rows, err := list(ctx, tx, scanOTP, "SELECT "+otpColumns+` FROM otps WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now} ORDER BY id DESC`, uuid)
+	var out []OTP
+	for _, r := range rows {
+		if !tx.counts("otps", r.ID, r.at(), r.signed) {
+			continue
+		}
 		if r.Password, err = tx.open(ctx, r.sealed, seal.At("otps", "sealed", r.place)); err != nil {
 			return nil, fmt.Errorf("one-time password %d: %w", r.ID, err)
 		}
-		out[i] = r.OTP
+		out = append(out, r.OTP)
 	}
 	return out, err
 }

@@ -7,13 +7,19 @@ import (
 	"strings"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
-const profileColumns = "name, version, document, created_by, created_at"
+const profileColumns = "name, version, document, created_by, created_at, signed"
+
+// profileKey names a version of a profile in one text.
+const profileKey = "(name || ':' || CAST(version AS text))"
 
 func (p *Profile) dest() []any {
-	return []any{&p.Name, &p.Version, jsonOf{&p.Document}, &p.CreatedBy, timeOf{&p.CreatedAt}}
+	return []any{&p.Name, &p.Version, jsonOf{&p.Document}, &p.CreatedBy, timeOf{&p.CreatedAt}, &p.signed}
 }
+
+func (p *Profile) place() seal.Place { return place("profiles", p.Name, p.Version, p.Document) }
 
 // PutProfile keeps a new version of a profile and says its number. Versions
 // are never changed: devices refer to them. ErrConflict when somebody else
@@ -26,8 +32,12 @@ func (tx *Tx) PutProfile(ctx context.Context, p Profile) (int, error) {
 	if p.Version == 0 {
 		p.Version = top + 1
 	}
-	n, err := tx.exec(ctx, `INSERT INTO profiles (name, version, document, created_by, created_at) VALUES ($1, $2, $3, $4, {now})
-		ON CONFLICT DO NOTHING`, p.Name, p.Version, p.Document, p.CreatedBy)
+	mac, err := tx.sign(p.place())
+	if err != nil {
+		return 0, fmt.Errorf("profile %s: %w", p.Name, err)
+	}
+	n, err := tx.exec(ctx, `INSERT INTO profiles (name, version, document, created_by, created_at, signed) VALUES ($1, $2, $3, $4, {now}, $5)
+		ON CONFLICT DO NOTHING`, p.Name, p.Version, p.Document, p.CreatedBy, mac)
 	if err := touched(n, err, ErrConflict); err != nil {
 		return 0, fmt.Errorf("profile %s version %d: %w", p.Name, p.Version, err)
 	}
@@ -36,13 +46,18 @@ func (tx *Tx) PutProfile(ctx context.Context, p Profile) (int, error) {
 
 // Profile reads one version; 0 is the newest.
 func (tx *Tx) Profile(ctx context.Context, name string, version int) (Profile, error) {
-	var p Profile
-	err := tx.one(ctx, "SELECT "+profileColumns+` FROM profiles WHERE name = $1 AND (version = $2 OR CAST($2 AS integer) = 0)
-		ORDER BY version DESC LIMIT 1`, []any{name, version}, p.dest()...)
-	if err != nil {
-		return p, fmt.Errorf("profile %s version %d: %w", name, version, err)
+	all, err := tx.profiles(ctx, "SELECT "+profileColumns+` FROM profiles WHERE name = $1 AND (version = $2 OR CAST($2 AS integer) = 0)
+		ORDER BY version DESC LIMIT 1`, name, version)
+	if err == nil && len(all) == 0 && version == 0 {
+		all, err = tx.ProfileVersions(ctx, name) // the newest may be a stranger's
 	}
-	return p, nil
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Profile{}, fmt.Errorf("profile %s version %d: %w", name, version, err)
+	}
+	return all[0], nil
 }
 
 // Profiles lists the newest version of each.
@@ -64,29 +79,44 @@ func (tx *Tx) ProfilePage(ctx context.Context, name string, before, limit int) (
 }
 
 func (tx *Tx) profiles(ctx context.Context, q string, args ...any) ([]Profile, error) {
-	return list(ctx, tx, func(s scanner) (Profile, error) {
-		var p Profile
-		err := s.Scan(p.dest()...)
-		return p, err
+	return ours(ctx, tx, func(s scanner) (p Profile, ok bool, err error) {
+		err = s.Scan(p.dest()...)
+		return p, err == nil && tx.counts("profiles", fmt.Sprintf("%s:%d", p.Name, p.Version), p.place(), p.signed), err
 	}, q, args...)
 }
 
 // AssignmentRules lists the rules in the order they are tried.
 func (tx *Tx) AssignmentRules(ctx context.Context) ([]AssignmentRule, error) {
-	return list(ctx, tx, func(s scanner) (AssignmentRule, error) {
-		var r AssignmentRule
-		err := s.Scan(&r.ID, &r.Position, &r.Name, jsonOf{&r.Match}, jsonOf{&r.Assign}, &r.Enabled, timeOf{&r.UpdatedAt})
-		return r, err
-	}, "SELECT id, position, name, conditions, assign, enabled, updated_at FROM assignment_rules ORDER BY position, id")
+	return ours(ctx, tx, func(s scanner) (AssignmentRule, bool, error) {
+		r, err := scanRule(s)
+		return r, err == nil && tx.counts("assignment_rules", r.ID, r.place(), r.signed), err
+	}, "SELECT "+ruleColumns+" FROM assignment_rules ORDER BY position, id")
+}
+
+const ruleColumns = "id, position, name, conditions, assign, enabled, updated_at, signed"
+
+func scanRule(s scanner) (AssignmentRule, error) {
+	var r AssignmentRule
+	err := s.Scan(&r.ID, &r.Position, &r.Name, jsonOf{&r.Match}, jsonOf{&r.Assign}, &r.Enabled, timeOf{&r.UpdatedAt}, &r.signed)
+	return r, err
+}
+
+func (r *AssignmentRule) place() seal.Place {
+	return place("assignment_rules", r.Name, r.Position, r.Match, r.Assign, r.Enabled)
 }
 
 // PutAssignmentRule makes a rule or changes the one of that name.
 func (tx *Tx) PutAssignmentRule(ctx context.Context, r AssignmentRule) (int64, error) {
+	r.Match, r.Assign = object(r.Match), object(r.Assign)
+	mac, err := tx.sign(r.place())
+	if err != nil {
+		return 0, fmt.Errorf("assignment rule %s: %w", r.Name, err)
+	}
 	var id int64
-	err := tx.one(ctx, `INSERT INTO assignment_rules (position, name, conditions, assign, enabled, updated_at) VALUES ($1, $2, $3, $4, $5, {now})
+	err = tx.one(ctx, `INSERT INTO assignment_rules (position, name, conditions, assign, enabled, updated_at, signed) VALUES ($1, $2, $3, $4, $5, {now}, $6)
 		ON CONFLICT (name) DO UPDATE SET position = excluded.position, conditions = excluded.conditions, assign = excluded.assign,
-			enabled = excluded.enabled, updated_at = excluded.updated_at RETURNING id`,
-		[]any{r.Position, r.Name, object(r.Match), object(r.Assign), r.Enabled}, &id)
+			enabled = excluded.enabled, updated_at = excluded.updated_at, signed = excluded.signed RETURNING id`,
+		[]any{r.Position, r.Name, r.Match, r.Assign, r.Enabled, mac}, &id)
 	if err != nil {
 		return 0, fmt.Errorf("assignment rule %s: %w", r.Name, err)
 	}
@@ -106,22 +136,37 @@ func object(j json.RawMessage) json.RawMessage {
 	return j
 }
 
-const authorisedColumns = "id, kind, value, profile, fqdn, note, created_by, created_at, expires_at, used_at"
+const authorisedColumns = "id, kind, value, profile, fqdn, note, created_by, created_at, expires_at, used_at, signed"
 
 func scanAuthorised(s scanner) (AuthorisedDevice, error) {
 	var a AuthorisedDevice
-	err := s.Scan(&a.ID, &a.Kind, &a.Value, &a.Profile, &a.FQDN, &a.Note, &a.CreatedBy, timeOf{&a.CreatedAt}, timeOf{&a.ExpiresAt}, timeOf{&a.UsedAt})
+	err := s.Scan(&a.ID, &a.Kind, &a.Value, &a.Profile, &a.FQDN, &a.Note, &a.CreatedBy, timeOf{&a.CreatedAt}, timeOf{&a.ExpiresAt}, timeOf{&a.UsedAt}, &a.signed)
 	return a, err
+}
+
+func (a *AuthorisedDevice) place() seal.Place {
+	return place("authorised_devices", a.Kind, a.Value, a.Profile, a.FQDN, a.ExpiresAt)
+}
+
+// ourEntry reads an entry and says whether it is one of ours.
+func (tx *Tx) ourEntry(s scanner) (AuthorisedDevice, bool, error) {
+	a, err := scanAuthorised(s)
+	return a, err == nil && tx.counts("authorised_devices", a.ID, a.place(), a.signed), err
 }
 
 // Authorise lets a device in, or changes what it is let in with.
 func (tx *Tx) Authorise(ctx context.Context, a AuthorisedDevice) (int64, error) {
+	a.Value = strings.ToLower(a.Value)
+	mac, err := tx.sign(a.place())
+	if err != nil {
+		return 0, fmt.Errorf("authorise %s %s: %w", a.Kind, a.Value, err)
+	}
 	var id int64
-	err := tx.one(ctx, `INSERT INTO authorised_devices (kind, value, profile, fqdn, note, created_by, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, {now}, $7)
+	err = tx.one(ctx, `INSERT INTO authorised_devices (kind, value, profile, fqdn, note, created_by, created_at, expires_at, signed)
+		VALUES ($1, $2, $3, $4, $5, $6, {now}, $7, $8)
 		ON CONFLICT (kind, value) DO UPDATE SET profile = excluded.profile, fqdn = excluded.fqdn, note = excluded.note,
-			expires_at = excluded.expires_at RETURNING id`,
-		[]any{a.Kind, strings.ToLower(a.Value), a.Profile, a.FQDN, a.Note, a.CreatedBy, a.ExpiresAt}, &id)
+			expires_at = excluded.expires_at, signed = excluded.signed RETURNING id`,
+		[]any{a.Kind, a.Value, a.Profile, a.FQDN, a.Note, a.CreatedBy, a.ExpiresAt, mac}, &id)
 	if err != nil {
 		return 0, fmt.Errorf("authorise %s %s: %w", a.Kind, a.Value, err)
 	}
@@ -140,7 +185,7 @@ func (tx *Tx) AuthorisedFor(ctx context.Context, d Device) (AuthorisedDevice, er
 
 // AuthorisedDevices lists a page of all entries.
 func (tx *Tx) AuthorisedDevices(ctx context.Context, after int64, limit int) ([]AuthorisedDevice, error) {
-	return list(ctx, tx, scanAuthorised, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE id > $1 ORDER BY id LIMIT $2", after, page(limit))
+	return ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE id > $1 ORDER BY id LIMIT $2", after, page(limit))
 }
 
 // UsedAuthorisation notes that a device was let in by an entry.
@@ -157,8 +202,11 @@ func (tx *Tx) Unauthorise(ctx context.Context, id int64) error {
 
 // PutName assigns a name to a UUID, known or not.
 func (tx *Tx) PutName(ctx context.Context, n Name) error {
-	_, err := tx.exec(ctx, `INSERT INTO names (uuid, fqdn, source, updated_at) VALUES ($1, $2, $3, {now})
-		ON CONFLICT (uuid) DO UPDATE SET fqdn = excluded.fqdn, source = excluded.source, updated_at = excluded.updated_at`, n.UUID, n.FQDN, n.Source)
+	mac, err := tx.sign(n.place())
+	if err == nil {
+		_, err = tx.exec(ctx, `INSERT INTO names (uuid, fqdn, source, updated_at, signed) VALUES ($1, $2, $3, {now}, $4)
+			ON CONFLICT (uuid) DO UPDATE SET fqdn = excluded.fqdn, source = excluded.source, updated_at = excluded.updated_at, signed = excluded.signed`, n.UUID, n.FQDN, n.Source, mac)
+	}
 	if err != nil {
 		return fmt.Errorf("name of %s: %w", n.UUID, err)
 	}
@@ -167,7 +215,28 @@ func (tx *Tx) PutName(ctx context.Context, n Name) error {
 
 // NameOf reads the name assigned to a UUID, or ErrNotFound.
 func (tx *Tx) NameOf(ctx context.Context, uuid amt.UUID) (Name, error) {
-	var n Name
-	err := tx.one(ctx, "SELECT uuid, fqdn, source, updated_at FROM names WHERE uuid = $1", []any{uuid}, &n.UUID, &n.FQDN, &n.Source, timeOf{&n.UpdatedAt})
-	return n, err
+	all, err := tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE uuid = $1", uuid)
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Name{}, err
+	}
+	return all[0], nil
+}
+
+const nameColumns = "uuid, fqdn, source, updated_at, signed"
+
+func (n *Name) dest() []any {
+	return []any{&n.UUID, &n.FQDN, &n.Source, timeOf{&n.UpdatedAt}, &n.signed}
+}
+
+func (n *Name) place() seal.Place { return place("names", n.UUID, n.FQDN, n.Source) }
+
+// names reads those that are ours.
+func (tx *Tx) names(ctx context.Context, q string, args ...any) ([]Name, error) {
+	return ours(ctx, tx, func(s scanner) (n Name, ok bool, err error) {
+		err = s.Scan(n.dest()...)
+		return n, err == nil && tx.counts("names", n.UUID, n.place(), n.signed), err
+	}, q, args...)
 }

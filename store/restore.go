@@ -41,7 +41,7 @@ func RestoreBackup(ctx context.Context, file io.ReadSeeker, passphrase amt.Secre
 	if err != nil {
 		return report, err
 	}
-	o.Keys, o.upTo = keys, 0
+	o.Keys, o.upTo, o.restored = keys, 0, true
 	db, err = Open(ctx, o)
 	if err != nil {
 		return report, fmt.Errorf("open what was restored: %w", err)
@@ -49,6 +49,11 @@ func RestoreBackup(ctx context.Context, file io.ReadSeeker, passphrase amt.Secre
 	defer db.Close()
 	if n, err := db.CheckAudit(ctx); err != nil || n != report.Audit {
 		return report, fmt.Errorf("look at what was restored: %d of %d audit records: %w", n, report.Audit, err)
+	}
+	if !db.strict.Load() && keys != nil { // the backup, which opened, is of a time before rows were signed
+		if _, err := db.ResignRows(ctx, "restore", "the backup is of a time before rows were signed"); err != nil {
+			return report, fmt.Errorf("sign what was restored: %w", err)
+		}
 	}
 	return report, nil
 }

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 // A node of the version before keeps console logins among the tokens, under
@@ -13,10 +16,19 @@ const notASession = "t.name NOT LIKE 'session:%'"
 // names no user: it is its own.
 const tokenUser = "coalesce(nullif(t.user_name, ''), t.name)"
 
-const tokenColumns = "t.id, t.name, " + tokenUser + ", t.role, t.hash, t.created_by, t.created_at, t.expires_at, t.last_used, t.revoked_at"
+const tokenColumns = "t.id, t.name, " + tokenUser + ", t.role, t.hash, t.created_by, t.created_at, t.expires_at, t.last_used, t.revoked_at, t.signed"
 
 func (t *Token) dest() []any {
-	return []any{&t.ID, &t.Name, &t.User, &t.Role, &t.Hash, &t.CreatedBy, timeOf{&t.CreatedAt}, timeOf{&t.ExpiresAt}, timeOf{&t.LastUsed}, timeOf{&t.RevokedAt}}
+	return []any{&t.ID, &t.Name, &t.User, &t.Role, &t.Hash, &t.CreatedBy, timeOf{&t.CreatedAt}, timeOf{&t.ExpiresAt}, timeOf{&t.LastUsed}, timeOf{&t.RevokedAt}, &t.signed}
+}
+
+func (t *Token) place() seal.Place {
+	return place("tokens", t.ID, t.Name, t.User, t.Role, t.Hash, t.ExpiresAt)
+}
+
+// judge says whether a token that is not revoked is one of ours.
+func (tx *Tx) judge(t *Token) {
+	t.Forged = t.RevokedAt.IsZero() && !tx.counts("tokens", t.ID, t.place(), t.signed)
 }
 
 func scanToken(s scanner) (Token, error) {
@@ -36,31 +48,41 @@ func (tx *Tx) CreateToken(ctx context.Context, t Token) (int64, error) {
 	if t.User == "" {
 		t.User = t.Name
 	}
-	var id int64
 	err := tx.one(ctx, `INSERT INTO tokens (name, user_name, role, hash, created_by, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, {now}, $6)
-		RETURNING id`, []any{t.Name, t.User, t.Role, t.Hash, t.CreatedBy, t.ExpiresAt}, &id)
+		RETURNING id`, []any{t.Name, t.User, t.Role, t.Hash, t.CreatedBy, t.ExpiresAt}, &t.ID)
+	if err == nil {
+		if t.signed, err = tx.sign(t.place()); err == nil {
+			_, err = tx.exec(ctx, "UPDATE tokens SET signed = $2 WHERE id = $1", t.ID, t.signed)
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("token %s: %w", t.Name, err)
 	}
-	return id, nil
+	return t.ID, nil
 }
 
 // TokenByHash finds a token that is good: not revoked, not expired, of a user
 // who is not disabled.
 func (tx *Tx) TokenByHash(ctx context.Context, hash []byte) (Token, error) {
 	rows, err := list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE t.hash = $1 AND "+goodToken, hash)
-	if err == nil && len(rows) == 0 {
-		err = fmt.Errorf("token: %w", ErrNotFound)
-	}
 	if err != nil {
 		return Token{}, err
 	}
-	return rows[0], nil
+	for _, t := range rows {
+		if tx.judge(&t); !t.Forged {
+			return t, nil
+		}
+	}
+	return Token{}, fmt.Errorf("token: %w", ErrNotFound)
 }
 
 // Tokens lists all of them, revoked ones too.
 func (tx *Tx) Tokens(ctx context.Context) ([]Token, error) {
-	return list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE "+notASession+" ORDER BY t.id")
+	all, err := list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE "+notASession+" ORDER BY t.id")
+	for i := range all {
+		tx.judge(&all[i])
+	}
+	return all, err
 }
 
 // UsedToken notes that a token was used.
@@ -71,11 +93,11 @@ func (tx *Tx) UsedToken(ctx context.Context, id int64) error {
 
 // RevokeToken ends a token and the console logins made with it.
 func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
-	n, err := tx.exec(ctx, "UPDATE tokens SET revoked_at = coalesce(revoked_at, {now}) WHERE id = $1", id)
+	n, err := tx.exec(ctx, "UPDATE tokens SET revoked_at = coalesce(revoked_at, {now}), signed = NULL WHERE id = $1", id)
 	if err := touched(n, err, ErrNotFound); err != nil {
 		return err
 	}
-	if _, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now} WHERE token_id = $1 AND ended_at IS NULL", id); err != nil {
+	if _, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now}, signed = NULL WHERE token_id = $1 AND ended_at IS NULL", id); err != nil {
 		return err
 	}
 	// Those of nodes of the version before, which look for no row of sessions.
@@ -86,11 +108,19 @@ func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
 
 // CreateSession keeps a console login's hash. It ends with s.TokenID at the latest.
 func (tx *Tx) CreateSession(ctx context.Context, s Session) error {
-	if _, err := tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at) VALUES ($1, $2, {now}, $3)", s.Hash, s.TokenID, s.ExpiresAt); err != nil {
+	mac, err := tx.sign(s.place())
+	if err == nil {
+		_, err = tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at, signed) VALUES ($1, $2, {now}, $3, $4)", s.Hash, s.TokenID, s.ExpiresAt, mac)
+	}
+	if err != nil {
 		return fmt.Errorf("session: %w", err)
 	}
 	return nil
 }
+
+func (s *Session) dest() []any { return []any{&s.Hash, &s.TokenID, timeOf{&s.ExpiresAt}, &s.signed} }
+
+func (s *Session) place() seal.Place { return place("sessions", s.Hash, s.TokenID, s.ExpiresAt) }
 
 // SessionByHash finds the token behind a console login that is good, as its
 // token and its user are. ExpiresAt is the earlier one of both ends.
@@ -98,14 +128,18 @@ func (tx *Tx) SessionByHash(ctx context.Context, hash []byte) (Token, error) {
 	rows, err := list(ctx, tx, func(s scanner) (Token, error) {
 		var t Token
 		var own Session
-		err := s.Scan(append(t.dest(), &own.Hash, timeOf{&own.ExpiresAt})...)
+		if err := s.Scan(append(t.dest(), own.dest()...)...); err != nil {
+			return t, err
+		}
+		tx.judge(&t)
+		t.Forged = t.Forged || own.TokenID != t.ID || !tx.counts("sessions", hex.EncodeToString(own.Hash[:min(4, len(own.Hash))]), own.place(), own.signed)
 		t.Hash = own.Hash
 		if t.ExpiresAt.IsZero() || own.ExpiresAt.Before(t.ExpiresAt) {
 			t.ExpiresAt = own.ExpiresAt
 		}
-		return t, err
-	}, "SELECT "+tokenColumns+", s.hash, s.expires_at FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE s.hash = $1 AND s.ended_at IS NULL AND s.expires_at > {now} AND "+goodToken, hash)
-	if err == nil && len(rows) == 0 {
+		return t, nil
+	}, "SELECT "+tokenColumns+", s.hash, s.token_id, s.expires_at, s.signed FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE s.hash = $1 AND s.ended_at IS NULL AND s.expires_at > {now} AND "+goodToken, hash)
+	if err == nil && (len(rows) == 0 || rows[0].Forged) {
 		err = fmt.Errorf("session: %w", ErrNotFound)
 	}
 	if err != nil {
@@ -116,6 +150,6 @@ func (tx *Tx) SessionByHash(ctx context.Context, hash []byte) (Token, error) {
 
 // EndSession ends a console login; one that has ended stays so.
 func (tx *Tx) EndSession(ctx context.Context, hash []byte) error {
-	_, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now} WHERE hash = $1 AND ended_at IS NULL", hash)
+	_, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now}, signed = NULL WHERE hash = $1 AND ended_at IS NULL", hash)
 	return err
 }

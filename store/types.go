@@ -89,6 +89,8 @@ type Device struct {
 	LeaseUntil time.Time // with no owner: a quiet period, not to be claimed before
 	Generation int       // of the active admin credential, 0 none
 	Record     json.RawMessage
+
+	signed []byte // over what the device is granted
 }
 
 // DeviceFacts is what may be learnt about a device; nil leaves a field alone.
@@ -342,6 +344,10 @@ type User struct {
 	CreatedBy             string
 	CreatedAt, DisabledAt time.Time
 	Tokens, Sessions      int // that are good; read only
+
+	// Forged: the row is not ours (signed.go), and counts for nothing.
+	Forged bool
+	signed []byte
 }
 
 // Session is a console login; only the SHA-256 of its text is kept.
@@ -349,6 +355,7 @@ type Session struct {
 	Hash      []byte
 	TokenID   int64
 	ExpiresAt time.Time
+	signed    []byte
 }
 
 // Token is an API token; only its SHA-256 is kept.
@@ -360,4 +367,8 @@ type Token struct {
 	Hash                                      []byte
 	CreatedBy                                 string
 	CreatedAt, ExpiresAt, LastUsed, RevokedAt time.Time
+
+	// Forged: the row is not ours (signed.go), and counts for nothing.
+	Forged bool
+	signed []byte
 }

@@ -87,6 +87,9 @@ func TestUsers(t *testing.T) {
 		// Schema 8 writes no user, and keeps logins among the tokens.
 		before := func(name, which string) {
 			t.Helper()
+			if err := db.AsBefore(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			q := "INSERT INTO tokens (name, role, hash, created_by, created_at) SELECT '" + name + "', 'viewer', hash, 'token:old', created_at FROM sessions ORDER BY expires_at " + which + " LIMIT 1"
 			var err error
 			if db.Pool() != nil {

@@ -174,7 +174,13 @@ var firstMoves = map[string][]string{
 	"ProvisiondAuditChainBroken": {
 		"Keep the database as it is: take a copy before anything else.",
 		"`provctl audit verify` names the first record that is wrong, and `provctl audit verify --against FILE` holds the chain against the last export.",
-		"Treat it as an incident: somebody with write access to the database changed history, or a restore lost its tail.",
+		"Did its end go? Each node's data folder keeps what the node saw last (store.seen), and log and metrics have every checkpoint: `provctl audit verify --checkpoint RECORD:HASH`.",
+		"Treat it as an incident: somebody with write access to the database changed history. Was an older copy put back by hand, not by `provisiond restore`? Then move store.seen away on each node and restart it.",
+	},
+	"ProvisiondRowsRefused": {
+		"`provisiond rows check` names them, and the audit has when they were first met: `provctl audit list --action rows.refused`.",
+		"Treat it as an incident: somebody who may write into the database tried to become somebody. Change that password, and look for what else it was used for.",
+		"Did a node of an earlier release write them after the upgrade, or was an older dump put back? Look at each row, then `provisiond rows sign --reason …` makes them count.",
 	},
 	"ProvisiondBackupStale": {
 		"`provisiond backup create`, then `provisiond backup verify FILE`.",

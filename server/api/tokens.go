@@ -145,7 +145,7 @@ func (s *Server) revokeToken(ctx context.Context, in *TokenID) (Token, error) {
 
 // keepAnAdmin refuses to end the last admin tokens: nobody could make another.
 func (s *Server) keepAnAdmin(all []store.Token, ending ...store.Token) error {
-	admin := func(t store.Token) bool { return Role(t.Role) == Admin && live(t, s.now()) }
+	admin := func(t store.Token) bool { return Role(t.Role) == Admin && live(t, s.now()) && !t.Forged }
 	last := slices.IndexFunc(ending, admin)
 	left := slices.ContainsFunc(all, func(t store.Token) bool {
 		return admin(t) && !slices.ContainsFunc(ending, func(e store.Token) bool { return e.ID == t.ID })

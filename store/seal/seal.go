@@ -75,6 +75,7 @@ type Keyring struct {
 	mu      sync.RWMutex
 	keys    map[uint32]cipher.AEAD
 	current uint32
+	rows    []byte // see Mac
 }
 
 // New makes a keyring without data keys from a master key of 32 bytes.
@@ -142,10 +143,19 @@ func (k *Keyring) Use(id uint32, wrapped []byte) error {
 	if err != nil {
 		return err
 	}
+	var rows []byte
+	if id == rowKey {
+		if rows, err = hkdf.Key(sha256.New, key, nil, "provisiond/v1/sign rows", KeySize); err != nil {
+			return err
+		}
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.keys[id] = a
 	k.current = max(k.current, id)
+	if rows != nil {
+		k.rows = rows
+	}
 	return nil
 }
 

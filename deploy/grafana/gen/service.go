@@ -128,6 +128,12 @@ func security() Dashboard {
 					Queries: one(`time() - max(provisiond_audit_last_verified_timestamp_seconds)`, "ago")},
 				{Title: "Audit verification failures", Kind: stat, Unit: "short", Width: 8, Limits: []Limit{{1, "red"}}, Help: "Keep the database as it is and treat it as an incident.",
 					Queries: one(`max(provisiond_audit_verify_failures_total)`, "failures")},
+				{Title: "Audit signed up to record", Kind: lines, Unit: "none", Width: 8, Help: "It never falls: where it does, the end of the audit was cut off.",
+					Queries: one(`max(provisiond_audit_checkpoint_record)`, "record")},
+				{Title: "Hash of that record", Kind: stat, Unit: "none", Width: 8, Help: "Its first 48 bits as a number; provctl audit verify --checkpoint takes them in hexadecimal digits.",
+					Queries: one(`max(provisiond_audit_checkpoint_hash)`, "hash")},
+				{Title: "Rows that do not count", Kind: stat, Unit: "short", Width: 8, Limits: []Limit{{1, "red"}}, Help: "Somebody wrote them into the database itself: provisiond rows check.",
+					Queries: one(`max(provisiond_rows_refused)`, "rows")},
 			}},
 		},
 	}

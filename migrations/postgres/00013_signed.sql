@@ -1,0 +1,20 @@
+-- +goose Up
+
+-- Who writes into this database must not become somebody by it: a row that grants something carries a MAC (signed) over its key and what
+-- it grants, under a key that is not here. NULL: nobody signed it. Schema 12 writes NULL, and such a row counts until all are signed.
+ALTER TABLE tokens ADD COLUMN signed bytea;
+ALTER TABLE sessions ADD COLUMN signed bytea;
+ALTER TABLE users ADD COLUMN signed bytea;
+ALTER TABLE authorised_devices ADD COLUMN signed bytea;
+ALTER TABLE assignment_rules ADD COLUMN signed bytea;
+ALTER TABLE profiles ADD COLUMN signed bytea;
+ALTER TABLE names ADD COLUMN signed bytea;
+ALTER TABLE devices ADD COLUMN signed bytea;
+ALTER TABLE otps ADD COLUMN signed bytea;
+ALTER TABLE jobs ADD COLUMN signed bytea;
+
+-- A node that signs what it writes. While one that does not is about, nothing is refused for want of a MAC.
+ALTER TABLE nodes ADD COLUMN signs boolean NOT NULL DEFAULT false;
+
+INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '4', now())
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at;
