@@ -26,7 +26,7 @@ func (d *Device) dest() []any {
 		jsonOf{&d.Tags}, &d.Approved, timeOf{&d.FirstSeen}, timeOf{&d.LastSeen}, timeOf{&d.ProvisionedAt},
 		timeOf{&d.LastContact}, timeOf{&d.WindowUntil}, timeOf{&d.NextRetry}, timeOf{&d.DeviceCertNotAfter},
 		timeOf{&d.PasswordChangedAt}, &d.Attempts, &d.HelloCount, &d.HelloRetry, &d.AdminFlag, &d.Fence, &d.Owner,
-		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen, &d.signed}
+		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen, &d.Signed}
 }
 
 func (tx *Tx) scanDevice(s scanner) (Device, error) {

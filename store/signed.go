@@ -89,7 +89,7 @@ var signedTables = []struct {
 	{"devices", "uuid", "uuid, " + grantColumns, grants, amt.UUID{}, func(s scanner) (signedRow, error) {
 		var d Device
 		err := s.Scan(append([]any{&d.UUID}, d.grant()...)...)
-		return signedRow{d.UUID, d.place(), d.signed}, err
+		return signedRow{d.UUID, d.place(), d.Signed}, err
 	}},
 }
 
@@ -581,9 +581,10 @@ func (tx *Tx) settle(d *Device) {
 	if len(d.Tags) == 0 {
 		d.Tags = nil
 	}
-	if d.granted() && !tx.counts("devices", d.UUID, d.place(), d.signed) {
+	if d.granted() && !tx.counts("devices", d.UUID, d.place(), d.Signed) {
 		d.disown()
 	}
+	d.Signed = nil
 }
 
 func (d *Device) granted() bool { return d.Approved || d.AssignedProfile != "" }
@@ -595,7 +596,7 @@ const (
 	grants       = "(approved OR assigned_profile <> '')"
 )
 
-func (d *Device) grant() []any { return []any{&d.Approved, &d.AssignedProfile, &d.signed} }
+func (d *Device) grant() []any { return []any{&d.Approved, &d.AssignedProfile, &d.Signed} }
 
 func (d *Device) place() seal.Place { return place("devices", d.UUID, d.Approved, d.AssignedProfile) }
 

@@ -90,7 +90,7 @@ type Device struct {
 	Generation int       // of the active admin credential, 0 none
 	Record     json.RawMessage
 
-	signed []byte // over what the device is granted
+	Signed []byte // the row's MAC, while it is read: empty in a device that the store hands out
 }
 
 // DeviceFacts is what may be learnt about a device; nil leaves a field alone.

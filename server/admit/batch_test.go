@@ -289,7 +289,7 @@ func TestAChangeCountsForTheNextHello(t *testing.T) {
 			other := d.DB // another node's, where there can be one
 			if pool := d.DB.Pool(); pool != nil {
 				var err error
-				if other, err = store.Open(ctx, store.Options{URL: pool.Config().ConnString()}); err != nil {
+				if other, err = store.Open(ctx, store.Options{URL: pool.Config().ConnString(), Keys: labKeys(t)}); err != nil {
 					t.Fatal(err)
 				}
 				defer other.Close()

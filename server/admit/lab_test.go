@@ -93,3 +93,12 @@ func plain(n int, list []amt.TrustHash) hello.Hello {
 		Local:   netip.MustParseAddrPort("10.255.0.1:9971"), At: time.Now(), Via: hello.ViaPlain,
 	}
 }
+
+func labKeys(t testing.TB) *seal.Keyring {
+	t.Helper()
+	keys, err := seal.New([]byte("0123456789abcdef0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
