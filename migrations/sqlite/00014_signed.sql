@@ -1,7 +1,7 @@
 -- +goose Up
 
 -- Who writes into this database must not become somebody by it: a row that grants something carries a MAC (signed) over its key and what
--- it grants, under a key that is not here. NULL: nobody signed it. Schema 12 writes NULL, and such a row counts until all are signed.
+-- it grants, under a key that is not here. NULL: nobody signed it. Schema 13 writes NULL, and such a row counts until all are signed.
 ALTER TABLE tokens ADD COLUMN signed blob;
 ALTER TABLE sessions ADD COLUMN signed blob;
 ALTER TABLE users ADD COLUMN signed blob;
