@@ -7,23 +7,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/profile"
-	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/store"
 )
 
-// What is wanted of managed devices changes in three places: a stored profile
-// gets a new version, which devices are asked for by number (store.Due); the
-// configuration's own profile is another one after a restart, so that it gets
-// the next number; and rules or lists give devices another profile, so that they
-// are looked through once. Who differs is drifted, and due.
+// What is wanted of managed devices changes in four places: a stored profile
+// gets a new version; the configuration's own profile is another one after a
+// restart, so that it gets the next number; a person gives a device another
+// profile; and rules or lists do, so that all are looked through once. Who
+// differs is brought there by a rollout (rollout.go), and by nothing else.
 
 // ownProfile is what is remembered of the configuration's profile.
 type ownProfile struct {
@@ -38,6 +38,12 @@ type ownProfile struct {
 const mostTold = 32
 
 const ownProfileKey = "profile_configured:"
+
+// ownVersionKey is where a version of the configuration's profile is kept: its
+// devices are held against it until they are brought to a newer one.
+func ownVersionKey(name string, version int) string {
+	return fmt.Sprintf("%s%s@%d", ownProfileKey, name, version)
+}
 
 // numberProfile gives the configuration's profile its version: one more than
 // before when it says something else.
@@ -68,7 +74,7 @@ func (s *Server) numberProfile(ctx context.Context) error {
 		}
 		switch {
 		case before.Digest == now.Digest && len(now.Trusted) == len(before.Trusted):
-			return nil
+			return tx.PutSetting(ctx, ownVersionKey(p.Name, now.Version), string(text))
 		case before.Digest == now.Digest:
 		case before.Digest != "":
 			// A version that was stored under its name once is never given again.
@@ -81,11 +87,14 @@ func (s *Server) numberProfile(ctx context.Context) error {
 				now.Version = max(now.Version, stored[0].Version+1)
 			}
 		}
-		text, err := json.Marshal(now)
+		if err := tx.PutSetting(ctx, ownVersionKey(p.Name, now.Version), string(text)); err != nil {
+			return err
+		}
+		number, err := json.Marshal(now)
 		if err != nil {
 			return err
 		}
-		return tx.PutSetting(ctx, ownProfileKey+p.Name, string(text))
+		return tx.PutSetting(ctx, ownProfileKey+p.Name, string(number))
 	})
 	if err != nil {
 		return fmt.Errorf("number the configuration's profile: %w", err)
@@ -133,9 +142,9 @@ const (
 	sweepPages = 10 // a tick: 100,000 devices take 20 minutes of small questions
 )
 
-// sweepRules begins runs for at most room devices to which rules or lists give
-// another profile now.
-func (s *Server) sweepRules(ctx context.Context, room int) (begun int, err error) {
+// sweepRules finds the devices to which rules or lists give another profile now,
+// and has a rollout bring each there.
+func (s *Server) sweepRules(ctx context.Context) error {
 	var at swept
 	digest := ""
 	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
@@ -161,36 +170,26 @@ func (s *Server) sweepRules(ctx context.Context, room int) (begun int, err error
 		}
 		return err
 	}); err != nil {
-		return 0, fmt.Errorf("look for rules that changed: %w", err)
+		return fmt.Errorf("look for rules that changed: %w", err)
 	}
 	if at.Rules == digest && time.Since(at.Done) < sweepAgain {
-		return 0, nil
+		return nil
 	}
 	if at.Rules != digest || !at.Done.IsZero() {
 		at = swept{Rules: digest}
 	}
-	for page := 0; page < sweepPages && at.Done.IsZero() && room > begun; page++ {
+	cause := "rules " + digest[:12]
+	for page := 0; page < sweepPages && at.Done.IsZero(); page++ {
 		var found []admit.Astray
 		next := ""
 		if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
 			found, next, err = admit.FindAstray(ctx, tx, at.After, sweepPage)
 			return err
 		}); err != nil {
-			return begun, err
+			return err
 		}
-		for i, a := range found {
-			if begun == room {
-				// The rest of the page comes with the next tick.
-				next = found[i-1].Device.Cursor(store.ByUUID)
-				break
-			}
-			ok, err := s.beginAstray(ctx, a)
-			if err != nil {
-				return begun, err
-			}
-			if ok {
-				begun++
-			}
+		if err := s.rollOutAstray(ctx, cause, found); err != nil {
+			return err
 		}
 		if at.After = next; next == "" {
 			at.Done = time.Now().UTC()
@@ -198,42 +197,44 @@ func (s *Server) sweepRules(ctx context.Context, room int) (begun int, err error
 	}
 	text, err := json.Marshal(at)
 	if err != nil {
-		return begun, err
+		return err
 	}
-	return begun, s.DB.Write(ctx, func(tx *store.Tx) error { return tx.PutSetting(ctx, sweptKey, string(text)) })
+	return s.DB.Write(ctx, func(tx *store.Tx) error { return tx.PutSetting(ctx, sweptKey, string(text)) })
 }
 
-// beginAstray begins a device's way to its other profile. One that somebody
-// works on asks the rules by itself; one whose last run failed does so at its
-// next attempt.
-func (s *Server) beginAstray(ctx context.Context, a admit.Astray) (begun bool, err error) {
-	if a.Device.NextRetry.After(time.Now()) {
-		return false, nil
+// rollOutAstray has rollouts bring devices to the profiles that rules and lists
+// give them: one for each profile, which those found on later pages join.
+func (s *Server) rollOutAstray(ctx context.Context, cause string, found []admit.Astray) error {
+	to := map[string][]amt.UUID{}
+	for _, a := range found {
+		if a.Device.AssignedProfile == "" { // a person's word has a rollout of its own
+			to[a.Profile] = append(to[a.Profile], a.Device.UUID)
+		}
 	}
-	who := "the rule " + a.Rule + " gives it"
-	switch {
-	case a.Device.AssignedProfile != "":
-		who = "it was given"
-	case a.Rule == "":
-		who = "the list of authorised devices gives it"
+	for _, name := range slices.Sorted(maps.Keys(to)) {
+		if err := s.DB.Write(ctx, func(tx *store.Tx) error {
+			p, err := s.profileNamed(ctx, tx, name)
+			if err != nil {
+				return err
+			}
+			o := store.Outgrown{Profile: p.Name, Version: p.Version, Cause: cause}
+			if err := tx.LockNetwork(ctx, "rollout "+p.Name); err != nil {
+				return err
+			}
+			var fresh []amt.UUID
+			for _, u := range to[name] {
+				has, err := tx.RolledOut(ctx, o, u)
+				if err != nil {
+					return err
+				}
+				if !has {
+					fresh = append(fresh, u)
+				}
+			}
+			return s.join(ctx, tx, o, fresh)
+		}); err != nil {
+			return fmt.Errorf("roll profile %s out: %w", name, err)
+		}
 	}
-	had := a.Device.Profile
-	if had == "" {
-		had = "default"
-	}
-	t := store.Transition{
-		UUID: a.Device.UUID, To: store.Drifted, Reason: reason.ProfileDrift, Event: "drift_found", Actor: "system",
-		Detail: fmt.Sprintf("%s the profile %s and it still has %s", who, a.Profile, had),
-	}
-	err = s.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := s.startManaged(ctx, tx, a.Device, provision.KindMaintain, "", "timer", t)
-		return err
-	})
-	if errors.Is(err, store.ErrConflict) { // somebody works on it
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("device %s: %w", a.Device.UUID, err)
-	}
-	return true, nil
+	return nil
 }

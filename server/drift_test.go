@@ -86,30 +86,10 @@ func TestAnotherConfigurationIsDrift(t *testing.T) {
 		})
 		l.maintains()
 		const why = "it was made by version 1 of the profile default, and version 2 is the newest"
-		if n := l.drifted(why); n != 2 {
-			t.Errorf("%d devices were begun, want the 2 that may be at once", n)
-		}
 		at := func(u amt.UUID) {
 			t.Helper()
 			l.until(u, "version 2", func(d store.Device) bool { return d.ProfileVersion == 2 && d.Lifecycle == store.Provisioned })
 		}
-		two := 0
-		if !waitFor(t, func() bool {
-			two = 0
-			for _, d := range fleet {
-				l.read(func(ctx context.Context, tx *store.Tx) error {
-					dev, err := tx.Device(ctx, d.UUID())
-					if dev.ProfileVersion == 2 && dev.Lifecycle == store.Provisioned {
-						two++
-					}
-					return err
-				})
-			}
-			return two >= 2
-		}) {
-			t.Fatalf("%d devices have version 2", two)
-		}
-		l.maintains()
 		for _, d := range fleet {
 			at(d.UUID())
 		}
@@ -152,9 +132,6 @@ func TestAChangedRuleIsDrift(t *testing.T) {
 		}
 		l.maintains()
 		const why = "the rule all gives it the profile kiosk and it still has default"
-		if n := l.drifted(why); n != 2 {
-			t.Errorf("%d devices were begun, want the 2 that may be at once", n)
-		}
 		kiosks := func() (n int) {
 			for _, d := range fleet {
 				l.read(func(ctx context.Context, tx *store.Tx) error {
@@ -167,10 +144,6 @@ func TestAChangedRuleIsDrift(t *testing.T) {
 			}
 			return n
 		}
-		if !waitFor(t, func() bool { return kiosks() == 2 }) {
-			t.Fatalf("%d devices have the profile kiosk", kiosks())
-		}
-		l.maintains()
 		if !waitFor(t, func() bool { return kiosks() == 3 }) {
 			t.Fatalf("%d devices have the profile kiosk", kiosks())
 		}

@@ -100,7 +100,7 @@ func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
 const mostCertificates = 50
 
 type factsDescs struct {
-	devices, health, secrets, depth, running, expiring, backup, bytes, clock, age, notAfter, usable *prometheus.Desc
+	devices, health, secrets, depth, running, expiring, lost, stopped, backup, bytes, clock, age, notAfter, usable *prometheus.Desc
 }
 
 func newFactsDescs() factsDescs {
@@ -111,6 +111,8 @@ func newFactsDescs() factsDescs {
 		depth:    gaugeDesc("queue_depth", "Runs that could be worked on now and wait for a worker."),
 		running:  gaugeDesc("oldest_run_age_seconds", "How long the run that has been under way longest has taken; 0 when none is."),
 		expiring: gaugeDesc("device_certificates_expiring", "Managed devices whose own certificate ends within 30 days."),
+		lost:     gaugeDesc("devices_lost", "Managed devices that were changed and have not answered since."),
+		stopped:  gaugeDesc("jobs_stopped", "Jobs that a lost or unproved device stopped, and that wait for a person."),
 		backup:   gaugeDesc("backup_last_success_timestamp_seconds", "Unix time of the last backup; 0 when there was none."),
 		bytes:    gaugeDesc("store_size_bytes", "Size of the database."),
 		clock:    gaugeDesc("clock_offset_seconds", "This node's clock less the database's; 0 on SQLite, which has none of its own."),
@@ -128,7 +130,7 @@ type factsCollector struct {
 
 func (c factsCollector) Describe(ch chan<- *prometheus.Desc) {
 	d := c.d
-	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.backup, d.bytes, d.clock, d.age, d.notAfter, d.usable} {
+	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.lost, d.stopped, d.backup, d.bytes, d.clock, d.age, d.notAfter, d.usable} {
 		ch <- desc
 	}
 }
@@ -173,6 +175,8 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 	show(c.d.depth, float64(f.Due))
 	show(c.d.running, f.OldestRunning.Seconds())
 	show(c.d.expiring, float64(f.ExpiringCerts))
+	show(c.d.lost, float64(f.Lost))
+	show(c.d.stopped, float64(f.Stopped))
 	backup := 0.0
 	if !f.Backup.IsZero() {
 		backup = float64(f.Backup.Unix())

@@ -23,7 +23,8 @@ import (
 // Every node looks at the rows on a timer, in this order:
 //
 //  1. An item whose run has ended gets that run's result.
-//  2. As many further items are begun as the rate cap allows: a run each.
+//  2. As many further items are begun as its wave and the rate cap allow: a run
+//     each.
 //  3. A job with nothing left is done.
 //
 // Each of these is one transaction that holds the job's row, so that of several
@@ -47,6 +48,12 @@ func (s *Server) runJobs(ctx context.Context) error {
 			return fmt.Errorf("look for jobs: %w", err)
 		}
 		for _, j := range slices.Backward(jobs) {
+			if ours, err := s.judges(ctx, j); err != nil || !ours {
+				if err != nil {
+					return fmt.Errorf("job %d: %w", j.ID, err)
+				}
+				continue
+			}
 			if j.State == store.JobWaiting && time.Now().Before(j.NotBefore) {
 				continue
 			}
@@ -58,12 +65,33 @@ func (s *Server) runJobs(ctx context.Context) error {
 	return s.endAborted(ctx)
 }
 
+// judges reports whether this node may work on a job: a node whose configuration
+// is older than another's knows no rollout's version.
+func (s *Server) judges(ctx context.Context, j store.Job) (ours bool, err error) {
+	name, _, _ := strings.Cut(j.Target, "@")
+	if j.Kind != api.KindRollout || name != s.o.Profile.Name {
+		return true, nil
+	}
+	err = s.DB.Read(ctx, func(tx *store.Tx) error {
+		p, err := s.profileNamed(ctx, tx, name)
+		if err == nil {
+			ours, err = s.current(ctx, tx, p)
+		}
+		return err
+	})
+	return ours, err
+}
+
 // endAborted gives the results of runs that were under way as their job was
-// aborted.
+// aborted or stopped.
 func (s *Server) endAborted(ctx context.Context) error {
 	var jobs []store.Job
 	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
-		jobs, err = tx.Jobs(ctx, store.JobAborted, 10)
+		if jobs, err = tx.Jobs(ctx, store.JobAborted, 10); err != nil {
+			return err
+		}
+		stopped, err := tx.Jobs(ctx, store.JobStopped, 100)
+		jobs = append(jobs, stopped...)
 		return err
 	}); err != nil {
 		return err
@@ -99,7 +127,8 @@ func (s *Server) runJob(ctx context.Context, id int64) error {
 func (s *Server) jobResults(ctx context.Context, id int64) (n int, err error) {
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		n = 0
-		if _, err := tx.LockJob(ctx, id); err != nil {
+		j, err := tx.LockJob(ctx, id)
+		if err != nil {
 			return err
 		}
 		items, runs, err := tx.JobEnded(ctx, id, jobBatch)
@@ -108,24 +137,67 @@ func (s *Server) jobResults(ctx context.Context, id int64) (n int, err error) {
 		}
 		n = len(items)
 		for i, item := range items {
-			run := runs[i]
-			item.State, item.Detail = store.ItemDone, run.Detail
-			if run.State != store.RunDone {
-				if next, err := tx.LiveRun(ctx, item.UUID); err == nil && next.Kind == run.Kind && next.ID > run.ID {
-					item.State, item.RunID = store.ItemRunning, next.ID
-				} else if err != nil && !errors.Is(err, store.ErrNotFound) {
-					return err
-				} else {
-					item.State, item.Detail = store.ItemFailed, strings.TrimSuffix(string(run.Reason)+": "+run.Detail, ": ")
-				}
+			var stop string
+			if item.Wave > 0 {
+				stop, err = s.waveResult(ctx, tx, j, &item, runs[i])
+			} else {
+				err = itemResult(ctx, tx, &item, runs[i])
 			}
-			if err := tx.PutJobItem(ctx, item); err != nil {
-				return err
+			if err == nil {
+				err = tx.PutJobItem(ctx, item)
+			}
+			if err == nil && stop != "" && j.State == store.JobRunning {
+				j.State, err = store.JobStopped, s.stopJob(ctx, tx, j, stop)
+			}
+			if err != nil {
+				return fmt.Errorf("device %s: %w", item.UUID, err)
 			}
 		}
 		return nil
 	})
 	return n, err
+}
+
+// itemResult is what an ended run means for a device of a job without waves: what
+// became of the device.
+func itemResult(ctx context.Context, tx *store.Tx, item *store.JobItem, run store.Run) error {
+	said := item.Detail
+	if run.State == store.RunDone {
+		item.State, item.Detail = store.ItemDone, run.Detail
+		if said != "" { // it was handed over
+			d, err := tx.Device(ctx, item.UUID)
+			if err != nil {
+				return err
+			}
+			item.Detail = fmt.Sprintf("%s; run %d ended well, and it is %s", said, run.ID, d.Lifecycle)
+		}
+		return nil
+	}
+	next, err := follower(ctx, tx, run)
+	if err != nil || next != 0 {
+		item.RunID = next
+		return err
+	}
+	item.State, item.Detail = store.ItemFailed, failure(run)
+	return nil
+}
+
+// follower is the run that goes on with what another one failed at; 0 for none.
+func follower(ctx context.Context, tx *store.Tx, run store.Run) (int64, error) {
+	next, err := tx.LiveRun(ctx, run.UUID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case next.Kind == run.Kind && next.ID > run.ID:
+		return next.ID, nil
+	}
+	return 0, nil
+}
+
+func failure(run store.Run) string {
+	return strings.TrimSuffix(string(run.Reason)+": "+run.Detail, ": ")
 }
 
 // jobBegin begins as many items as it may, and reports whether to go on at once.
@@ -153,8 +225,22 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 		if counts, err = tx.CountJobItems(ctx, id); err != nil {
 			return err
 		}
+		var o api.JobOptions
+		if err := json.Unmarshal(j.Options, &o); err != nil {
+			return err
+		}
+		inWaves := waved(j, o)
+		if inWaves && (counts[store.ItemWaiting] > 0 || counts[store.ItemFailed] > 0) {
+			held, stop, err := losses(ctx, tx, j)
+			if err == nil && stop != "" {
+				err = s.stopJob(ctx, tx, j, stop)
+			}
+			if err != nil || held {
+				return err
+			}
+		}
 		if counts[store.ItemWaiting] == 0 {
-			if counts[store.ItemRunning] > 0 {
+			if counts[store.ItemRunning]+counts[store.ItemHanded] > 0 {
 				return nil
 			}
 			if err := tx.SetJobState(ctx, id, store.JobDone, ""); err != nil {
@@ -163,16 +249,27 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 			ended = &j
 			return jobEvent(ctx, tx, "job_finished", j, counts)
 		}
-		room, err := s.jobRoom(ctx, tx, j, counts)
+		wave, room := 0, 0
+		if inWaves {
+			wave, room, err = s.wave(ctx, tx, j, counts)
+		} else {
+			room, err = s.jobRoom(ctx, tx, j, counts)
+		}
 		if err != nil || room <= 0 {
 			return err
 		}
-		items, err := tx.JobItems(ctx, id, store.ItemWaiting, amt.UUID{}, room)
+		var items []store.JobItem
+		if j.Kind == api.KindRollout || wave == waveFirst || wave == waveCanary {
+			items, err = tx.NextInWave(ctx, id, j.Kind == api.KindRollout, room)
+		} else {
+			items, err = tx.JobItems(ctx, id, store.ItemWaiting, amt.UUID{}, room)
+		}
 		if err != nil {
 			return err
 		}
 		for _, item := range items {
-			if err := s.beginItem(ctx, tx, j, item); err != nil {
+			item.Wave = wave
+			if err := s.beginItem(ctx, tx, j, o, item); err != nil {
 				return fmt.Errorf("device %s: %w", item.UUID, err)
 			}
 		}
@@ -188,7 +285,7 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 // jobRoom is how many items may be begun now: a sixth of the rate cap at a
 // time, so that a minute's share does not come in one second.
 func (s *Server) jobRoom(ctx context.Context, tx *store.Tx, j store.Job, counts map[string]int) (int, error) {
-	room := min(jobBatch, jobMost-counts[store.ItemRunning])
+	room := min(jobBatch, jobMost-counts[store.ItemRunning]-counts[store.ItemHanded])
 	if j.PerMinute == 0 {
 		return room, nil
 	}
@@ -215,13 +312,11 @@ func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.Job, count
 
 // beginItem begins one device's part. The device may have changed since the
 // job was made: then its part says so, and the job goes on.
-func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item store.JobItem) error {
-	var o api.JobOptions
-	if err := json.Unmarshal(j.Options, &o); err != nil {
-		return err
-	}
+func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, o api.JobOptions, item store.JobItem) error {
 	end := func(state, detail string) error {
-		item.State, item.Detail = state, detail
+		if item.State, item.Detail = state, detail; state != store.ItemRunning {
+			item.Wave = 0 // what was not begun proves nothing
+		}
 		return tx.PutJobItem(ctx, item)
 	}
 	d, err := tx.Device(ctx, item.UUID)
@@ -237,7 +332,11 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 	}
 	busy := err == nil
 	actor := fmt.Sprintf("job:%d (%s)", j.ID, j.CreatedBy)
-	if p := api.Refused(j.Kind, d); p != nil {
+	verb := j.Kind
+	if verb == api.KindRollout {
+		verb = provision.KindMaintain
+	}
+	if p := api.Refused(verb, d); p != nil {
 		return end(store.ItemSkipped, p.Detail)
 	}
 	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Actor: actor, NextRetry: d.NextRetry, Data: map[string]any{"job": j.ID}}
@@ -245,9 +344,15 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 		t.Data["note"] = o.Note
 	}
 	switch j.Kind {
-	case provision.KindMaintain, provision.KindRotate, provision.KindUnprovision:
+	case provision.KindMaintain, provision.KindRotate, provision.KindUnprovision, api.KindRollout:
 	default:
 		return s.commandItem(ctx, tx, j, o, d, live, busy, end, &item)
+	}
+	if j.Kind == api.KindRollout {
+		if busy { // it was free a moment ago
+			return nil
+		}
+		return s.rolloutItem(ctx, tx, j, d, t, &item, end)
 	}
 	if busy {
 		if live.Kind != j.Kind {
@@ -273,8 +378,8 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, item 
 	return end(store.ItemRunning, "")
 }
 
-// commandItem gives one device a command. What it began is not waited for: its
-// number is in the result.
+// commandItem gives one device a command. One that began a run is handed over: it
+// ends with what becomes of the device.
 func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.Job, o api.JobOptions, d store.Device, live store.Run, busy bool,
 	end func(state, detail string) error, item *store.JobItem) error {
 	var run *store.Run
@@ -291,6 +396,10 @@ func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.Job, o a
 		return err
 	}
 	item.RunID = id
+	if id != 0 && api.Begins(j.Kind) {
+		said, _, _ = strings.Cut(said, ";")
+		return end(store.ItemHanded, said)
+	}
 	return end(store.ItemDone, said)
 }
 

@@ -75,7 +75,7 @@ func TestJobs(t *testing.T) {
 		if err != nil || dry.Devices != 5 || dry.ID != 0 || dry.Confirm != "" {
 			t.Fatalf("dry run: %+v, %v", dry, err)
 		}
-		started, err := l.api.StartJob(ctx, api.JobRequest{Kind: "rotate", Note: "quarterly"})
+		started, err := l.api.StartJob(ctx, api.JobRequest{Kind: "rotate", All: true, Note: "quarterly"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestJobs(t *testing.T) {
 		}
 
 		// Undoing asks for the word, and for somebody else.
-		undo := api.JobRequest{Kind: "unprovision", Mode: "full", NeedApprover: true}
+		undo := api.JobRequest{Kind: "unprovision", Mode: "full", All: true, NeedApprover: true}
 		if _, err := l.api.StartJob(ctx, undo); err == nil || !strings.Contains(err.Error(), `"unprovision 5"`) {
 			t.Fatalf("started without a word: %v", err)
 		}
@@ -153,11 +153,12 @@ func TestJobRateAndAbort(t *testing.T) {
 	if err := fleet[0].Close(); err != nil {
 		t.Fatal(err)
 	}
-	started, err := l.api.StartJob(t.Context(), api.JobRequest{Kind: "maintain", PerMinute: 12})
+	started, err := l.api.StartJob(t.Context(), api.JobRequest{Kind: "maintain", All: true, PerMinute: 12, Confirm: "6"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A sixth of 12 at a time, and 10 seconds between: two, then no more at once.
+	// A sixth of 12 at a time, and 10 seconds between: with the one that is gone
+	// and the one that is proved after it two have begun, then no more at once.
 	j := l.job(started.ID, "its first devices", func(j api.JobDetail) bool { return j.Counts["waiting"] <= 4 })
 	if j.Counts["waiting"] != 4 {
 		t.Errorf("%v at once", j.Counts)
@@ -171,7 +172,7 @@ func TestJobRateAndAbort(t *testing.T) {
 	}
 
 	// The device that does not answer fails; the others are done.
-	started, err = l.api.StartJob(t.Context(), api.JobRequest{Kind: "maintain", Task: "clock"})
+	started, err = l.api.StartJob(t.Context(), api.JobRequest{Kind: "maintain", Task: "clock", All: true, Confirm: "maintain 6"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,42 +275,11 @@ func TestANewVersionIsDrift(t *testing.T) {
 		if err := l.s.maintainDue(ctx); err != nil {
 			t.Fatal(err)
 		}
-		live := 0
-		l.read(func(ctx context.Context, tx *store.Tx) (err error) {
-			events, err := tx.Events(ctx, store.EventFilter{Limit: 1000})
-			for _, e := range events {
-				if e.Name == "drift_found" && strings.Contains(e.Detail, "is the newest") {
-					live++
-				}
-			}
-			return err
-		})
-		if live != 2 {
-			t.Errorf("%d devices were begun, want the 2 that may be at once", live)
+		for _, d := range fleet {
+			l.until(d.UUID(), "the new version", func(d store.Device) bool { return d.ProfileVersion == newest && d.Lifecycle == store.Provisioned })
 		}
-		has := func(want int) func() bool {
-			return func() bool {
-				n := 0
-				for _, d := range fleet {
-					l.read(func(ctx context.Context, tx *store.Tx) error {
-						dev, err := tx.Device(ctx, d.UUID())
-						if err == nil && dev.ProfileVersion == newest && dev.Lifecycle == store.Provisioned {
-							n++
-						}
-						return err
-					})
-				}
-				return n >= want
-			}
-		}
-		if !waitFor(t, has(2)) {
-			t.Fatal("two devices were not brought to the new version")
-		}
-		if err := l.s.maintainDue(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if !waitFor(t, has(3)) {
-			t.Fatal("the third device was not brought to the new version")
+		if n := l.drifted("is the newest"); n != 3 {
+			t.Errorf("%d times a device was found to differ, want each once", n)
 		}
 		// What a person changes does not wait for the next day.
 		if _, err := l.api.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"certificate_days": 300}}); err != nil {
@@ -389,7 +359,7 @@ func TestCommandJobs(t *testing.T) {
 		if _, err := l.api.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"certificate_days": 300}}); err != nil {
 			t.Fatal(err)
 		}
-		start(api.JobRequest{Kind: "tag", Change: api.Change{Tags: []string{"branch", "lobby"}}}, map[string]int{"done": 4})
+		start(api.JobRequest{Kind: "tag", All: true, Change: api.Change{Tags: []string{"branch", "lobby"}}}, map[string]int{"done": 4})
 		one := fleet[0].UUID().String()
 		start(api.JobRequest{Kind: "untag", Devices: []string{one}, Change: api.Change{Tags: []string{"lobby", "never"}}}, map[string]int{"done": 1})
 		if got := dev(fleet[0]).Tags; !slices.Equal(got, []string{"branch"}) {
@@ -397,13 +367,13 @@ func TestCommandJobs(t *testing.T) {
 		}
 		// What was taken out can be taken back, and asks to be let in anew.
 		start(api.JobRequest{Kind: "retire", Devices: []string{one}}, map[string]int{"done": 1})
-		start(api.JobRequest{Kind: "restore"}, map[string]int{"done": 1})
+		start(api.JobRequest{Kind: "restore", All: true}, map[string]int{"done": 1})
 		if got := dev(fleet[0]); got.Lifecycle != store.Discovered || got.Approved {
 			t.Errorf("restored, it is %s, approved: %t", got.Lifecycle, got.Approved)
 		}
 		start(api.JobRequest{Kind: "assign-profile", Query: "tag:lobby", Change: api.Change{Profile: "kiosk"}}, map[string]int{"done": 3})
 		start(api.JobRequest{Kind: "quarantine", Devices: []string{one}}, map[string]int{"done": 1})
-		approved := start(api.JobRequest{Kind: "approve", Note: "the lobby is ours"}, map[string]int{"done": 3})
+		approved := start(api.JobRequest{Kind: "approve", All: true, Note: "the lobby is ours"}, map[string]int{"done": 3})
 		for _, r := range approved.Results {
 			if r.RunID == 0 || !strings.Contains(r.Detail, "approved") {
 				t.Errorf("%+v", r)
@@ -423,7 +393,7 @@ func TestCommandJobs(t *testing.T) {
 		visitor := l.device(sim.Faults{})
 		l.says(visitor)
 		l.untilState(visitor.UUID(), store.PendingApproval)
-		said := start(api.JobRequest{Kind: "reject", Note: "a visitor"}, map[string]int{"done": 1})
+		said := start(api.JobRequest{Kind: "reject", All: true, Note: "a visitor"}, map[string]int{"done": 1})
 		if r := said.Results[0]; r.UUID != visitor.UUID().String() || !strings.Contains(r.Detail, "turned away") || r.RunID != 0 {
 			t.Errorf("%+v", r)
 		}
@@ -448,7 +418,7 @@ func TestCommandJobs(t *testing.T) {
 			}
 			return err
 		})
-		start(api.JobRequest{Kind: "release"}, map[string]int{"done": 1})
+		start(api.JobRequest{Kind: "release", All: true}, map[string]int{"done": 1})
 		if got := dev(fleet[0]); got.Lifecycle != store.Discovered {
 			t.Errorf("released, and it is %s", got.Lifecycle)
 		}
@@ -461,7 +431,7 @@ func TestCommandJobs(t *testing.T) {
 			many := 7
 			return tx.UpdateDevice(ctx, fleet[0].UUID(), store.DeviceFacts{Attempts: &many})
 		})
-		start(api.JobRequest{Kind: "clear-failures"}, map[string]int{"done": 1})
+		start(api.JobRequest{Kind: "clear-failures", All: true}, map[string]int{"done": 1})
 		if got := dev(fleet[0]); got.Lifecycle != store.Failed || got.Attempts != 0 || got.Reason != reason.DeviceUnreachable {
 			t.Errorf("its failures forgotten, it is %s with %d attempts", got.Lifecycle, got.Attempts)
 		}

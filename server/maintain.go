@@ -8,7 +8,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
@@ -16,7 +15,7 @@ import (
 )
 
 // What happens to a managed fleet by itself: devices for which something is due
-// get a maintain run, secrets move to the newest data key, and what is past its
+// get a maintain run, those that differ from their profile join a rollout, secrets move to the newest data key, and what is past its
 // time is removed. Each can run on any node, on several at once, and be cut off
 // at any moment.
 
@@ -39,8 +38,19 @@ func (s *Server) maintainDue(ctx context.Context) error {
 	if s.o.MaintainPerMinute < 0 {
 		return nil // only by command
 	}
+	if err := s.rollOut(ctx); err != nil {
+		return err
+	}
+	held, err := s.routineHeld(ctx)
+	if err != nil {
+		return err
+	}
+	if held != "" {
+		s.log.Error("maintenance.held", zap.String("why", held))
+		return nil
+	}
 	now := time.Now()
-	due := store.Due{CertBefore: now.Add(dueCertificate), Names: true, Rest: dueRest, Passwords: map[string]time.Time{}, Versions: map[string]int{}}
+	due := store.Due{CertBefore: now.Add(dueCertificate), Names: true, Rest: dueRest, Passwords: map[string]time.Time{}}
 	if s.o.MaintainContact > 0 {
 		due.ContactBefore = now.Add(-s.o.MaintainContact)
 	}
@@ -60,13 +70,6 @@ func (s *Server) maintainDue(ctx context.Context) error {
 				return err
 			}
 			age(n.Name, p)
-			newest, err := s.current(ctx, tx, p)
-			if err != nil {
-				return err
-			}
-			if newest {
-				due.Versions[n.Name] = p.Version
-			}
 			if n.Name == "default" {
 				age("", p)
 			}
@@ -88,10 +91,7 @@ func (s *Server) maintainDue(ctx context.Context) error {
 	for _, d := range found {
 		err := s.DB.Write(ctx, func(tx *store.Tx) error {
 			t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Event: "maintenance_due", Actor: "system"}
-			if why := outgrown(d, due.Versions); why != "" {
-				t.To, t.Reason, t.Detail, t.Event = store.Drifted, reason.ProfileDrift, why, "drift_found"
-			}
-			_, err := s.startManaged(ctx, tx, d, provision.KindMaintain, "", "timer", t)
+			_, err := s.startManaged(ctx, tx, d, provision.KindMaintain, provision.TaskKept, "timer", t)
 			return err
 		})
 		switch {
@@ -100,12 +100,6 @@ func (s *Server) maintainDue(ctx context.Context) error {
 			return fmt.Errorf("device %s: %w", d.UUID, err)
 		default:
 			begun++
-		}
-	}
-	if due.Limit > begun {
-		n, err := s.sweepRules(ctx, due.Limit-begun)
-		if begun += n; err != nil {
-			return err
 		}
 	}
 	if begun > 0 {
@@ -139,17 +133,6 @@ func (s *Server) findDue(ctx context.Context, due store.Due) (found []store.Devi
 		}
 	}
 	return found, nil
-}
-
-// outgrown says how a device's profile is not the one it should have by now.
-func outgrown(d store.Device, newest map[string]int) string {
-	switch v, known := newest[d.Profile]; {
-	case d.AssignedProfile != "" && d.AssignedProfile != d.Profile:
-		return fmt.Sprintf("it was given the profile %s and still has %s", d.AssignedProfile, d.Profile)
-	case known && d.ProfileVersion > 0 && d.ProfileVersion != v:
-		return fmt.Sprintf("it was made by version %d of the profile %s, and version %d is the newest", d.ProfileVersion, d.Profile, v)
-	}
-	return ""
 }
 
 const (

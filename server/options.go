@@ -99,6 +99,7 @@ type Options struct {
 	// way at once, and after how long a device is looked at although nothing is
 	// known to be due. Less than 0: none begun, never looked at.
 	MaintainPerMinute, MaintainAtOnce int
+	MaintainCanary                    int // devices of a job's second wave; below 0: none
 	MaintainContact                   time.Duration
 
 	// Kinds of job that another user has to approve, and the number of devices
@@ -146,6 +147,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaintainPerMinute == 0 {
 		o.MaintainPerMinute = 60
+	}
+	if o.MaintainCanary == 0 {
+		o.MaintainCanary = 10
 	}
 	if o.MaintainAtOnce == 0 {
 		o.MaintainAtOnce = 200

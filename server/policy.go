@@ -55,6 +55,58 @@ func (s *Server) assignAgain(ctx context.Context, d store.Device, name string) (
 	return p, err
 }
 
+// profileKept finds the version of its profile that a managed device has. known
+// is false when that version was written down nowhere: then the newest is given.
+func (s *Server) profileKept(ctx context.Context, tx *store.Tx, d store.Device) (p profile.Profile, known bool, err error) {
+	if p, err = s.profileNamed(ctx, tx, d.Profile); err != nil {
+		return p, false, err
+	}
+	switch {
+	case d.ProfileVersion == p.Version:
+		known = true
+	case d.ProfileVersion == 0:
+		// From before versions were kept. It has what everybody has, unless
+		// something newer is on its way.
+		if known, err = s.rolledOut(ctx, tx, p); err != nil {
+			return p, false, err
+		}
+	default:
+		var kept profile.Profile
+		if kept, known, err = s.profileVersion(ctx, tx, p.Name, d.ProfileVersion); err != nil {
+			return p, false, err
+		}
+		if known {
+			p = kept
+		}
+	}
+	as, _, _, err := admit.Assign(ctx, tx, d)
+	return p.With(as), known, err
+}
+
+// profileVersion reads one version: a stored one, or one that the configuration
+// of some node had.
+func (s *Server) profileVersion(ctx context.Context, tx *store.Tx, name string, version int) (p profile.Profile, known bool, err error) {
+	doc := ""
+	stored, err := tx.Profile(ctx, name, version)
+	if err == nil {
+		doc = string(stored.Document)
+	} else if errors.Is(err, store.ErrNotFound) {
+		doc, err = tx.Setting(ctx, ownVersionKey(name, version))
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return p, false, nil
+	}
+	if err != nil {
+		return p, false, err
+	}
+	p = profile.Default()
+	if err := json.Unmarshal([]byte(doc), &p); err != nil {
+		return p, false, fmt.Errorf("profile %s version %d: %w", name, version, err)
+	}
+	p.Name, p.Version = name, version
+	return p, true, nil
+}
+
 // profileNamed reads the newest version of a stored profile. The configuration's
 // is the default until one of that name is stored.
 func (s *Server) profileNamed(ctx context.Context, tx *store.Tx, name string) (profile.Profile, error) {

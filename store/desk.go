@@ -97,21 +97,29 @@ type Job struct {
 	Kind       string
 	Filter     json.RawMessage
 	Options    json.RawMessage
-	State      string // draft, waiting, running, done, aborted
+	State      string // draft, waiting, running, stopped, done, aborted
 	PerMinute  int    // 0: no cap
+	Canary     int    // devices of the second wave, after the first one is proved
+	Target     string // of a rollout: what its devices are brought to
+	Cause      string // of a rollout: what made them differ from it
+	Detail     string // why it was stopped, or ended early
 	NotBefore  time.Time
 	CreatedBy  string
 	ApprovedBy string
 	CreatedAt  time.Time
 	FinishedAt time.Time
+	StoppedAt  time.Time
+	ResumedAt  time.Time
 }
 
 // JobItem is one device's part of a job.
 type JobItem struct {
 	JobID     int64
 	UUID      amt.UUID
-	State     string // waiting, running, done, failed, skipped
+	State     string // waiting, running, handed_over, done, failed, skipped
 	RunID     int64
+	Wave      int   // 1, 2 or 3; 0: not begun, or in no waves
+	Proves    int64 // the run that RunID is to prove by a login; 0: none
 	Detail    string
 	UpdatedAt time.Time
 }

@@ -18,15 +18,12 @@ type Due struct {
 	// Passwords says by profile since when a password must have been changed;
 	// "" is of devices without a profile of their own.
 	Passwords     map[string]time.Time
-	ContactBefore time.Time // it was last spoken to before
-	Names         bool      // the name wanted is not the one it has
-	// Versions says of profiles which version is the newest: a device that has
-	// another one, or not the profile a person gave it, is due.
-	Versions map[string]int
-	Rest     time.Duration // a device looked at within this time is left alone
-	After    amt.UUID
-	Among    int // so many devices are looked through at most; 0: all
-	Limit    int
+	ContactBefore time.Time     // it was last spoken to before
+	Names         bool          // the name wanted is not the one it has
+	Rest          time.Duration // a device looked at within this time is left alone
+	After         amt.UUID
+	Among         int // so many devices are looked through at most; 0: all
+	Limit         int
 }
 
 // DueDevices lists managed devices, by UUID, for which something is due, which
@@ -71,13 +68,6 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 	// What a person changed just now does not wait for the rest: a run that comes
 	// through has the device up to date, and one that fails sets next_retry.
 	changed := "1 = 0"
-	for _, name := range slices.Sorted(maps.Keys(d.Versions)) {
-		args = append(args, name, d.Versions[name])
-		changed += fmt.Sprintf(" OR profile = $%d AND profile_version > 0 AND profile_version <> $%d", len(args)-1, len(args))
-	}
-	if len(d.Versions) > 0 {
-		changed += " OR assigned_profile <> '' AND assigned_profile <> profile"
-	}
 	if d.Names {
 		changed += " OR " + misnamed + ` AND EXISTS (SELECT 1 FROM names n WHERE n.uuid = devices.uuid
 			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.state = 'done' AND r.finished_at > n.updated_at))`
@@ -136,26 +126,27 @@ func (tx *Tx) JobDevicesOf(ctx context.Context, kind, user string, within time.D
 		return u, err
 	}, `SELECT DISTINCT i.uuid FROM jobs j JOIN job_items i ON i.job_id = j.id
 		WHERE j.kind = $1 AND j.created_by = $2 AND j.approved_by = '' AND i.state <> 'skipped'
-		AND (j.state IN ('waiting', 'running') OR j.state <> 'draft' AND j.created_at > {now+$3}) LIMIT $4`, kind, user, -within.Milliseconds(), most)
+		AND (j.state IN ('waiting', 'running') OR j.stopped_at IS NOT NULL OR j.state <> 'draft' AND j.created_at > {now+$3}) LIMIT $4`, kind, user, -within.Milliseconds(), most)
 	if err != nil {
 		return nil, fmt.Errorf("devices of the jobs of %s: %w", user, err)
 	}
 	return found, nil
 }
 
-// JobEnded lists running items of a job whose run is over, with that run.
+// JobEnded lists items of a job that are under way or handed over and whose run
+// is over, with that run.
 func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []Run, error) {
 	var items []JobItem
 	var runs []Run
 	err := tx.each(ctx, func(s scanner) error {
 		var i JobItem
 		var r Run
-		if err := s.Scan(append([]any{&i.JobID, &i.UUID, &i.State, &i.RunID, &i.Detail, timeOf{&i.UpdatedAt}}, r.dest()...)...); err != nil {
+		if err := s.Scan(append(i.dest(), r.dest()...)...); err != nil {
 			return err
 		}
 		items, runs = append(items, i), append(runs, r)
 		return nil
-	}, "SELECT i.job_id, i.uuid, i.state, i.run_id, i.detail, i.updated_at, "+prefixed("r", runColumns)+` FROM job_items i JOIN runs r ON r.id = i.run_id
+	}, "SELECT "+itemColumns+", "+prefixed("r", runColumns)+` FROM job_items i JOIN runs r ON r.id = i.run_id
 		WHERE i.job_id = $1 AND i.state = 'running' AND r.state NOT IN ('queued', 'running') ORDER BY i.uuid LIMIT $2`, id, page(limit))
 	if err != nil {
 		return nil, nil, fmt.Errorf("items of job %d: %w", id, err)

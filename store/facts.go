@@ -18,6 +18,8 @@ type Facts struct {
 
 	Due           int           // runs that wait and could be worked on
 	OldestRunning time.Duration // how long the longest attempt under way has taken, 0 none
+	Lost          int           // managed devices that were changed and have not answered since
+	Stopped       int           // jobs that were stopped and wait for a person
 	ExpiringCerts int           // managed devices whose own certificate ends within 30 days
 	Backup        time.Time     // of the last backup, zero when there was none
 	Bytes         int64         // the database's size
@@ -41,6 +43,14 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 		}
 		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil, &f.Due); err != nil {
 			return fmt.Errorf("count waiting runs: %w", err)
+		}
+		lost, err := tx.LostDevices(ctx, time.UnixMilli(0), 1000)
+		if err != nil {
+			return err
+		}
+		f.Lost = len(lost)
+		if err := tx.one(ctx, "SELECT count(*) FROM jobs WHERE state = 'draft' AND stopped_at IS NOT NULL", nil, &f.Stopped); err != nil {
+			return fmt.Errorf("count stopped jobs: %w", err)
 		}
 		var since time.Time
 		if err := tx.one(ctx, "SELECT min(started_at) FROM runs WHERE "+liveRuns+" AND state = 'running'", nil, timeOf{&since}); err != nil {

@@ -14,11 +14,11 @@ func (p *program) maintainCommand() *cobra.Command {
 	var f jobFlags
 	due := false
 	cmd := &cobra.Command{
-		Use: "maintain [UUID | QUERY] --due | --task clock,cert,name,tls,password", Short: "Look after managed devices: clock, certificate, name, password",
+		Use: "maintain UUID | QUERY | --all --due | --task clock,cert,name,tls,password", Short: "Look after managed devices: clock, certificate, name, password",
 		Long: "Looks after one device, or after all that a query finds, as a job. --due does only what is due: a clock that is off,\n" +
 			"a certificate that ends within 30 days, a name that changed, a password older than its profile allows, TLS settings that differ.\n" +
 			"--task does what is named, where it is needed; --task check looks and changes nothing.",
-		Example: "  provctl maintain --due\n  provctl maintain 11223344-5566-7788-99aa-bbccddeeff00 --task clock,cert\n  provctl maintain net:10.20.0.0/16 --task check",
+		Example: "  provctl maintain --all --due\n  provctl maintain 11223344-5566-7788-99aa-bbccddeeff00 --task clock,cert\n  provctl maintain net:10.20.0.0/16 --task check",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if due == (f.Task != "") {
 				return usage("want --due, or --task with what is to be done")

@@ -163,9 +163,12 @@ func (p *program) printApplied(v api.ProfileView, dry bool) error {
 	case dry && v.Devices == 0:
 		fmt.Fprintln(p.out, "no device under management has this profile")
 	case dry:
-		fmt.Fprintf(p.out, "devices under management that would drift, until maintenance has been there: %d\n", v.Devices)
+		fmt.Fprintf(p.out, "devices under management that would drift, until a rollout has been there: %d\n", v.Devices)
 	case v.Devices > 0:
-		fmt.Fprintf(p.out, "devices under management that drift, until maintenance has been there: %d\n", v.Devices)
+		fmt.Fprintf(p.out, "devices under management that drift, until a rollout has been there: %d\n", v.Devices)
+	}
+	if line := wavesLine(api.Job{Waves: v.Waves}); line != "" {
+		fmt.Fprintf(p.out, "  in waves: %s; the first device that is lost stops the rest (provctl job list)\n", line)
 	}
 	return nil
 }

@@ -27,3 +27,13 @@ func silently(in io.Reader, fn func() error) error {
 	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }()
 	return fn()
 }
+
+// onTerminal reports whether somebody may be there to answer a question.
+func onTerminal(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return true
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -18,3 +18,13 @@ func silently(in io.Reader, fn func() error) error {
 	}
 	return fn()
 }
+
+// onTerminal reports whether somebody may be there to answer a question.
+func onTerminal(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return true
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

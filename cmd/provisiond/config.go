@@ -348,12 +348,18 @@ type Retry struct {
 // a rule that changed, a password that is old. Another provisioning.profile is
 // noticed at the next start.
 type Maintenance struct {
-	// How many devices are begun a minute. Default 60: 100,000 are through in
-	// little more than a day. 0: none by itself, only by command.
+	// How many devices are begun a minute, also in the last wave of a rollout.
+	// Default 60: 100,000 are through in little more than a day. 0: none by itself,
+	// only by command.
 	PerMinute int `yaml:"per_minute" min:"0" max:"100000"`
 	// How many are worked on at once, over all nodes. Default 200, which leaves
 	// workers to devices that wait for their setup.
 	AtOnce int `yaml:"at_once" min:"1" max:"100000"`
+	// How many devices a change of many has to be proved on after the first one,
+	// each by a login after it, before the rest follow. It holds for new versions
+	// of profiles, for other rules, and for jobs that say nothing else. Default 10;
+	// 0: the rest follow the first one.
+	Canary int `yaml:"canary" min:"0" max:"100000"`
 	// After how long a device is looked at although nothing is known to be due:
 	// its clock drifts, and somebody may have changed it. Default 14d; 0 never.
 	Contact time.Duration `yaml:"contact" min:"0s"`
@@ -484,7 +490,7 @@ func Defaults() Config {
 			Profile: Profile{TLS: "server", AdminUser: "admin", MEBx: "set", HostName: "amt-{uuid8}", ExtendHours: 6, CertificateDays: 825},
 			Retry:   Retry{First: 30 * time.Second, Max: time.Hour},
 		},
-		Maintenance: Maintenance{PerMinute: 60, AtOnce: 200, Contact: 14 * day},
+		Maintenance: Maintenance{PerMinute: 60, AtOnce: 200, Canary: 10, Contact: 14 * day},
 		Retention:   Retention{Hellos: 30 * day, Events: 400 * day, Runs: 400 * day},
 		Doctor:      Doctor{Interval: 15 * time.Minute},
 		Node:        Node{Name: host, Drain: 60 * time.Second},

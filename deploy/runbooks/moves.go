@@ -55,7 +55,7 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondClockSkew": {
 		"`timedatectl`, `chronyc tracking`: mend time on that node.",
-		"Devices that were set meanwhile get their clock again with `provctl job start clock`.",
+		"Devices that were set meanwhile get their clock again with `provctl maintain --all --task clock`.",
 	},
 	"ProvisiondSelfTestFailing": {
 		"Drain the node: stop it, others take over.",
@@ -125,7 +125,18 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondDeviceCertsExpiring": {
 		"`provctl device list` for the health of these devices: most are switched off or moved.",
-		"`provctl job start cert` tries them again now.",
+		"`provctl maintain --all --task cert` tries them again now.",
+	},
+	"ProvisiondRolloutStopped": {
+		"`provctl job list --state stopped`, then `provctl job show ID`: it says which device, and what it answered.",
+		"`provctl device why UUID`: was it switched off in that moment, or does the change shut this server out? Reach it at the machine or with another console before anything else is changed.",
+		"A fault of the change: `provctl profile rollback NAME --to VERSION` rolls the older one out, again one device first, and ends what is left of this job; other jobs: `provctl job abort ID`.",
+		"No fault of it: `provctl job resume ID`. Devices lost until then no longer hold it.",
+	},
+	"ProvisiondContactLost": {
+		"`provctl event list --name contact_lost` names the devices and what they were told before.",
+		"`provctl maintain UUID --task check` asks one again. As soon as it answers it counts no more; one that is gone for good: `provctl device retire UUID`.",
+		"Three within a day hold routine maintenance, until one of them answers or the day is over.",
 	},
 	"ProvisiondMaintenanceFailing": {
 		"`provctl job list`, then `provctl job show ID`: a result for each device.",

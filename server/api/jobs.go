@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,18 +25,20 @@ type JobInput struct {
 // JobRequest says what to do with which devices.
 type JobRequest struct {
 	Kind    string   `json:"kind" enum:"maintain,rotate,unprovision,retire,approve,reject,retry,clear-failures,quarantine,release,restore,tag,untag,assign-profile"`
-	Query   string   `json:"query,omitempty" maxLength:"200" doc:"which devices, as in the list of devices; empty with no devices named is all that the kind can be done to"`
+	Query   string   `json:"query,omitempty" maxLength:"200" doc:"which devices, as in the list of devices"`
 	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, names, addresses or MACs, instead of a query"`
+	All     bool     `json:"all,omitempty" doc:"instead of either: all devices that the kind can be done to"`
 
 	Task string `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
 	Mode string `json:"mode,omitempty" enum:"full,partial,decommission" doc:"unprovision; decommission is full, and retired once the device shows that it is gone"`
 	Change
 	Note      string     `json:"note,omitempty" maxLength:"500"`
-	PerMinute int        `json:"per_minute,omitempty" minimum:"0" maximum:"100000" doc:"devices begun a minute; 0: no cap"`
+	PerMinute int        `json:"per_minute,omitempty" minimum:"0" maximum:"100000" doc:"devices begun a minute; 0: no cap, or maintenance.per_minute for a kind that goes in waves"`
+	Canary    *int       `json:"canary,omitempty" minimum:"0" maximum:"100000" doc:"maintain, rotate, unprovision: after the first device is proved, so many more have to be before the rest; maintenance.canary without"`
 	NotBefore *time.Time `json:"not_before,omitempty" doc:"when it begins; at once without"`
 
 	DryRun       bool   `json:"dry_run,omitempty" doc:"say what would be done, and do nothing"`
-	Confirm      string `json:"confirm,omitempty" maxLength:"64" doc:"for kinds that cannot be undone: the text the dry run asks for, such as unprovision 12"`
+	Confirm      string `json:"confirm,omitempty" maxLength:"64" doc:"for kinds that cannot be undone, and for any kind over more than 5 devices: the text the dry run asks for, such as unprovision 12. A kind that can be undone takes the bare number as well, or yes, whatever the number is by then"`
 	NeedApprover bool   `json:"need_approver,omitempty" doc:"wait until another user approves"`
 }
 
@@ -49,19 +52,32 @@ type Job struct {
 	Tags         []string       `json:"tags,omitempty"`
 	Profile      string         `json:"profile,omitempty"`
 	Note         string         `json:"note"`
-	State        string         `json:"state" doc:"draft waits for an approver; waiting, running, done, aborted"`
+	State        string         `json:"state" doc:"draft waits for an approver; waiting, running, done, aborted; stopped waits for a person, and detail says why"`
+	Detail       string         `json:"detail" doc:"why it was stopped, or ended early"`
+	Target       string         `json:"target,omitempty" doc:"of a rollout: the profile and version that its devices are brought to"`
+	Cause        string         `json:"cause,omitempty" doc:"of a rollout: a version, an assignment, or rules"`
 	PerMinute    int            `json:"per_minute"`
+	Waves        []Wave         `json:"waves,omitempty" doc:"of a kind that goes in waves: one device, some, the rest. Each begins when the one before is proved"`
 	NotBefore    *time.Time     `json:"not_before"`
 	NeedApprover bool           `json:"need_approver"`
 	CreatedBy    string         `json:"created_by"`
 	ApprovedBy   string         `json:"approved_by"`
 	CreatedAt    *time.Time     `json:"created_at"`
 	FinishedAt   *time.Time     `json:"finished_at"`
+	StoppedAt    *time.Time     `json:"stopped_at"`
 	Devices      int            `json:"devices"`
-	Counts       map[string]int `json:"counts" doc:"devices by waiting, running, done, failed, skipped"`
+	Counts       map[string]int `json:"counts" doc:"devices by waiting, running, handed_over, done, failed, skipped"`
 	Lately       int            `json:"lately,omitempty" doc:"further devices that this maker's jobs of this kind reach within a day with nobody's approval: counted together with these for jobs.second_approver_above"`
 	Sample       []string       `json:"sample,omitempty" doc:"the first devices of a dry run"`
 	Confirm      string         `json:"confirm,omitempty" doc:"what has to be typed to start it"`
+}
+
+// Wave is one wave of a job.
+type Wave struct {
+	Name    string `json:"name" doc:"first, canary or rest"`
+	Devices int    `json:"devices" doc:"how many it is about"`
+	Done    int    `json:"done" doc:"proved, in the first two: the change was made, and a login of its own succeeded after it"`
+	Running int    `json:"running"`
 }
 
 // JobList is a page of jobs.
@@ -73,8 +89,9 @@ type JobList struct {
 type JobResult struct {
 	UUID      string     `json:"uuid"`
 	FQDN      string     `json:"fqdn"`
-	State     string     `json:"state"`
+	State     string     `json:"state" doc:"waiting, running, handed_over, done, failed or skipped; handed over is one that was given its command and whose run has not ended"`
 	RunID     int64      `json:"run_id"`
+	Wave      int        `json:"wave,omitempty" doc:"1 first, 2 canary, 3 rest"`
 	Detail    string     `json:"detail"`
 	UpdatedAt *time.Time `json:"updated_at"`
 }
@@ -88,14 +105,14 @@ type JobDetail struct {
 
 // JobsInput selects jobs.
 type JobsInput struct {
-	State string `query:"state" enum:"draft,waiting,running,done,aborted"`
+	State string `query:"state" enum:"draft,waiting,running,stopped,done,aborted"`
 	Limit int    `query:"limit" minimum:"0" maximum:"1000"`
 }
 
 // OneJob names a job and a page of its devices.
 type OneJob struct {
 	ID    int64  `path:"id"`
-	State string `query:"state" enum:"waiting,running,done,failed,skipped"`
+	State string `query:"state" enum:"waiting,running,handed_over,done,failed,skipped"`
 	After string `query:"after" maxLength:"64"`
 	Limit int    `query:"limit" minimum:"0" maximum:"1000"`
 }
@@ -126,14 +143,35 @@ func (s *Server) jobRoutes(api huma.API) {
 	add(s, api, op("list-jobs", http.MethodGet, "/api/v1/jobs", "Bulk operations, newest first"), s.listJobs)
 	add(s, api, op("get-job", http.MethodGet, "/api/v1/jobs/{id}", "A bulk operation with a result for each device"), s.getJob)
 	start := op("start-job", http.MethodPost, "/api/v1/jobs", "Do something to many devices")
-	start.Description = "The devices are those the query finds at this moment. What cannot be undone asks for a typed confirmation, and with need_approver waits for another user, as it does when the configuration says so."
+	start.Description = "The devices are those the query finds at this moment. What cannot be undone, or is about more than 5 devices, asks for a confirmation with their number: if that has changed meanwhile, nothing begins (count_changed). With need_approver it waits for another user, as it does when the configuration says so. What changes managed devices goes in waves: one device, some, the rest; the first that is lost by it stops the job."
 	add(s, api, start, s.startJob)
 	add(s, api, op("abort-job", http.MethodPost, "/api/v1/jobs/{id}/abort", "Begin no further devices"), s.abortJob)
 	add(s, api, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another user's job begin"), s.approveJob)
+	resume := op("resume-job", http.MethodPost, "/api/v1/jobs/{id}/resume", "Let a stopped job go on")
+	resume.Description = "For after a person has looked at what stopped it: devices lost until now no longer hold it."
+	add(s, api, resume, s.resumeJob)
 }
 
-// destructive kinds ask for a typed confirmation.
-func destructive(kind string) bool { return kind == "unprovision" || kind == "retire" }
+// KindRollout are jobs that the server makes: they bring devices to the newest
+// version of their profile.
+const KindRollout = "rollout"
+
+// Waved reports whether jobs of a kind go in waves: they tell managed devices
+// something that changes them.
+func Waved(kind, task string) bool {
+	switch kind {
+	case "rotate", "unprovision", KindRollout:
+		return true
+	}
+	return kind == "maintain" && task != "check"
+}
+
+// Begins reports whether a command of this kind hands a device over to a run, so
+// that its part ends with what becomes of the device.
+func Begins(kind string) bool { return kind == "approve" || kind == "retry" || kind == "release" }
+
+// Destructive kinds ask for a typed confirmation, whatever the number.
+func Destructive(kind string) bool { return kind == "unprovision" || kind == "retire" }
 
 // MaintenanceTasks are the words a maintain run's task may hold.
 var maintenanceTasks = []string{"clock", "name", "cert", "tls", "password", "check", "due"}
@@ -159,8 +197,13 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 	if b.Kind == "unprovision" && b.Mode == "" {
 		b.Mode = "full"
 	}
-	if len(b.Devices) > 0 && b.Query != "" {
-		return Job{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "name devices or give a query, not both")
+	switch named := len(b.Devices) > 0; {
+	case named && b.Query != "" || b.All && (named || b.Query != ""):
+		return Job{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "name devices, give a query, or say all: one of them")
+	case !named && b.Query == "" && !b.All && !b.DryRun:
+		return Job{}, invalid("body.query", "say which devices: with a query, by name, or with all: true (provctl: --all) every device that %s can be done to", b.Kind)
+	case b.Canary != nil && !Waved(b.Kind, b.Task):
+		return Job{}, invalid("body.canary", "%s goes in no waves", b.Kind)
 	}
 	var out Job
 	write := s.db.Write
@@ -185,12 +228,20 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 		if b.NotBefore != nil {
 			j.NotBefore = *b.NotBefore
 		}
+		if Waved(b.Kind, b.Task) {
+			if j.Canary = max(s.Canary, 0); b.Canary != nil {
+				j.Canary = *b.Canary
+			}
+			if j.PerMinute == 0 {
+				j.PerMinute = s.WavePace
+			}
+		}
 		if needs {
 			j.State = store.JobDraft
 		}
 		word := confirmWord(b.Kind, found)
 		if b.DryRun {
-			out = toJob(j, options, map[string]int{store.ItemWaiting: len(found)})
+			out = toJob(j, options, map[string]int{store.ItemWaiting: len(found)}, nil)
 			out.State, out.Confirm = "dry_run", word
 			for _, u := range found[:min(10, len(found))] {
 				out.Sample = append(out.Sample, u.String())
@@ -201,11 +252,11 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 			}
 			return err
 		}
-		switch {
-		case len(found) == 0:
+		if len(found) == 0 {
 			return conflict("no device fits, so there is nothing to do")
-		case word != "" && b.Confirm != word:
-			return conflict("this cannot be undone: to %s %s, confirm with %q", b.Kind, devices(len(found)), word)
+		}
+		if err := confirmed(b.Kind, b.Confirm, word, len(found)); err != nil {
+			return err
 		}
 		if j.Options, err = json.Marshal(options); err != nil {
 			return err
@@ -234,16 +285,38 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 	return out, err
 }
 
+// fewDevices is up to how many are spoken to without a word when it can be undone.
+const fewDevices = 5
+
 // confirmWord is what has to be typed: the one device's UUID, or the kind and
 // the count, so that a filter that finds more than was meant is noticed.
 func confirmWord(kind string, found []amt.UUID) string {
 	switch {
-	case !destructive(kind):
+	case !Destructive(kind) && len(found) <= fewDevices:
 		return ""
 	case len(found) == 1:
 		return found[0].String()
 	}
 	return fmt.Sprintf("%s %d", kind, len(found))
+}
+
+// confirmed refuses a job whose size nobody has confirmed. A number that was right
+// a moment ago is told from a word that is none: somebody looked, and the fleet
+// has changed since.
+func confirmed(kind, given, word string, n int) error {
+	undone := !Destructive(kind)
+	given = strings.TrimSpace(given)
+	switch {
+	case word == "", given == word, undone && (given == "yes" || given == strconv.Itoa(n)):
+		return nil
+	}
+	if seen, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(given, kind))); err == nil && seen != n {
+		return problem(http.StatusConflict, CodeCount, "%s fit by now, not %d as was confirmed, so nothing was begun: look at them again, then confirm with %q", devices(n), seen, word)
+	}
+	if undone {
+		return problem(http.StatusConflict, CodeConfirm, "to %s %s at once, confirm with %q", kind, devices(n), word)
+	}
+	return problem(http.StatusConflict, CodeConfirm, "this cannot be undone: to %s %s, confirm with %q", kind, devices(n), word)
 }
 
 // jobDevices finds the devices a job is about, in the order of their UUIDs.
@@ -311,11 +384,11 @@ func (s *Server) listJobs(ctx context.Context, in *JobsInput) (JobList, error) {
 			return err
 		}
 		for _, j := range list {
-			counts, err := tx.CountJobItems(ctx, j.ID)
+			one, err := countJob(ctx, tx, j)
 			if err != nil {
 				return err
 			}
-			out.Jobs = append(out.Jobs, toJob(j, optionsOf(j), counts))
+			out.Jobs = append(out.Jobs, one)
 		}
 		return nil
 	})
@@ -349,7 +422,7 @@ func (s *Server) getJob(ctx context.Context, in *OneJob) (JobDetail, error) {
 		}
 		fqdn, err := names(ctx, tx, uuids)
 		for _, i := range items {
-			out.Results = append(out.Results, JobResult{UUID: i.UUID.String(), FQDN: fqdn[i.UUID.String()], State: i.State, RunID: i.RunID, Detail: clean(i.Detail), UpdatedAt: timeOrNull(i.UpdatedAt)})
+			out.Results = append(out.Results, JobResult{UUID: i.UUID.String(), FQDN: fqdn[i.UUID.String()], State: i.State, RunID: i.RunID, Wave: i.Wave, Detail: clean(i.Detail), UpdatedAt: timeOrNull(i.UpdatedAt)})
 		}
 		if len(items) == limit {
 			out.Next = items[limit-1].UUID.String()
@@ -378,6 +451,19 @@ func (s *Server) approveJob(ctx context.Context, in *JobAct) (Job, error) {
 			return conflict("job %d was made by %s; another user has to approve it: provctl job approve %d with a token of theirs, of the role operator or admin", j.ID, j.CreatedBy, j.ID)
 		}
 		return tx.SetJobState(ctx, j.ID, store.JobWaiting, who.User)
+	})
+}
+
+func (s *Server) resumeJob(ctx context.Context, in *JobAct) (Job, error) {
+	return s.moveJob(ctx, in.ID, "resume", func(tx *store.Tx, who Principal, j store.Job) error {
+		if j.State != store.JobStopped {
+			return conflict("job %d is %s and was not stopped", j.ID, j.State)
+		}
+		if err := tx.ResumeJob(ctx, j.ID); err != nil {
+			return err
+		}
+		_, err := tx.AddEvent(ctx, store.Event{Name: "job_resumed", Actor: who.Actor(), Data: map[string]any{"job": j.ID, "kind": j.Kind}})
+		return err
 	})
 }
 
@@ -415,11 +501,22 @@ func readJob(ctx context.Context, tx *store.Tx, id int64) (Job, error) {
 	if err != nil {
 		return Job{}, err
 	}
-	counts, err := tx.CountJobItems(ctx, id)
+	return countJob(ctx, tx, j)
+}
+
+func countJob(ctx context.Context, tx *store.Tx, j store.Job) (Job, error) {
+	counts, err := tx.CountJobItems(ctx, j.ID)
 	if err != nil {
 		return Job{}, err
 	}
-	return toJob(j, optionsOf(j), counts), nil
+	o := optionsOf(j)
+	var at map[int]store.Wave
+	if Waved(j.Kind, o.Task) {
+		if at, err = tx.JobWaves(ctx, j.ID); err != nil {
+			return Job{}, err
+		}
+	}
+	return toJob(j, o, counts, at), nil
 }
 
 func optionsOf(j store.Job) (o JobOptions) {
@@ -427,17 +524,34 @@ func optionsOf(j store.Job) (o JobOptions) {
 	return o
 }
 
-func toJob(j store.Job, o JobOptions, counts map[string]int) Job {
+func toJob(j store.Job, o JobOptions, counts map[string]int, at map[int]store.Wave) Job {
 	out := Job{
 		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State, PerMinute: j.PerMinute, Lately: o.Lately,
 		NotBefore: timeOrNull(j.NotBefore), NeedApprover: o.NeedApprover, CreatedBy: j.CreatedBy, ApprovedBy: j.ApprovedBy,
-		CreatedAt: timeOrNull(j.CreatedAt), FinishedAt: timeOrNull(j.FinishedAt), Counts: map[string]int{},
+		CreatedAt: timeOrNull(j.CreatedAt), FinishedAt: timeOrNull(j.FinishedAt), StoppedAt: timeOrNull(j.StoppedAt), Detail: clean(j.Detail),
+		Target: j.Target, Cause: j.Cause, Counts: map[string]int{},
 	}
-	for _, st := range []string{store.ItemWaiting, store.ItemRunning, store.ItemDone, store.ItemFailed, store.ItemSkipped} {
+	for _, st := range []string{store.ItemWaiting, store.ItemRunning, store.ItemHanded, store.ItemDone, store.ItemFailed, store.ItemSkipped} {
 		out.Counts[st] = counts[st]
 		out.Devices += counts[st]
 	}
+	if Waved(j.Kind, o.Task) {
+		out.Waves = wavesOf(out.Devices-counts[store.ItemSkipped], j.Canary)
+		for i := range out.Waves {
+			out.Waves[i].Done, out.Waves[i].Running = at[i+1].Done, at[i+1].Running
+		}
+	}
 	return out
+}
+
+// wavesOf is how so many devices go: one, some, the rest.
+func wavesOf(n, canary int) []Wave {
+	if n == 0 {
+		return nil
+	}
+	first := min(n, 1)
+	some := min(n-first, canary)
+	return []Wave{{Name: "first", Devices: first}, {Name: "canary", Devices: some}, {Name: "rest", Devices: n - first - some}}
 }
 
 // devices writes a number of devices for people.

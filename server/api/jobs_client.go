@@ -21,7 +21,7 @@ func (c *Client) Job(ctx context.Context, in OneJob) (JobDetail, error) {
 	return call[JobDetail](ctx, c, http.MethodGet, fmt.Sprintf("/api/v1/jobs/%d", in.ID), values(in), nil)
 }
 
-// JobCommand is abort or approve.
+// JobCommand is abort, approve or resume.
 func (c *Client) JobCommand(ctx context.Context, id int64, verb string) (Job, error) {
 	return call[Job](ctx, c, http.MethodPost, fmt.Sprintf("/api/v1/jobs/%d/%s", id, verb), nil, nil)
 }

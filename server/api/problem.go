@@ -26,10 +26,12 @@ const (
 	CodeBusy        = "device_busy"      // a run is working on it; as device_… of eligible.go
 	CodeAmbiguous   = "device_ambiguous" // several devices fit; errors lists them
 	CodeNoAddress   = "device_address_unknown"
-	CodeTooLarge    = "too_large"       // more bytes than are read
-	CodeLimited     = "rate_limited"    // too much of this; Retry-After says when
-	CodeUnavailable = "not_now"         // the database or the server itself
-	CodeUnknownEnd  = "outcome_unknown" // the line to the database broke during the commit: look before repeating
+	CodeConfirm     = "confirmation_needed" // it is about many devices: say how many, or yes
+	CodeCount       = "count_changed"       // it is about another number of devices now than was confirmed
+	CodeTooLarge    = "too_large"           // more bytes than are read
+	CodeLimited     = "rate_limited"        // too much of this; Retry-After says when
+	CodeUnavailable = "not_now"             // the database or the server itself
+	CodeUnknownEnd  = "outcome_unknown"     // the line to the database broke during the commit: look before repeating
 	CodeInternal    = "internal_error"
 )
 

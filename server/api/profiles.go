@@ -27,7 +27,8 @@ type ProfileView struct {
 	CreatedAt *time.Time      `json:"created_at"`
 
 	Changes []profile.Change `json:"changes,omitempty" doc:"what it says otherwise than the version before: in a history, and in the answer to a new version; or otherwise than the version of against"`
-	Devices int              `json:"devices,omitempty" doc:"in the answer to a new version: devices under management with this profile, which differ from it now and are brought to it by maintenance"`
+	Devices int              `json:"devices,omitempty" doc:"in the answer to a new version: devices under management with this profile, which differ from it now and are brought to it by a rollout, a job that goes in waves"`
+	Waves   []Wave           `json:"waves,omitempty" doc:"in the answer to a new version: how those devices go. The first device that is lost stops the rest"`
 	Started int              `json:"started,omitempty" doc:"in the answer to a new version: runs that began at once, of devices that waited for the profile; in a dry run: that would begin"`
 	Risks   []profile.Risk   `json:"risks,omitempty" doc:"in the answer to a new version: what could be lost by it, and what keeps it from that"`
 }
@@ -244,7 +245,7 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out Profil
 		}
 		risks := profile.Risks(from, p)
 		if in.Body.DryRun {
-			out = ProfileView{Name: in.Name, Profile: p, Changes: changes, Devices: devices, Risks: risks}
+			out = ProfileView{Name: in.Name, Profile: p, Changes: changes, Devices: devices, Risks: risks, Waves: wavesOf(devices, s.Canary)}
 			return nil
 		}
 		next := 0
@@ -263,7 +264,7 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out Profil
 		if out, err = profileView(kept); err != nil {
 			return err
 		}
-		out.Changes, out.Devices, out.Risks = changes, devices, risks
+		out.Changes, out.Devices, out.Risks, out.Waves = changes, devices, risks, wavesOf(devices, s.Canary)
 		detail := map[string]any{"version": version}
 		if in.Body.Version > 0 {
 			detail["back_to"] = in.Body.Version

@@ -109,6 +109,7 @@ var grants = map[string][]Role{
 	"start-job":   {Operator},
 	"abort-job":   {Operator},
 	"approve-job": {Operator},
+	"resume-job":  {Operator},
 
 	"list-keys":           {KeyAdmin},
 	"rotate-key":          {KeyAdmin},

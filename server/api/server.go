@@ -76,6 +76,10 @@ type Deps struct {
 	SecondApprover      []string
 	SecondApproverAbove int
 
+	// Canary is the size of a job's second wave, and WavePace how many devices a
+	// minute its last one begins, when a job does not say.
+	Canary, WavePace int
+
 	// Networks and Zones let the answer to "why" speak of the configuration.
 	Networks []netip.Prefix
 	Zones    []string

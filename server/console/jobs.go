@@ -21,7 +21,7 @@ type jobView struct {
 func (j jobView) Parts() []share {
 	out := []share{
 		{Name: "Done", Tone: "good", Search: "done"}, {Name: "Failed", Tone: "bad", Search: "failed"}, {Name: "Skipped", Tone: "calm", Search: "skipped"},
-		{Name: "Under way", Tone: "busy", Search: "running"}, {Name: "To come", Tone: "", Search: "waiting"},
+		{Name: "Handed over", Tone: "busy", Search: "handed_over"}, {Name: "Under way", Tone: "busy", Search: "running"}, {Name: "To come", Tone: "", Search: "waiting"},
 	}
 	x := 0
 	for i := range out {
@@ -45,9 +45,46 @@ func (j jobView) Says() string {
 	return strings.Join(parts, ", ")
 }
 
-// jobword is a job's state for people.
+// waveView is a wave as the page shows it.
+type waveView struct {
+	api.Wave
+	Word string
+	Tone string
+}
+
+// WaveList are the waves that are about any device.
+func (j jobView) WaveList() []waveView {
+	words := map[string]string{"first": "One device", "canary": "Some more", "rest": "The rest"}
+	var out []waveView
+	for _, w := range j.Waves {
+		if w.Devices == 0 {
+			continue
+		}
+		v := waveView{w, words[w.Name], ""}
+		switch {
+		case w.Done >= w.Devices:
+			v.Tone = "good"
+		case w.Running > 0:
+			v.Tone = "busy"
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// What is the job in a few words.
+func (j jobView) What() string {
+	if j.Kind == api.KindRollout {
+		return "roll out " + j.Target + " to"
+	}
+	return j.Kind
+}
+
+// jobword is a job's state, or that of a device in it, for people.
 func jobword(state string) string {
 	switch state {
+	case "handed_over":
+		return "handed over"
 	case "draft":
 		return "needs approval"
 	case "waiting":
@@ -63,7 +100,7 @@ type jobsData struct {
 }
 
 func (c *Console) jobs(v *visit) error {
-	d := jobsData{States: []string{"", "draft", "waiting", "running", "done", "aborted"}, State: v.r.URL.Query().Get("state")}
+	d := jobsData{States: []string{"", "draft", "waiting", "running", "stopped", "done", "aborted"}, State: v.r.URL.Query().Get("state")}
 	if !slices.Contains(d.States, d.State) {
 		d.State = ""
 	}
@@ -87,10 +124,11 @@ type jobData struct {
 	Approve bool
 	Others  bool // only another user may approve it
 	Abort   bool
+	Resume  bool
 }
 
 func (c *Console) job(v *visit) error {
-	said := map[string]string{"abort": "No further device is begun.", "approve": "Approved; it begins within seconds."}[v.r.URL.Query().Get("done")]
+	said := map[string]string{"abort": "No further device is begun.", "approve": "Approved; it begins within seconds.", "resume": "It goes on within seconds."}[v.r.URL.Query().Get("done")]
 	return c.jobPage(v, http.StatusOK, page{Said: said, Live: true})
 }
 
@@ -101,7 +139,7 @@ func (c *Console) jobPage(v *visit, status int, p page) error {
 		return c.nowhere(v)
 	}
 	q := api.OneJob{ID: id, State: in.Get("state"), After: clip(in.Get("after"), 64), Limit: 100}
-	if !slices.Contains([]string{"waiting", "running", "done", "failed", "skipped"}, q.State) {
+	if !slices.Contains([]string{"waiting", "running", "handed_over", "done", "failed", "skipped"}, q.State) {
 		q.State = ""
 	}
 	j, err := v.api.Job(v.r.Context(), q)
@@ -129,7 +167,8 @@ func (c *Console) jobPage(v *visit, status int, p page) error {
 		d.Others = j.CreatedBy == v.who.User
 		d.Approve = !d.Others
 	}
-	d.Abort = v.who.Role.May("abort-job") && (j.State == "draft" || j.State == "waiting" || j.State == "running")
+	d.Abort = v.who.Role.May("abort-job") && (j.State == "draft" || j.State == "waiting" || j.State == "running" || j.State == "stopped")
+	d.Resume = v.who.Role.May("resume-job") && j.State == "stopped"
 	p.Title, p.Nav, p.Data = fmt.Sprintf("Job %d", id), "jobs", d
 	return c.show(v, status, "job", p)
 }
@@ -142,7 +181,7 @@ func (c *Console) jobAct(v *visit) error {
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, 8<<10)
 	verb := v.r.PathValue("verb")
 	id, err := strconv.ParseInt(v.r.PathValue("id"), 10, 64)
-	if err != nil || verb != "abort" && verb != "approve" {
+	if err != nil || verb != "abort" && verb != "approve" && verb != "resume" {
 		return c.nowhere(v)
 	}
 	if verb == "approve" {

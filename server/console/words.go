@@ -29,11 +29,11 @@ func tone(state string) string {
 	switch state {
 	case "provisioned", "done", "ok", "active":
 		return "good"
-	case "drifted", "maintaining", "queued", "provisioning", "verifying", "unprovisioning", "running", "started", "candidate", "info":
+	case "drifted", "maintaining", "queued", "provisioning", "verifying", "unprovisioning", "running", "started", "candidate", "info", "handed_over":
 		return "busy"
 	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn", "draft":
 		return "wait"
-	case "failed", "quarantined", "credentials_unknown", "error":
+	case "failed", "quarantined", "credentials_unknown", "error", "stopped":
 		return "bad"
 	}
 	return "calm" // discovered, external, unprovisioned, retired, skipped, cancelled, waiting, aborted

@@ -25,6 +25,10 @@ type Journal struct {
 	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
 	// Profile finds the document a run was made for.
 	Profile func(ctx context.Context, tx *store.Tx, d store.Device, name string) (profile.Profile, error)
+	// Kept finds the version of its profile that a managed device has, for a run
+	// that is to leave it that one; known is false when it is kept nowhere, and the
+	// newest is given. nil is Profile.
+	Kept func(ctx context.Context, tx *store.Tx, d store.Device) (p profile.Profile, known bool, err error)
 	// OTPRequired is the policy for devices an agent should have announced.
 	OTPRequired func(d store.Device) bool
 	// Hold may put a run off in the transaction that would claim it: a limit is
@@ -101,7 +105,14 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 			return nil, fmt.Errorf("load the device's trust hashes: %w", err)
 		}
 	}
-	if job.Profile, err = j.Profile(ctx, tx, c.Device, c.Run.Profile); err != nil {
+	if keeps(c.Run) && j.Kept != nil {
+		known := false
+		job.Profile, known, err = j.Kept(ctx, tx, c.Device)
+		job.Blind = !known
+	} else {
+		job.Profile, err = j.Profile(ctx, tx, c.Device, c.Run.Profile)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("load profile %q: %w", c.Run.Profile, err)
 	}
 	if job.Admin, err = tx.Credentials(ctx, c.Device.UUID, store.KindAdmin); err != nil {
@@ -328,6 +339,9 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	if err := tx.UpdateDevice(ctx, l.UUID, facts); err != nil {
 		return err
 	}
+	if err := tx.MarkAnswered(ctx, l.UUID); err != nil {
+		return err
+	}
 	if err := tx.Transition(ctx, t); err != nil {
 		return err
 	}
@@ -349,6 +363,36 @@ func spendOTP(ctx context.Context, tx *store.Tx, uuid amt.UUID) error {
 	return tx.UseOTP(ctx, otp.ID)
 }
 
+// managedKind reports whether runs of a kind talk to a device that stays ours.
+func managedKind(kind string) bool { return kind == KindMaintain || kind == KindRotate }
+
+// unproved keeps that a change may have reached the device and no login came
+// after it, and says so aloud when the device cannot be spoken to any more.
+func (j *Journal) unproved(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {
+	if !managedKind(v.Kind) {
+		return nil
+	}
+	sent := v.Changed
+	if !sent {
+		var err error
+		if sent, err = tx.StepCutOff(ctx, l.RunID); err != nil {
+			return err
+		}
+	}
+	return MarkLost(ctx, tx, l.UUID, l.RunID, sent, v.Reason, v.Detail)
+}
+
+// MarkLost notes that a change was sent to a device, and that it is lost when the
+// reason says that it does not answer.
+func MarkLost(ctx context.Context, tx *store.Tx, uuid amt.UUID, runID int64, sent bool, code reason.Code, detail string) error {
+	lost, err := tx.MarkUnproved(ctx, uuid, sent, Unanswered(code))
+	if err != nil || !lost {
+		return err
+	}
+	_, err = tx.AddEvent(ctx, store.Event{UUID: uuid, RunID: runID, Name: "contact_lost", Actor: "system", Reason: code, Detail: detail})
+	return err
+}
+
 func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {
 	now := tx.Now()
 	var next, shown time.Time
@@ -368,6 +412,9 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 		if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{Health: &v.Health}); err != nil {
 			return err
 		}
+	}
+	if err := j.unproved(ctx, tx, l, v); err != nil {
+		return err
 	}
 	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID}
 	if len(v.Offered) > 0 {

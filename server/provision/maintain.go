@@ -15,6 +15,7 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
 )
 
 // Tasks of a maintain run. Named in the run's task, divided by commas, they are
@@ -27,6 +28,9 @@ const (
 	TaskTLS      = "tls"      // TLS settings against the profile
 	TaskPassword = "password" // at the profile's age; when named, always
 	TaskCheck    = "check"
+	// TaskKept, beside any of them, holds the device against the version of the
+	// profile that it has: what is new reaches it in a rollout.
+	TaskKept = "kept"
 )
 
 const (
@@ -43,26 +47,46 @@ const (
 
 type tasks struct {
 	named map[string]bool // empty: what is due
+	// blind reports that what the device was told is not known any more: its TLS
+	// settings are left as they are.
+	blind bool
 }
 
 func tasksOf(s string) tasks {
-	t := tasks{map[string]bool{}}
-	for _, w := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
-		if w != "due" {
+	t := tasks{named: map[string]bool{}}
+	for _, w := range taskWords(s) {
+		if w != "due" && w != TaskKept {
 			t.named[w] = true
 		}
 	}
 	return t
 }
 
-func (t tasks) wants(task string) bool { return len(t.named) == 0 || t.named[task] || t.only() }
+func taskWords(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// keeps reports whether a run leaves the device the version of the profile that
+// it has. To change its password, or to take it back to the factory, is no reason
+// to bring it to a newer one.
+func keeps(r store.Run) bool {
+	switch r.Kind {
+	case KindRotate, KindUnprovision:
+		return true
+	}
+	return r.Kind == KindMaintain && slices.Contains(taskWords(r.Task), TaskKept)
+}
+
+func (t tasks) wants(task string) bool {
+	return (len(t.named) == 0 || t.named[task] || t.only()) && (task != TaskTLS || !t.blind)
+}
 
 // only reports that nothing is to be changed.
 func (t tasks) only() bool { return len(t.named) == 1 && t.named[TaskCheck] }
 
 // complete reports whether everything was looked at, so that the answer says
 // whether the device is as its profile wants it.
-func (t tasks) complete() bool { return len(t.named) == 0 || t.only() }
+func (t tasks) complete() bool { return (len(t.named) == 0 || t.only()) && !t.blind }
 
 // differ answers a maintenance step's question: "" when all is well. What
 // differs is put right by Apply, or only noted when the run is to check.
@@ -173,7 +197,7 @@ var checkTLS = Step{
 		if why := r.certificateDue(); why != "" {
 			r.differ(why)
 		}
-		if why := r.tlsDiffers(); why != "" {
+		if why := r.tlsDiffers(); why != "" && r.tasks.wants(TaskTLS) {
 			r.differ(why)
 		}
 		return true, nil

@@ -26,6 +26,7 @@ import (
 // contactManaged opens a session with a device we set up before.
 func (r *Run) contactManaged(ctx context.Context) error {
 	r.tasks = tasksOf(r.Job.Run.Task)
+	r.tasks.blind = r.Job.Blind
 	if len(r.Job.Admin) == 0 {
 		return reason.Because(reason.CredentialsUnknown, "no password of this device is stored")
 	}
@@ -107,7 +108,7 @@ func (r *Run) verdictManaged(err error) Verdict {
 	}
 	code := codeOf(err)
 	entry := reason.Of(code)
-	v.Reason, v.Detail, v.Blame = code, clip(errText(err)), entry.Blame
+	v.Reason, v.Detail, v.Blame, v.Changed = code, clip(errText(err)), entry.Blame, r.changed
 	v.Health = "warn"
 	switch code {
 	case reason.DeviceUnreachable, reason.ConnectionLost, reason.TLSHandshakeFailed:
@@ -125,6 +126,18 @@ func (r *Run) verdictManaged(err error) Verdict {
 		v.Again, v.Later = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet), 0
 	}
 	return v
+}
+
+// Unanswered reports whether a reason says that a device can no longer be spoken
+// to: after a change, it may be the change that shut us out.
+func Unanswered(code reason.Code) bool {
+	switch code {
+	case reason.ConnectionLost, reason.WSMANTimeout, reason.CommitUnverified, reason.AuthFailed, reason.CredentialsUnknown, reason.AccountLocked,
+		reason.RealmChanged, reason.ReappearedUnprovisioned:
+		return true
+	}
+	p := reason.Of(code).Phase
+	return p == reason.Network || p == reason.Handshake
 }
 
 // refusedPort reports whether the device's address answers and nothing listens.

@@ -62,6 +62,7 @@ type Run struct {
 
 	under      string // the name under which the device let us in; "" our own
 	withoutTLS bool   // it was set up with TLS once, and not the last time
+	changed    bool   // it may have been told something that changes it
 
 	// Of a device on its way out:
 	gone  string // how it shows that it is no longer managed; "" it still is
@@ -185,6 +186,7 @@ func (r *Run) step(ctx context.Context, s Step) error {
 	if err := r.intend(ctx, s, began); err != nil {
 		return err
 	}
+	r.changed = r.changed || s.Name != stagePassword.Name // which tells the device nothing
 	err := s.Apply(ctx, r)
 	state := "done"
 	if err != nil {

@@ -83,8 +83,11 @@ type Job struct {
 	Fence   int64
 	Hashes  []amt.TrustHash
 	Profile profile.Profile
-	Admin   []store.Credential // newest first
-	MEBx    []store.Credential // newest first
+	// Blind reports that Profile is not what the device was told: that version is
+	// not known any more, so that its TLS settings are not judged by it.
+	Blind bool
+	Admin []store.Credential // newest first
+	MEBx  []store.Credential // newest first
 	// OTP is the one-time password an agent announced for this device.
 	OTP         amt.Secret
 	OTPRequired bool
@@ -165,6 +168,7 @@ type Verdict struct {
 	Health  string        // ok, warn or unreachable; "" leaves it
 	Did     []string      // what maintenance changed
 	Offered []string      // the certificates that a device was offered, when that is what it failed for
+	Changed bool          // a failed run may have told the device something that changes it
 	// Profile is what the device was found, or made, to be; "" when not all of
 	// it was looked at.
 	Profile        string

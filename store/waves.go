@@ -1,0 +1,233 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+)
+
+// What is kept so that no change reaches a fleet before it was proved on one
+// device, and so that the first device lost by it stops it.
+//
+//  1. A run that sent a change and did not come to a good end leaves the device
+//     unproved; one that did takes the mark away.
+//  2. An unproved device that cannot be spoken to is lost, until it answers.
+
+// kindRollout are jobs that bring devices to what their profile says by now.
+const kindRollout = "rollout"
+
+// managedStates are the lifecycles of devices that answer as ours.
+const managedStates = "('provisioned', 'drifted', 'maintaining')"
+
+// MarkUnproved notes that a change was sent to a device and not proved, and,
+// when contact was lost with it, since when. It reports whether the device is
+// lost only now.
+func (tx *Tx) MarkUnproved(ctx context.Context, uuid amt.UUID, sent, unanswered bool) (lost bool, err error) {
+	if sent {
+		if _, err := tx.exec(ctx, "UPDATE devices SET unproved_at = {now} WHERE uuid = $1 AND unproved_at IS NULL", uuid); err != nil {
+			return false, fmt.Errorf("device %s: %w", uuid, err)
+		}
+	}
+	if !unanswered {
+		return false, nil
+	}
+	n, err := tx.exec(ctx, "UPDATE devices SET lost_at = {now} WHERE uuid = $1 AND unproved_at IS NOT NULL AND lost_at IS NULL", uuid)
+	if err != nil {
+		return false, fmt.Errorf("device %s: %w", uuid, err)
+	}
+	return n > 0, nil
+}
+
+// MarkAnswered takes both marks away: a run came to a good end.
+func (tx *Tx) MarkAnswered(ctx context.Context, uuid amt.UUID) error {
+	if _, err := tx.exec(ctx, "UPDATE devices SET unproved_at = NULL, lost_at = NULL WHERE uuid = $1 AND (unproved_at IS NOT NULL OR lost_at IS NOT NULL)", uuid); err != nil {
+		return fmt.Errorf("device %s: %w", uuid, err)
+	}
+	return nil
+}
+
+// StepCutOff reports whether an attempt of a run ended between a step's start
+// and its outcome: what the step changes may have been sent.
+func (tx *Tx) StepCutOff(ctx context.Context, runID int64) (bool, error) {
+	var n int
+	if err := tx.one(ctx, "SELECT count(*) FROM run_steps WHERE run_id = $1 AND state = 'started'", []any{runID}, &n); err != nil {
+		return false, fmt.Errorf("journal of run %d: %w", runID, err)
+	}
+	return n > 0, nil
+}
+
+// A Lost device was changed and has not answered since.
+type Lost struct {
+	UUID   amt.UUID
+	Name   string
+	At     time.Time
+	Reason reason.Code
+	Detail string
+	Tried  bool // a further attempt waits or is under way
+}
+
+// LostDevices lists managed devices lost since a moment, the first ones first.
+func (tx *Tx) LostDevices(ctx context.Context, since time.Time, limit int) ([]Lost, error) {
+	found, err := list(ctx, tx, func(s scanner) (Lost, error) {
+		var l Lost
+		err := s.Scan(&l.UUID, &l.Name, timeOf{&l.At}, &l.Reason, &l.Detail, &l.Tried)
+		return l, err
+	}, `SELECT uuid, CASE WHEN host <> '' THEN host ELSE fqdn END, lost_at, reason, detail,
+			EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
+		FROM devices WHERE lost_at IS NOT NULL AND lost_at >= $1 AND `+tx.off("lifecycle")+` IN ('provisioned', 'drifted', 'maintaining', 'credentials_unknown')
+		ORDER BY lost_at, uuid LIMIT $2`, since, page(limit))
+	if err != nil {
+		return nil, fmt.Errorf("devices lost: %w", err)
+	}
+	return found, nil
+}
+
+// A Wave is how far one wave of a job is.
+type Wave struct{ Done, Running int }
+
+// JobWaves counts the devices of each wave that were proved, or are under way.
+func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
+	out := map[int]Wave{}
+	err := tx.each(ctx, func(s scanner) error {
+		var n int
+		var w Wave
+		err := s.Scan(&n, &w.Done, &w.Running)
+		out[n] = w
+		return err
+	}, `SELECT wave, count(CASE WHEN state = 'done' THEN 1 END), count(CASE WHEN state = 'running' THEN 1 END) FROM job_items
+		WHERE job_id = $1 AND wave > 0 GROUP BY wave`, id)
+	if err != nil {
+		return nil, fmt.Errorf("waves of job %d: %w", id, err)
+	}
+	return out, nil
+}
+
+// NextInWave lists waiting items of a job in the order in which a wave takes them:
+// devices that nobody works on and that answered last time come first. With idle,
+// those that somebody works on, or that are left alone for a while, are not taken.
+func (tx *Tx) NextInWave(ctx context.Context, id int64, idle bool, limit int) ([]JobItem, error) {
+	const busy = "EXISTS (SELECT 1 FROM runs r WHERE r.uuid = i.uuid AND r.state IN ('queued', 'running'))"
+	only := ""
+	if idle {
+		only = " AND (d.next_retry IS NULL OR d.next_retry <= {now}) AND NOT " + busy
+	}
+	found, err := list(ctx, tx, scanItem, "SELECT "+itemColumns+` FROM job_items i LEFT JOIN devices d ON d.uuid = i.uuid
+		WHERE i.job_id = $1 AND i.state = 'waiting'`+only+`
+		ORDER BY CASE WHEN `+busy+` THEN 2 WHEN d.health = 'ok' THEN 0 ELSE 1 END, i.uuid LIMIT $2`, id, page(limit))
+	if err != nil {
+		return nil, fmt.Errorf("items of job %d: %w", id, err)
+	}
+	return found, nil
+}
+
+// Outgrown says which devices differ from what their profile says by now.
+type Outgrown struct {
+	Profile string
+	Version int
+	Cause   string
+	After   amt.UUID
+	Limit   int
+}
+
+// OutgrownDevices lists managed devices, by UUID, that have another version of
+// a profile than the newest, or that a person gave this profile and that have
+// another one. Those that a rollout to the same version has, or had as it was
+// aborted for the same cause, are left out: what waits stays as it was.
+func (tx *Tx) OutgrownDevices(ctx context.Context, o Outgrown, assigned bool) ([]amt.UUID, error) {
+	which := "profile = $3 AND profile_version > 0 AND profile_version <> $4 AND assigned_profile IN ('', $3)"
+	if assigned {
+		which = "assigned_profile = $3 AND assigned_profile <> '' AND assigned_profile <> profile AND CAST($4 AS bigint) >= 0"
+	}
+	in, args, err := tx.rolledOut(ctx, o, 5)
+	if err != nil {
+		return nil, err
+	}
+	found, err := list(ctx, tx, func(s scanner) (amt.UUID, error) {
+		var u amt.UUID
+		err := s.Scan(&u)
+		return u, err
+	}, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.off("lifecycle")+` IN `+managedStates+` AND `+which+in+` ORDER BY uuid LIMIT $2`,
+		append([]any{o.After, page(o.Limit), o.Profile, int64(o.Version)}, args...)...)
+	if err != nil {
+		return nil, fmt.Errorf("devices that differ from profile %s: %w", o.Profile, err)
+	}
+	return found, nil
+}
+
+// RolledOut reports whether a rollout to the same version has this device.
+func (tx *Tx) RolledOut(ctx context.Context, o Outgrown, uuid amt.UUID) (bool, error) {
+	in, args, err := tx.rolledOut(ctx, o, 2)
+	if err != nil || in == "" {
+		return false, err
+	}
+	var n int
+	err = tx.one(ctx, "SELECT count(*) FROM devices WHERE uuid = $1"+in, append([]any{uuid}, args...), &n)
+	return n == 0, err
+}
+
+// rolledOut is the condition that no rollout to a target holds the device.
+func (tx *Tx) rolledOut(ctx context.Context, o Outgrown, first int) (in string, args []any, err error) {
+	marks := []string{}
+	err = tx.each(ctx, func(s scanner) error {
+		var id int64
+		err := s.Scan(&id)
+		args, marks = append(args, id), append(marks, fmt.Sprintf("$%d", first+len(args)))
+		return err
+	}, "SELECT id FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND state <> 'done' AND (state <> 'aborted' OR cause = $2)", Target(o.Profile, o.Version), o.Cause)
+	if err != nil {
+		return "", nil, fmt.Errorf("rollouts of profile %s: %w", o.Profile, err)
+	}
+	if len(marks) > 0 {
+		in = " AND NOT EXISTS (SELECT 1 FROM job_items i WHERE i.uuid = devices.uuid AND i.job_id IN (" + strings.Join(marks, ", ") + "))"
+	}
+	return in, args, nil
+}
+
+// Target is what a rollout brings its devices to.
+func Target(profile string, version int) string { return fmt.Sprintf("%s@%d", profile, version) }
+
+// OpenRollout reports whether some rollout of a profile has not come to its end.
+func (tx *Tx) OpenRollout(ctx context.Context, profile string) (bool, error) {
+	var n int
+	err := tx.one(ctx, "SELECT count(*) FROM jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1", []any{profile + "@", len(profile) + 1}, &n)
+	if err != nil {
+		return false, fmt.Errorf("rollouts of profile %s: %w", profile, err)
+	}
+	return n > 0, nil
+}
+
+// Unproved reports whether a device was lost after a change, or waits for the
+// proof of one.
+func (tx *Tx) Unproved(ctx context.Context, uuid amt.UUID) (lost, unproved bool, err error) {
+	err = tx.one(ctx, "SELECT lost_at IS NOT NULL, unproved_at IS NOT NULL FROM devices WHERE uuid = $1", []any{uuid}, &lost, &unproved)
+	if err != nil {
+		return false, false, fmt.Errorf("device %s: %w", uuid, err)
+	}
+	return lost, unproved, nil
+}
+
+// RolloutOf finds the rollout that is open for a target and cause, or ErrNotFound.
+func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, err error) {
+	err = tx.one(ctx, "SELECT id FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND cause = $2 AND state NOT IN ('done', 'aborted') ORDER BY id DESC LIMIT 1",
+		[]any{target, cause}, &id)
+	if err != nil {
+		return 0, fmt.Errorf("rollout to %s: %w", target, err)
+	}
+	return id, nil
+}
+
+// OlderRollouts lists what has not ended of a profile's rollouts to another
+// version than the newest, as far as something waits in them or they stand still.
+func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]Job, error) {
+	found, err := list(ctx, tx, scanJob, "SELECT "+jobColumns+` FROM jobs WHERE kind = '`+kindRollout+`' AND state NOT IN ('done', 'aborted')
+		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i WHERE i.job_id = jobs.id AND i.state = 'waiting'))
+		ORDER BY id`, profile+"@", len(profile)+1, newest)
+	if err != nil {
+		return nil, fmt.Errorf("rollouts of profile %s: %w", profile, err)
+	}
+	return found, nil
+}
