@@ -303,7 +303,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 	}
 	s.engine = provision.New(provision.Config{
 		Tracer: tracer,
-		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames, Clock: wallClock{}, Rand: rand.Reader,
+		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames, Name: journal.Name, ServesDomain: s.servesDomain, Clock: wallClock{}, Rand: rand.Reader,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
 			d := patient
 			if len(t.Logins) > 0 {

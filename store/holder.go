@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -27,19 +28,18 @@ const unnamed = `(d.lifecycle IN ('retired', 'unprovisioned') OR d.provisioned_a
 func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (amt.UUID, error) {
 	name, keep = strings.ToLower(name), strings.ToLower(keep)
 	var holder amt.UUID
-	if _, err := tx.exec(ctx, "INSERT INTO name_holders (name, uuid, claimed_at) VALUES ($1, $2, {now}) ON CONFLICT (name) DO NOTHING", name, uuid); err != nil {
-		return holder, fmt.Errorf("name %s: %w", name, err)
+	// Whoever made the row, it is locked from here on.
+	err := tx.one(ctx, `INSERT INTO name_holders (name, uuid, claimed_at) VALUES ($1, $2, {now})
+		ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING uuid`, []any{name, uuid}, &holder)
+	if err == nil && holder != uuid {
+		err = tx.one(ctx, `UPDATE name_holders SET uuid = $2, claimed_at = {now} WHERE name = $1
+			AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uuid = name_holders.uuid AND NOT `+unnamed+`) RETURNING uuid`, []any{name, uuid}, &holder)
+		if errors.Is(err, ErrNotFound) {
+			return holder, nil
+		}
 	}
-	// The row is locked from here on, whoever made it.
-	if _, err := tx.exec(ctx, `UPDATE name_holders SET uuid = $2, claimed_at = {now} WHERE name = $1 AND uuid <> $2
-		AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uuid = name_holders.uuid AND NOT `+unnamed+`)`, name, uuid); err != nil {
+	if err != nil {
 		return holder, fmt.Errorf("name %s: %w", name, err)
-	}
-	if err := tx.one(ctx, "SELECT uuid FROM name_holders WHERE name = $1", []any{name}, &holder); err != nil {
-		return holder, fmt.Errorf("name %s: %w", name, err)
-	}
-	if holder != uuid {
-		return holder, nil
 	}
 	// Who had it before names had rows.
 	others, err := list(ctx, tx, func(s scanner) (u amt.UUID, err error) { return u, s.Scan(&u) },

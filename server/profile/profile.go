@@ -50,7 +50,8 @@ type Profile struct {
 
 	// HostName is a pattern: {uuid8}, {uuid}, {mac}, {serial} and {ip} are
 	// replaced; used when no name is known for the device. {uuid8} is the head
-	// of the UUID, or of its SHA-256 where a maker's heads are all the same.
+	// of the UUID, or of its SHA-256 where a maker's heads are all the same, and
+	// grows where another device has the name.
 	HostName string `json:"host_name" yaml:"host_name"`
 	// Domain is the DNS domain of the device's name; empty takes the suffix
 	// the device itself reports, then the certificate's domain.
@@ -120,7 +121,7 @@ func (p Profile) Validate() error {
 	if p.PasswordDays < 0 {
 		bad("password_days: want 0 (never) or more")
 	}
-	if _, err := expand(p.HostName, Facts{UUID: amt.UUID{1}, MAC: "00:11:22:33:44:55", Serial: "S", Address: netip.AddrFrom4([4]byte{192, 0, 2, 1})}); err != nil {
+	if _, err := expand(p.HostName, Facts{UUID: amt.UUID{1}, MAC: "00:11:22:33:44:55", Serial: "S", Address: netip.AddrFrom4([4]byte{192, 0, 2, 1})}, uuidDigits[0]); err != nil {
 		bad("host_name: %w", err)
 	}
 	return errors.Join(errs...)
@@ -157,24 +158,43 @@ type Facts struct {
 // FQDN is the name a device gets: host from the pattern, domain from the
 // profile, the device's suffix or the certificate, in that order.
 func (p Profile) FQDN(f Facts) (host, domain string, err error) {
-	host, err = expand(p.HostName, f)
+	hosts, domain, err := p.Names(f)
 	if err != nil {
-		return "", "", fmt.Errorf("profile %s: host_name: %w", p.Name, err)
+		return "", "", err
+	}
+	return hosts[0], domain, nil
+}
+
+// uuidDigits are how many digits of a UUID stand for {uuid8}, one after the other,
+// while another device has the shorter name.
+var uuidDigits = []int{8, 12, 16, 32}
+
+// Names are the names the pattern makes for a device, the one to take first and then
+// longer ones: of devices whose UUIDs begin alike each gets one of its own.
+func (p Profile) Names(f Facts) (hosts []string, domain string, err error) {
+	for _, n := range uuidDigits {
+		host, err := expand(p.HostName, f, n)
+		switch {
+		case err != nil && n == uuidDigits[0]:
+			return nil, "", fmt.Errorf("profile %s: host_name: %w", p.Name, err)
+		case err == nil && (len(hosts) == 0 || host != hosts[0]):
+			hosts = append(hosts, host)
+		}
 	}
 	for _, d := range []string{p.Domain, f.Suffix, f.CertificateDomain} {
 		if d = strings.Trim(strings.ToLower(d), ". "); d != "" {
-			return host, d, nil
+			return hosts, d, nil
 		}
 	}
-	return host, "", nil
+	return hosts, "", nil
 }
 
-func expand(pattern string, f Facts) (string, error) {
+func expand(pattern string, f Facts, digits int) (string, error) {
 	id := f.UUID.String()
 	var missing []string
 	out := pattern
 	for _, v := range []struct{ key, value string }{
-		{"{uuid8}", uuid8(f.UUID)}, {"{uuid}", id},
+		{"{uuid8}", uuidHead(f.UUID, digits)}, {"{uuid}", id},
 		{"{mac}", strings.NewReplacer(":", "", "-", "").Replace(strings.ToLower(f.MAC))},
 		{"{serial}", strings.ToLower(f.Serial)},
 		{"{ip}", strings.NewReplacer(".", "-", ":", "-").Replace(addr(f.Address))},
@@ -195,16 +215,16 @@ func expand(pattern string, f Facts) (string, error) {
 	return out, nil
 }
 
-// uuid8 is eight hexadecimal digits that tell machines apart: the first ones of
-// the UUID. Those of Dell's machines all spell DELL (SMBIOS, 44454c4c, with the
-// field turned round 4c4c4544), so theirs are of the UUID's SHA-256.
-func uuid8(u amt.UUID) string {
+// uuidHead is hexadecimal digits that tell machines apart: the first ones of the
+// UUID. Those of Dell's machines all spell DELL (SMBIOS, 44454c4c, with the field
+// turned round 4c4c4544), so theirs are of the UUID's SHA-256.
+func uuidHead(u amt.UUID, digits int) string {
 	id := u.String()
 	if head := id[:8]; head != "4c4c4544" && head != "44454c4c" {
-		return head
+		return strings.ReplaceAll(id, "-", "")[:digits]
 	}
 	sum := sha256.Sum256([]byte(id))
-	return hex.EncodeToString(sum[:4])
+	return hex.EncodeToString(sum[:])[:digits]
 }
 
 func addr(a netip.Addr) string {

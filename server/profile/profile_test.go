@@ -2,6 +2,7 @@ package profile
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,5 +85,36 @@ func TestFQDN(t *testing.T) {
 				t.Fatalf("got %s, %v; want %s", got, err, c.want)
 			}
 		})
+	}
+}
+
+// TestLongerNames: of devices whose UUIDs begin alike each finds a name of its own.
+func TestLongerNames(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pattern, uuid string
+		want          []string
+	}{
+		{"amt-{uuid8}", "11223344-5566-7788-99aa-bbccddeeff00", []string{"amt-11223344", "amt-112233445566", "amt-1122334455667788", "amt-112233445566778899aabbccddeeff00"}},
+		{"{uuid8}-pc", "44454c4c-4300-1044-8054-b4c04f4e4e32", nil}, // of its SHA-256
+		{"pc-{mac}", "11223344-5566-7788-99aa-bbccddeeff00", []string{"pc-01023fb09999"}},
+		{"a-name-that-is-so-long-already-that-no-more-fits-{uuid8}", "11223344-5566-7788-99aa-bbccddeeff00",
+			[]string{"a-name-that-is-so-long-already-that-no-more-fits-11223344", "a-name-that-is-so-long-already-that-no-more-fits-112233445566"}},
+	} {
+		u, err := amt.ParseUUID(c.uuid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := Default()
+		p.HostName = c.pattern
+		hosts, _, err := p.Names(Facts{UUID: u, MAC: "01-02-3f-b0-99-99"})
+		if err != nil || c.want != nil && !slices.Equal(hosts, c.want) || c.want == nil && len(hosts) != 4 {
+			t.Errorf("%s: %v, %v", c.pattern, hosts, err)
+		}
+		for _, h := range hosts {
+			if CheckLabel(h) != nil {
+				t.Errorf("%q is no host name", h)
+			}
+		}
 	}
 }

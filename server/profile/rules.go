@@ -278,7 +278,7 @@ func (r Rule) Validate() error {
 		}
 	}
 	if r.Assign.Pattern != "" {
-		if _, err := expand(r.Assign.Pattern, sample); err != nil {
+		if _, err := expand(r.Assign.Pattern, sample, uuidDigits[0]); err != nil {
 			bad("assign.pattern: %w", err)
 		}
 	}

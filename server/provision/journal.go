@@ -258,6 +258,18 @@ func (j *Journal) Sending(ctx context.Context, l Lease, steps []store.StepRecord
 	})
 }
 
+// Name is Config.Name, under the fence: who lost the device claims nothing for it.
+func (j *Journal) Name(ctx context.Context, l Lease, name, keep string) (holder amt.UUID, err error) {
+	err = j.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := tx.Renew(ctx, l.UUID, l.Fence, l.For); err != nil {
+			return err
+		}
+		holder, err = tx.ClaimName(ctx, l.UUID, name, keep)
+		return err
+	})
+	return holder, err
+}
+
 // Renew renews many leases in one transaction.
 func (j *Journal) Renew(ctx context.Context, leases []Lease) (lost []Lease, err error) {
 	err = j.DB.Write(ctx, func(tx *store.Tx) error {

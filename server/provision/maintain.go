@@ -134,8 +134,8 @@ var checkClock = Step{
 var checkName = Step{
 	Name:   "check_name",
 	Needed: func(r *Run) bool { return r.tasks.wants(TaskName) },
-	Done: func(_ context.Context, r *Run) (bool, error) {
-		if err := r.wantedName(); err != nil {
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		if err := r.wantedName(ctx); err != nil {
 			return false, err
 		}
 		if strings.EqualFold(r.Identity.HostName, r.host) && strings.EqualFold(r.Identity.DomainName, r.domain) {
@@ -157,9 +157,9 @@ var checkName = Step{
 
 // wantedName decides the name without recording it: the device has it only
 // after it was told.
-func (r *Run) wantedName() error {
+func (r *Run) wantedName(ctx context.Context) error {
 	host, domain := r.facts.HostName, r.facts.Domain
-	err := r.nameDevice()
+	err := r.nameDevice(ctx)
 	r.facts.HostName, r.facts.Domain = host, domain
 	return err
 }
@@ -181,7 +181,7 @@ var checkTLS = Step{
 	Name:   "check_tls",
 	Needed: func(r *Run) bool { return wantsTLS(r) && (r.tasks.wants(TaskCert) || r.tasks.wants(TaskTLS)) },
 	Done: func(ctx context.Context, r *Run) (bool, error) {
-		if err := r.wantedName(); err != nil {
+		if err := r.wantedName(ctx); err != nil {
 			return false, err
 		}
 		if err := r.readMaterial(ctx); err != nil {

@@ -48,6 +48,7 @@ type Step struct {
 var adminControl = []Step{
 	readIdentity,
 	proveIdentity,
+	claimName, // a device that may not have its name hears nothing
 	extendWindow,
 	setClock, // before anything that needs the time: TLS and commit do
 	setMEBxPassword,

@@ -214,6 +214,12 @@ type Config struct {
 	// Realm finds another device that has this digest realm, zero for none, and
 	// writes it down; nil does not look.
 	Realm func(ctx context.Context, d store.Device, runID int64, realm string) (amt.UUID, error)
+	// Name gives a device a name that no other has and says who has it then; keep is
+	// the one it bears until it is told. nil gives every name.
+	Name func(ctx context.Context, l Lease, name, keep string) (holder amt.UUID, err error)
+	// ServesDomain reports whether devices may be called by names in a domain; nil
+	// takes any.
+	ServesDomain func(domain string) bool
 	// Trusted lists names of consoles that a device may have been told by a version
 	// of its profile; nil knows none but the profile's own.
 	Trusted func(ctx context.Context, d store.Device, profile string) ([]string, error)
