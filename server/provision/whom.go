@@ -151,10 +151,11 @@ func onlyInSetup(c store.Credential) bool {
 // showsToBe reports whether a peer is the device that went through the set-up
 // which a password descends from.
 func (r *Run) showsToBe(c store.Credential, p session.Peer) bool {
-	if c.Setup == 0 {
+	list := r.proofs(c)
+	if len(list) == 0 {
 		return r.showedBefore(c, p)
 	}
-	return slices.ContainsFunc(r.proofs(c), func(have store.Proof) bool { return proves(p, have) })
+	return slices.ContainsFunc(list, func(have store.Proof) bool { return proves(p, have) })
 }
 
 func proves(p session.Peer, have store.Proof) bool {
@@ -169,8 +170,8 @@ func proves(p session.Peer, have store.Proof) bool {
 	return false
 }
 
-// showedBefore stands in for the proofs that a row of an earlier release lacks:
-// the certificate the device showed at its last contact, the one to which the
+// showedBefore stands in for the proofs that are missing where a node of an earlier
+// release stored the password, or took the device through its set-up: the certificate the device showed at its last contact, the one to which the
 // password was sent, or, while its set-up is not verified, one that our device CA
 // made for this name in the hour of that set-up.
 func (r *Run) showedBefore(c store.Credential, p session.Peer) bool {
