@@ -17,7 +17,7 @@ const deviceColumns = `uuid, lifecycle, reason, detail, device_mode, health, amt
 	suffix, mac, serial, smbios_uuid, secure_dns, address, profile, profile_version, trust_table, certificate, tls_version,
 	peer_fingerprint, tags, approved, first_seen, last_seen, provisioned_at, last_contact, window_until, next_retry,
 	device_cert_not_after, password_changed_at, attempts, hello_count, hello_retry, admin_flag, fence, owner, lease_until,
-	generation, record, assigned_profile, peer_verified, vouched, peer_seen, signed`
+	generation, record, assigned_profile, peer_verified, vouched, peer_seen, signed, heard_from, address_by, agent_address, good_address, claim_due`
 
 func (d *Device) dest() []any {
 	return []any{&d.UUID, &d.Lifecycle, &d.Reason, &d.Detail, &d.DeviceMode, &d.Health, versionOf{&d.Version}, &d.SKU,
@@ -26,7 +26,8 @@ func (d *Device) dest() []any {
 		jsonOf{&d.Tags}, &d.Approved, timeOf{&d.FirstSeen}, timeOf{&d.LastSeen}, timeOf{&d.ProvisionedAt},
 		timeOf{&d.LastContact}, timeOf{&d.WindowUntil}, timeOf{&d.NextRetry}, timeOf{&d.DeviceCertNotAfter},
 		timeOf{&d.PasswordChangedAt}, &d.Attempts, &d.HelloCount, &d.HelloRetry, &d.AdminFlag, &d.Fence, &d.Owner,
-		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen, &d.Signed}
+		timeOf{&d.LeaseUntil}, &d.Generation, jsonOf{&d.Record}, &d.AssignedProfile, &d.PeerVerified, &d.Vouched, &d.PeerSeen, &d.Signed,
+		addrOf{&d.HeardFrom}, &d.AddressBy, addrOf{&d.AgentAddress}, addrOf{&d.GoodAddress}, timeOf{&d.ClaimDue}}
 }
 
 func (tx *Tx) scanDevice(s scanner) (Device, error) {
@@ -357,6 +358,11 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 		c.add("address = ?", *f.Address)
 		c.add("address_key = ?", addressKey(*f.Address))
 	}
+	set(c, "address_by", f.AddressBy)
+	set(c, "agent_address", f.AgentAddress)
+	set(c, "good_address", f.GoodAddress)
+	set(c, "claim_due", f.ClaimDue)
+	set(c, "trust_table", f.TrustTable)
 	set(c, "profile", f.Profile)
 	set(c, "profile_version", f.ProfileVersion)
 	set(c, "certificate", f.Certificate)
@@ -399,7 +405,7 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 	return nil
 }
 
-func set[T string | bool | int | time.Time | []byte | json.RawMessage](c *clause, column string, v *T) {
+func set[T string | bool | int | int64 | time.Time | []byte | json.RawMessage | netip.Addr | AddressBy](c *clause, column string, v *T) {
 	if v != nil {
 		c.add(column+" = ?", *v)
 	}

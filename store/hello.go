@@ -3,9 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -13,120 +11,17 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// SeeHello writes down that a device said hello: one row in the list of
-// hellos, its hash list once per distinct list, and the device's own row. It
-// decides nothing. A new device is discovered; an old one keeps its lifecycle.
-// On Postgres it is one round trip once the hash list is known.
+// SeeHello writes down a hello that is the device's own word. It decides nothing
+// else: a new device is discovered; an old one keeps its lifecycle.
 func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, error) {
-	table, err := tx.trustTable(ctx, h.Hashes)
-	if err != nil {
-		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
-	}
-	addr := h.Address
-	if !addr.IsValid() {
-		addr = h.From.Addr()
-	}
-	addr = addr.Unmap().WithZone("")
-	seen := sighting{hello: h, addr: addr, table: table}
-	if tx.pg != nil {
-		err = seen.postgres(ctx, tx)
-	} else {
-		err = seen.sqlite(ctx, tx)
-	}
-	if err != nil {
-		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
-	}
-	tx.settle(&seen.old)
-	old := seen.old
-	if seen.fresh && seen.count > 1 {
-		// Two first hellos at the same moment: the other's row is there now.
-		d, err := tx.Device(ctx, h.UUID)
-		return d, SeenBefore{Known: true, Previous: d}, err
-	}
-	d := old
-	if seen.fresh {
-		d = Device{UUID: h.UUID, Lifecycle: Discovered}
-	}
-	if d.FirstSeen.IsZero() {
-		d.FirstSeen = seen.at
-	}
-	d.Address, d.TrustTable, d.HelloRetry, d.AdminFlag = addr, table, h.Retry, h.AdminSet
-	d.LastSeen, d.HelloCount = seen.at, seen.count
-	if seen.fresh {
-		return d, SeenBefore{}, nil
-	}
-	return d, SeenBefore{Known: true, Previous: old, TrustTableChanged: old.TrustTable != table, AddressChanged: old.Address != addr}, nil
-}
-
-// A sighting is what the two engines find out each in its own way.
-type sighting struct {
-	hello SeenHello
-	addr  netip.Addr
-	table int64
-
-	old   Device
-	fresh bool
-	at    time.Time
-	count int
-}
-
-const insertHello = `INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, `
-
-func (s *sighting) record() []any {
-	h := s.hello
-	return []any{h.UUID, h.From, h.Local, h.Via, h.Peer, int64(h.Version), h.Retry, h.AdminSet, h.PID, s.table, h.Trailing, h.Raw}
-}
-
-// postgres sends all at once; two first hellos at the same moment meet in the
-// upsert.
-func (s *sighting) postgres(ctx context.Context, tx *Tx) error {
-	h := s.hello
-	at, atRecord := "{now}", "{now})"
-	upsert := []any{h.UUID, s.addr, addressKey(s.addr), s.table, h.Retry, h.AdminSet}
-	record := s.record()
-	if !h.At.IsZero() {
-		at, atRecord = "$7", "$13)"
-		upsert, record = append(upsert, h.At), append(record, h.At)
-	}
-	return tx.pipeline(ctx,
-		statement{q: "SELECT " + deviceColumns + " FROM devices WHERE uuid = $1 {lock}", args: []any{h.UUID}, dest: s.old.dest(), missing: &s.fresh},
-		statement{q: `INSERT INTO devices (uuid, address, address_key, trust_table, hello_retry, admin_flag, first_seen, last_seen, hello_count)
-			VALUES ($1, $2, $3, $4, $5, $6, ` + at + `, ` + at + `, 1)
-			ON CONFLICT (uuid) DO UPDATE SET address = excluded.address, address_key = excluded.address_key, trust_table = excluded.trust_table,
-				hello_retry = excluded.hello_retry, admin_flag = excluded.admin_flag, last_seen = excluded.last_seen,
-				first_seen = coalesce(devices.first_seen, excluded.first_seen), hello_count = devices.hello_count + 1
-			RETURNING hello_count, last_seen`, args: upsert, dest: []any{&s.count, timeOf{&s.at}}},
-		statement{q: insertHello + atRecord, args: record},
-	)
-}
-
-// sqlite has one writer, so what was read is still so when it is written.
-func (s *sighting) sqlite(ctx context.Context, tx *Tx) error {
-	h := s.hello
-	s.at = tx.now
-	if !h.At.IsZero() {
-		s.at = millis(h.At)
-	}
-	var row int64
-	err := tx.one(ctx, "SELECT rowid, "+deviceColumns+" FROM devices WHERE uuid = $1", []any{h.UUID}, append([]any{&row}, s.old.dest()...)...)
-	args := []any{nil, s.addr, addressKey(s.addr), s.table, h.Retry, h.AdminSet, s.at}
-	switch {
-	case err == nil:
-		s.count = s.old.HelloCount + 1
-		args[0] = row
-		_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, trust_table = $4, hello_retry = $5, admin_flag = $6,
-			last_seen = $7, first_seen = coalesce(first_seen, $7), hello_count = hello_count + 1 WHERE rowid = $1`, args...)
-	case errors.Is(err, ErrNotFound):
-		s.fresh, s.count = true, 1
-		args[0] = h.UUID
-		_, err = tx.exec(ctx, `INSERT INTO devices (uuid, address, address_key, trust_table, hello_retry, admin_flag, first_seen, last_seen, hello_count)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1)`, args...)
-	}
+	met, err := tx.Meet(ctx, []SeenHello{h})
 	if err == nil {
-		_, err = tx.exec(ctx, insertHello+"$13)", append(s.record(), s.at)...)
+		err = tx.Record(ctx, []Heard{{Sight: met[0]}})
 	}
-	return err
+	if err != nil {
+		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
+	}
+	return met[0].Device, met[0].Before, nil
 }
 
 // Hellos lists a device's hellos, newest first.
@@ -137,6 +32,20 @@ func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloReco
 		return h, err
 	}, `SELECT id, uuid, at, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw
 		FROM hellos WHERE uuid = $1 ORDER BY id DESC LIMIT $2`, uuid, page(limit))
+}
+
+// WasSent reports whether a device was sent a password that it may hold.
+func (tx *Tx) WasSent(ctx context.Context, uuid amt.UUID) (bool, error) {
+	var n int
+	err := tx.one(ctx, "SELECT count(*) FROM credentials WHERE uuid = $1 AND sent_at IS NOT NULL", []any{uuid}, &n)
+	return n > 0, err
+}
+
+// Claimed lists devices that somebody claims from elsewhere and that nobody works
+// on, those that wait longest first.
+func (tx *Tx) Claimed(ctx context.Context, limit int) ([]Device, error) {
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE claim_due IS NOT NULL AND claim_due <= {now}
+		AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running')) ORDER BY claim_due LIMIT $1`, page(limit))
 }
 
 // TrustHashes gives a hash list in the order the device sent it. The list of a

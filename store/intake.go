@@ -14,23 +14,30 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// Many hellos at once take the road of SeeHello in two halves: Meet reads what
-// is known of all their devices, Record writes all of them down together with
-// what was decided in between. The number of statements does not grow with the
-// number of hellos on Postgres, and on SQLite each row is written once.
+// Hellos are recorded in two halves: Meet reads what is known of their devices,
+// Record writes all of them down together with what was decided in between. The
+// number of statements does not grow with the number of hellos on Postgres, and
+// on SQLite each row is written once.
 
-// A Sight is one hello's device as the hello leaves it, and what was known before.
+// A Sight is one hello's device as the hello leaves it when it is believed, and
+// what was known before.
 type Sight struct {
 	Device Device
 	Before SeenBefore
 
 	hello SeenHello
+	table int64 // of the hashes it brought
 	row   int64 // SQLite's, 0: there is none yet
 }
 
 // A Heard is a hello and what follows from it.
 type Heard struct {
 	Sight
+	// Stray: it is not the device's word. Only that it was heard is kept: no
+	// address, no hash list, nothing that it says of the device.
+	Stray bool
+	// Claim: the device is to be called, to see whether it is still where it was.
+	Claim       bool
 	WindowUntil   time.Time // zero: as it was
 	FQDN, Profile string    // what the device shall have
 	Move          *Transition
@@ -89,7 +96,7 @@ func (tx *Tx) tables(ctx context.Context, all []Sight) error {
 		}
 		digest := trustDigest(h)
 		if id, ok := tx.db.trust.get(digest); ok {
-			all[i].Device.TrustTable = id
+			all[i].table = id
 		} else {
 			missing = append(missing, fresh{digest, i})
 		}
@@ -97,21 +104,21 @@ func (tx *Tx) tables(ctx context.Context, all []Sight) error {
 	slices.SortFunc(missing, func(a, b fresh) int { return slices.Compare(a.digest[:], b.digest[:]) })
 	for n, m := range missing {
 		if n > 0 && m.digest == missing[n-1].digest {
-			all[m.i].Device.TrustTable = all[missing[n-1].i].Device.TrustTable
+			all[m.i].table = all[missing[n-1].i].table
 			continue
 		}
 		id, err := tx.trustTable(ctx, all[m.i].hello.Hashes)
 		if err != nil {
 			return fmt.Errorf("hello of %s: %w", all[m.i].hello.UUID, err)
 		}
-		all[m.i].Device.TrustTable = id
+		all[m.i].table = id
 	}
 	return nil
 }
 
-// arrive works out the device as the hello leaves it.
+// arrive works out the device as the hello leaves it when it is believed.
 func (s *Sight) arrive(tx *Tx) {
-	h, old, table := s.hello, s.Before.Previous, s.Device.TrustTable
+	h, old := s.hello, s.Before.Previous
 	addr := h.Address
 	if !addr.IsValid() {
 		addr = h.From.Addr()
@@ -129,11 +136,34 @@ func (s *Sight) arrive(tx *Tx) {
 		d.FirstSeen = d.LastSeen
 	}
 	d.HelloCount++
-	d.Address, d.TrustTable, d.HelloRetry, d.AdminFlag = addr, table, h.Retry, h.AdminSet
+	d.HeardFrom = addr
+	if d.Address != addr {
+		d.Address, d.AddressBy = addr, ByHello
+	}
+	if h.Via == "agent" && h.Named {
+		d.AddressBy = ByAgent
+	}
+	d.TrustTable, d.HelloRetry, d.AdminFlag = s.table, h.Retry, h.AdminSet
+	if h.Version == 0 && h.Via == "agent" {
+		d.TrustTable, d.HelloRetry, d.AdminFlag = old.TrustTable, old.HelloRetry, old.AdminFlag // no word of the firmware
+	}
 	s.Device = d
 	if s.Before.Known {
-		s.Before.TrustTableChanged, s.Before.AddressChanged = old.TrustTable != table, old.Address != addr
+		s.Before.TrustTableChanged, s.Before.AddressChanged = old.TrustTable != d.TrustTable, old.Address != addr
 	}
+}
+
+// kept is the device's row as the hello leaves it.
+func (h Heard) kept(tx *Tx) Device {
+	d := h.Device
+	if h.Stray {
+		d = h.Before.Previous
+		d.UUID, d.FirstSeen, d.LastSeen, d.HelloCount, d.HeardFrom = h.Device.UUID, h.Device.FirstSeen, h.Device.LastSeen, h.Device.HelloCount, h.Device.HeardFrom
+	}
+	if h.Claim && d.ClaimDue.IsZero() {
+		d.ClaimDue = millis(tx.Now())
+	}
+	return d
 }
 
 // Record writes hellos down that Meet saw in this transaction, and what follows
@@ -185,36 +215,39 @@ func (h Heard) born() (Lifecycle, string, string, time.Time) {
 }
 
 const (
-	insertDevice = `INSERT INTO devices (uuid, address, address_key, trust_table, hello_retry, admin_flag, first_seen, last_seen,
+	insertDevice = `INSERT INTO devices (uuid, address, address_key, address_by, heard_from, trust_table, hello_retry, admin_flag, first_seen, last_seen,
 		hello_count, window_until, fqdn, profile, lifecycle, reason, detail, next_retry`
 	insertEvent = "INSERT INTO events (at, uuid, run_id, name, reason, detail, actor, data) "
+	insertHello = "INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at) "
 )
 
 func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
 	for _, h := range heard {
-		d := h.Device
+		d, old := h.kept(tx), h.Before.Previous
 		var err error
 		switch {
 		case !h.Before.Known:
 			to, code, detail, retry := h.born()
-			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1, $8, $9, $10, $11, $12, $13, $14, $15)",
-				d.UUID, d.Address, addressKey(d.Address), d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen, h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry, hourOf(d.LastSeen))
-		case h.Before.TrustTableChanged, h.Before.AddressChanged, hourOf(h.Before.Previous.LastSeen) != hourOf(d.LastSeen):
+			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1, $10, $11, $12, $13, $14, $15, $16, $17)",
+				d.UUID, d.Address, addressKey(d.Address), d.AddressBy, d.HeardFrom, d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen, h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry, hourOf(d.LastSeen))
+		case old.TrustTable != d.TrustTable, old.Address != d.Address, hourOf(old.LastSeen) != hourOf(d.LastSeen), !old.ClaimDue.Equal(d.ClaimDue):
 			_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, hello_retry = $4, admin_flag = $5, last_seen = $6,
-				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9, seen_hour = $10 WHERE rowid = $1`,
-				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable, hourOf(d.LastSeen))
+				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9, seen_hour = $10,
+				address_by = $11, heard_from = $12, claim_due = $13 WHERE rowid = $1`,
+				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable, hourOf(d.LastSeen), d.AddressBy, d.HeardFrom, d.ClaimDue)
 		default: // no index has anything to do with what changes
 			_, err = tx.exec(ctx, `UPDATE devices SET hello_retry = $2, admin_flag = $3, last_seen = $4,
-				first_seen = $5, hello_count = hello_count + 1, window_until = coalesce($6, window_until) WHERE rowid = $1`,
-				h.row, d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil)
+				first_seen = $5, hello_count = hello_count + 1, window_until = coalesce($6, window_until), address_by = $7, heard_from = $8 WHERE rowid = $1`,
+				h.row, d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.AddressBy, d.HeardFrom)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	for _, h := range heard {
-		s := sighting{hello: h.hello, table: h.Device.TrustTable}
-		if _, err := tx.exec(ctx, insertHello+"$13)", append(s.record(), h.Device.LastSeen)...); err != nil {
+		s := h.hello
+		if _, err := tx.exec(ctx, insertHello+"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+			s.UUID, s.From, s.Local, s.Via, s.Peer, int64(s.Version), s.Retry, s.AdminSet, s.PID, h.table, s.Trailing, s.Raw, h.Device.LastSeen); err != nil {
 			return err
 		}
 	}
@@ -239,12 +272,12 @@ func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
 func (tx *Tx) recordPostgres(ctx context.Context, heard []Heard) error {
 	var born, known, said, events columns
 	for _, h := range heard {
-		d, s := h.Device, h.hello
+		d, s := h.kept(tx), h.hello
 		if h.Before.Known {
-			known.row(d.UUID.String(), d.Address.String(), addressKey(d.Address), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil))
+			known.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil), tx.stamp(d.ClaimDue))
 		} else {
 			to, code, detail, retry := h.born()
-			born.row(d.UUID.String(), d.Address.String(), addressKey(d.Address), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail, tx.stamp(retry))
+			born.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail, tx.stamp(retry))
 			if m := h.Move; m != nil {
 				data, err := m.data()
 				if err != nil {
@@ -253,24 +286,23 @@ func (tx *Tx) recordPostgres(ctx context.Context, heard []Heard) error {
 				events.row(m.UUID.String(), m.RunID, m.Event, string(m.Reason), m.Detail, m.Actor, data)
 			}
 		}
-		said.row(s.UUID.String(), portString(s.From), portString(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID, d.TrustTable, bytesOrNull(s.Trailing), bytesOrNull(s.Raw), tx.stamp(d.LastSeen))
+		said.row(s.UUID.String(), portString(s.From), portString(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID, h.table, bytesOrNull(s.Trailing), bytesOrNull(s.Raw), tx.stamp(d.LastSeen))
 	}
 	var all []statement
 	var fresh int64
 	if born.n > 0 {
-		all = append(all, statement{q: `WITH born AS (` + insertDevice + `) SELECT u, a, k, t, r, f, s, s, 1, w, n, p, l, c, d, x
-			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::timestamptz[], $8::timestamptz[],
-				$9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::timestamptz[]) AS v (u, a, k, t, r, f, s, w, n, p, l, c, d, x)
+		all = append(all, statement{q: `WITH born AS (` + insertDevice + `) SELECT u, a, k, b, h, t, r, f, s, s, 1, w, n, p, l, c, d, x
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::boolean[], $9::timestamptz[], $10::timestamptz[],
+				$11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::timestamptz[]) AS v (u, a, k, b, h, t, r, f, s, w, n, p, l, c, d, x)
 			ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*) FROM born`, args: born.args, dest: []any{&fresh}})
 	}
 	if known.n > 0 {
-		all = append(all, statement{q: `UPDATE devices SET address = v.a, address_key = v.k, trust_table = v.t, hello_retry = v.r, admin_flag = v.f,
-				last_seen = v.s, first_seen = v.b, hello_count = hello_count + 1, window_until = coalesce(v.w, window_until)
-			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
-				AS v (u, a, k, t, r, f, s, b, w) WHERE uuid = v.u`, args: known.args})
+		all = append(all, statement{q: `UPDATE devices SET address = v.a, address_key = v.k, address_by = v.y, heard_from = v.h, trust_table = v.t, hello_retry = v.r,
+				admin_flag = v.f, last_seen = v.s, first_seen = v.b, hello_count = hello_count + 1, window_until = coalesce(v.w, window_until), claim_due = v.c
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::boolean[], $9::timestamptz[], $10::timestamptz[],
+				$11::timestamptz[], $12::timestamptz[]) AS v (u, a, k, y, h, t, r, f, s, b, w, c) WHERE uuid = v.u`, args: known.args})
 	}
-	all = append(all, statement{q: `INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at)
-		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::boolean[], $9::text[],
+	all = append(all, statement{q: insertHello + `SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::boolean[], $9::text[],
 			$10::bigint[], $11::bytea[], $12::bytea[], $13::timestamptz[])`, args: said.args})
 	if events.n > 0 {
 		all = append(all, statement{q: insertEvent + `SELECT {now}, * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[])`, args: events.args})
@@ -456,4 +488,14 @@ func (a Authorisations) For(d Device) (AuthorisedDevice, error) {
 		return best, fmt.Errorf("who authorised %s: %w", d.UUID, ErrNotFound)
 	}
 	return best, nil
+}
+
+// Networks gives the entries that name a network of an address.
+func (a Authorisations) Networks(at netip.Addr) (ids []int64) {
+	for _, e := range a.networks {
+		if p, err := netip.ParsePrefix(e.Value); err == nil && p.Contains(at) {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
 }

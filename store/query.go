@@ -194,8 +194,6 @@ type statement struct {
 	q    string
 	args []any
 	dest []any
-	// missing takes note that there was no row.
-	missing *bool
 }
 
 // pipeline runs statements one after the other; on Postgres in one round trip.
@@ -208,7 +206,7 @@ func (tx *Tx) pipeline(ctx context.Context, all ...statement) error {
 			} else {
 				err = tx.one(ctx, s.q, s.args, s.dest...)
 			}
-			if err = s.settle(err); err != nil {
+			if err != nil {
 				return err
 			}
 		}
@@ -228,19 +226,11 @@ func (tx *Tx) pipeline(ctx context.Context, all ...statement) error {
 		} else {
 			err = noRows(res.QueryRow().Scan(s.dest...))
 		}
-		if err = s.settle(kind(err)); err != nil {
+		if err = kind(err); err != nil {
 			return err
 		}
 	}
 	return res.Close()
-}
-
-func (s statement) settle(err error) error {
-	if s.missing != nil && errors.Is(err, ErrNotFound) {
-		*s.missing = true
-		return nil
-	}
-	return err
 }
 
 // touched makes an error of a statement that met no row.

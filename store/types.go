@@ -62,7 +62,11 @@ type Device struct {
 	SMBIOSUUID string // when it differs from UUID
 	SecureDNS  bool   // Suffix is fixed in MEBx rather than from DHCP
 
-	Address         netip.Addr // where the last hello came from; an attribute, never an identity
+	Address         netip.Addr // where it is called: where it is believed to be; an attribute, never an identity
+	AddressBy       AddressBy  // whose word that is
+	HeardFrom       netip.Addr // where the last hello under its UUID came from, whoever sent it
+	AgentAddress    netip.Addr // where its agent says it is, until somebody has answered there
+	GoodAddress     netip.Addr // where a machine with its key answered last
 	Profile         string     // what it was made into, or will be
 	ProfileVersion  int        // 0 unknown: not looked at since it is kept
 	AssignedProfile string     // what a person gave this very device; goes before lists and rules
@@ -78,6 +82,7 @@ type Device struct {
 
 	FirstSeen, LastSeen, ProvisionedAt, LastContact, WindowUntil time.Time
 	NextRetry, DeviceCertNotAfter, PasswordChangedAt             time.Time
+	ClaimDue                                                     time.Time // somebody says hello in its name elsewhere: it is called from then on
 
 	Attempts   int
 	HelloCount int
@@ -93,6 +98,19 @@ type Device struct {
 	Signed []byte // the row's MAC, while it is read: empty in a device that the store hands out
 }
 
+// AddressBy says whose word a device's address is. A hello is nobody's word:
+// whoever reaches the hello port can send one.
+type AddressBy string
+
+const (
+	ByHello    AddressBy = ""
+	ByImport   AddressBy = "import"
+	ByOperator AddressBy = "operator"
+	ByAgent    AddressBy = "agent"
+	ByDNS      AddressBy = "dns"     // its name led there, and a machine with its key answered
+	ByContact  AddressBy = "contact" // a machine with its key answered there
+)
+
 // DeviceFacts is what may be learnt about a device; nil leaves a field alone.
 type DeviceFacts struct {
 	DeviceMode, Health                             *string
@@ -100,7 +118,9 @@ type DeviceFacts struct {
 	SKU, Realm, HostName, Domain, FQDN, Suffix     *string
 	MAC, Serial, SMBIOSUUID                        *string
 	SecureDNS                                      *bool
-	Address                                        *netip.Addr
+	Address, AgentAddress, GoodAddress             *netip.Addr
+	TrustTable                                     *int64
+	AddressBy                                      *AddressBy
 	Profile, AssignedProfile                       *string
 	ProfileVersion                                 *int
 	Certificate, TLSVersion, PeerVerified          *string
@@ -109,6 +129,7 @@ type DeviceFacts struct {
 	Approved                                       *bool
 	ProvisionedAt, LastContact, WindowUntil        *time.Time
 	NextRetry, DeviceCertNotAfter, PasswordChanged *time.Time
+	ClaimDue                                       *time.Time
 	Attempts                                       *int
 	Generation                                     *int
 	Record                                         *json.RawMessage
@@ -149,6 +170,7 @@ type SeenHello struct {
 	At          time.Time // zero: the database's clock
 	From, Local netip.AddrPort
 	Address     netip.Addr // where to connect back to; zero: From's address
+	Named       bool       // an agent named that address
 	Via         string     // plain, relay, agent
 	Peer        string     // subject of the client certificate
 	FQDN        string     // claimed by an authenticated request
@@ -166,7 +188,7 @@ type SeenBefore struct {
 	Known             bool
 	Previous          Device
 	TrustTableChanged bool
-	AddressChanged    bool
+	AddressChanged    bool // also when no address was known
 }
 
 // HelloRecord is one row of the append-only list of hellos.
@@ -229,7 +251,7 @@ type EventFilter struct {
 type Run struct {
 	ID          int64
 	UUID        amt.UUID
-	Kind        string // provision, maintain, unprovision, rotate
+	Kind        string // provision, maintain, unprovision, rotate, probe
 	Trigger     string // hello, timer, api
 	State       string // queued, running, done, failed, cancelled
 	Attempt     int

@@ -73,10 +73,11 @@ type Hello struct {
 // Result is what became of a hello: the label of provisiond_hello_received_total.
 type Result string
 
-// The first four are a Handler's to give; the rest are the listener's own.
+// The first five are a Handler's to give; the rest are the listener's own.
 const (
 	Accepted      Result = "accepted"
 	Duplicate     Result = "duplicate"
+	Updated       Result = "updated" // an agent said where a device under management is; an answer of 200
 	DeniedNetwork Result = "denied_network"
 	DeniedDevice  Result = "denied_device" // also: a TLS peer that did not prove itself, a plain hello where plain is off
 	Malformed     Result = "malformed"

@@ -157,7 +157,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result, err := s.deliver(a.c, h)
-	if result != Accepted && result != Duplicate {
+	if result != Accepted && result != Duplicate && result != Updated {
 		why := "policy does not admit this device"
 		if err != nil {
 			why = "it could not be stored; send it again"
@@ -166,7 +166,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusAccepted)
+	if result != Updated { // that is done; the others are begun
+		w.WriteHeader(http.StatusAccepted)
+	}
 	_ = json.NewEncoder(w).Encode(map[string]Result{"result": result}) // fails when the agent has gone
 }
 

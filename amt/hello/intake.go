@@ -112,7 +112,7 @@ func (s *Server) deliver(c *conn, h Hello) (Result, error) {
 	s.metrics.persist.Observe(took.Seconds())
 	s.metrics.received[r].Inc()
 	switch r {
-	case Accepted, Duplicate:
+	case Accepted, Duplicate, Updated:
 		s.metrics.last.Set(float64(now.UnixMilli()) / 1000)
 		if e := s.log.Check(zap.DebugLevel, "hello"); e != nil {
 			e.Write(zap.Stringer("uuid", h.UUID), zap.Stringer("from", h.From), zap.String("via", string(h.Via)),
@@ -142,7 +142,7 @@ func (s *Server) call(h Hello) (r Result, err error) {
 		return StoreError, err
 	}
 	switch r {
-	case Accepted, Duplicate, DeniedNetwork, DeniedDevice:
+	case Accepted, Duplicate, Updated, DeniedNetwork, DeniedDevice:
 		return r, nil
 	}
 	return StoreError, fmt.Errorf("the hello handler answered %q, which is no result of its", r)

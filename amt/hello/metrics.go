@@ -36,7 +36,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Unix time of the last hello that was accepted or repeated a known one; 0 before the first.",
 		}),
 	}
-	for _, r := range []Result{Accepted, Duplicate, Malformed, DeniedNetwork, DeniedDevice, RateLimited, Overload, StoreError} {
+	for _, r := range []Result{Accepted, Duplicate, Updated, Malformed, DeniedNetwork, DeniedDevice, RateLimited, Overload, StoreError} {
 		m.received[r] = received.WithLabelValues(string(r))
 	}
 	if reg != nil {

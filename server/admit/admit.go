@@ -20,6 +20,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/queue"
@@ -147,35 +148,45 @@ func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result
 
 // alone decides about one hello in a transaction of its own.
 func (a *Admitter) alone(ctx context.Context, h hello.Hello) (hello.Result, error) {
-	var d Decision
-	var dev store.Device
-	err := a.DB.Write(ctx, func(tx *store.Tx) error {
-		var before store.SeenBefore
-		var err error
-		dev, before, err = tx.SeeHello(ctx, seen(h))
+	var m member
+	for again := false; ; again = true {
+		err := a.DB.Write(ctx, func(tx *store.Tx) error {
+			met, err := tx.Meet(ctx, []store.SeenHello{seen(h)})
+			if err != nil {
+				return fmt.Errorf("record the hello: %w", err)
+			}
+			m.dev = met[0].Device
+			if m.decision, err = a.decideTx(ctx, tx, h, met[0]); err != nil {
+				return err
+			}
+			d := m.decision
+			bare := Decision{Stray: d.Stray, Claim: d.Claim, Word: d.Word} // the rest is carryOut's
+			if err := tx.Record(ctx, []store.Heard{a.waits(a.Policy(), met[0], h, bare, tx)}); err != nil {
+				return err
+			}
+			if err := a.heard(ctx, tx, h); err != nil {
+				return err
+			}
+			return a.carryOut(ctx, tx, m.dev, met[0].Before, "hello", d)
+		})
+		if errors.Is(err, store.ErrConflict) && !again {
+			continue // another node met the new device first
+		}
 		if err != nil {
-			return fmt.Errorf("record the hello: %w", err)
+			return "", err
 		}
-		d, err = a.decideTx(ctx, tx, h, dev, before)
-		if err != nil {
-			return err
-		}
-		if err := a.heard(ctx, tx, h, dev, before); err != nil {
-			return err
-		}
-		return a.carryOut(ctx, tx, dev, "hello", d)
-	})
-	if err != nil {
-		return "", err
+		a.say(m.dev, m.decision)
+		return m.decision.Result, nil
 	}
-	a.say(dev, d)
-	return d.Result, nil
 }
 
 // say counts and logs a decision that is durable.
 func (a *Admitter) say(dev store.Device, d Decision) {
 	if d.Alarm != "" {
 		a.Metrics.alarms.WithLabelValues(string(d.Alarm)).Inc()
+	}
+	if d.Stray != "" {
+		a.Metrics.strays.WithLabelValues(string(d.Stray)).Inc()
 	}
 	if d.Event != "" {
 		a.Log.Info("hello."+d.Event, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address),
@@ -188,7 +199,7 @@ func (a *Admitter) say(dev store.Device, d Decision) {
 
 func seen(h hello.Hello) store.SeenHello {
 	s := store.SeenHello{
-		UUID: h.UUID, At: h.At, From: h.From, Local: h.Local, Address: h.Address, Via: string(h.Via), Peer: h.Peer, FQDN: h.FQDN,
+		UUID: h.UUID, At: h.At, From: h.From, Local: h.Local, Address: h.Address, Named: h.Address.IsValid(), Via: string(h.Via), Peer: h.Peer, FQDN: h.FQDN,
 		Version: h.Version, Retry: h.RetryCount, AdminSet: h.AdminCredentialsSet, PID: h.PID, Hashes: h.Hashes, Trailing: h.Trailing,
 	}
 	if !s.Address.IsValid() {
@@ -201,9 +212,10 @@ func seen(h hello.Hello) store.SeenHello {
 }
 
 // decideTx gathers what decide needs to know from the store.
-func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, before store.SeenBefore) (Decision, error) {
+func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, s store.Sight) (Decision, error) {
+	dev := s.Device
 	q, failed := a.question(ctx, factsOf(tx), h, dev, nil)
-	q.Before = before
+	q.Before = s.Before
 	switch run, err := tx.LiveRun(ctx, dev.UUID); {
 	case err == nil:
 		q.Live = &run
@@ -241,10 +253,13 @@ func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev st
 	q := Question{Policy: a.Policy(), Hello: h, Device: dev, Before: store.SeenBefore{Known: true, Previous: dev}, Now: tx.Now()}
 	q.Twin = func() string {
 		recent, err := tx.Hellos(ctx, dev.UUID, 16)
-		if !note(err) || len(recent) < 2 {
+		if !note(err) {
 			return ""
 		}
-		evidence := twinEvidence(recent, recent[0].At, q.Policy.TwinWithin)
+		// This one is not recorded yet, and who is not from here proves nothing.
+		this := store.HelloRecord{At: h.At, From: h.From.String(), Via: string(h.Via), TrustTable: dev.TrustTable}
+		recent = append([]store.HelloRecord{this}, slices.DeleteFunc(recent, func(r store.HelloRecord) bool { return !fromHere(q.Policy.Networks, r) })...)
+		evidence := twinEvidence(recent, h.At, q.Policy.TwinWithin)
 		if evidence == "" {
 			return ""
 		}
@@ -270,6 +285,15 @@ func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev st
 		_, err := f.authorisedFor(ctx, dev)
 		return note(err)
 	}
+	q.Listed = func(this, not netip.Addr) bool {
+		in, err := f.networksFor(ctx, dev, this)
+		out, err2 := f.networksFor(ctx, dev, not)
+		return note(err) && note(err2) && slices.ContainsFunc(in, func(id int64) bool { return !slices.Contains(out, id) })
+	}
+	q.Sent = func() bool {
+		sent, err := tx.WasSent(ctx, dev.UUID)
+		return note(err) && sent
+	}
 	q.Identity = func() Identity {
 		id, err := a.identify(ctx, f, dev, h, answers)
 		note(err)
@@ -288,15 +312,10 @@ func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev st
 	return q, failed
 }
 
-// heard keeps what a hello says whatever is decided about the device: that its
-// setup window is open, and what its authenticated agent knows.
-func (a *Admitter) heard(ctx context.Context, tx *store.Tx, h hello.Hello, dev store.Device, before store.SeenBefore) error {
-	p := a.Policy()
-	if until, ok := window(p, h, dev, before, tx.Now()); ok {
-		if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{WindowUntil: &until}); err != nil {
-			return err
-		}
-	}
+// heard keeps what an authenticated agent knows, whatever is decided about the
+// device.
+func (a *Admitter) heard(ctx context.Context, tx *store.Tx, h hello.Hello) error {
+	p, dev := a.Policy(), h
 	if h.Via == hello.ViaPlain {
 		return nil
 	}
@@ -346,7 +365,7 @@ func window(p Policy, h hello.Hello, dev store.Device, before store.SeenBefore, 
 }
 
 // carryOut makes a decision true.
-func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, trigger string, d Decision) error {
+func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, before store.SeenBefore, trigger string, d Decision) error {
 	priority := queue.Normal
 	if !dev.WindowUntil.IsZero() {
 		priority = queue.Priority(dev.WindowUntil, tx.Now())
@@ -370,18 +389,13 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 		}
 		dev.Profile = id.Profile
 	}
-	if d.Address.IsValid() {
-		if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{Address: &d.Address}); err != nil {
+	if f := moved(dev, before, d); f != (store.DeviceFacts{}) {
+		if err := tx.UpdateDevice(ctx, dev.UUID, f); err != nil {
 			return err
 		}
 	}
 	if d.Aside != nil {
 		if _, err := tx.AddEvent(ctx, *d.Aside); err != nil {
-			return err
-		}
-	}
-	if d.StopRun != 0 {
-		if err := tx.StopRun(ctx, dev.UUID, d.StopRun, d.Detail); err != nil {
 			return err
 		}
 	}
@@ -414,9 +428,28 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 	return a.Enqueue(ctx, tx, run.ID, tx.Now(), priority)
 }
 
+// moved is what else changes about a device whose hello is believed from another
+// address, or that says hello although it was set up.
+func moved(dev store.Device, before store.SeenBefore, d Decision) (f store.DeviceFacts) {
+	if d.Word.IsValid() {
+		f.AgentAddress = &d.Word
+	}
+	if !d.believed() || !before.Known {
+		return f
+	}
+	if dev.Approved && before.AddressChanged && before.Previous.Address.IsValid() && !d.Start {
+		f.Approved = new(bool) // who was approved was somebody else
+	}
+	if dev.DeviceMode == amt.StatePost.String() && (d.Reason == reason.ReappearedUnprovisioned || d.Event == "reappeared_unprovisioned") {
+		mode := amt.StateIn.String() // no set up device says hello
+		f.DeviceMode = &mode
+	}
+	return f
+}
+
 // transition is how a decision moves a device.
 func transition(dev store.Device, d Decision) store.Transition {
-	t := store.Transition{UUID: dev.UUID, To: d.To, Reason: d.Reason, Detail: d.Detail, Event: d.Event, Actor: "system", Data: d.Evidence, RunID: d.StopRun}
+	t := store.Transition{UUID: dev.UUID, To: d.To, Reason: d.Reason, Detail: d.Detail, Event: d.Event, Actor: "system", Data: d.Evidence}
 	if d.To == "" {
 		t.NextRetry = dev.NextRetry
 	}

@@ -17,8 +17,8 @@ import (
 // little. A hello is answered for only when the transaction is durable.
 //
 // Whatever is more than a row that waits is left to HandleHello's own road, one
-// transaction for one hello: a device that may come in now, a run to hasten or
-// to stop, a suspicion that two machines carry one UUID, and everything that an
+// transaction for one hello: a device that may come in now, a run to hasten, a
+// suspicion that two machines carry one UUID, and everything that an
 // agent says. So is each hello of a batch that failed: one that the store does
 // not take spoils no other.
 type batch struct {
@@ -223,7 +223,7 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 		}
 		d := decide(q)
 		switch {
-		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.StopRun != 0 || d.Aside != nil || d.Address.IsValid():
+		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.Aside != nil || moved(sights[i].Device, sights[i].Before, d) != (store.DeviceFacts{}):
 			continue
 		case *failed != nil:
 			return nil, *failed
@@ -237,8 +237,8 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 
 // waits is what carryOut and heard would do for a decision without a run.
 func (a *Admitter) waits(p Policy, s store.Sight, h hello.Hello, d Decision, tx *store.Tx) store.Heard {
-	out := store.Heard{Sight: s, FQDN: s.Device.FQDN, Profile: s.Device.Profile}
-	if until, ok := window(p, h, s.Device, s.Before, tx.Now()); ok {
+	out := store.Heard{Sight: s, FQDN: s.Device.FQDN, Profile: s.Device.Profile, Stray: !d.believed(), Claim: d.Claim}
+	if until, ok := window(p, h, s.Device, s.Before, tx.Now()); ok && !out.Stray {
 		out.WindowUntil = until
 	}
 	if id := d.Identity; id != nil {

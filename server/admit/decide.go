@@ -16,8 +16,9 @@ import (
 type Question struct {
 	Policy Policy
 	Hello  hello.Hello
-	Device store.Device // as the hello left it
+	Device store.Device // as the hello leaves it when it is believed
 	Before store.SeenBefore
+	Gone   bool       // nobody with its key answers where the device was believed to be
 	Live   *store.Run // queued or running
 	Ended  time.Time  // of the last run, zero: there was none
 	Now    time.Time
@@ -31,13 +32,17 @@ type Question struct {
 	// Authorised reports whether a list lets the device in: by UUID, serial,
 	// MAC or network.
 	Authorised func() bool
+	// Listed reports whether the list names the network of one address and not
+	// that of another.
+	Listed func(this, not netip.Addr) bool
+	// Sent reports whether the machine that is believed to be the device was
+	// sent a password.
+	Sent func() bool
 	// Identity assigns profile and name.
 	Identity func() Identity
 	// Match reports why no chain of ours suits the device.
 	Match func() error
 }
-
-const strayHello = "stray_hello"
 
 // Identity is what rules and name sources say about a device.
 type Identity struct {
@@ -63,16 +68,22 @@ type Decision struct {
 	Evidence  map[string]any
 	Alarm     Alarm        // counted even when the timeline has it already
 	Aside     *store.Event // for the timeline; the device stays as it is
-	Address   netip.Addr   // goes back to this one, where the hello is believed in nothing
+	Stray     Stray        // not "": the hello is believed in nothing
+	Claim     bool         // the device is called, to see whether it is still where it was
+	Word      netip.Addr   // where an agent says that it is
 	Start     bool         // make a run
 	HastenRun int64        // a waiting run to bring forward
-	StopRun   int64        // a live run that must not touch the device any more
 	Identity  *Identity
 }
 
 // decide answers, in this order: is it a device at all, do we want it, may we
-// reach it, is it one device, is somebody at work already, may it come in, what
-// shall it be, and do we hold a certificate for it.
+// reach it, is it the one we know, is somebody at work already, may it come in,
+// what shall it be, and do we hold a certificate for it.
+//
+// Whoever reaches the hello port can say hello in a device's name. So a hello
+// from elsewhere moves nothing that somebody has proved (I14): a device that may
+// hold a password of ours is called first where it is believed to be, and of two
+// that claim one UUID each is judged by what it can prove.
 func decide(q Question) Decision {
 	d := q.Device
 	switch {
@@ -83,25 +94,25 @@ func decide(q Question) Decision {
 			"UUID "+d.UUID.String()+" is a placeholder that many machines carry; it cannot name a device")
 		dec.Alarm = AlarmPlaceholder
 		return dec
-	case d.Lifecycle == store.Quarantined:
-		return Decision{Result: hello.DeniedDevice}
+	case d.Lifecycle == store.Quarantined && !q.pointedOut():
+		return Decision{Result: hello.DeniedDevice, Stray: StrayQuarantined}
 	case q.Hello.Version == hello.VersionPSK:
 		return q.turnAway(hello.DeniedDevice, reason.HelloVersionUnsupported,
 			"PSK hello (version 2) with PID "+q.Hello.PID+"; this server does PKI setup")
 	case !allowed(q.Policy.Networks, d.Address):
 		return q.turnAway(hello.DeniedNetwork, reason.NetworkNotAllowed,
 			"the hello came from "+d.Address.String()+", which provisioning.networks does not name")
+	case q.announced() && (q.Live != nil || q.holds()):
+		return q.word()
 	}
-	if q.Before.AddressChanged {
-		if evidence := q.Twin(); evidence != "" {
-			return q.twin(evidence)
-		}
+	if dec, over := q.claimed(); over {
+		return dec
 	}
 	if q.Live != nil {
 		return q.busy()
 	}
 	switch d.Lifecycle {
-	case store.Provisioned, store.Drifted, store.Maintaining:
+	case store.Provisioned, store.Drifted, store.Maintaining, store.Verifying:
 		return q.reappeared()
 	case store.Unprovisioning, store.Unprovisioned:
 		return q.refuse(hello.DeniedDevice, store.Unprovisioned, reason.NotAuthorized,
@@ -121,8 +132,9 @@ func decide(q Question) Decision {
 	return q.ready("certificate_matched")
 }
 
+// letIn: an approval is of the address that the device had when it was given.
 func (q Question) letIn() bool {
-	return q.Policy.Mode == Open || q.Device.Approved || q.Authorised()
+	return q.Policy.Mode == Open || q.Device.Approved && !q.elsewhere() || q.Authorised()
 }
 
 // ready is for a device that may come in: what it shall be, and with which
@@ -175,30 +187,30 @@ func (q Question) retired() Decision {
 	return dec
 }
 
-// twin keeps both machines out until a person has looked: what one is told,
-// the other would learn.
+// twin keeps both machines out until a person has said which one it is: what
+// one is told, the other would learn.
 func (q Question) twin(evidence string) Decision {
 	prev := q.Before.Previous
-	dec := Decision{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate,
-		Detail: evidence,
+	return Decision{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate,
+		Stray: StrayKeptOut, Detail: evidence,
 		Evidence: map[string]any{"address": q.Device.Address.String(), "previous_address": text(prev.Address),
 			"hash_table": q.Device.TrustTable, "previous_hash_table": prev.TrustTable}}
-	if q.Live != nil {
-		dec.StopRun = q.Live.ID
-	}
-	return dec
 }
 
-// busy is a hello while a run is queued or running.
+// busy is a hello while a run is queued or running. One without hashes is not
+// from the firmware that the run is at.
 func (q Question) busy() Decision {
-	d := q.Device
 	dec := Decision{Result: hello.Duplicate}
-	switch {
-	case q.waiting():
+	if q.Hello.Version == hello.VersionPKI && len(q.Hello.Hashes) == 0 {
+		dec.Stray = StrayDuringRun
+		return dec
+	}
+	if q.waiting() {
 		dec.HastenRun = q.Live.ID
-	case q.Before.AddressChanged:
-		dec.Event, dec.Reason = "address_changed", d.Reason
-		dec.Detail = "from " + text(q.Before.Previous.Address) + " to " + d.Address.String()
+	}
+	if q.elsewhere() {
+		dec.Aside = &store.Event{UUID: q.Device.UUID, Name: "address_changed", Reason: q.Device.Reason, Actor: "system",
+			Detail: "from " + text(q.Before.Previous.Address) + " to " + q.Device.Address.String()}
 	}
 	return dec
 }
@@ -208,17 +220,20 @@ func (q Question) busy() Decision {
 func (q Question) reappeared() Decision {
 	d := q.Device
 	if !d.ProvisionedAt.IsZero() && q.Hello.At.Before(d.ProvisionedAt.Add(time.Second)) {
-		return Decision{Result: hello.Duplicate} // sent before the commit, read after it
+		return Decision{Result: hello.Duplicate, Stray: StrayLate} // sent before the commit, read after it
 	}
 	const event = "reappeared_unprovisioned"
 	dec := Decision{Result: hello.DeniedDevice, Alarm: AlarmReappeared, Event: event, Reason: reason.ReappearedUnprovisioned,
-		Detail:   "a managed device says hello from " + d.Address.String() + ": its settings were erased or its board was changed",
+		Detail:   "a managed device says hello from " + d.Address.String() + ": its settings were erased, its board was changed, or somebody says hello in its name",
 		Evidence: map[string]any{"address": d.Address.String(), "previous_address": text(q.Before.Previous.Address)}}
 	switch q.Policy.Reprovision {
 	case ReprovisionAuto:
 		dec = q.ready(event)
 		dec.Alarm = AlarmReappeared
 	case ReprovisionDeny:
+		if q.elsewhere() {
+			dec.Stray = StrayKeptOut // it stays where it was
+		}
 		if d.Reason == dec.Reason {
 			dec.Event = "" // recorded already
 		}
@@ -228,29 +243,25 @@ func (q Question) reappeared() Decision {
 	return dec
 }
 
-// undecided are devices of which nobody has made anything yet.
-var undecided = []store.Lifecycle{store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed, store.Dormant}
-
-// turnAway is for a hello that cannot lead to a setup from here. Whoever reaches
-// the hello port can send one with any UUID, so that a device which is set up, or
-// at which somebody works, stays what it is and where it is: the timeline has
-// the stray, once an hour.
+// turnAway is for a hello that cannot lead to a setup from here. It is evidence
+// of nothing: a device that was ever heard from a network of ours stays what it
+// is and where it is.
 func (q Question) turnAway(result hello.Result, code reason.Code, detail string) Decision {
-	d := q.Device
-	waits := slices.Contains(undecided, d.Lifecycle) && d.Reason != reason.ReappearedUnprovisioned
-	if !q.Before.Known || q.Live == nil && waits {
-		return q.refuse(result, store.Failed, code, detail)
-	}
-	dec := Decision{Result: result}
-	if q.Before.AddressChanged {
-		dec.Address = q.Before.Previous.Address
-	}
-	if q.Now.Before(q.Stray().Add(time.Hour)) {
+	prev := q.Before.Previous
+	unheard := !prev.Address.IsValid() && (prev.Lifecycle == store.Discovered || prev.Lifecycle == store.Failed)
+	psk := code == reason.HelloVersionUnsupported && !q.elsewhere() && slices.Contains(undecided, prev.Lifecycle)
+	if !q.Before.Known || q.Live == nil && prev.Reason != reason.ReappearedUnprovisioned && (unheard || psk) {
+		dec := q.refuse(result, store.Failed, code, detail)
+		if q.Before.Known || code == reason.NetworkNotAllowed {
+			dec.Stray = StrayOutside
+		}
 		return dec
 	}
-	dec.Aside = &store.Event{UUID: d.UUID, Name: strayHello, Reason: code, Detail: detail, Actor: "system", Data: map[string]any{"address": d.Address.String()}}
-	return dec
+	return q.stray(result, StrayOutside, code, detail)
 }
+
+// undecided are devices of which nobody has made anything yet.
+var undecided = []store.Lifecycle{store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed, store.Dormant}
 
 // refuse keeps quiet when the device already stands there for that reason.
 func (q Question) refuse(result hello.Result, to store.Lifecycle, code reason.Code, detail string) Decision {

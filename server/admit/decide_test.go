@@ -25,7 +25,8 @@ type verdict struct {
 	Alarm  Alarm
 	Start  bool
 	Hasten int64
-	Stop   int64
+	Stray  Stray
+	Claim  bool
 }
 
 // TestDecide goes through every branch. A row changes one device that would be
@@ -48,15 +49,21 @@ func TestDecide(t *testing.T) {
 	managed := func(p Reprovision, l store.Lifecycle) func(*Question) {
 		return func(q *Question) {
 			q.Policy.Reprovision, q.Device.Lifecycle, q.Device.ProvisionedAt = p, l, now.Add(-time.Hour)
+			q.Before.Previous.Lifecycle = l
 		}
 	}
 	ended := func(l store.Lifecycle, code reason.Code, attempts int, ago time.Duration) func(*Question) {
 		return func(q *Question) {
 			q.Device.Lifecycle, q.Device.Reason, q.Device.Attempts, q.Ended = l, code, attempts, now.Add(-ago)
+			q.Before.Previous = q.Device
 		}
 	}
 	live := func(r store.Run) func(*Question) {
-		return func(q *Question) { r.ID = 7; q.Live = &r; q.Device.Lifecycle = store.Queued }
+		return func(q *Question) {
+			r.ID = 7
+			q.Live = &r
+			q.Device.Lifecycle, q.Before.Previous.Lifecycle = store.Queued, store.Queued
+		}
 	}
 	both := func(list ...func(*Question)) func(*Question) {
 		return func(q *Question) {
@@ -71,6 +78,26 @@ func TestDecide(t *testing.T) {
 		q.Before.AddressChanged, q.Before.Previous.Address = true, netip.MustParseAddr("10.1.0.9")
 	}
 	twin := func(q *Question) { moved(q); q.Twin = func() string { return "two machines" } }
+	// open: nobody has proved anything, and nobody has to
+	open := func(q *Question) {
+		q.Policy.Mode, q.Device.Approved, q.Before.Previous.Approved = Open, false, false
+	}
+	by := func(w store.AddressBy) func(*Question) { return func(q *Question) { q.Before.Previous.AddressBy = w } }
+	listedThere := func(q *Question) { q.Listed = func(this, _ netip.Addr) bool { return this == q.Device.Address } }
+	listedHere := func(q *Question) {
+		q.Listed = func(this, _ netip.Addr) bool { return this == q.Before.Previous.Address }
+	}
+	outside := func(q *Question) {
+		q.Device.Address = netip.MustParseAddr("192.0.2.1")
+		q.Before.AddressChanged = true
+	}
+	absent := func(q *Question) {
+		q.Device.Attempts, q.Device.Reason = 1, reason.DeviceUnreachable
+		q.Before.Previous.Attempts, q.Before.Previous.Reason = 1, reason.DeviceUnreachable
+	}
+	sent := func(q *Question) { q.Sent = func() bool { return true } }
+	pause := live(store.Run{Kind: "provision", State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Minute)})
+	strange := func(s Stray, r hello.Result) verdict { return verdict{Result: r, Stray: s} }
 	noCert := func(q *Question) {
 		q.Match = func() error { return reason.Because(reason.RootNotTrusted, "no root of ours") }
 	}
@@ -79,52 +106,87 @@ func TestDecide(t *testing.T) {
 		change func(*Question)
 		want   verdict
 	}{
-		"approved, certificate fits":       {func(*Question) {}, accepted},
-		"first hello, open":                {func(q *Question) { q.Policy.Mode = Open; unapproved(q); q.Before = store.SeenBefore{} }, verdict{Result: hello.Accepted, To: store.Queued, Event: "certificate_matched", Start: true}},
-		"first hello, nobody approved it":  {func(q *Question) { unapproved(q); q.Before = store.SeenBefore{} }, verdict{Result: hello.DeniedDevice, To: store.PendingApproval, Reason: reason.NotAuthorized, Event: "hello_received"}},
-		"again, nobody approved it":        {both(unapproved, same(store.PendingApproval, reason.NotAuthorized)), verdict{Result: hello.DeniedDevice}},
-		"authorised by a list":             {both(unapproved, func(q *Question) { q.Authorised = func() bool { return true } }), accepted},
-		"allow-list, not on it":            {list, verdict{Result: hello.DeniedDevice, To: store.PendingApproval, Reason: reason.NotAuthorized, Event: "hello_received"}},
-		"allow-list, on it":                {both(list, func(q *Question) { q.Authorised = func() bool { return true } }), accepted},
-		"allow-list, approved by a person": {both(list, func(q *Question) { q.Device.Approved = true }), accepted},
-		"placeholder UUID":                 {func(q *Question) { q.Device.UUID = amt.UUID{} }, verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDInvalid, Event: "quarantined", Alarm: AlarmPlaceholder}},
-		"placeholder UUID in open mode":    {func(q *Question) { q.Device.UUID = amt.UUID{}; q.Policy.Mode = Open }, verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDInvalid, Event: "quarantined", Alarm: AlarmPlaceholder}},
-		"PSK hello":                        {func(q *Question) { q.Hello.Version = hello.VersionPSK }, verdict{Result: hello.DeniedDevice, To: store.Failed, Reason: reason.HelloVersionUnsupported, Event: "rejected"}},
-		"PSK hello again":                  {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, same(store.Failed, reason.HelloVersionUnsupported)), verdict{Result: hello.DeniedDevice}},
-		"PSK hello, quarantined":           {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, func(q *Question) { q.Device.Lifecycle = store.Quarantined }), verdict{Result: hello.DeniedDevice}},
-		"quarantined":                      {func(q *Question) { q.Device.Lifecycle = store.Quarantined }, verdict{Result: hello.DeniedDevice}},
-		"PSK hello, managed":               {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.Version = hello.VersionPSK }), verdict{Result: hello.DeniedDevice}},
-		"PSK hello, reappeared":            {both(reappeared(ReprovisionApprove), func(q *Question) { q.Hello.Version = hello.VersionPSK }), verdict{Result: hello.DeniedDevice}},
-		"PSK hello, at work":               {both(live(store.Run{State: store.RunRunning}), func(q *Question) { q.Hello.Version = hello.VersionPSK }), verdict{Result: hello.DeniedDevice}},
-		"outside of the networks, managed": {both(managed(ReprovisionDeny, store.Drifted), func(q *Question) { q.Device.Address = netip.MustParseAddr("192.0.2.1") }), verdict{Result: hello.DeniedNetwork}},
-		"outside of the networks":          {func(q *Question) { q.Device.Address = netip.MustParseAddr("192.0.2.1") }, verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected"}},
-		"no network is allowed":            {func(q *Question) { q.Policy.Networks = nil }, verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected"}},
-		"no roots announced":               {func(q *Question) { q.Hello.Hashes = nil }, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "certificate_unmatched"}},
-		"an agent announces no roots":      {func(q *Question) { q.Hello.Version, q.Hello.Hashes = 0, nil }, accepted},
-		"no certificate":                   {noCert, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "certificate_unmatched"}},
-		"no certificate, again":            {both(noCert, same(store.PendingCertificate, reason.RootNotTrusted)), verdict{Result: hello.Duplicate}},
-		"certificates cannot be read":      {func(q *Question) { q.Match = func() error { return errors.New("broken") } }, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.InternalError, Event: "certificate_unmatched"}},
+		"approved, certificate fits":                           {func(*Question) {}, accepted},
+		"first hello, open":                                    {func(q *Question) { q.Policy.Mode = Open; unapproved(q); q.Before = store.SeenBefore{} }, verdict{Result: hello.Accepted, To: store.Queued, Event: "certificate_matched", Start: true}},
+		"first hello, nobody approved it":                      {func(q *Question) { unapproved(q); q.Before = store.SeenBefore{} }, verdict{Result: hello.DeniedDevice, To: store.PendingApproval, Reason: reason.NotAuthorized, Event: "hello_received"}},
+		"again, nobody approved it":                            {both(unapproved, same(store.PendingApproval, reason.NotAuthorized)), verdict{Result: hello.DeniedDevice}},
+		"authorised by a list":                                 {both(unapproved, func(q *Question) { q.Authorised = func() bool { return true } }), accepted},
+		"allow-list, not on it":                                {list, verdict{Result: hello.DeniedDevice, To: store.PendingApproval, Reason: reason.NotAuthorized, Event: "hello_received"}},
+		"allow-list, on it":                                    {both(list, func(q *Question) { q.Authorised = func() bool { return true } }), accepted},
+		"allow-list, approved by a person":                     {both(list, func(q *Question) { q.Device.Approved = true }), accepted},
+		"placeholder UUID":                                     {func(q *Question) { q.Device.UUID = amt.UUID{} }, verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDInvalid, Event: "quarantined", Alarm: AlarmPlaceholder}},
+		"placeholder UUID in open mode":                        {func(q *Question) { q.Device.UUID = amt.UUID{}; q.Policy.Mode = Open }, verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDInvalid, Event: "quarantined", Alarm: AlarmPlaceholder}},
+		"PSK hello":                                            {func(q *Question) { q.Hello.Version = hello.VersionPSK }, verdict{Result: hello.DeniedDevice, To: store.Failed, Reason: reason.HelloVersionUnsupported, Event: "rejected", Stray: StrayOutside}},
+		"PSK hello, the first":                                 {func(q *Question) { q.Hello.Version = hello.VersionPSK; q.Before = store.SeenBefore{} }, verdict{Result: hello.DeniedDevice, To: store.Failed, Reason: reason.HelloVersionUnsupported, Event: "rejected"}},
+		"PSK hello from elsewhere":                             {both(moved, func(q *Question) { q.Hello.Version = hello.VersionPSK }), strange(StrayOutside, hello.DeniedDevice)},
+		"PSK hello again":                                      {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, same(store.Failed, reason.HelloVersionUnsupported)), strange(StrayOutside, hello.DeniedDevice)},
+		"PSK hello, quarantined":                               {both(func(q *Question) { q.Hello.Version = hello.VersionPSK }, func(q *Question) { q.Device.Lifecycle = store.Quarantined }), strange(StrayQuarantined, hello.DeniedDevice)},
+		"quarantined":                                          {func(q *Question) { q.Device.Lifecycle = store.Quarantined }, strange(StrayQuarantined, hello.DeniedDevice)},
+		"PSK hello, managed":                                   {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.Version = hello.VersionPSK }), strange(StrayOutside, hello.DeniedDevice)},
+		"PSK hello, reappeared":                                {both(reappeared(ReprovisionApprove), func(q *Question) { q.Hello.Version = hello.VersionPSK }), strange(StrayOutside, hello.DeniedDevice)},
+		"PSK hello, at work":                                   {both(live(store.Run{State: store.RunRunning}), func(q *Question) { q.Hello.Version = hello.VersionPSK }), strange(StrayOutside, hello.DeniedDevice)},
+		"outside of the networks, managed":                     {both(managed(ReprovisionDeny, store.Drifted), outside), strange(StrayOutside, hello.DeniedNetwork)},
+		"outside of the networks, known":                       {outside, strange(StrayOutside, hello.DeniedNetwork)},
+		"outside of the networks, listed":                      {both(list, outside), strange(StrayOutside, hello.DeniedNetwork)},
+		"outside of the networks, the first":                   {both(outside, func(q *Question) { q.Before = store.SeenBefore{} }), verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected", Stray: StrayOutside}},
+		"outside of the networks, imported without an address": {both(outside, func(q *Question) { q.Before.Previous.Address = netip.Addr{} }), verdict{Result: hello.DeniedNetwork, To: store.Failed, Reason: reason.NetworkNotAllowed, Event: "rejected", Stray: StrayOutside}},
+		"no network is allowed":                                {func(q *Question) { q.Policy.Networks = nil }, strange(StrayOutside, hello.DeniedNetwork)},
+		"no roots announced":                                   {func(q *Question) { q.Hello.Hashes = nil }, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "certificate_unmatched"}},
+		"an agent announces no roots":                          {func(q *Question) { q.Hello.Version, q.Hello.Hashes = 0, nil }, accepted},
+		"no certificate":                                       {noCert, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "certificate_unmatched"}},
+		"no certificate, again":                                {both(noCert, same(store.PendingCertificate, reason.RootNotTrusted)), verdict{Result: hello.Duplicate}},
+		"certificates cannot be read":                          {func(q *Question) { q.Match = func() error { return errors.New("broken") } }, verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.InternalError, Event: "certificate_unmatched"}},
 		"a certificate came meanwhile": {func(q *Question) {
 			q.Device.Lifecycle, q.Device.Reason = store.PendingCertificate, reason.RootNotTrusted
 		}, accepted},
-		"no name":                               {func(q *Question) { q.Identity = nameless }, verdict{Result: hello.Duplicate, To: store.PendingIdentity, Reason: reason.IdentityIncomplete, Event: "identity_missing"}},
-		"no name, again":                        {both(func(q *Question) { q.Identity = nameless }, same(store.PendingIdentity, reason.IdentityIncomplete)), verdict{Result: hello.Duplicate}},
-		"no name and no certificate":            {both(noCert, func(q *Question) { q.Identity = nameless }), verdict{Result: hello.Duplicate, To: store.PendingIdentity, Reason: reason.IdentityIncomplete, Event: "identity_missing"}},
-		"dormant, speaks again":                 {func(q *Question) { q.Device.Lifecycle, q.Device.Reason = store.Dormant, reason.SetupWindowExpired }, accepted},
-		"imported, first hello":                 {func(q *Question) { q.Device.Lifecycle = store.Discovered }, accepted},
-		"set up by somebody else":               {func(q *Question) { q.Device.Lifecycle = store.External }, accepted},
-		"run queued":                            {live(store.Run{State: store.RunQueued, NotBefore: now.Add(-time.Second), CreatedAt: now.Add(-time.Minute)}), verdict{Result: hello.Duplicate}},
-		"run running":                           {live(store.Run{State: store.RunRunning, CreatedAt: now.Add(-time.Minute)}), verdict{Result: hello.Duplicate}},
-		"run sits out a pause":                  {live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Minute)}), verdict{Result: hello.Duplicate, Hasten: 7}},
-		"run sits out a pause, just made":       {live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Second)}), verdict{Result: hello.Duplicate}},
-		"run made tomorrow":                     {live(store.Run{State: store.RunQueued, NotBefore: now.Add(25 * time.Hour), CreatedAt: now.Add(24 * time.Hour)}), verdict{Result: hello.Duplicate, Hasten: 7}},
-		"run hastened often enough":             {both(live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Minute)}), func(q *Question) { q.Device.Attempts = 9 }), verdict{Result: hello.Duplicate}},
-		"address changes under a run":           {both(live(store.Run{State: store.RunRunning}), moved), verdict{Result: hello.Duplicate, Event: "address_changed"}},
-		"address changes in a pause":            {both(live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Minute)}), moved), verdict{Result: hello.Duplicate, Hasten: 7}},
-		"address changes, nothing live":         {moved, accepted},
-		"a twin":                                {twin, verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate}},
-		"a twin under a run":                    {both(live(store.Run{State: store.RunRunning}), twin), verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate, Stop: 7}},
-		"a twin of a managed device":            {both(managed(ReprovisionAuto, store.Provisioned), twin), verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate}},
+		"no name":                             {func(q *Question) { q.Identity = nameless }, verdict{Result: hello.Duplicate, To: store.PendingIdentity, Reason: reason.IdentityIncomplete, Event: "identity_missing"}},
+		"no name, again":                      {both(func(q *Question) { q.Identity = nameless }, same(store.PendingIdentity, reason.IdentityIncomplete)), verdict{Result: hello.Duplicate}},
+		"no name and no certificate":          {both(noCert, func(q *Question) { q.Identity = nameless }), verdict{Result: hello.Duplicate, To: store.PendingIdentity, Reason: reason.IdentityIncomplete, Event: "identity_missing"}},
+		"dormant, speaks again":               {func(q *Question) { q.Device.Lifecycle, q.Device.Reason = store.Dormant, reason.SetupWindowExpired }, accepted},
+		"imported, first hello":               {func(q *Question) { q.Device.Lifecycle = store.Discovered }, accepted},
+		"set up by somebody else":             {func(q *Question) { q.Device.Lifecycle = store.External }, accepted},
+		"run queued":                          {live(store.Run{State: store.RunQueued, NotBefore: now.Add(-time.Second), CreatedAt: now.Add(-time.Minute)}), verdict{Result: hello.Duplicate}},
+		"run running":                         {live(store.Run{State: store.RunRunning, CreatedAt: now.Add(-time.Minute)}), verdict{Result: hello.Duplicate}},
+		"run sits out a pause":                {live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Minute)}), verdict{Result: hello.Duplicate, Hasten: 7}},
+		"run sits out a pause, just made":     {live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Second)}), verdict{Result: hello.Duplicate}},
+		"run made tomorrow":                   {live(store.Run{State: store.RunQueued, NotBefore: now.Add(25 * time.Hour), CreatedAt: now.Add(24 * time.Hour)}), verdict{Result: hello.Duplicate, Hasten: 7}},
+		"run hastened often enough":           {both(live(store.Run{State: store.RunQueued, NotBefore: now.Add(time.Hour), CreatedAt: now.Add(-time.Minute)}), func(q *Question) { q.Device.Attempts = 9 }), verdict{Result: hello.Duplicate}},
+		"elsewhere while a run is at it":      {both(live(store.Run{State: store.RunRunning}), open, moved), verdict{Result: hello.Duplicate, Stray: StrayDuringRun, Claim: true}},
+		"elsewhere, without hashes":           {both(pause, open, absent, moved, func(q *Question) { q.Hello.Hashes = nil }), verdict{Result: hello.Duplicate, Stray: StrayDuringRun}},
+		"without hashes while a run is at it": {both(live(store.Run{State: store.RunRunning}), func(q *Question) { q.Hello.Hashes = nil }), verdict{Result: hello.Duplicate, Stray: StrayDuringRun}},
+		"elsewhere in a pause":                {both(pause, open, moved), verdict{Result: hello.Duplicate, Stray: StrayDuringRun, Claim: true}},
+		"moved in a pause, nobody was there":  {both(pause, open, absent, moved), verdict{Result: hello.Duplicate, Hasten: 7}},
+		"approved there, nobody was there":    {both(pause, absent, moved), verdict{Result: hello.Duplicate, Stray: StrayDuringRun, Claim: true}},
+		"moved, nobody proves anything":       {both(open, moved), accepted},
+		"moved, approved there":               {moved, strange(StrayKeptOut, hello.DeniedDevice)},
+		"moved, its agent says there":         {both(open, moved, by(store.ByAgent)), strange(StrayKeptOut, hello.DeniedDevice)},
+		"moved, a person says there":          {both(open, moved, by(store.ByOperator)), strange(StrayKeptOut, hello.DeniedDevice)},
+		"moved, imported there":               {both(open, moved, by(store.ByImport)), accepted},
+		"moved, approved there, listed here":  {both(moved, listedThere, func(q *Question) { q.Authorised = func() bool { return true } }), accepted},
+		"moved, not let in here":              {both(list, moved, func(q *Question) { q.Device.Lifecycle = store.PendingCertificate; q.Before.Previous.Approved = false }), strange(StrayKeptOut, hello.DeniedDevice)},
+		"moved, it may hold a password":       {both(open, moved, sent, func(q *Question) { q.Before.Previous.Lifecycle, q.Device.Lifecycle = store.Failed, store.Failed }), verdict{Result: hello.Duplicate, Stray: StrayClaims, Claim: true}},
+		"a twin":                              {both(open, twin), verdict{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate, Stray: StrayKeptOut}},
+		"a twin, approved there":              {twin, strange(StrayKeptOut, hello.DeniedDevice)},
+		"a twin, imported there":              {both(open, twin, by(store.ByImport)), strange(StrayKeptOut, hello.DeniedDevice)},
+		"a twin, its network is on the list":  {both(open, twin, listedHere), strange(StrayKeptOut, hello.DeniedDevice)},
+		"a twin, the other's is on the list":  {both(open, twin, listedThere), accepted},
+		"a twin under a run":                  {both(live(store.Run{State: store.RunRunning}), open, twin), verdict{Result: hello.Duplicate, Stray: StrayDuringRun, Claim: true}},
+		"one of two, a person says this one": {func(q *Question) {
+			q.Before.Previous.Lifecycle, q.Device.Lifecycle = store.Quarantined, store.Quarantined
+			q.Before.Previous.Reason, q.Before.Previous.AddressBy = reason.UUIDDuplicate, store.ByOperator
+		}, accepted},
+		"one of two, a person says the other": {both(moved, func(q *Question) {
+			q.Before.Previous.Lifecycle, q.Device.Lifecycle = store.Quarantined, store.Quarantined
+			q.Before.Previous.Reason, q.Before.Previous.AddressBy = reason.UUIDDuplicate, store.ByOperator
+		}), strange(StrayQuarantined, hello.DeniedDevice)},
+		"a managed device elsewhere":     {both(managed(ReprovisionAuto, store.Provisioned), twin), verdict{Result: hello.Duplicate, Stray: StrayClaims, Claim: true}},
+		"elsewhere while it is verified": {both(live(store.Run{State: store.RunRunning}), twin, func(q *Question) { q.Before.Previous.Lifecycle, q.Device.Lifecycle = store.Verifying, store.Verifying }), verdict{Result: hello.Duplicate, Stray: StrayDuringRun, Claim: true}},
+		"elsewhere while it leaves": {both(moved, func(q *Question) {
+			q.Before.Previous.Lifecycle, q.Device.Lifecycle = store.Unprovisioning, store.Unprovisioning
+		}), verdict{Result: hello.Duplicate, Stray: StrayClaims, Claim: true}},
+		"a managed device, nobody is there":     {both(managed(ReprovisionApprove, store.Provisioned), moved, func(q *Question) { q.Gone = true }), verdict{Result: hello.DeniedDevice, To: store.PendingApproval, Reason: reason.ReappearedUnprovisioned, Event: "reappeared_unprovisioned", Alarm: AlarmReappeared}},
+		"the same, policy deny":                 {both(managed(ReprovisionDeny, store.Provisioned), moved, func(q *Question) { q.Gone = true }), verdict{Result: hello.DeniedDevice, Reason: reason.ReappearedUnprovisioned, Event: "reappeared_unprovisioned", Alarm: AlarmReappeared, Stray: StrayKeptOut}},
+		"its agent says where it is":            {both(managed(ReprovisionApprove, store.Provisioned), moved, func(q *Question) { q.Hello.Via, q.Hello.Version = hello.ViaAgent, 0 }), verdict{Result: hello.Updated}},
 		"retired":                               {func(q *Question) { q.Device.Lifecycle = store.Retired }, verdict{Result: hello.DeniedDevice, Reason: reason.Blocklisted, Event: "retired_device_hello", Alarm: AlarmRetired}},
 		"retired, a minute later":               {retiredBefore(time.Minute), verdict{Result: hello.DeniedDevice, Reason: reason.Blocklisted, Alarm: AlarmRetired}},
 		"retired, two hours later":              {retiredBefore(2 * time.Hour), verdict{Result: hello.DeniedDevice, Reason: reason.Blocklisted, Event: "retired_device_hello", Alarm: AlarmRetired}},
@@ -136,8 +198,8 @@ func TestDecide(t *testing.T) {
 		"managed, policy auto, no root fits":    {both(managed(ReprovisionAuto, store.Provisioned), noCert), verdict{Result: hello.Duplicate, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "certificate_unmatched", Alarm: AlarmReappeared}},
 		"managed, policy deny":                  {managed(ReprovisionDeny, store.Provisioned), verdict{Result: hello.DeniedDevice, Reason: reason.ReappearedUnprovisioned, Event: "reappeared_unprovisioned", Alarm: AlarmReappeared}},
 		"managed, policy deny, again":           {both(managed(ReprovisionDeny, store.Provisioned), func(q *Question) { q.Device.Reason = reason.ReappearedUnprovisioned }), verdict{Result: hello.DeniedDevice, Reason: reason.ReappearedUnprovisioned, Alarm: AlarmReappeared}},
-		"straggler from before the commit":      {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.At = q.Device.ProvisionedAt.Add(-time.Second) }), verdict{Result: hello.Duplicate}},
-		"straggler in the commit's second":      {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.At = q.Device.ProvisionedAt.Add(999 * time.Millisecond) }), verdict{Result: hello.Duplicate}},
+		"straggler from before the commit":      {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.At = q.Device.ProvisionedAt.Add(-time.Second) }), strange(StrayLate, hello.Duplicate)},
+		"straggler in the commit's second":      {both(managed(ReprovisionAuto, store.Provisioned), func(q *Question) { q.Hello.At = q.Device.ProvisionedAt.Add(999 * time.Millisecond) }), strange(StrayLate, hello.Duplicate)},
 		"reappeared, still asks":                {reappeared(ReprovisionApprove), verdict{Result: hello.DeniedDevice}},
 		"reappeared, denied meanwhile":          {reappeared(ReprovisionDeny), verdict{Result: hello.DeniedDevice}},
 		"reappeared, policy auto meanwhile":     {reappeared(ReprovisionAuto), accepted},
@@ -163,7 +225,7 @@ func TestDecide(t *testing.T) {
 			q := letIn()
 			row.change(&q)
 			d := decide(q)
-			got := verdict{d.Result, d.To, d.Reason, d.Event, d.Alarm, d.Start, d.HastenRun, d.StopRun}
+			got := verdict{d.Result, d.To, d.Reason, d.Event, d.Alarm, d.Start, d.HastenRun, d.Stray, d.Claim}
 			if diff := cmp.Diff(row.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -187,6 +249,7 @@ func letIn() Question {
 		Hello:  hello.Hello{Message: hello.Message{Version: hello.VersionPKI, UUID: d.UUID, Hashes: amt.HashesOf([]byte("root"))}, At: now},
 		Device: d, Before: store.SeenBefore{Known: true, Previous: d}, Now: now,
 		Twin: func() string { return "" }, Stray: func() time.Time { return time.Time{} }, Authorised: func() bool { return false },
+		Listed: func(_, _ netip.Addr) bool { return false }, Sent: func() bool { return false },
 		Identity: func() Identity { return Identity{} }, Match: func() error { return nil },
 	}
 }
@@ -208,6 +271,7 @@ func reappeared(p Reprovision) func(*Question) {
 	return func(q *Question) {
 		q.Policy.Reprovision = p
 		q.Device.Lifecycle, q.Device.Reason, q.Device.ProvisionedAt = store.PendingApproval, reason.ReappearedUnprovisioned, now.Add(-time.Hour)
+		q.Before.Previous = q.Device
 	}
 }
 

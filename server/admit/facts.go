@@ -3,6 +3,7 @@ package admit
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
@@ -66,6 +67,18 @@ func (f *facts) authorisedFor(ctx context.Context, d store.Device) (store.Author
 		return f.lists.For(d)
 	}
 	return f.tx.AuthorisedFor(ctx, d)
+}
+
+// networksFor gives the entries that name a network of an address.
+func (f *facts) networksFor(ctx context.Context, d store.Device, at netip.Addr) ([]int64, error) {
+	if f.lists == nil {
+		lists, err := f.tx.Authorisations(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		return lists.Networks(at), nil
+	}
+	return f.lists.Networks(at), nil
 }
 
 func (f *facts) nameOf(ctx context.Context, u amt.UUID) (store.Name, error) {

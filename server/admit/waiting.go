@@ -157,7 +157,7 @@ func (a *Admitter) reconsider(ctx context.Context, d store.Device, answers map[p
 				return err
 			}
 		}
-		return a.carryOut(ctx, tx, now, "timer", dec)
+		return a.carryOut(ctx, tx, now, store.SeenBefore{Known: true, Previous: now}, "timer", dec)
 	})
 	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
 		return false, nil // a hello was faster, or the row is gone
