@@ -66,7 +66,7 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 		Version: "test", Node: "n1", DataDir: t.TempDir(), Keys: keys, HelloListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Certificates: []*certs.Provisioning{p}, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Admission: admit.Open, Workers: 8, CallTimeout: 30 * time.Second, AttemptTimeout: 10 * time.Minute, Lease: time.Minute,
-		Quiet: 20 * time.Millisecond, Retry: []time.Duration{50 * time.Millisecond}, Drain: 30 * time.Second, RevealsHour: 30,
+		ClaimPause: time.Millisecond, Quiet: 20 * time.Millisecond, Retry: []time.Duration{50 * time.Millisecond}, Drain: 30 * time.Second, RevealsHour: 30,
 		Registry: prometheus.NewRegistry(), Log: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)),
 	}
 	if engine == store.Postgres {

@@ -86,6 +86,10 @@ type Options struct {
 	Drain          time.Duration
 	Port           uint16 // where devices listen; 16993 but for tests
 
+	// ClaimPause is how long a device that was called because somebody said hello in
+	// its name is left alone before the next such call; it doubles within an hour.
+	ClaimPause time.Duration
+
 	Zones        []string
 	OtherDomains []string // devices may be called by names in these, beside Zones and the certificates' domains
 	ConstrainCA  bool     // a device CA that is made now is good in Zones and OtherDomains alone
@@ -165,6 +169,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.TwinWithin == 0 {
 		o.TwinWithin = 10 * time.Minute
+	}
+	if o.ClaimPause == 0 {
+		o.ClaimPause = 30 * time.Second
 	}
 	if o.BreakFor == 0 {
 		o.BreakFor = time.Minute

@@ -29,6 +29,7 @@ func (s *Server) every() {
 	s.queue.Every("sweep", 5*time.Second, s.sweep)
 	s.queue.Every("jobs", jobTick, s.runJobs)
 	s.queue.Every("maintenance", dueTick, s.maintainDue)
+	s.queue.Every("claims", claimTick, s.callClaimed)
 	s.queue.Every("reseal", resealTick, s.reseal)
 	s.queue.Every("prune", pruneTick, s.prune)
 	s.queue.Every("checkpoint", checkpointTick, s.DB.TendAudit)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -297,6 +298,11 @@ func (s *Server) startQueue(ctx context.Context) error {
 		DB: s.DB, Node: s.node, Clock: wallClock{},
 		Enqueue: s.enqueue, Profile: s.profileOf, Kept: s.profileKept, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
+	s.Admit = admit.New(admit.Config{
+		DB: s.DB, Policy: s.policy, Match: s.Trust.Candidates, Enqueue: s.enqueue, Rand: rand.Reader, Lookup: s.o.Lookup,
+		Log: s.log.Named("admit"), Metrics: admit.NewMetrics(s.o.Registry),
+	})
+	journal.Claims = s.Admit
 	tracer, err := s.startTracing(ctx)
 	if err != nil {
 		return err
@@ -304,6 +310,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 	s.engine = provision.New(provision.Config{
 		Tracer: tracer,
 		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames, Name: journal.Name, ServesDomain: s.servesDomain, Clock: wallClock{}, Rand: rand.Reader,
+		Names: s.o.Lookup.Resolver(), Allowed: s.mayConnect,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
 			d := patient
 			if len(t.Logins) > 0 {
@@ -317,11 +324,6 @@ func (s *Server) startQueue(ctx context.Context) error {
 		},
 		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, Attempts: s.o.Attempts, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS, ODCA: provision.ODCA(s.o.ODCA),
 	}, s.log.Named("provision"), provision.NewMetrics(s.o.Registry))
-
-	s.Admit = admit.New(admit.Config{
-		DB: s.DB, Policy: s.policy, Match: s.Trust.Candidates, Enqueue: s.enqueue, Rand: rand.Reader, Lookup: s.o.Lookup,
-		Log: s.log.Named("admit"), Metrics: admit.NewMetrics(s.o.Registry),
-	})
 
 	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute}, working{s.engine, s.shares}, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
 	if err != nil {
@@ -339,6 +341,11 @@ func (s *Server) startQueue(ctx context.Context) error {
 		return q.Stop(drain)
 	})
 	return nil
+}
+
+// mayConnect reports whether provisioning.networks names a network of an address.
+func (s *Server) mayConnect(a netip.Addr) bool {
+	return slices.ContainsFunc(s.o.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 func (s *Server) enqueue(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error {

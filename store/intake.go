@@ -37,7 +37,7 @@ type Heard struct {
 	// address, no hash list, nothing that it says of the device.
 	Stray bool
 	// Claim: the device is to be called, to see whether it is still where it was.
-	Claim       bool
+	Claim         bool
 	WindowUntil   time.Time // zero: as it was
 	FQDN, Profile string    // what the device shall have
 	Move          *Transition

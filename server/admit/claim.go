@@ -161,7 +161,7 @@ func fromHere(networks []netip.Prefix, r store.HelloRecord) bool {
 // elsewhere is a stray. said counts it, once the transaction is durable.
 func (a *Admitter) Answered(ctx context.Context, tx *store.Tx, dev store.Device) (said func(), err error) {
 	from := "elsewhere"
-	rec, ok, err := a.claimant(ctx, tx, dev)
+	rec, ok, err := a.claimant(ctx, tx, dev, time.Time{})
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (a *Admitter) Answered(ctx context.Context, tx *store.Tx, dev store.Device)
 // the hello from elsewhere is believed, as provisioning.reprovision says.
 func (a *Admitter) Gone(ctx context.Context, tx *store.Tx, dev store.Device) (said func(), err error) {
 	said = func() {}
-	rec, ok, err := a.claimant(ctx, tx, dev)
+	rec, ok, err := a.claimant(ctx, tx, dev, dev.LastContact)
 	if err != nil || !ok || dev.Lifecycle == store.PendingApproval && dev.Reason == reason.ReappearedUnprovisioned {
 		return said, err // nobody claims it any more, or a person is asked already
 	}
@@ -232,9 +232,8 @@ type claimant struct {
 	from netip.Addr
 }
 
-// claimant finds the newest hello of a device from elsewhere since it was last
-// spoken to, of one who is on the list of authorised devices before all others.
-func (a *Admitter) claimant(ctx context.Context, tx *store.Tx, dev store.Device) (found claimant, ok bool, err error) {
+// claimant finds the newest hello of a device from elsewhere since a time, of one who is on the list of authorised devices before all others.
+func (a *Admitter) claimant(ctx context.Context, tx *store.Tx, dev store.Device, since time.Time) (found claimant, ok bool, err error) {
 	recent, err := tx.Hellos(ctx, dev.UUID, 64)
 	if err != nil {
 		return found, false, err
@@ -249,7 +248,7 @@ func (a *Admitter) claimant(ctx context.Context, tx *store.Tx, dev store.Device)
 			}
 			at = dev.HeardFrom
 		}
-		if err != nil || at == dev.Address || !allowed(a.Policy().Networks, at) || !r.At.After(dev.LastContact) || uint16(r.Version) != hello.VersionPKI {
+		if err != nil || at == dev.Address || !allowed(a.Policy().Networks, at) || !r.At.After(since) || uint16(r.Version) != hello.VersionPKI {
 			continue
 		}
 		if !ok {

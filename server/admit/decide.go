@@ -219,7 +219,7 @@ func (q Question) busy() Decision {
 // somebody replays an old hello.
 func (q Question) reappeared() Decision {
 	d := q.Device
-	if !d.ProvisionedAt.IsZero() && q.Hello.At.Before(d.ProvisionedAt.Add(time.Second)) {
+	if !q.Gone && !d.ProvisionedAt.IsZero() && q.Hello.At.Before(d.ProvisionedAt.Add(time.Second)) {
 		return Decision{Result: hello.Duplicate, Stray: StrayLate} // sent before the commit, read after it
 	}
 	const event = "reappeared_unprovisioned"

@@ -38,6 +38,9 @@ type Lookup struct {
 	Timeout time.Duration // for one question; 0: 5 s
 }
 
+// Resolver is the resolver, nil for none.
+func (l Lookup) Resolver() Resolver { return l.ReverseDNS }
+
 // Resolver is the part of *net.Resolver that is used.
 type Resolver interface {
 	LookupAddr(ctx context.Context, addr string) ([]string, error)

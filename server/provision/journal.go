@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -34,6 +35,8 @@ type Journal struct {
 	// Hold may put a run off in the transaction that would claim it: a limit is
 	// reached. A zero time lets it begin; nil always does.
 	Hold func(ctx context.Context, tx *store.Tx, runID int64) (until time.Time, err error)
+	// Claims is told how a probe ended; nil: nobody.
+	Claims Claims
 	// Clock is only read for moments written into rows the database does not
 	// stamp itself.
 	Clock Clock
@@ -59,6 +62,10 @@ func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (
 		if err != nil {
 			return err
 		}
+		job = loaded
+		if c.Run.Kind == KindProbe {
+			return nil // it stays what it is, and its timeline is spared
+		}
 		loaded.Device.Attempts++
 		if err := tx.UpdateDevice(ctx, c.Device.UUID, store.DeviceFacts{Attempts: &loaded.Device.Attempts}); err != nil {
 			return err
@@ -69,7 +76,6 @@ func (j *Journal) Claim(ctx context.Context, runID int64, lease time.Duration) (
 		}); err != nil {
 			return err
 		}
-		job = loaded
 		return nil
 	})
 	var held store.ErrHeld
@@ -289,7 +295,8 @@ func (j *Journal) Renew(ctx context.Context, leases []Lease) (lost []Lease, err 
 
 // Settle ends the attempt in one transaction.
 func (j *Journal) Settle(ctx context.Context, l Lease, v Verdict) error {
-	return j.DB.Write(ctx, func(tx *store.Tx) error {
+	said := func() {}
+	err := j.DB.Write(ctx, func(tx *store.Tx) (err error) {
 		if err := tx.CheckFence(ctx, l.UUID, l.Fence); err != nil {
 			return err
 		}
@@ -307,17 +314,26 @@ func (j *Journal) Settle(ctx context.Context, l Lease, v Verdict) error {
 				return err
 			}
 		}
-		if v.OK {
-			return j.settleOK(ctx, tx, l, v)
+		switch {
+		case v.Kind == KindProbe:
+			said, err = j.settleProbe(ctx, tx, l, v)
+		case v.OK:
+			err = j.settleOK(ctx, tx, l, v)
+		default:
+			err = j.settleFailed(ctx, tx, l, v)
 		}
-		return j.settleFailed(ctx, tx, l, v)
+		return err
 	})
+	if err == nil {
+		said()
+	}
+	return err
 }
 
 func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict) error {
 	now := tx.Now()
 	none, healthy := 0, "ok"
-	facts := store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy}
+	facts := store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy, ClaimDue: &time.Time{}}
 	if v.Health != "" {
 		facts.Health = &v.Health
 	}
@@ -339,7 +355,8 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	case KindUnprovision:
 		// Whoever says hello under this UUID from now on is asked about anew.
 		no, unknown := false, ""
-		facts.Approved, facts.Health = &no, &unknown
+		anywhere := store.ByHello
+		facts.Approved, facts.Health, facts.AddressBy = &no, &unknown, &anywhere
 		t.Event = "unprovision_confirmed"
 	default:
 		facts.ProvisionedAt, facts.PasswordChanged = &now, &now
@@ -428,7 +445,7 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err := j.unproved(ctx, tx, l, v); err != nil {
 		return err
 	}
-	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID}
+	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID, Data: looks(v.Looked)}
 	if len(v.Offered) > 0 {
 		d, err := tx.Device(ctx, l.UUID)
 		if err != nil {
@@ -553,5 +570,32 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 	if f.Identity != nil {
 		d.LastContact = &now
 	}
+	if f.Found.IsValid() {
+		if err := located(ctx, tx, uuid, f, &d, "node:"+j.Node); err != nil {
+			return err
+		}
+	}
 	return tx.UpdateDevice(ctx, uuid, d)
+}
+
+// located makes the address where a device answered the believed one.
+func located(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Facts, d *store.DeviceFacts, actor string) error {
+	d.Address, d.GoodAddress, d.AddressBy = &f.Found, &f.Found, &f.FoundBy
+	if f.WordUsed {
+		d.AgentAddress = &netip.Addr{}
+	}
+	if f.FoundFrom == f.Found {
+		return nil
+	}
+	_, err := tx.AddEvent(ctx, store.Event{UUID: uuid, Name: "address_changed", Actor: actor, Detail: "from " + f.FoundFrom.String() + " to " + f.Found.String() + ": it answered there with its key",
+		Data: map[string]any{"address": f.Found.String(), "previous_address": f.FoundFrom.String(), "by": string(f.FoundBy)}})
+	return err
+}
+
+// looks is where a device was looked for, as an event's data.
+func looks(list []Look) map[string]any {
+	if len(list) == 0 {
+		return nil
+	}
+	return map[string]any{"looked": list}
 }

@@ -30,15 +30,15 @@ func (r *Run) contactManaged(ctx context.Context) error {
 	if len(r.Job.Admin) == 0 {
 		return reason.Because(reason.CredentialsUnknown, "no password of this device is stored")
 	}
-	d, err := r.meet(ctx)
+	d, err := r.find(ctx)
 	if err != nil {
-		return r.notManaged(err)
+		return err
 	}
 	if err := r.greet(ctx, d, false); err != nil {
 		_ = d.Close()
-		return err
+		return r.soughtFor(err)
 	}
-	r.Device = d
+	r.Device, r.met = d, r.hasKey() && r.knows(d.Peer())
 	r.lease.guard(d)
 	return nil
 }
@@ -78,6 +78,7 @@ var readManaged = Step{
 		if c, ok := r.credentialOf(r.Device.LoginUsed()); ok {
 			r.admin = c
 			r.letIn(r.Device.Peer())
+			r.located()
 		}
 		return true, nil
 	},
@@ -87,7 +88,7 @@ var readManaged = Step{
 // stays managed, unless none of its passwords works. One that lost its setup has
 // drifted: its next hello, not another run, decides what becomes of it.
 func (r *Run) verdictManaged(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Ended: store.Provisioned, Health: "ok"}
+	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Looked: r.looked, Ended: store.Provisioned, Health: "ok"}
 	if r.Job.Device.Lifecycle == store.Drifted {
 		v.Ended = store.Drifted
 	}

@@ -58,7 +58,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.probes.WithLabelValues(c, "ok")
 		m.probes.WithLabelValues(c, "refused")
 	}
-	for _, k := range []string{KindMaintain, KindRotate, KindUnprovision} {
+	for _, k := range []string{KindMaintain, KindRotate, KindUnprovision, KindProbe} {
 		m.jobs.WithLabelValues(k, "ok")
 		m.jobs.WithLabelValues(k, "failed")
 	}

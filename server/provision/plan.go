@@ -120,6 +120,8 @@ func planOf(kind string) plan {
 		return plan{(*Run).contactManaged, managedDevice, (*Run).verdictManaged}
 	case KindRotate:
 		return plan{(*Run).contactManaged, newPassword, (*Run).verdictManaged}
+	case KindProbe:
+		return plan{(*Run).contactProbe, answers, (*Run).verdictProbe}
 	case KindUnprovision:
 		return plan{(*Run).contactLeaving, backToFactory, (*Run).verdictLeaving}
 	}

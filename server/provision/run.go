@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -56,6 +57,10 @@ type Run struct {
 	differs  []string         // what was found to differ and is left so
 	unsaved  bool             // a change waits for CommitChanges
 	oldCerts []string         // handles of certificates no longer in use
+	believed netip.Addr       // where it was said to be at first
+	found    Lead             // where it answered
+	looked   []Look           // where it was looked for before that
+	met      bool             // a machine with its key answered
 	guarded  []guarded        // changes that could shut us out and are not proved yet
 	rope     Device           // the session that made them, open over their commit
 	told     []string         // names of consoles that the device has, had, or was told

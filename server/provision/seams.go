@@ -115,6 +115,10 @@ type Facts struct {
 	Record      *session.Record
 	DeviceMode  amt.ProvisioningState
 	ModeKnown   bool
+	Found       netip.Addr      // where a machine with its key answered
+	FoundBy     store.AddressBy // what led there
+	FoundFrom   netip.Addr      // where it was believed to be
+	WordUsed    bool            // what its agent said has been tried
 
 	Proofs  *Proofs // by which the device is known from now on
 	Commits int64   // the password that a device outside setup mode may hold from now on
@@ -169,6 +173,8 @@ type Verdict struct {
 	Did     []string      // what maintenance changed
 	Offered []string      // the certificates that a device was offered, when that is what it failed for
 	Changed bool          // a failed run may have told the device something that changes it
+	Looked  []Look        // where it was looked for in vain
+	There   bool          // of a probe: the device is where it is believed to be
 	// Profile is what the device was found, or made, to be; "" when not all of
 	// it was looked at.
 	Profile        string
@@ -223,6 +229,10 @@ type Config struct {
 	// Trusted lists names of consoles that a device may have been told by a version
 	// of its profile; nil knows none but the profile's own.
 	Trusted func(ctx context.Context, d store.Device, profile string) ([]string, error)
+	// Names finds a managed device by its name; nil does not ask. Allowed says
+	// whether we may connect to an address; nil: to any.
+	Names   Resolver
+	Allowed func(netip.Addr) bool
 	Clock   Clock
 	Rand    io.Reader
 

@@ -17,6 +17,8 @@ func (r *Run) verdictBare(err error) Verdict {
 	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied}
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.
+		r.located()
+		v.Facts = r.learnt()
 		v.OK, v.Ended = true, store.Provisioned
 		if why := r.ownCertificateStays(); why != "" {
 			v.Health, v.Detail = "warn", why

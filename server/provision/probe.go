@@ -1,0 +1,129 @@
+package provision
+
+import (
+	"context"
+	"time"
+
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/queue"
+	"github.com/provisiond/provisiond/store"
+)
+
+// KindProbe is a run that changes nothing: somebody says hello in the name of a
+// device from elsewhere, and the device is called where it is believed to be. If
+// it answers there with its key, the hello is a stray.
+const KindProbe = queue.Probe
+
+// answers asks who is there.
+var answers = []Step{readManaged}
+
+// contactProbe asks twice before it believes that nobody is there.
+func (r *Run) contactProbe(ctx context.Context) error {
+	err := r.contactManaged(ctx)
+	if codeOf(err) != reason.DeviceUnreachable {
+		return err
+	}
+	if err := r.e.Clock.Sleep(ctx, r.e.Quiet); err != nil {
+		return err
+	}
+	r.looked = nil
+	return r.contactManaged(ctx)
+}
+
+// verdictProbe says whether the device is where it is believed to be. A machine
+// that showed the device's key and asked for no set-up is the device, whatever
+// password it wants; what went wrong here says nothing and is asked again.
+func (r *Run) verdictProbe(err error) Verdict {
+	v := Verdict{OK: true, Facts: r.learnt(), Steps: r.book, Blame: reason.NoBlame, Looked: r.looked}
+	if err == nil {
+		v.There = true
+		if r.admin.ID != 0 {
+			v.Active = []int64{r.admin.ID}
+		}
+		return v
+	}
+	code := codeOf(err)
+	v.Detail = clip(errText(err))
+	switch {
+	case reason.Of(code).Blame == reason.OurServer, code == reason.Cancelled, code == reason.NetworkNotAllowed:
+		v.OK, v.Reason, v.Blame, v.Later = false, code, reason.Of(code).Blame, time.Minute
+	case code == reason.ReappearedUnprovisioned, !r.met:
+		v.Reason = code
+	case code == reason.AuthFailed, code == reason.CredentialsUnknown, code == reason.AccountLocked:
+		v.There = true
+		v.Facts = Facts{}
+	default: // its key answered, and then it broke off
+		v.OK, v.Reason, v.Blame, v.Later = false, code, reason.Of(code).Blame, time.Minute
+	}
+	return v
+}
+
+// Claims is told how a probe ended, in the transaction that writes it down. said
+// is called when that is durable.
+type Claims interface {
+	// Answered: the device is where it is believed to be.
+	Answered(ctx context.Context, tx *store.Tx, d store.Device) (said func(), err error)
+	// Gone: nobody there answers as the device.
+	Gone(ctx context.Context, tx *store.Tx, d store.Device) (said func(), err error)
+}
+
+// reprobe is how long after a hello from elsewhere was believed the device is
+// looked for again at its last good address: it may only have been switched off.
+const reprobe = time.Hour
+
+// settleProbe ends a probe. The device stays what it is, unless nobody answered
+// as it or it had been taken for lost.
+func (j *Journal) settleProbe(ctx context.Context, tx *store.Tx, l Lease, v Verdict) (said func(), err error) {
+	said = func() {}
+	now := tx.Now()
+	var due time.Time
+	if v.Later > 0 {
+		due = now.Add(v.Later)
+	}
+	facts := store.DeviceFacts{ClaimDue: &due}
+	if v.There {
+		healthy := "ok"
+		facts.LastContact, facts.Health = &now, &healthy
+	}
+	if err := tx.UpdateDevice(ctx, l.UUID, facts); err != nil {
+		return said, err
+	}
+	state := store.RunDone
+	if !v.OK {
+		state = store.RunFailed
+	}
+	if err := tx.FinishRun(ctx, l.RunID, state, v.Reason, v.Detail, string(v.Blame)); err != nil {
+		return said, err
+	}
+	if err := tx.Release(ctx, l.UUID, l.Fence, time.Time{}); err != nil || !v.OK {
+		return said, err
+	}
+	d, err := tx.Device(ctx, l.UUID)
+	if err != nil || j.Claims == nil {
+		return said, err
+	}
+	if !v.There {
+		if said, err = j.Claims.Gone(ctx, tx, d); err != nil {
+			return said, err
+		}
+		if d, err = tx.Device(ctx, l.UUID); err == nil && takenForLost(d) && d.GoodAddress.IsValid() {
+			due = now.Add(reprobe)
+			err = tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{ClaimDue: &due})
+		}
+		return said, err
+	}
+	if takenForLost(d) && len(v.Active) > 0 {
+		if err := tx.Transition(ctx, store.Transition{UUID: d.UUID, To: store.Provisioned, Event: "answered", Actor: "node:" + j.Node, RunID: l.RunID,
+			Detail: "it answers at " + d.Address.String() + " with its key and its password: it never was without its setup"}); err != nil {
+			return said, err
+		}
+	}
+	return j.Claims.Answered(ctx, tx, d)
+}
+
+// takenForLost reports whether a device waits for a person because somebody said
+// hello in its name.
+func takenForLost(d store.Device) bool {
+	return d.Lifecycle == store.PendingApproval && d.Reason == reason.ReappearedUnprovisioned ||
+		d.Lifecycle == store.Quarantined && d.Reason == reason.UUIDDuplicate
+}
