@@ -11,3 +11,6 @@ ALTER TABLE devices ADD COLUMN good_address text NOT NULL DEFAULT '';
 -- Somebody says hello in its name from elsewhere: from when on it is called, to see whether it is still there.
 ALTER TABLE devices ADD COLUMN claim_due integer;
 CREATE INDEX devices_claims ON devices (claim_due) WHERE claim_due IS NOT NULL;
+
+INSERT INTO settings (key, value, updated_at) VALUES ('schema_readable_from', '4', CAST(strftime('%s', 'now') AS integer) * 1000)
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at;
