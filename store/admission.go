@@ -136,7 +136,7 @@ func (tx *Tx) DeleteName(ctx context.Context, uuid amt.UUID) error {
 // a person turned away or keeps out is no stranger: forgotten, it could ask again.
 const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'failed', 'quarantined', 'dormant') AND NOT approved
 	AND hello_count > 0 AND fence = 0 AND provisioned_at IS NULL AND tags = '[]' AND serial = '' AND mac = ''
-	AND reason NOT IN ('uuid_duplicate', 'rejected', 'policy_denied')
+	AND reason NOT IN ('uuid_duplicate', 'rejected', 'policy_denied', 'kept_out')
 	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid) AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid)`
 
 // CountStrangers counts the rows that PruneStrangers may remove.
