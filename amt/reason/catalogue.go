@@ -154,7 +154,7 @@ var catalogue = []Entry{
 		[]string{"give it one: provctl device name UUID FQDN", "or choose another name source in provisioning.names.sources or in a rule"}},
 	{NameTaken, Intake, ThePolicy, ForOperator, "Another device has this name",
 		[]string{"the list, the webhook or DNS gives one name to two devices", "a machine was replaced and the old one is still under management", "somebody imitating a device"},
-		[]string{"see who has it: provctl device list --query NAME", "the old machine is gone: provctl device retire OLD, then provctl device retry UUID", "else give this one another name: provctl device name UUID FQDN"}},
+		[]string{"see who has it: provctl device list NAME", "the old machine is gone: provctl device retire OLD, then provctl device retry UUID", "else give this one another name: provctl device name UUID FQDN"}},
 	{DomainNotAllowed, Intake, ThePolicy, ForOperator, "The device's domain is none of ours",
 		[]string{"its DNS suffix, or the name it was given, lies outside zones and outside the domains of the provisioning certificates", "a device that claims somebody else's domain"},
 		[]string{"the domain is yours: add it to zones, or to provisioning.other_domains, and restart; then provctl device retry UUID", "it is not: look at the machine, and at option 15 of its DHCP scope; provctl device quarantine UUID"}},

@@ -26,11 +26,17 @@ var errFailed = errors.New("")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := root().ExecuteContext(ctx); err != nil {
+	understood := false
+	c := root()
+	c.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
+	if err := c.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errFailed) {
 			fmt.Fprintln(os.Stderr, "amtsim:", err)
 		}
 		stop()
+		if !understood {
+			os.Exit(6) // wrong arguments, as of the other programs
+		}
 		os.Exit(1)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -36,11 +35,15 @@ func (p *program) auditCommand() *cobra.Command {
 				return usage("--limit: want 0, for all, or more")
 			}
 			if device != "" {
-				u, err := amt.ParseUUID(device)
+				c, err := p.client()
 				if err != nil {
-					return usage("--device: %w", err)
+					return err
 				}
-				q.Subject = u.String()
+				d, err := c.Device(cmd.Context(), device)
+				if err != nil {
+					return err
+				}
+				q.Subject = d.UUID
 			}
 			if q.Newest = q.After == 0; !q.Newest && !cmd.Flags().Changed("limit") {
 				limit = 0
@@ -67,10 +70,10 @@ func (p *program) auditCommand() *cobra.Command {
 				return nil
 			}
 			var t table
-			t.row("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "DETAIL")
+			t.row("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "NAME", "DETAIL")
 			for _, r := range all {
 				detail, _ := json.Marshal(r.Detail)
-				t.row(fmt.Sprint(r.Seq), when(r.At), r.Actor, r.Action, dash(r.Subject), string(detail))
+				t.row(fmt.Sprint(r.Seq), when(r.At), r.Actor, r.Action, dash(r.Subject), dash(r.FQDN), string(detail))
 			}
 			t.print(p.out)
 			return nil
@@ -79,7 +82,7 @@ func (p *program) auditCommand() *cobra.Command {
 	f := list.Flags()
 	f.StringVar(&q.Actor, "actor", "", "only what was done by whom this is a part of, such as alice")
 	f.StringVar(&q.Action, "action", "", "only what this is a part of, such as secret.reveal")
-	f.StringVar(&device, "device", "", "only what was done to the device with this `UUID`")
+	f.StringVar(&device, "device", "", "only what was done to this `DEVICE`")
 	f.StringVar(&q.Subject, "subject", "", "only what was done to what this is a part of: a device, a user, a job")
 	f.StringVar(&q.Since, "since", "", "only from this `TIME` on")
 	f.StringVar(&q.Until, "until", "", "only before this `TIME`; a day is meant to its end")
@@ -154,7 +157,7 @@ func (p *program) auditVerify() *cobra.Command {
 func checkAuditFile(name, key string) (api.AuditFileChecked, error) {
 	in, err := os.Open(name)
 	if err != nil {
-		return api.AuditFileChecked{}, usage("%w", err)
+		return api.AuditFileChecked{}, unusable("%w", err)
 	}
 	defer in.Close()
 	f, err := api.CheckAuditFile(in)

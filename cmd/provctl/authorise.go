@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,10 +19,10 @@ const mostInput = 32 << 20
 func readAll(r io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, mostInput+1))
 	if err != nil {
-		return nil, usage("standard input: %w", err)
+		return nil, unusable("standard input: %w", err)
 	}
 	if len(text) > mostInput {
-		return nil, usage("more than %d MiB; divide it", mostInput>>20)
+		return nil, unusable("more than %d MiB; divide it", mostInput>>20)
 	}
 	return text, nil
 }
@@ -150,7 +154,7 @@ func (p *program) deviceAuthorised() *cobra.Command {
 func (p *program) deviceName() *cobra.Command {
 	note := ""
 	cmd := &cobra.Command{
-		Use: "name UUID [FQDN]", Short: "Give a device its name, or take the assigned one away", Args: cobra.RangeArgs(1, 2),
+		Use: "name DEVICE [FQDN]", Short: "Give a device its name, or take the assigned one away", Args: cobra.RangeArgs(1, 2),
 		Long: "Give a device its name, also before its first hello. Without FQDN the assigned name is taken away.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n := api.NewName{Note: note}
@@ -180,11 +184,21 @@ func (p *program) deviceName() *cobra.Command {
 	return cmd
 }
 
+// vouchFlags are a person's word for a device's certificate.
+func vouchFlags(cmd *cobra.Command, v *api.Vouch, first string) {
+	cmd.Flags().StringVar(&v.Fingerprint, "fingerprint", "", "the `SHA256` of the certificate that the device shows: passwords are answered to whoever shows it")
+	cmd.Flags().BoolVar(&v.TrustFirst, first, false, "answer passwords to whoever answers first; the audit keeps it")
+}
+
 func (p *program) deviceAdopt() *cobra.Command {
 	note, file := "", ""
+	var v api.Vouch
 	cmd := &cobra.Command{
-		Use: "adopt UUID --password-file FILE", Short: "Try a password known from elsewhere", Args: cobra.ExactArgs(1),
-		Long: "Try a password known from elsewhere on a device that takes none of ours; - reads it from standard input.\nA device that refused passwords is not asked again within the hour, so that nobody is locked out.",
+		Use: "adopt DEVICE --password-file FILE [--fingerprint SHA256 | --trust-first]", Short: "Try a password known from elsewhere", Args: cobra.ExactArgs(1),
+		Long: "Try a password known from elsewhere on a device that takes none of ours; - reads it from standard input.\n" +
+			"A run that waits takes it with it and comes at once. A device that refused passwords is not asked again within the hour, so that nobody is locked out.\n\n" +
+			"The password is answered to nobody for whose certificate no person has vouched: with --fingerprint for one that you know,\n" +
+			"with --trust-first for whoever answers first. With neither, at a terminal, you are shown which certificate it is and asked.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
 				return usage("--password-file is needed; a password in an argument is seen by every user of this machine")
@@ -197,7 +211,7 @@ func (p *program) deviceAdopt() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := c.AdoptDevice(cmd.Context(), args[0], api.Adoption{Password: text[0], Note: note})
+			res, err := c.AdoptDevice(cmd.Context(), args[0], api.Adoption{Password: text[0], Note: note, Vouch: v})
 			if err != nil {
 				return err
 			}
@@ -205,10 +219,78 @@ func (p *program) deviceAdopt() *cobra.Command {
 				return p.printJSON(res)
 			}
 			fmt.Fprintf(p.out, "%s: %s\n", args[0], res.Said)
+			if v == (api.Vouch{}) && p.atTerminal() {
+				return p.askToTrust(cmd.Context(), c, res)
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&file, "password-file", "", "a `FILE` with the password")
 	cmd.Flags().StringVar(&note, "note", "", "why, for the timeline and the audit")
+	vouchFlags(cmd, &v, "trust-first")
+	return cmd
+}
+
+// atTerminal reports whether a person types there.
+func (p *program) atTerminal() bool {
+	_, file := p.in.(*os.File)
+	return file && onTerminal(p.in)
+}
+
+// askToTrust shows whose certificate it is that a password would be answered to, and
+// asks, as ssh does with a host that it does not know.
+func (p *program) askToTrust(ctx context.Context, c *api.Client, res api.ActionResult) error {
+	seen := res.Device.PeerSeen
+	for deadline := time.Now().Add(30 * time.Second); seen == "" && time.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+		d, err := c.Device(ctx, res.Device.UUID)
+		if err != nil {
+			return err
+		}
+		if over := len(d.Runs) == 0 || d.Runs[0].ID != res.RunID || d.Runs[0].FinishedAt != nil; over && d.PeerSeen == "" {
+			return nil // it was let in by its known key, or nobody answered
+		}
+		seen = d.PeerSeen
+	}
+	if seen == "" {
+		return nil
+	}
+	fmt.Fprintf(p.err, "What answers at %s shows the certificate\n  sha256:%s\nand nobody has vouched for it. Send the password to it? [y/N] ", res.Device.Address, seen)
+	line, err := p.line()
+	if err != nil && line == "" || !strings.EqualFold(strings.TrimSpace(line), "y") && !strings.EqualFold(strings.TrimSpace(line), "yes") {
+		fmt.Fprintln(p.err, "it is kept and sent to nobody")
+		return nil
+	}
+	res, err = c.Trust(ctx, res.Device.UUID, api.Retry{Vouch: api.Vouch{Fingerprint: seen}})
+	return p.printAction(res.Device.UUID, res, err)
+}
+
+func (p *program) deviceTrust() *cobra.Command {
+	note := ""
+	var v api.Vouch
+	cmd := &cobra.Command{
+		Use: "trust DEVICE --fingerprint SHA256 | --first", Short: "Vouch for the certificate that a device shows", Args: cobra.ExactArgs(1),
+		Long: "For a device whose key is not known here, or is another than before: a new board, a reset, one that somebody else set up.\n" +
+			"Passwords that it may hold are answered to nobody else than its known key and whom you vouch for. device why shows which certificate it was.\n" +
+			"It is called at once; when it takes a password its key is the device's from then on, and the word is spent.",
+		Example: "  provctl device trust pc-24 --fingerprint 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if v == (api.Vouch{}) {
+				return usage("want --fingerprint with the SHA-256 of its certificate, which device why shows, or --first")
+			}
+			c, err := p.client()
+			if err != nil {
+				return err
+			}
+			res, err := c.Trust(cmd.Context(), args[0], api.Retry{Vouch: v, Note: note})
+			return p.printAction(args[0], res, err)
+		},
+	}
+	cmd.Flags().StringVar(&note, "note", "", "why, for the timeline and the audit")
+	vouchFlags(cmd, &v, "first")
 	return cmd
 }

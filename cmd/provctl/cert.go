@@ -120,7 +120,7 @@ func (p *program) certPending() *cobra.Command {
 		Use: "pending [ID]", Short: "Requests that wait for their certificate, or one of them once more", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cancel && len(args) == 0 {
-				return usage("--cancel: which request?")
+				return unusable("--cancel: which request?")
 			}
 			c, err := p.client()
 			if err != nil {
@@ -335,19 +335,19 @@ func uploads(names []string) ([]api.FileBytes, error) {
 	for _, name := range names {
 		info, err := os.Stat(name)
 		if err != nil {
-			return nil, usage("%w", err)
+			return nil, unusable("%w", err)
 		}
 		if total += info.Size(); info.Size() > certs.MaxFile || total > certs.MaxBundle {
 			return nil, &exitError{exitFailed, fmt.Errorf("cert_input_invalid: %s is too large: at most %d MB a file and %d MB together are read", name, certs.MaxFile>>20, certs.MaxBundle>>20)}
 		}
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, usage("%w", err)
+			return nil, unusable("%w", err)
 		}
 		data, err := io.ReadAll(io.LimitReader(f, certs.MaxFile+1))
 		_ = f.Close()
 		if err != nil {
-			return nil, usage("%s: %w", name, err)
+			return nil, unusable("%s: %w", name, err)
 		}
 		if len(data) == 0 {
 			return nil, &exitError{exitFailed, fmt.Errorf("cert_input_invalid: %s is empty", name)}

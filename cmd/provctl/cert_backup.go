@@ -45,7 +45,7 @@ func newFile(flag, name string) (*outFile, error) {
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, usage("%s: %w", flag, err)
+		return nil, unusable("%s: %w", flag, err)
 	}
 	return &outFile{f, flag}, nil
 }
@@ -265,10 +265,10 @@ func wrapKey(file string, h *api.Handover) error {
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return usage("--wrap-to: %w", err)
+		return unusable("--wrap-to: %w", err)
 	}
 	if len(text) > 16<<10 {
-		return usage("--wrap-to: %s is larger than a public key", file)
+		return unusable("--wrap-to: %s is larger than a public key", file)
 	}
 	h.WrapTo = string(text)
 	return nil

@@ -35,13 +35,13 @@ func (p *program) client() (*api.Client, error) {
 func (p *program) open() (*api.Client, error) {
 	u, err := url.Parse(p.address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, usage("--address %q: want a URL such as http://127.0.0.1:8080", p.address)
+		return nil, unusable("--address %q: want a URL such as http://127.0.0.1:8080", p.address)
 	}
 	t := &http.Transport{ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if p.ca != "" {
 		list, err := authorities(p.ca)
 		if err != nil {
-			return nil, usage("--ca %w", err)
+			return nil, unusable("--ca %w", err)
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
 		for _, c := range list {

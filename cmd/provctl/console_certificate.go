@@ -79,7 +79,7 @@ func consoleRequest(csr, key string) ([]byte, *outFile, error) {
 	if csr != "" {
 		text, err := os.ReadFile(csr)
 		if err != nil {
-			return nil, nil, usage("--csr: %v", err)
+			return nil, nil, unusable("--csr: %v", err)
 		}
 		return text, nil, nil
 	}

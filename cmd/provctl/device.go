@@ -14,7 +14,7 @@ import (
 func (p *program) deviceCommand() *cobra.Command {
 	cmd := group("device", "Devices: list, show, why, and commands about them", p.deviceList(), p.deviceShow(), p.deviceWhy(),
 		p.deviceExport(), p.deviceTag("tag", "Give a device tags"), p.deviceTag("untag", "Take tags away from a device"), p.deviceAssignProfile(),
-		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAdopt(),
+		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAdopt(), p.deviceTrust(),
 		p.deviceAct("approve", "Let devices in", "", false),
 		p.deviceAct("reject", "Turn waiting devices away", "Their hellos are recorded and nothing else happens. The way back is device approve.", false),
 		p.deviceAct("retry", "Try devices again now", "", false),
@@ -26,8 +26,13 @@ func (p *program) deviceCommand() *cobra.Command {
 		p.deviceAct("retire", "Take devices out for good", "Their records and passwords are kept; the devices themselves are not touched.", true),
 	)
 	cmd.Aliases = []string{"devices"}
+	cmd.Long = cmd.Short + ".\n\n" + oneDevice
 	return cmd
 }
+
+// oneDevice says what a DEVICE on the command line may be.
+const oneDevice = "A DEVICE is its UUID, or all of its name, of the first label of its name, of its address, MAC or serial number.\n" +
+	"What fits several is answered with the list of them, and nothing is done."
 
 func (p *program) deviceList() *cobra.Command {
 	var q api.DeviceQuery
@@ -78,7 +83,7 @@ func (p *program) deviceList() *cobra.Command {
 
 func (p *program) deviceShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show UUID", Short: "Everything known of one device, with its runs and their steps", Args: cobra.ExactArgs(1),
+		Use: "show DEVICE", Short: "Everything known of one device, with its runs and their steps", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()
 			if err != nil {
@@ -164,7 +169,7 @@ func (p *program) printDevice(d api.DeviceDetail) {
 
 func (p *program) deviceWhy() *cobra.Command {
 	return &cobra.Command{
-		Use: "why UUID|ADDRESS|MAC|NAME", Short: "Why a device is, or is not, under management", Args: cobra.ExactArgs(1),
+		Use: "why DEVICE", Short: "Why a device is, or is not, under management", Args: cobra.ExactArgs(1),
 		Long: "Says in plain words where a device stands, why, what happens next and what a person can do,\nalso for a device that this server has never heard of (exit status 5).",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()
@@ -225,8 +230,9 @@ func (p *program) printWhy(w api.Why) {
 // keep the others from being done; the status tells.
 func (p *program) deviceAct(verb, short, long string, destructive bool) *cobra.Command {
 	note, yes := "", false
+	var v api.Vouch
 	cmd := &cobra.Command{
-		Use: verb + " UUID…", Short: short, Long: strings.TrimSpace(short + ".\n" + long), Args: cobra.MinimumNArgs(1),
+		Use: verb + " DEVICE…", Short: short, Long: strings.TrimSpace(short + ".\n" + long), Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()
 			if err != nil {
@@ -240,7 +246,13 @@ func (p *program) deviceAct(verb, short, long string, destructive bool) *cobra.C
 			results := []api.ActionResult{}
 			var firstErr error
 			for _, u := range args {
-				res, err := c.Act(cmd.Context(), verb, u, note)
+				var res api.ActionResult
+				var err error
+				if v != (api.Vouch{}) {
+					res, err = c.Retry(cmd.Context(), u, api.Retry{Vouch: v, Note: note})
+				} else {
+					res, err = c.Act(cmd.Context(), verb, u, note)
+				}
 				if err != nil {
 					if _, text, _ := p.explain(err); len(args) > 1 {
 						fmt.Fprintf(p.err, "provctl: %s: %s\n", u, text)
@@ -271,6 +283,9 @@ func (p *program) deviceAct(verb, short, long string, destructive bool) *cobra.C
 		},
 	}
 	cmd.Flags().StringVar(&note, "note", "", "why, for the timeline and the audit")
+	if verb == "retry" {
+		vouchFlags(cmd, &v, "trust-first")
+	}
 	if destructive {
 		cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	}

@@ -16,7 +16,7 @@ import (
 func (p *program) deviceTag(verb, short string) *cobra.Command {
 	var b api.ChangeBody
 	cmd := &cobra.Command{
-		Use: verb + " UUID TAG…", Short: short, Args: cobra.MinimumNArgs(2),
+		Use: verb + " DEVICE TAG…", Short: short, Args: cobra.MinimumNArgs(2),
 		Long: short + ". Rules and searches see them (tag:NAME). For many devices: provctl job start " + verb + " QUERY --tags TAG.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b.Tags = args[1:]
@@ -30,7 +30,7 @@ func (p *program) deviceTag(verb, short string) *cobra.Command {
 func (p *program) deviceAssignProfile() *cobra.Command {
 	var b api.ChangeBody
 	cmd := &cobra.Command{
-		Use: "assign-profile UUID PROFILE", Short: "Give a device its profile", Args: cobra.ExactArgs(2),
+		Use: "assign-profile DEVICE PROFILE", Short: "Give a device its profile", Args: cobra.ExactArgs(2),
 		Long: "Gives a device its profile, which then goes before the list of authorised devices and the rules; - takes that back.\n" +
 			"A device under management is brought to it by maintenance. For many devices: provctl job start assign-profile QUERY --profile NAME.",
 		RunE: func(cmd *cobra.Command, args []string) error {

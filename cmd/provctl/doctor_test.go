@@ -34,9 +34,9 @@ func TestDoctor(t *testing.T) {
 	}{
 		{"never run", nil, api.DoctorReport{Checks: []api.DoctorCheck{}, Worst: "pass"}, "GET", 0, "", "the checks have not run yet; provctl doctor --run makes them now\n"},
 		{"well", nil, api.DoctorReport{Checks: well, Worst: "pass", At: &at, Node: "n1"}, "GET", 0,
-			"pass  listener  hellos can be left at 192.0.2.10:9971\n\npass on n1, at 2026-03-01 08:00:00\n", ""},
+			"pass  listener  hellos can be left at 192.0.2.10:9971\n\npass on n1, at 2026-03-01 08:00:00Z\n", ""},
 		{"odd", []string{"--run"}, api.DoctorReport{Checks: odd, Worst: "warn", At: &at, Node: "n1"}, "POST", 1,
-			"pass  listener  hellos can be left at 192.0.2.10:9971\nwarn  backup    there is no backup\n                -> make one\n                   every night\n\nwarn on n1, at 2026-03-01 08:00:00\n", ""},
+			"pass  listener  hellos can be left at 192.0.2.10:9971\nwarn  backup    there is no backup\n                -> make one\n                   every night\n\nwarn on n1, at 2026-03-01 08:00:00Z\n", ""},
 		{"bad", nil, api.DoctorReport{Checks: bad, Worst: "fail", At: &at, Node: "n1"}, "GET", 2, `pass  listener              hellos can be left at 192.0.2.10:9971
 warn  backup                there is no backup
                             -> make one
@@ -45,7 +45,7 @@ fail  dns:corp.example.com  there is no provisionserver.corp.example.com
                             ns1: no such name
                             -> add it
 
-fail on n1, at 2026-03-01 08:00:00
+fail on n1, at 2026-03-01 08:00:00Z
 `, ""},
 		{"for scripts", []string{"--json"}, api.DoctorReport{Checks: well, Worst: "pass", At: &at}, "GET", 0, `{
   "checks": [

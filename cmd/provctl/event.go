@@ -30,7 +30,7 @@ func (p *program) eventCommand() *cobra.Command {
 			return err
 		},
 	}
-	tail.Flags().StringVar(&device, "device", "", "only events of this `UUID`")
+	tail.Flags().StringVar(&device, "device", "", "only events of this `DEVICE`")
 	tail.Flags().Int64Var(&after, "after", -1, "begin behind this event's id; 0 is the very beginning, -1 now")
 
 	var q api.EventQuery
@@ -57,7 +57,7 @@ func (p *program) eventCommand() *cobra.Command {
 			return nil
 		},
 	}
-	list.Flags().StringVar(&q.UUID, "device", "", "only events of this `UUID`")
+	list.Flags().StringVar(&q.UUID, "device", "", "only events of this `DEVICE`")
 	list.Flags().StringVar(&q.Name, "name", "", "only events of this name")
 	list.Flags().IntVar(&q.Limit, "limit", 50, "at most so many, up to 1000")
 	return group("event", "What happens", tail, list)
@@ -72,7 +72,7 @@ func (p *program) printEvent(e api.Event) error {
 		_, err = fmt.Fprintln(p.out, string(b))
 		return err
 	}
-	line := fmt.Sprintf("%s  %-36s  %-24s", when(e.At), dash(e.UUID), e.Name)
+	line := fmt.Sprintf("%s  %-36s  %-24s  %-24s", when(e.At), dash(e.UUID), dash(e.FQDN), e.Name)
 	if e.Reason != "" {
 		line += "  " + e.Reason
 	}

@@ -33,9 +33,10 @@ const (
 	exitOK       = 0
 	exitFailed   = 1
 	exitPartly   = 2 // some of several were done
-	exitConfig   = 3 // wrong arguments, a missing file
+	exitConfig   = 3 // a file or a setting that cannot be used
 	exitAuth     = 4
 	exitNotFound = 5
+	exitUsage    = 6 // wrong arguments: nothing was asked or done
 )
 
 // exitError carries a status; what it says has been printed when err is nil.
@@ -53,7 +54,13 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
+// usage is for arguments that are wrong.
 func usage(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+// unusable is for a file or a setting that cannot be used.
+func unusable(format string, args ...any) error {
 	return &exitError{exitConfig, fmt.Errorf(format, args...)}
 }
 
@@ -75,7 +82,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	for _, arg := range cmd.Flags().Args() {
 		if _, err := amt.ParseUUID(arg); err == nil && hint == askWhy {
-			hint = strings.Replace(askWhy, "UUID", arg, 1)
+			hint = strings.Replace(askWhy, "DEVICE", arg, 1)
 		}
 	}
 	if text != "" {
@@ -119,12 +126,12 @@ func (p *program) explain(err error) (status int, text, hint string) {
 		return exitFailed, refused.Detail, hint
 	}
 	// What is left comes from cobra: unknown commands, flags and argument counts.
-	return exitConfig, err.Error(), typo
+	return exitUsage, err.Error(), typo
 }
 
 // askWhy is the next move about a device that is not known; the UUID that was
 // typed takes its place in it.
-const askWhy = "ask why: provctl device why UUID"
+const askWhy = "ask why: provctl device why DEVICE"
 
 // typo stands for the usage of the command that was typed.
 const typo = "usage"
@@ -143,7 +150,14 @@ type program struct {
 func (p *program) root() *cobra.Command {
 	root := group("provctl", "Look at and steer a running provisiond")
 	root.SilenceUsage, root.SilenceErrors = true, true
-	root.Long = "provctl looks at and steers a running provisiond.\n\nExit status: 0 done, 1 failed, 2 partly done, 3 wrong arguments, 4 not allowed, 5 not found."
+	root.Long = "provctl looks at and steers a running provisiond. It shows times of UTC.\n\n" +
+		"Exit status: 0 done, 1 failed, 2 partly done, 3 a file or setting that cannot be used, 4 not allowed, 5 not found, 6 wrong arguments.\n\n" +
+		"Environment, where the flag of that name is not given:\n" +
+		"  PROVISIOND_ADDRESS     the daemon's URL\n" +
+		"  PROVISIOND_TOKEN_FILE  a file with the token\n" +
+		"  PROVISIOND_TOKEN       the token itself, where no file is named\n" +
+		"  PROVISIOND_CA          a file with the authorities of the daemon's certificate\n" +
+		"  PROVISIOND_DATA_DIR    the local daemon's data_dir, in which admin.token is looked for"
 	f := root.PersistentFlags()
 	f.StringVar(&p.address, "address", envOr("PROVISIOND_ADDRESS", "http://127.0.0.1:8080"), "the daemon's `URL`")
 	f.StringVar(&p.tokenFile, "token-file", os.Getenv("PROVISIOND_TOKEN_FILE"), "a `FILE` with the token (default: admin.token in the local daemon's data_dir)")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -14,7 +15,7 @@ func (p *program) maintainCommand() *cobra.Command {
 	var f jobFlags
 	due := false
 	cmd := &cobra.Command{
-		Use: "maintain UUID | QUERY | --all --due | --task clock,cert,name,tls,password", Short: "Look after managed devices: clock, certificate, name, password",
+		Use: "maintain DEVICE | QUERY | --all --due | --task clock,cert,name,tls,password", Short: "Look after managed devices: clock, certificate, name, password",
 		Long: "Looks after one device, or after all that a query finds, as a job. --due does only what is due: a clock that is off,\n" +
 			"a certificate that ends within 30 days, a name that changed, a password older than its profile allows, TLS settings that differ.\n" +
 			"--task does what is named, where it is needed; --task check looks and changes nothing.",
@@ -23,14 +24,17 @@ func (p *program) maintainCommand() *cobra.Command {
 			if due == (f.Task != "") {
 				return usage("want --due, or --task with what is to be done")
 			}
-			if len(args) == 1 && looksLikeUUID(args[0]) && f.at == "" && !f.DryRun && !f.NeedApprover {
+			if len(args) == 1 && f.at == "" && !f.DryRun && !f.NeedApprover {
 				c, err := p.client()
 				if err != nil {
 					return err
 				}
 				res, err := c.Maintain(cmd.Context(), args[0], api.MaintainBody{Task: f.Task, Note: f.Note})
-				return p.printAction(args[0], res, err)
-			}
+				var refused *api.Problem
+				if !errors.As(err, &refused) || looksLikeUUID(args[0]) || refused.Code != api.CodeNoDevice && refused.Code != api.CodeAmbiguous {
+					return p.printAction(args[0], res, err)
+				}
+			} // else it is a query
 			f.Kind, f.Query = "maintain", strings.Join(args, " ")
 			return p.startJob(cmd, f)
 		},
@@ -41,7 +45,7 @@ func (p *program) maintainCommand() *cobra.Command {
 	return cmd
 }
 
-// looksLikeUUID tells a device from a query.
+// looksLikeUUID tells a UUID from a query.
 func looksLikeUUID(s string) bool {
 	return len(s) >= 32 && len(s) <= 38 && strings.Trim(s, "0123456789abcdefABCDEF-{}") == ""
 }

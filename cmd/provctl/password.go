@@ -21,7 +21,7 @@ func (p *program) passwordsFrom(files []string, variable string) ([]string, erro
 		if name == "-" {
 			line, err := p.secretLine()
 			if err != nil {
-				return nil, usage("the password on standard input %w", err)
+				return nil, unusable("the password on standard input %w", err)
 			}
 			out = append(out, line)
 			continue
@@ -42,16 +42,16 @@ func (p *program) passwordsFrom(files []string, variable string) ([]string, erro
 func passwordFile(name string) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return "", usage("the password file: %w", err)
+		return "", unusable("the password file: %w", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, typed.MaxPassword+1))
 	if err != nil {
-		return "", usage("the password file: %w", err)
+		return "", unusable("the password file: %w", err)
 	}
 	line, err := typed.Password(text)
 	if err != nil {
-		return "", usage("the password file %s %w", name, err)
+		return "", unusable("the password file %s %w", name, err)
 	}
 	return line, nil
 }

@@ -47,11 +47,12 @@ func (t *table) print(w io.Writer) {
 	}
 }
 
+// when shows a moment of UTC, and says so.
 func when(t *time.Time) string {
 	if t == nil {
 		return "-"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05")
+	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
 // dash stands for what is not known.

@@ -71,7 +71,7 @@ func conditions(match any) string {
 
 func (p *program) ruleTest() *cobra.Command {
 	return &cobra.Command{
-		Use: "test UUID", Short: "What the rules make of a device, and why", Args: cobra.ExactArgs(1),
+		Use: "test DEVICE", Short: "What the rules make of a device, and why", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()
 			if err != nil {
@@ -171,10 +171,10 @@ func (p *program) document(file string, into any) error {
 	}
 	var doc any
 	if err := yaml.Unmarshal(text, &doc); err != nil {
-		return usage("%s: %w", file, err)
+		return unusable("%s: %w", file, err)
 	}
 	if err := api.Strictly(doc, into); err != nil {
-		return usage("%s: %w", file, err)
+		return unusable("%s: %w", file, err)
 	}
 	return nil
 }
@@ -186,7 +186,7 @@ func (p *program) file(name string) ([]byte, error) {
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return nil, usage("%w", err)
+		return nil, unusable("%w", err)
 	}
 	return text, nil
 }

@@ -12,7 +12,7 @@ import (
 func (p *program) secretCommand() *cobra.Command {
 	var kind, reason string
 	reveal := &cobra.Command{
-		Use: "reveal UUID --kind admin|mebx --reason TEXT", Short: "Read one password; the audit keeps who, when and why", Args: cobra.ExactArgs(1),
+		Use: "reveal DEVICE --kind admin|mebx --reason TEXT", Short: "Read one password; the audit keeps who, when and why", Args: cobra.ExactArgs(1),
 		Example: "  provctl secret reveal 11223344-5566-7788-99aa-bbccddeeff00 --kind admin --reason 'ticket 4711'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if kind != "admin" && kind != "mebx" {
@@ -45,7 +45,7 @@ func (p *program) secretCommand() *cobra.Command {
 func (p *program) secretRotate() *cobra.Command {
 	note := ""
 	cmd := &cobra.Command{
-		Use: "rotate UUID", Short: "Change a device's admin password; the old one is kept", Args: cobra.ExactArgs(1),
+		Use: "rotate DEVICE", Short: "Change a device's admin password; the old one is kept", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()
 			if err != nil {
@@ -61,7 +61,7 @@ func (p *program) secretRotate() *cobra.Command {
 
 func (p *program) secretHistory() *cobra.Command {
 	return &cobra.Command{
-		Use: "history UUID", Short: "A device's passwords through time, without their values", Args: cobra.ExactArgs(1),
+		Use: "history DEVICE", Short: "A device's passwords through time, without their values", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.client()
 			if err != nil {
@@ -103,7 +103,7 @@ func (p *program) secretMaster() *cobra.Command {
 				err = errors.New("is empty")
 			}
 			if err != nil {
-				return usage("the master password on standard input %w; want it in one line", err)
+				return unusable("the master password on standard input %w; want it in one line", err)
 			}
 			r, err := c.SetMaster(cmd.Context(), args[0], line)
 			if err != nil {

@@ -34,7 +34,7 @@ func (p *program) tokenCreate() *cobra.Command {
 				// Made before the token, so that no token is lost to a full disk or a wrong name.
 				var err error
 				if out, err = os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-					return usage("--out: %w", err)
+					return unusable("--out: %w", err)
 				}
 				defer out.Close()
 			}

@@ -43,6 +43,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Use: "provisiond", Short: "Sets up Intel AMT devices that say hello",
 		Version: buildVersion(), SilenceUsage: true, SilenceErrors: true,
 	}
+	root.Long = root.Short + ".\n\nExit status: 0 done, 1 failed, 3 a configuration that cannot be used, 6 wrong arguments; of doctor: 0 all is well, 1 there are warnings, 2 something fails."
+	understood := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetArgs(args)
@@ -62,8 +65,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	fmt.Fprintln(stderr, "provisiond:", err)
+	if !understood {
+		return exitUsage
+	}
 	return 1
 }
+
+// exitUsage is the exit status for wrong arguments.
+const exitUsage = 6
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Say what this program is", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {

@@ -37,8 +37,9 @@ type command struct {
 	device store.Device
 	live   *store.Run // queued or running
 
-	runID int64
-	said  string
+	runID   int64
+	said    string
+	vouched string // for whose certificate, in words
 }
 
 // Change is what the commands tag, untag and assign-profile take.
@@ -76,6 +77,7 @@ func (c *command) do(verb string, do func(*command) error) error {
 }
 
 func (s *Server) actionRoutes(api huma.API) {
+	s.vouchRoutes(api)
 	for _, a := range []struct {
 		verb, summary, description string
 		do                         func(*command) error
@@ -83,7 +85,6 @@ func (s *Server) actionRoutes(api huma.API) {
 		{"approve", "Let a device in", "It is set up at once when it waited for nothing else.", (*command).approve},
 		{"reject", "Turn a waiting device away", "It is kept out as rejected: its hellos are recorded and nothing else happens, until it is approved after all.", (*command).reject},
 		{"clear-failures", "Forget a device's failures", "Nothing is begun. Its next hello is looked at at once, and the pauses between attempts begin anew with the shortest.", (*command).clearFailures},
-		{"retry", "Try again now", "Brings a waiting run forward or starts a new one.", (*command).retry},
 		{"retire", "Take a device out for good", "Its record and its passwords are kept; a hello of it raises an alarm. The device itself is not touched.", (*command).retire},
 		{"restore", "Take a retired or quarantined device back", "It starts over as discovered and needs approval again.", (*command).restore},
 		{"release", "Let a quarantined device go on", "For after a person has looked: what was held against it, such as two machines with one UUID, is forgotten, and its next hello is looked at; one that was under management when it was kept out says none, and is looked at now. A device under management that showed another key or MAC than before stays under management, and what it shows next is believed.", (*command).release},
@@ -164,6 +165,9 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 		}
 		if c.runID != 0 {
 			detail["run"] = c.runID
+		}
+		if c.vouched != "" {
+			detail["vouched_for"] = c.vouched
 		}
 		if len(c.more.Tags) > 0 {
 			detail["tags"] = c.more.Tags
@@ -404,6 +408,9 @@ func (c *command) transition(to store.Lifecycle, code reason.Code, detail, event
 	if c.note != "" {
 		t.Data["note"] = c.note
 	}
+	if c.vouched != "" {
+		t.Data["vouched_for"] = c.vouched
+	}
 	if run != nil {
 		t.RunID = run.ID
 	}
@@ -415,6 +422,9 @@ func (c *command) event(name string, runID int64) error {
 	data := map[string]any{}
 	if c.note != "" {
 		data["note"] = c.note
+	}
+	if c.vouched != "" {
+		data["vouched_for"] = c.vouched
 	}
 	_, err := c.tx.AddEvent(c.ctx, store.Event{UUID: c.device.UUID, RunID: runID, Name: name, Actor: c.who.Actor(), Data: data})
 	return err

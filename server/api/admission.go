@@ -50,7 +50,7 @@ type ImportInput struct {
 
 // DeviceImport is the file, and whether to do it or only to say what would be done.
 type DeviceImport struct {
-	Document string `json:"document" maxLength:"33554432" doc:"CSV with a heading, or a JSON list of objects: uuid, serial, mac, network, address, fqdn, profile, tags, note, expires; the address is where a device that says no hello is found"`
+	Document string `json:"document" maxLength:"33554432" doc:"CSV with a heading, or a JSON list of objects: uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first; the address is where a device that says no hello is found, fingerprint the SHA-256 of the certificate it shows, trust_first instead of that believes whoever answers first"`
 	DryRun   bool   `json:"dry_run,omitempty" doc:"say what would be done and do nothing"`
 }
 
@@ -62,6 +62,7 @@ type ImportReport struct {
 	Changed  int             `json:"changed" doc:"entries that let in with something else than before"`
 	Same     int             `json:"same"`
 	Names    int             `json:"names" doc:"names assigned"`
+	Vouched  int             `json:"vouched" doc:"devices for whose certificate the list vouches"`
 	Waiting  int             `json:"waiting" doc:"devices that wait for approval and are on the list now"`
 	Started  int             `json:"started" doc:"runs that began at once"`
 	Problems []ImportProblem `json:"problems"`
@@ -98,7 +99,8 @@ type AdoptInput struct {
 // Adoption is a password known from elsewhere.
 type Adoption struct {
 	Password string `json:"password" minLength:"1" maxLength:"32" doc:"of the profile's admin user; kept sealed, and tried once"`
-	Note     string `json:"note,omitempty" maxLength:"500"`
+	Vouch
+	Note string `json:"note,omitempty" maxLength:"500"`
 }
 
 func (s *Server) admissionRoutes(api huma.API) {
@@ -166,7 +168,7 @@ func (s *Server) importAuthorisations(ctx context.Context, in *ImportInput) (Imp
 		}
 	}
 	if err := s.db.Write(ctx, func(tx *store.Tx) error {
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "authorisation.import", Subject: fmt.Sprintf("%d devices", len(rows)), Detail: map[string]any{"new": rep.New, "changed": rep.Changed, "names": rep.Names}})
+		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "authorisation.import", Subject: fmt.Sprintf("%d devices", len(rows)), Detail: map[string]any{"new": rep.New, "changed": rep.Changed, "names": rep.Names, "vouched_for": rep.Vouched}})
 	}); err != nil {
 		return rep, err
 	}
@@ -225,6 +227,9 @@ func (rep *ImportReport) compare(ctx context.Context, tx *store.Tx, rows []Impor
 		if r.uuid.IsZero() {
 			continue
 		}
+		if r.word.given() {
+			rep.Vouched++
+		}
 		if r.FQDN != "" {
 			if n, err := tx.NameOf(ctx, r.uuid); err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
@@ -270,7 +275,7 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 	if r.Serial != "" {
 		f.Serial = &r.Serial
 	}
-	if f.Tags == nil && f.Serial == nil && r.MAC == "" && !r.address.IsValid() {
+	if f.Tags == nil && f.Serial == nil && r.MAC == "" && !r.address.IsValid() && !r.word.given() {
 		return nil
 	}
 	if r.MAC != "" {
@@ -283,12 +288,20 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 		f.Address = &r.address
 	}
 	err := tx.ImportDevice(ctx, r.uuid, actor, f)
+	if err == nil {
+		return r.vouch(ctx, tx)
+	}
 	if !errors.Is(err, store.ErrConflict) {
 		return err
 	}
 	d, err := tx.Device(ctx, r.uuid)
 	if err != nil {
 		return err
+	}
+	if !managed(d.Lifecycle) { // whose key is known
+		if err := r.vouch(ctx, tx); err != nil {
+			return err
+		}
 	}
 	f.MAC = nil // what the device itself said is better
 	if d.HelloCount > 0 || !d.LastContact.IsZero() {
@@ -384,11 +397,15 @@ func (s *Server) adoptDevice(ctx context.Context, in *AdoptInput) (ActionResult,
 		if _, err := c.tx.StageCredentials(c.ctx, c.device.UUID, 0, amt.NewSecret(in.Body.Password), mebx); err != nil {
 			return err
 		}
-		if c.live == nil {
-			return c.start("adopted", "the password is kept; it is tried now")
+		if err := c.vouch(in.Body.Vouch); err != nil {
+			return err
 		}
-		err = c.hasten("adopted")
-		c.said = "the password is kept; " + c.said
+		if c.live == nil {
+			err = c.start("adopted", "it is tried now")
+		} else {
+			err = c.hasten("adopted")
+		}
+		c.said = "the password is kept; " + c.said + c.unvouched()
 		return err
 	})
 }

@@ -72,3 +72,13 @@ func (c *Client) ApplyProfile(ctx context.Context, name string, p NewProfile) (P
 func (c *Client) ProfileHistory(ctx context.Context, q ProfileHistoryQuery) (ProfileHistory, error) {
 	return call[ProfileHistory](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(q.Name)+"/versions", values(q), nil)
 }
+
+// Retry has a device tried again, perhaps with a person's word for its certificate.
+func (c *Client) Retry(ctx context.Context, uuid string, r Retry) (ActionResult, error) {
+	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/retry"), nil, r)
+}
+
+// Trust vouches for the certificate that a device shows.
+func (c *Client) Trust(ctx context.Context, uuid string, r Retry) (ActionResult, error) {
+	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/trust"), nil, r)
+}

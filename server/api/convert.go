@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"net/netip"
@@ -90,8 +91,16 @@ func toDevice(d store.Device) Device {
 		MAC: clean(d.MAC), Serial: clean(d.Serial), SKU: clean(d.SKU), Profile: clean(d.Profile), Certificate: clean(d.Certificate),
 		TLSVersion: clean(d.TLSVersion), Tags: list(d.Tags), Approved: d.Approved, LastSeen: timeOrNull(d.LastSeen),
 		LastContact: timeOrNull(d.LastContact), WindowUntil: timeOrNull(d.WindowUntil), NextRetry: timeOrNull(d.NextRetry),
-		Attempts: d.Attempts, HelloCount: d.HelloCount,
+		Attempts: d.Attempts, HelloCount: d.HelloCount, PeerSeen: hex.EncodeToString(d.PeerSeen), Vouched: vouched(d.Vouched),
 	}
+}
+
+// vouched is a person's word for a certificate: its fingerprint, or first.
+func vouched(word []byte) string {
+	if bytes.Equal(word, store.VouchFirst) {
+		return "first"
+	}
+	return hex.EncodeToString(word)
 }
 
 func toRun(r store.Run, steps []store.StepRecord) Run {

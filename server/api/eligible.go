@@ -20,25 +20,25 @@ import (
 //   - Any other word is a refusal; refusals has its sentence, and its code is the
 //     word after device_.
 const eligibility = `
-                     approve  reject       retry         adopt        clear-failures  quarantine  release       restore        retire  maintain     rotate       unprovision  assign-profile  tag  untag
-discovered           yes      yes          named         yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-pending_approval     yes      yes          not_approved  yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-pending_identity     idle     yes          yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-pending_certificate  idle     yes          yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-queued               idle     not_waiting  yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-provisioning         idle     not_waiting  yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-verifying            idle     not_waiting  yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-provisioned          idle     not_waiting  managed       managed      not_failed      yes         named         not_taken_out  yes     yes          yes          yes          yes             yes  yes
-drifted              idle     not_waiting  managed       managed      not_failed      yes         named         not_taken_out  yes     yes          yes          yes          yes             yes  yes
-maintaining          idle     not_waiting  managed       managed      not_failed      yes         named         not_taken_out  yes     yes          yes          yes          yes             yes  yes
-failed               idle     not_waiting  yes           yes          yes             yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-dormant              yes      yes          yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-quarantined          named    idle         quarantined   quarantined  not_failed      idle        yes           yes            yes     not_managed  not_managed  not_managed  yes             yes  yes
-external             idle     not_waiting  yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-credentials_unknown  idle     not_waiting  yes           yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-unprovisioning       idle     not_waiting  leaving       leaving      not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  yes          yes             yes  yes
-unprovisioned        yes      not_waiting  left          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
-retired              retired  retired      retired       retired      retired         retired     retired       yes            idle    retired      retired      retired      retired         yes  yes
+                     approve  reject       retry         adopt        trust        clear-failures  quarantine  release       restore        retire  maintain     rotate       unprovision  assign-profile  tag  untag
+discovered           yes      yes          named         yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+pending_approval     yes      yes          not_approved  yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+pending_identity     idle     yes          yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+pending_certificate  idle     yes          yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+queued               idle     not_waiting  yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+provisioning         idle     not_waiting  yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+verifying            idle     not_waiting  yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+provisioned          idle     not_waiting  managed       managed      yes          not_failed      yes         named         not_taken_out  yes     yes          yes          yes          yes             yes  yes
+drifted              idle     not_waiting  managed       managed      yes          not_failed      yes         named         not_taken_out  yes     yes          yes          yes          yes             yes  yes
+maintaining          idle     not_waiting  managed       managed      yes          not_failed      yes         named         not_taken_out  yes     yes          yes          yes          yes             yes  yes
+failed               idle     not_waiting  yes           yes          yes          yes             yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+dormant              yes      yes          yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+quarantined          named    idle         quarantined   quarantined  quarantined  not_failed      idle        yes           yes            yes     not_managed  not_managed  not_managed  yes             yes  yes
+external             idle     not_waiting  yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+credentials_unknown  idle     not_waiting  yes           yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+unprovisioning       idle     not_waiting  leaving       leaving      yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  yes          yes             yes  yes
+unprovisioned        yes      not_waiting  left          yes          yes          not_failed      yes         not_kept_out  not_taken_out  yes     not_managed  not_managed  not_managed  yes             yes  yes
+retired              retired  retired      retired       retired      retired      retired         retired     retired       yes            idle    retired      retired      retired      retired         yes  yes
 `
 
 // refusals are the words of the table: what stands in the way and the next move.
@@ -94,6 +94,9 @@ func lifecyclesOf(verb string, words ...string) (list []store.Lifecycle) {
 // Refused says why a command is not for a device as it stands, nil when it is.
 func Refused(verb string, d store.Device) *Problem {
 	word := cells[verb][d.Lifecycle]
+	if word == "quarantined" && d.Reason == reason.Rejected {
+		return stands("device_quarantined", "it was turned away: provctl device approve %s lets it in after all", d.UUID)
+	}
 	if said, is := refusals[word]; is {
 		return stands("device_"+word, said, d.UUID, d.Lifecycle, verb)
 	}

@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +34,8 @@ func TestEligibility(t *testing.T) {
 				_, err = admin.Unprovision(ctx, u, api.UnprovisionBody{Mode: "full", Confirm: u})
 			case "adopt":
 				_, err = admin.AdoptDevice(ctx, u, api.Adoption{Password: "Known!1"})
+			case "trust":
+				_, err = admin.Trust(ctx, u, api.Retry{Vouch: api.Vouch{TrustFirst: true}})
 			case "tag", "untag":
 				_, err = admin.Change(ctx, verb, u, api.ChangeBody{Change: api.Change{Tags: []string{"x"}}})
 			case "assign-profile":
@@ -72,7 +76,7 @@ func TestEligibility(t *testing.T) {
 				default:
 					want = "device_" + word
 				}
-				if verb != "adopt" { // which no job does
+				if verb != "adopt" && verb != "trust" { // which no job does
 					if got := code(bulk(verb, u)); got != want {
 						t.Errorf("job %s of one that is %s: %q, want %q", verb, life, got, want)
 					}
@@ -202,6 +206,73 @@ func TestPatience(t *testing.T) {
 					})
 				}
 			}
+		}
+	})
+}
+
+// TestVouch: a person's word for a certificate comes with adopt, retry, trust and a
+// list, as people copy a fingerprint; the audit and the device's timeline have it.
+// Without one the answer and why show which certificate it was and the command.
+func TestVouch(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, admin := t.Context(), b.Client(b.Admin)
+		sum := strings.Repeat("ab", 32)
+		colons := strings.TrimSuffix(strings.Repeat("AB:", 32), ":")
+		for what, give := range map[string]func(u string, v api.Vouch) error{
+			"adopt": func(u string, v api.Vouch) error {
+				_, err := admin.AdoptDevice(ctx, u, api.Adoption{Password: "Known!1", Vouch: v})
+				return err
+			},
+			"retry": func(u string, v api.Vouch) error { _, err := admin.Retry(ctx, u, api.Retry{Vouch: v}); return err },
+			"trust": func(u string, v api.Vouch) error { _, err := admin.Trust(ctx, u, api.Retry{Vouch: v}); return err },
+			"import": func(u string, v api.Vouch) error {
+				rep, err := admin.ImportDevices(ctx, api.DeviceImport{Document: fmt.Sprintf("uuid,fingerprint,trust_first\n%s,%s,%t\n", u, v.Fingerprint, v.TrustFirst)})
+				if err == nil && len(rep.Problems) > 0 {
+					err = &api.Problem{Code: "invalid_request", Detail: rep.Problems[0].Problem}
+				}
+				return err
+			},
+		} {
+			for _, v := range []api.Vouch{{Fingerprint: sum}, {Fingerprint: colons}, {Fingerprint: "sha256:" + sum}, {TrustFirst: true}} {
+				u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.PeerUnverified}).String()
+				if err := give(u, v); err != nil {
+					t.Errorf("%s %+v: %v", what, v, err)
+					continue
+				}
+				want := sum
+				if v.TrustFirst {
+					want = "first"
+				}
+				if d, err := admin.Device(ctx, u); err != nil || d.Vouched != want {
+					t.Errorf("%s %+v: vouched for %q, %v", what, v, d.Vouched, err)
+				}
+				if what == "import" {
+					continue
+				}
+				records, err := admin.Audit(ctx, api.AuditQuery{Newest: true, Subject: u, Limit: 1})
+				if err != nil || len(records.Records) != 1 || records.Records[0].Action != "device."+what || records.Records[0].Detail["vouched_for"] == nil {
+					t.Errorf("%s %+v: the audit says %+v, %v", what, v, records.Records, err)
+				}
+			}
+			u := b.Seen(apitest.Device{Lifecycle: store.Failed}).String()
+			for _, v := range []api.Vouch{{Fingerprint: sum[2:]}, {Fingerprint: sum, TrustFirst: true}} {
+				if got := code(give(u, v)); got != "invalid_request" {
+					t.Errorf("%s %+v: %q", what, v, got)
+				}
+			}
+		}
+		seen, err := hex.DecodeString(sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.PeerUnverified, Facts: store.DeviceFacts{PeerSeen: &seen}}).String()
+		command := "provctl device trust " + u + " --fingerprint " + sum
+		if res, err := admin.AdoptDevice(ctx, u, api.Adoption{Password: "Known!1"}); err != nil || !strings.Contains(res.Said, command) || res.Device.PeerSeen != sum {
+			t.Errorf("adopted: %+v, %v", res, err)
+		}
+		if w, err := admin.Why(ctx, u); err != nil || !slices.ContainsFunc(w.Checks, func(c string) bool { return strings.Contains(c, command) }) {
+			t.Errorf("why: %+v, %v", w.Checks, err)
 		}
 	})
 }

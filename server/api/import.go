@@ -2,17 +2,20 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
 )
 
 // ImportRow is one line of a list of authorised devices. What it names, any of
@@ -29,6 +32,10 @@ type ImportRow struct {
 	Note    string   `json:"note"`
 	Expires string   `json:"expires"`
 
+	Fingerprint string `json:"fingerprint"`
+	TrustFirst  bool   `json:"trust_first"`
+
+	word    Vouch
 	line    int
 	uuid    amt.UUID
 	network netip.Prefix
@@ -100,7 +107,7 @@ func readCSV(text []byte) (rows []ImportRow, bad []ImportProblem) {
 	for i, h := range head {
 		set[i] = column(strings.ToLower(strings.TrimSpace(h)))
 		if set[i] == nil {
-			bad = append(bad, ImportProblem{1, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires", clip(h, 40))})
+			bad = append(bad, ImportProblem{1, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first", clip(h, 40))})
 		}
 	}
 	if len(bad) > 0 {
@@ -151,6 +158,12 @@ func column(name string) func(*ImportRow, string) {
 		return func(r *ImportRow, v string) { r.Note = v }
 	case "expires":
 		return func(r *ImportRow, v string) { r.Expires = v }
+	case "fingerprint":
+		return func(r *ImportRow, v string) { r.Fingerprint = v }
+	case "trust_first":
+		return func(r *ImportRow, v string) {
+			r.TrustFirst = slices.Contains([]string{"1", "true", "yes", "x"}, strings.ToLower(v))
+		}
 	}
 	return nil
 }
@@ -199,6 +212,13 @@ func (r *ImportRow) check(now time.Time) (bad []string) {
 		}
 		r.address = a.Unmap()
 	}
+	if r.word = (Vouch{r.Fingerprint, r.TrustFirst}); r.word.given() {
+		if _, err := r.word.sha256(); err != nil {
+			say("%s", strings.TrimPrefix(err.Error(), "body."))
+		} else if r.UUID == "" {
+			say("a word for a certificate without the uuid of the device that shows it")
+		}
+	}
 	if len(r.Tags) > 0 && r.UUID == "" {
 		say("tags without the uuid of the device that gets them")
 	}
@@ -232,6 +252,18 @@ func (r *ImportRow) check(now time.Time) (bad []string) {
 		say("a serial, note or profile is too long")
 	}
 	return bad
+}
+
+// vouch keeps what a list says of a device's certificate.
+func (r *ImportRow) vouch(ctx context.Context, tx *store.Tx) error {
+	if !r.word.given() {
+		return nil
+	}
+	sum, err := r.word.sha256()
+	if err != nil {
+		return err
+	}
+	return tx.Vouch(ctx, r.uuid, sum)
 }
 
 type importEntry struct{ kind, value string }

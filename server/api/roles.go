@@ -40,6 +40,7 @@ var grants = map[string][]Role{
 
 	"approve-device":    {Operator},
 	"retry-device":      {Operator},
+	"trust-device":      {Operator},
 	"retire-device":     {Operator},
 	"restore-device":    {Operator},
 	"release-device":    {Operator},

@@ -40,6 +40,8 @@ type Device struct {
 	NextRetry   *time.Time `json:"next_retry"`
 	Attempts    int        `json:"attempts"`
 	HelloCount  int        `json:"hello_count"`
+	PeerSeen    string     `json:"peer_seen" doc:"SHA-256 of the certificate of the one that answered last and was told no password; empty: none"`
+	Vouched     string     `json:"vouched" doc:"the certificate that a person vouched for and that has not answered yet: its SHA-256, or first for whoever answers first"`
 }
 
 // DevicePage is one page of devices.

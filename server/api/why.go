@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -307,6 +308,16 @@ func (s *Server) answer(w *Why, d store.Device) {
 			}
 		}
 	}
+	if seen := hex.EncodeToString(d.PeerSeen); seen != "" {
+		w.Checks = append(w.Checks, fmt.Sprintf("what answered last at %s showed the certificate sha256:%s and was told no password; once you know that it is the device's: provctl device trust %s --fingerprint %s", addrText(d.Address), seen, d.UUID, seen))
+	}
+	switch word := vouched(d.Vouched); word {
+	case "":
+	case "first":
+		w.Checks = append(w.Checks, "a person trusts whoever answers first at its address; the next contact takes that")
+	default:
+		w.Checks = append(w.Checks, "a person vouched for the certificate sha256:"+word+"; the next contact takes that")
+	}
 	if d.Lifecycle == store.Unprovisioning && d.Reason != "" {
 		w.Checks = append(w.Checks, "if the machine is gone for good: provctl device retire "+d.UUID.String())
 	}
@@ -468,6 +479,9 @@ func next(d store.Device, last *Run, now time.Time) string {
 	if d.Lifecycle == store.Discovered && takenOut(d) {
 		return "nothing by itself, since it says no hello: provctl device retry " + d.UUID.String() + " looks whether it is under management still"
 	}
+	if d.Reason == reason.PeerUnverified {
+		return "nothing, until a person vouches for its certificate: provctl device trust " + d.UUID.String() + " --fingerprint SHA256, or --first for whoever answers first"
+	}
 	switch reason.Of(d.Reason).Retry {
 	case reason.ForCertificate:
 		return whenAnother(d)
@@ -515,6 +529,9 @@ func nextManaged(d store.Device, last *Run, now time.Time) string {
 	case d.Reason == "" && d.Lifecycle == store.Provisioned:
 		return "nothing has to happen"
 	case anotherFace(d.Reason):
+		if d.Reason == reason.TLSPinnedKeyChanged {
+			return "it is told nothing until a person has vouched for its key: provctl device trust " + d.UUID.String() + " --fingerprint SHA256, or --first for whoever answers first"
+		}
 		return "it is told nothing until a person has looked: provctl device release " + d.UUID.String() + " believes what it shows next"
 	case lostSetup(d):
 		return "its next hello decides, as provisioning.reprovision says; if it says none: disconnect its power for a moment. To look again now: " + maintain + " --task check"
