@@ -201,6 +201,30 @@ func TestAdoptedLoginGoesFirst(t *testing.T) {
 	}
 }
 
+// TestTheLoginInUseMayBeRenamed: a device that lets a connection in once does not
+// ask again on it, and the login it took is known by its new name all the same.
+func TestTheLoginInUseMayBeRenamed(t *testing.T) {
+	t.Parallel()
+	in := false
+	p := startPeer(t, func(r request) reply {
+		if r.auth != "" {
+			_, in = checkDigest(t, r, "right")
+		}
+		if in {
+			return ok(r, committed)
+		}
+		return reply{raw: refusal("once", `, qop="auth"`)}
+	})
+	c := p.client(Config{Logins: []Login{login("derived-1", "right")}})
+	if err := commit(c, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.SetLogins([]Login{login("candidate-3", "right")})
+	if err := commit(c, t.Context()); err != nil || c.LoginUsed() != "candidate-3" {
+		t.Errorf("login %q, %v", c.LoginUsed(), err)
+	}
+}
+
 func TestPauseIsRespected(t *testing.T) {
 	t.Parallel()
 	p := startPeer(t, func(r request) reply {
