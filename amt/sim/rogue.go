@@ -183,6 +183,22 @@ func (r *Relay) challenge() (string, error) {
 	return s.challenge, nil
 }
 
+// invent makes a challenge up, while the device gives none: an answer to it may
+// still tell something.
+func (r *Relay) invent() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	realm := r.realm
+	if realm == "" {
+		realm = "Digest:A4070000000000000000000000000000"
+	}
+	challenge := fmt.Sprintf(`Digest realm="%s", nonce="%016x",stale="false",qop="auth"`, realm, time.Now().UnixNano())
+	if r.Rewrite != nil {
+		challenge = r.Rewrite(challenge)
+	}
+	return challenge
+}
+
 // spend hears an answer and uses it up.
 func (r *Relay) spend(req *httpRequest) (opened bool) {
 	f := digestFields(strings.TrimPrefix(req.authorization, "Digest "))
@@ -306,12 +322,8 @@ func (c *conn) relayed(req *httpRequest) *httpReply {
 		return nil
 	}
 	challenge, err := r.challenge()
-	if err != nil { // the other one asks nothing now; an invented nonce hears as much
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if challenge = d.challenge(false); r.Rewrite != nil {
-			challenge = r.Rewrite(challenge)
-		}
+	if err != nil {
+		challenge = r.invent()
 	}
 	return &httpReply{status: http.StatusUnauthorized, kind: "text/html", challenge: challenge}
 }
@@ -501,7 +513,7 @@ func (m *Middle) talk(tc net.Conn) {
 				return
 			}
 		} else if s.challenge, err = m.Relay.challenge(); err != nil {
-			return // the device is away
+			s.challenge = m.Relay.invent()
 		}
 		out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nServer: Intel(R) Active Management Technology\r\nContent-Type: %s\r\n", s.status, statusText[s.status], s.kind)
 		if s.challenge != "" {

@@ -212,9 +212,12 @@ func (r *Run) credentialOf(login string) (store.Credential, bool) {
 // freshPasswords makes new candidates durable when the newest ones were already
 // shown to a peer that looked different: a device that took its place must not
 // learn a password the other one may hold. Nor one that a person typed to adopt
-// a device: half a fleet may have it.
+// a device: half a fleet may have it. Nor one that was to be a known device's next,
+// or that an earlier attempt may have answered a stranger with.
 func (r *Run) freshPasswords(ctx context.Context, peer session.Peer) error {
-	if r.admin.State == "candidate" && !typed(r.admin) && !exposed(r.admin, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
+	c := r.admin
+	unheard := !c.SentAt.IsZero() || c.RunID == r.Job.Run.ID && r.Job.Run.Attempt == 1
+	if c.State == store.CredentialCandidate && !typed(c) && begins(c) && unheard && !exposed(c, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
 		return nil
 	}
 	return r.stage(ctx)

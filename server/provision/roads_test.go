@@ -225,12 +225,15 @@ func TestRoadPretender(t *testing.T) {
 			asks   string // from this call on; "": from the start
 			greedy bool
 			later  bool // greedy once it is managed
+			left   bool // a rotation of the real device was cut off before it began
 		}{
-			{"asks at once", "", false, false},
-			{"asks at once and wants more", "", true, false},
-			{"asks once it has a password", setAdminCall, true, false},
-			{"asks once it was committed", "CommitChanges", true, false},
-			{"refuses its own password later", "CommitChanges", false, true},
+			{"asks at once", "", false, false, false},
+			{"asks at once and wants more", "", true, false, false},
+			{"asks at once and wants more, after a rotation", "", true, false, true},
+			{"asks once it has a password", setAdminCall, true, false, false},
+			{"asks once it was committed", "CommitChanges", true, false, false},
+			{"refuses its own password later", "CommitChanges", false, true, false},
+			{"refuses its own password later, after a rotation", "CommitChanges", false, true, true},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				l := l.in(t)
@@ -243,7 +246,14 @@ func TestRoadPretender(t *testing.T) {
 					cfg.Rogue, cfg.Asks = relay, c.asks
 					cfg.Tune = func(p *sim.Personality) { p.AsksDigest = c.asks == "" }
 				})
-				l.claims(real.UUID(), relay.From, "hello")
+				held := []string{active.Password.Reveal()}
+				if c.left {
+					held = append(held, l.leftOver(real, active))
+					l.meets(real, relay.From)
+					l.order(real, KindProvision, "") // with the candidate that is there
+				} else {
+					l.claims(real.UUID(), relay.From, "hello")
+				}
 				dev := l.tries(real, 4)
 				if c.later {
 					if dev.Lifecycle != store.Provisioned {
@@ -257,7 +267,7 @@ func TestRoadPretender(t *testing.T) {
 						dev = l.tries(real, 4)
 					}
 				}
-				l.untaken(real, relay, active.Password.Reveal())
+				l.untaken(real, relay, held...)
 				if !real.AcceptsAdmin("admin", active.Password.Reveal()) {
 					t.Error("the real device no longer takes its password")
 				}
@@ -268,6 +278,23 @@ func TestRoadPretender(t *testing.T) {
 			})
 		}
 	})
+}
+
+// leftOver is the next password of a device whose rotation ended before it was
+// sent.
+func (l *lab) leftOver(d *sim.Device, active store.Credential) string {
+	l.t.Helper()
+	pw, err := amt.NewAdminPassword(rand.Reader)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := l.db.Write(l.t.Context(), func(tx *store.Tx) error {
+		_, err := tx.StageWithin(l.t.Context(), d.UUID(), 1, active.Setup, pw, amt.Secret{})
+		return err
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	return pw.Reveal()
 }
 
 const setAdminCall = "SetAdminAclEntryEx"
@@ -533,7 +560,9 @@ func TestOddFirmware(t *testing.T) {
 			"another one at each start":            {func(p *sim.Personality) { p.NewSelfSign = true }, ""},
 			"another one after a power loss":       {func(p *sim.Personality) { p.NewSelfSign = true }, "power_cycle:SetAdminAclEntryEx=keep"},
 			"the same, and it asks for a login":    {func(p *sim.Personality) { p.NewSelfSign, p.AsksDigest = true, true }, "power_cycle:SetAdminAclEntryEx=keep"},
-			"the same, before the commit":          {func(p *sim.Personality) { p.NewSelfSign, p.AsksDigest = true, true }, "power_cycle:Put:AMT_GeneralSettings=keep"},
+			"the same, before it has a key":        {func(p *sim.Personality) { p.NewSelfSign, p.AsksDigest = true, true }, "power_cycle:Put:AMT_GeneralSettings=keep"},
+			"the same, with its certificate":       {func(p *sim.Personality) { p.NewSelfSign, p.AsksDigest = true, true }, "power_cycle:Put:AMT_TLSSettingData=keep"},
+			"all of that":                          {func(p *sim.Personality) { p.NewSelfSign, p.KeepsOwnCert, p.AsksDigest = true, true, true }, "power_cycle:Put:AMT_TLSSettingData=keep"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				l := l.in(t)

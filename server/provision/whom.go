@@ -137,15 +137,20 @@ func (r *Run) mayHear(c store.Credential, p session.Peer, setup bool) bool {
 }
 
 // mayBeHeld reports whether any device may take this password: it was handed out,
-// or a person typed it.
+// a person typed it, or it was made for a device that is known already and will
+// get it next.
 func mayBeHeld(c store.Credential) bool {
-	return c.State != store.CredentialCandidate || !c.SentAt.IsZero() || typed(c)
+	return c.State != store.CredentialCandidate || !c.SentAt.IsZero() || typed(c) || !begins(c)
 }
+
+// begins reports whether a set-up begins with a password: it is for whichever
+// device goes through that.
+func begins(c store.Credential) bool { return c.Setup == 0 || c.Setup == c.Generation }
 
 // onlyInSetup reports whether a password was handed out in a set-up and its commit
 // was never on its way, so that no device outside setup mode has it.
 func onlyInSetup(c store.Credential) bool {
-	return c.State == store.CredentialCandidate && !typed(c) && c.Setup != 0 && c.CommittedAt.IsZero()
+	return c.State == store.CredentialCandidate && !typed(c) && c.Setup != 0 && begins(c) && c.CommittedAt.IsZero()
 }
 
 // showsToBe reports whether a peer is the device that went through the set-up
