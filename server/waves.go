@@ -25,7 +25,8 @@ import (
 //
 // A device of the fleet that was changed since the job began and does not answer
 // holds it; when no further attempt at that device is to come, the job stops.
-// So does a device of the first two waves that took a change and still failed.
+// So does a device of the first two waves that took a change and still failed, and
+// one of any wave that the change would have shut us out of.
 // A stopped job begins nothing until a person resumes or aborts it.
 
 const (
@@ -165,7 +166,7 @@ func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.Job, item
 	case err != nil:
 		return "", err
 	case lost: // losses stop the job
-	case proving && (item.Proves != 0 || unproved):
+	case run.Reason == reason.LockoutAverted, proving && (item.Proves != 0 || unproved):
 		return fmt.Sprintf("%s took a change and is not proved: %s. What waits stays as it was: look at the device (provctl device why %s), then provctl job resume %d or provctl job abort %d",
 			item.UUID, item.Detail, item.UUID, j.ID, j.ID), nil
 	case rollout:

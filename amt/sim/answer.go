@@ -96,6 +96,7 @@ const (
 	networkRestart
 	powerLossKeep
 	powerLossForget
+	powerOff
 )
 
 // follow lets a call's effect happen; mu is held.
@@ -107,6 +108,8 @@ func (d *Device) follow(e effect) {
 		d.powerCycle(true)
 	case powerLossForget:
 		d.powerCycle(false)
+	case powerOff:
+		d.cutNetwork() // until PowerCycle
 	}
 }
 
@@ -206,6 +209,9 @@ func (d *Device) perform(c *call, f *firing) *httpReply {
 		c.after = powerLossForget
 		if f.keep {
 			c.after = powerLossKeep
+		}
+		if f.off {
+			c.after = powerOff
 		}
 	}
 	return reply

@@ -27,7 +27,7 @@ const (
 	WrongRelate Kind = "wrong_relates_to"
 	HugeBody    Kind = "huge_body"   // applied, and a gigabyte of answer
 	NestedXML   Kind = "nested_xml"  // applied, and elements without end in each other
-	PowerCycle  Kind = "power_cycle" // applied, then the power goes: =lose (default) or =keep
+	PowerCycle  Kind = "power_cycle" // applied, then the power goes: =lose (default) or =keep, or =off until Device.PowerCycle
 	Ask401      Kind = "ask_401"     // not applied, an unannounced challenge
 	Late        Kind = "late"        // the line is cut, and the call carried out =DURATION later
 
@@ -170,8 +170,8 @@ func (f Fault) check() error {
 		if _, err := time.ParseDuration(f.Arg); err != nil {
 			return fmt.Errorf("fault %q: want a duration such as =2s", f)
 		}
-	case f.Kind == PowerCycle && f.Arg != "" && f.Arg != "keep" && f.Arg != "lose":
-		return fmt.Errorf("fault %q: want =keep or =lose", f)
+	case f.Kind == PowerCycle && f.Arg != "" && f.Arg != "keep" && f.Arg != "lose" && f.Arg != "off":
+		return fmt.Errorf("fault %q: want =keep, =lose or =off", f)
 	case (f.Kind == NonceStorm || f.Kind == SlowKeygen) && f.Arg != "":
 		if _, err := strconv.Atoi(f.Arg); err != nil {
 			return fmt.Errorf("fault %q: want a number of times", f)
@@ -265,6 +265,7 @@ type firing struct {
 	number uint64
 	pause  time.Duration
 	keep   bool
+	off    bool
 }
 
 // next finds what is due at this call; mu is held.
@@ -292,7 +293,7 @@ func (s *faultState) next(c *call) *firing {
 }
 
 func (f Fault) firing() *firing {
-	x := &firing{kind: f.Kind, keep: f.Arg == "keep"}
+	x := &firing{kind: f.Kind, keep: f.Arg == "keep", off: f.Arg == "off"}
 	x.number, _ = strconv.ParseUint(f.Arg, 10, 32)
 	x.pause, _ = time.ParseDuration(f.Arg)
 	return x
