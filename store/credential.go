@@ -61,15 +61,18 @@ func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup
 func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Credential, error) {
 	type row struct {
 		Credential
-		sealed []byte
+		sealed, signed []byte
 	}
 	rows, err := list(ctx, tx, func(s scanner) (row, error) {
 		var c row
 		err := s.Scan(&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.sealed, &c.Realm, &c.Peer, addrOf{&c.Address},
 			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID,
-			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt})
+			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt}, &c.signed)
+		if err == nil && len(c.Proofs) > 0 && !tx.counts("credentials", c.ID, proofPlace(c.UUID, c.Generation, c.Proofs), c.signed) {
+			c.Proofs = nil // the password is kept; who may hear it is asked of a person
+		}
 		return c, err
-	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at
+	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at, signed
 		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", uuid, err)

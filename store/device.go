@@ -369,7 +369,6 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 	set(c, "tls_version", f.TLSVersion)
 	set(c, "peer_fingerprint", f.PeerFingerprint)
 	set(c, "peer_verified", f.PeerVerified)
-	set(c, "vouched", f.Vouched)
 	set(c, "peer_seen", f.PeerSeen)
 	if f.Tags != nil {
 		tags := *f.Tags

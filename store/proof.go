@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 // ProofKind says what a Proof is the digest of.
@@ -75,11 +76,20 @@ func proofBytes(list []Proof) []byte {
 // began with this generation of its admin password. A row of an earlier release
 // becomes the beginning of a set-up of its own.
 func (tx *Tx) PutProofs(ctx context.Context, uuid amt.UUID, setup int, list []Proof) error {
-	n, err := tx.exec(ctx, "UPDATE credentials SET setup = $2, proofs = $3 WHERE uuid = $1 AND generation = $2 AND kind = 'admin'", uuid, setup, proofBytes(list))
+	mac, err := tx.sign(proofPlace(uuid, setup, list))
+	if err != nil {
+		return fmt.Errorf("proofs of %s, generation %d: %w", uuid, setup, err)
+	}
+	n, err := tx.exec(ctx, "UPDATE credentials SET setup = $2, proofs = $3, signed = $4 WHERE uuid = $1 AND generation = $2 AND kind = 'admin'", uuid, setup, proofBytes(list), mac)
 	if err := touched(n, err, ErrNotFound); err != nil {
 		return fmt.Errorf("proofs of %s, generation %d: %w", uuid, setup, err)
 	}
 	return nil
+}
+
+// proofPlace is what the MAC of a list of proofs covers.
+func proofPlace(uuid amt.UUID, setup int, list []Proof) seal.Place {
+	return place("credentials", uuid, setup, proofBytes(list))
 }
 
 // Commits notes, before the commit leaves, that a device outside setup mode may

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -85,6 +84,12 @@ var signedTables = []struct {
 	{"otps", "id", otpColumns, "used_at IS NULL AND expires_at > {now}", int64(0), func(s scanner) (signedRow, error) {
 		o, err := scanOTP(s)
 		return signedRow{o.ID, o.at(), o.signed}, err
+	}},
+	{"credentials", "id", "id, uuid, generation, proofs, signed", "length(proofs) > 0", int64(0), func(s scanner) (signedRow, error) {
+		var c Credential
+		var signed []byte
+		err := s.Scan(&c.ID, &c.UUID, &c.Generation, proofsOf{&c.Proofs}, &signed)
+		return signedRow{c.ID, proofPlace(c.UUID, c.Generation, c.Proofs), signed}, err
 	}},
 	{"devices", "uuid", "uuid, " + grantColumns, grants, amt.UUID{}, func(s scanner) (signedRow, error) {
 		var d Device
@@ -587,25 +592,29 @@ func (tx *Tx) settle(d *Device) {
 	d.Signed = nil
 }
 
-func (d *Device) granted() bool { return d.Approved || d.AssignedProfile != "" }
+func (d *Device) granted() bool {
+	return d.Approved || d.AssignedProfile != "" || len(d.Vouched) > 0
+}
 
 // grantColumns are those of a device that grant something, with its MAC; grants
 // says when they do.
 const (
-	grantColumns = "approved, assigned_profile, signed"
-	grants       = "(approved OR assigned_profile <> '')"
+	grantColumns = "approved, assigned_profile, vouched, signed"
+	grants       = "(approved OR assigned_profile <> '' OR length(vouched) > 0)"
 )
 
-func (d *Device) grant() []any { return []any{&d.Approved, &d.AssignedProfile, &d.Signed} }
+func (d *Device) grant() []any { return []any{&d.Approved, &d.AssignedProfile, &d.Vouched, &d.Signed} }
 
-func (d *Device) place() seal.Place { return place("devices", d.UUID, d.Approved, d.AssignedProfile) }
+func (d *Device) place() seal.Place {
+	return place("devices", d.UUID, d.Approved, d.AssignedProfile, d.Vouched)
+}
 
-func (d *Device) disown() { d.Approved, d.AssignedProfile = false, "" }
+func (d *Device) disown() { d.Approved, d.AssignedProfile, d.Vouched = false, "", nil }
 
 // regrant reads what a device is granted, to be changed and signed anew: what
 // is there without a right MAC is dropped and not signed with the rest.
 func (tx *Tx) regrant(ctx context.Context, uuid amt.UUID, f DeviceFacts, c *clause) error {
-	if f.Approved == nil && f.AssignedProfile == nil {
+	if f.Approved == nil && f.AssignedProfile == nil && f.Vouched == nil {
 		return nil
 	}
 	d := Device{UUID: uuid}
@@ -619,6 +628,9 @@ func (tx *Tx) regrant(ctx context.Context, uuid amt.UUID, f DeviceFacts, c *clau
 	if f.AssignedProfile != nil {
 		d.AssignedProfile = *f.AssignedProfile
 	}
+	if f.Vouched != nil {
+		d.Vouched = *f.Vouched
+	}
 	var mac []byte
 	if d.granted() {
 		var err error
@@ -628,6 +640,7 @@ func (tx *Tx) regrant(ctx context.Context, uuid amt.UUID, f DeviceFacts, c *clau
 	}
 	c.add("approved = ?", d.Approved)
 	c.add("assigned_profile = ?", d.AssignedProfile)
-	c.add("signed = ?", bytes.Clone(mac))
+	c.add("vouched = ?", d.Vouched)
+	c.add("signed = ?", mac)
 	return nil
 }

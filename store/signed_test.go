@@ -40,6 +40,10 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		note(tx.PutName(ctx, store.Name{UUID: own, FQDN: "pc1.example.com", Source: "api"}))
 		note(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{Approved: new(true), AssignedProfile: new("office")}))
 		note(tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
+		gen, err := tx.StageCredentials(ctx, own, 0, amt.NewSecret("Abcd1234!"), amt.Secret{})
+		note(err)
+		note(tx.PutProofs(ctx, own, gen, []store.Proof{{Kind: store.ProofKey, Hash: [32]byte{1}}}))
+		note(tx.Vouch(ctx, own, nil))
 		_, err = tx.CreateOTP(ctx, store.OTP{UUID: own, Password: amt.NewSecret("Kx7-one-time"), ExpiresAt: tx.Now().Add(time.Hour)})
 		note(err)
 		return errors.Join(errs...)
@@ -80,8 +84,17 @@ func rights(t *testing.T, db *store.DB, own, other amt.UUID) (out []string) {
 			if err != nil {
 				return err
 			}
-			if d.Approved || d.AssignedProfile != "" {
-				say("device %s %t %s", u, d.Approved, d.AssignedProfile)
+			if d.Approved || d.AssignedProfile != "" || len(d.Vouched) > 0 {
+				say("device %s %t %s %x", u, d.Approved, d.AssignedProfile, d.Vouched)
+			}
+			all, err := tx.Credentials(ctx, u, store.KindAdmin)
+			if err != nil {
+				return err
+			}
+			for _, c := range all {
+				for _, p := range c.Proofs {
+					say("proof %s %x", u, p.Hash[:2])
+				}
 			}
 			if a, err := tx.AuthorisedFor(ctx, d); err == nil {
 				say("list %s %s %s", a.Value, a.Profile, a.FQDN)
@@ -115,7 +128,7 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		own, other := granted(t, db)
 		honest := rights(t, db, own, other)
-		if len(honest) != 11 {
+		if len(honest) != 12 {
 			t.Fatalf("%d rights:\n%s", len(honest), strings.Join(honest, "\n"))
 		}
 		now, blob := "CAST(unixepoch('subsec') * 1000 AS integer)", func(s string) string { return fmt.Sprintf("x'%x'", s) }
@@ -146,6 +159,8 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 			{"an approval with a good one's MAC", "UPDATE devices SET approved = true, assigned_profile = 'office', signed = " + good("devices", "uuid = '"+own.String()+"'") + " WHERE uuid = '" + other.String() + "'",
 				"UPDATE devices SET approved = false, assigned_profile = '', signed = NULL WHERE uuid = '" + other.String() + "'", nil},
 			{"another profile given", "UPDATE devices SET assigned_profile = 'weak' WHERE uuid = '" + own.String() + "'", "UPDATE devices SET assigned_profile = 'office' WHERE uuid = '" + own.String() + "'", []string{"device " + own.String()}},
+			{"a word for a stranger's certificate", "UPDATE devices SET vouched = " + blob("f") + " WHERE uuid = '" + other.String() + "'", "UPDATE devices SET vouched = NULL WHERE uuid = '" + other.String() + "'", nil},
+			{"a stranger's key as proof", "UPDATE credentials SET proofs = " + blob("k"+strings.Repeat("z", 32)), "UPDATE credentials SET proofs = " + blob("k\x01"+strings.Repeat("\x00", 31)), []string{"proof"}},
 			{"an entry of the list", "INSERT INTO authorised_devices (kind, value, created_at) VALUES ('uuid', '" + other.String() + "', " + now + ")", "DELETE FROM authorised_devices WHERE value = '" + other.String() + "'", nil},
 			{"a network on the list", "INSERT INTO authorised_devices (kind, value, created_at, signed) VALUES ('network', '0.0.0.0/0', " + now + ", " + good("authorised_devices", "kind = 'uuid'") + ")", "DELETE FROM authorised_devices WHERE kind = 'network'", nil},
 			{"an entry for another device", "UPDATE authorised_devices SET value = '" + other.String() + "'", "UPDATE authorised_devices SET value = '" + own.String() + "'", []string{"list"}},
@@ -274,7 +289,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices"} {
+			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials"} {
 				if err := db.Exec(t.Context(), "UPDATE "+table+" SET signed = NULL"); err != nil {
 					t.Fatal(err)
 				}
@@ -319,7 +334,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 					for _, r := range all {
 						if r.Action == store.ActionRowsSigned {
 							n++
-							if r.Detail["rows"] != 11.0 || r.Detail["tokens"] != 2.0 {
+							if r.Detail["rows"] != 12.0 || r.Detail["tokens"] != 2.0 {
 								t.Errorf("%v", r.Detail)
 							}
 						}
