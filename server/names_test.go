@@ -139,6 +139,7 @@ func TestOneTimePassword(t *testing.T) {
 			h := helloOf(d, nil, time.Now())
 			h.Message.Version, h.Via, h.Peer, h.OTP = 0, hello.ViaAgent, "agent-7", amt.NewSecret(otp)
 			h.FQDN, h.Address = "pc"+d.UUID().String()[:4]+".corp.example.com", d.Addr().Addr()
+			h.PeerNames = []string{h.FQDN}
 			if _, err := l.s.Admit.HandleHello(t.Context(), h); err != nil {
 				t.Fatal(err)
 			}

@@ -35,6 +35,7 @@ type Options struct {
 	HelloListen   string
 	HelloListener net.Listener          // from socket activation; nil: listen on HelloListen
 	ClientCAs     func() *x509.CertPool // asked at each handshake; nil: no TLS there
+	Relays        []string              // the names of those who speak for every device
 	PlainOff      bool
 	ProxyFrom     []netip.Prefix
 	ReadTimeout   time.Duration

@@ -17,7 +17,7 @@ func (s *Server) policy() admit.Policy {
 	return admit.Policy{
 		Mode: s.o.Admission, Reprovision: s.o.Reprovision, Networks: s.o.Networks,
 		HelloPause: 3 * time.Second, MostHastened: 6, Attempts: s.o.Attempts, StopPause: time.Hour,
-		Window: s.o.SetupWindow, TwinWithin: s.o.TwinWithin, Names: s.o.Names, OTP: s.o.OTP, OTPFor: 24 * time.Hour,
+		Window: s.o.SetupWindow, TwinWithin: s.o.TwinWithin, Names: s.o.Names, OTP: s.o.OTP, OTPFor: 24 * time.Hour, Relays: s.o.Relays,
 	}
 }
 

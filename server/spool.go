@@ -66,6 +66,7 @@ type spooled struct {
 	Peer  string         `json:"peer,omitempty"`
 	FQDN  string         `json:"fqdn,omitempty"`
 	Addr  netip.Addr     `json:"address"`
+	Names []string       `json:"names,omitempty"`
 }
 
 func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Registerer) (*spool, error) {
@@ -112,7 +113,7 @@ func (s *spool) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, e
 }
 
 func (s *spool) keep(h hello.Hello) error {
-	line, err := json.Marshal(spooled{Raw: h.Raw, From: h.From, Local: h.Local, At: h.At, Via: h.Via, Peer: h.Peer, FQDN: h.FQDN, Addr: h.Address})
+	line, err := json.Marshal(spooled{Raw: h.Raw, From: h.From, Local: h.Local, At: h.At, Via: h.Via, Peer: h.Peer, FQDN: h.FQDN, Addr: h.Address, Names: h.PeerNames})
 	if err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (s *spool) give(ctx context.Context, lines io.Reader) (int, error) {
 		if err != nil {
 			continue
 		}
-		h := hello.Hello{Message: m, From: e.From, Local: e.Local, At: e.At, Via: e.Via, Peer: e.Peer, FQDN: e.FQDN, Address: e.Addr}
+		h := hello.Hello{Message: m, From: e.From, Local: e.Local, At: e.At, Via: e.Via, Peer: e.Peer, FQDN: e.FQDN, Address: e.Addr, PeerNames: e.Names}
 		if s.once(ctx, h) != nil {
 			return -1, nil
 		}

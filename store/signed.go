@@ -85,6 +85,11 @@ var signedTables = []struct {
 		o, err := scanOTP(s)
 		return signedRow{o.ID, o.at(), o.signed}, err
 	}},
+	{"agents", "uuid", agentColumns, "expires > {now}", amt.UUID{}, func(s scanner) (signedRow, error) {
+		var a Agent
+		err := s.Scan(a.dest()...)
+		return signedRow{a.UUID, a.place(), a.signed}, err
+	}},
 	{"credentials", "id", "id, uuid, generation, proofs, signed", "length(proofs) > 0", int64(0), func(s scanner) (signedRow, error) {
 		var c Credential
 		var signed []byte
@@ -299,7 +304,7 @@ func (db *DB) lineage() string {
 }
 
 // signedSince is the schema that has a place for MACs.
-const signedSince = 14
+const signedSince = 16
 
 // ErrOldNodes means that a node of a release that signs nothing is still about.
 var ErrOldNodes = errors.New("a node of an earlier release still writes rows that it does not sign")

@@ -62,6 +62,12 @@ type Hello struct {
 	Via   Via
 	Peer  string // subject common name of the client certificate; empty for ViaPlain
 
+	// PeerNames are the names that certificate carries, in lower case, the common
+	// name first. Tell takes the reason and a sentence for a sender who is turned
+	// away and waits for an answer; nil: nobody does.
+	PeerNames []string
+	Tell      func(reason, why string)
+
 	// What an authenticated request says of the device; zero when it does not.
 	// Address was named by the sender and has been checked for nothing but its
 	// form: whether we may connect there is for the reader to decide.

@@ -30,6 +30,7 @@ type agentConn struct {
 	s        *Server
 	c        *conn
 	peer     string
+	names    []string
 	prefix   []byte // read while finding out that this is HTTP
 }
 
@@ -112,6 +113,7 @@ type problem struct {
 	Kind   Kind   `json:"kind,omitempty"`   // of a hello that cannot be read
 	Offset *int   `json:"offset,omitempty"` // the byte of the hello, from 0
 	Field  string `json:"field,omitempty"`
+	Reason string `json:"reason,omitempty"` // the catalogue's word for why it was turned away
 }
 
 // serveHTTP answers an agent:
@@ -150,7 +152,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, *p)
 		return
 	}
-	h.Via, h.Peer = ViaAgent, a.peer
+	h.Via, h.Peer, h.PeerNames = ViaAgent, a.peer, a.names
+	code, told := "", ""
+	h.Tell = func(reason, why string) { code, told = reason, why }
 	if r, why := s.takeAgent(a.c, h.Address); r != "" {
 		s.refuse(r, a.c.from, why, zap.Stringer("uuid", h.UUID), zap.String("peer", a.peer))
 		answer(w, refusal(r, why))
@@ -162,7 +166,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			why = "it could not be stored; send it again"
 		}
-		answer(w, refusal(result, why))
+		if told != "" {
+			why = told
+		}
+		p := refusal(result, why)
+		p.Reason = code
+		answer(w, p)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

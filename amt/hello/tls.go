@@ -2,10 +2,13 @@ package hello
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -56,7 +59,8 @@ func (s *Server) serveTLS(c *conn) {
 	peer := state.PeerCertificates[0].Subject.CommonName
 	s.limits.giveBack(c.from.Addr(), c.share)
 	c.guest.Known()
-	a := &agentConn{Conn: t, s: s, c: c, peer: peer}
+	names := namesIn(state.PeerCertificates[0])
+	a := &agentConn{Conn: t, s: s, c: c, peer: peer, names: names}
 	if state.NegotiatedProtocol == alpnHTTP {
 		s.handOver(a)
 		return
@@ -74,12 +78,23 @@ func (s *Server) serveTLS(c *conn) {
 	case b[0] > 1:
 		s.noise(c, b)
 	default:
-		s.relay(c, tlsSource{t, c}, buf, n, peer)
+		s.relay(c, tlsSource{t, c}, buf, n, peer, names)
 	}
 	_ = a.Close() // ends TLS in order; a peer that has gone does not mind
 }
 
-func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string) {
+// namesIn are the names that a client's certificate carries.
+func namesIn(c *x509.Certificate) []string {
+	var out []string
+	for _, n := range append([]string{c.Subject.CommonName}, c.DNSNames...) {
+		if n = strings.ToLower(strings.Trim(n, ". ")); n != "" && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string, names []string) {
 	m, err := read(r, buf, n, MaxSize)
 	if err != nil {
 		s.unread(c, m, err)
@@ -89,7 +104,9 @@ func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string) {
 		s.refuse(r, c.from, why, zap.Stringer("uuid", m.UUID))
 		return
 	}
-	_, _ = s.deliver(c, Hello{Message: m, Via: ViaRelay, Peer: peer}) // both counted and logged there; a raw hello gets no answer
+	_, _ = s.deliver(c, Hello{Message: m, Via: ViaRelay, Peer: peer, PeerNames: names, Tell: func(reason, why string) {
+		s.sampled(zap.WarnLevel, c.from, "relay: "+why, zap.Stringer("uuid", m.UUID), zap.String("peer", peer), zap.String("reason", reason))
+	}}) // both counted and logged there; a raw hello gets no answer
 }
 
 // tlsSource reads decrypted bytes; without waiting, those whose record has

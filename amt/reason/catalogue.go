@@ -20,6 +20,7 @@ const (
 	Blocklisted             Code = "blocklisted"
 	NetworkNotAllowed       Code = "network_not_allowed"
 	ReappearedUnprovisioned Code = "reappeared_unprovisioned"
+	AgentNotItsDevice       Code = "agent_not_its_device"
 
 	// Network
 	DeviceUnreachable         Code = "device_unreachable"
@@ -176,6 +177,9 @@ var catalogue = []Entry{
 	{ReappearedUnprovisioned, Intake, TheDevice, ForOperator, "A managed device says hello again",
 		[]string{"its settings were erased: its CMOS was cleared, its board swapped, or somebody unprovisioned it", "somebody else says hello in its name: its UUID is no secret"},
 		[]string{"find out which: look at the machine, and at who has the address that the hello came from", "if its settings were erased, set it up again: provctl device approve UUID"}},
+	{AgentNotItsDevice, Intake, ThePolicy, ForOperator, "An agent spoke for a device that is not its own",
+		[]string{"its certificate carries another name than the device has, or another agent announced the device first", "a relay is not on the list of relays", "the certificate was stolen and is tried out"},
+		[]string{"a relay: add the name in its certificate to hello.relays", "an agent: give it a certificate for its device's name", "stolen: take its authority out of hello.client_ca, or wait for its end"}},
 	{DeviceUnreachable, Network, TheNet, Repeat, "TCP 16993 does not answer",
 		[]string{"a firewall, VLAN or NAT between server and device", "the device is asleep or moved"},
 		[]string{"allow the server to reach the device on TCP 16993", "wait for its next hello"}},

@@ -86,6 +86,10 @@ type Hello struct {
 	// file that is replaced is taken up within seconds, without a restart.
 	// Default: none, plain hellos only.
 	ClientCA File `yaml:"client_ca"`
+	// The names in client certificates (common name or DNS name) of relays: they speak
+	// for every device. Whoever else shows a certificate of client_ca is an agent, and
+	// speaks for the one device whose name it carries. Default: none.
+	Relays []string `yaml:"relays"`
 	// Whether plain hellos are taken. Firmware cannot send others, so the default
 	// is true; false where every hello comes through a relay.
 	Plain bool `yaml:"plain"`

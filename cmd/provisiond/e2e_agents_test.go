@@ -27,7 +27,7 @@ func TestBoxAgents(t *testing.T) {
 	lab := certtest.NewLab(time.Now())
 	ca := lab.ClientCA("relays")
 	s.file("relays.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Cert.Raw}))
-	d := s.serve([]string{"PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem"), "PROVISIOND_LOG_LEVEL=debug"})
+	d := s.serve([]string{"PROVISIOND_HELLO_RELAYS=relay-1", "PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem"), "PROVISIOND_LOG_LEVEL=debug"})
 
 	root := x509.NewCertPool()
 	root.AddCert(s.leaf.Issuers[len(s.leaf.Issuers)-1])

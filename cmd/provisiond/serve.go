@@ -109,7 +109,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 	o := server.Options{
 		Version: buildVersion(), Revision: revision(), Node: cfg.Node.Name,
 		DataDir: cfg.DataDir, DatabaseURL: string(cfg.Database.URL), MaxConns: cfg.Database.MaxConnections, SlowQuery: cfg.Database.SlowQuery, Keys: keys,
-		HelloListen: string(cfg.Hello.Listen), PlainOff: !cfg.Hello.Plain, ProxyFrom: cfg.Hello.ProxyFrom, ReadTimeout: cfg.Hello.ReadTimeout,
+		HelloListen: string(cfg.Hello.Listen), PlainOff: !cfg.Hello.Plain, ProxyFrom: cfg.Hello.ProxyFrom, Relays: cfg.Hello.Relays, ReadTimeout: cfg.Hello.ReadTimeout,
 		Limits:    cfg.Hello.Limits.limits(),
 		APIListen: string(cfg.API.Listen), APIConnections: cfg.API.Connections, APIPerSource: cfg.API.ConnectionsPerSource, Console: cfg.API.Console, RevealsHour: cfg.API.RevealsPerHour, Sessions: cfg.API.SessionLifetime,
 		Certificates: list, Force: force, CheckCertificate: checkCertificate,

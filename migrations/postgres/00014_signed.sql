@@ -11,9 +11,6 @@ ALTER TABLE profiles ADD COLUMN signed bytea;
 ALTER TABLE names ADD COLUMN signed bytea;
 ALTER TABLE devices ADD COLUMN signed bytea;
 ALTER TABLE otps ADD COLUMN signed bytea;
-ALTER TABLE credentials ADD COLUMN signed bytea;
-ALTER TABLE runs ADD COLUMN signed bytea;
-ALTER TABLE job_items ADD COLUMN signed bytea;
 ALTER TABLE jobs ADD COLUMN signed bytea;
 
 -- A node that signs what it writes. While one that does not is about, nothing is refused for want of a MAC.

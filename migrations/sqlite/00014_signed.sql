@@ -11,9 +11,6 @@ ALTER TABLE profiles ADD COLUMN signed blob;
 ALTER TABLE names ADD COLUMN signed blob;
 ALTER TABLE devices ADD COLUMN signed blob;
 ALTER TABLE otps ADD COLUMN signed blob;
-ALTER TABLE credentials ADD COLUMN signed blob;
-ALTER TABLE runs ADD COLUMN signed blob;
-ALTER TABLE job_items ADD COLUMN signed blob;
 ALTER TABLE jobs ADD COLUMN signed blob;
 
 -- A node that signs what it writes. While one that does not is about, nothing is refused for want of a MAC.

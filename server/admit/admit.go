@@ -72,6 +72,9 @@ type Policy struct {
 	// OTP is off, agent (compared when an agent announced one) or required.
 	OTP    OTPMode
 	OTPFor time.Duration // how long an announced one is good
+	// Relays are the names in certificates of those who speak for every device;
+	// whoever else shows one speaks for its own.
+	Relays []string
 }
 
 // Stranger reports whether nothing speaks for a device but the open door: nobody
@@ -128,6 +131,13 @@ func (a *Admitter) HandleHello(ctx context.Context, h hello.Hello) (hello.Result
 	// Hellos of one device take turns here rather than in the database, where
 	// each would hold a connection while it waits for the device's row: one
 	// device that never stops talking would keep all others from being served.
+	if h.Via != hello.ViaPlain {
+		if why, err := a.speaks(ctx, h); err != nil {
+			return "", fmt.Errorf("who may speak for the device: %w", err)
+		} else if why != "" {
+			return a.told(h, why), nil
+		}
+	}
 	turn := a.turns[(int(h.UUID[14])<<8|int(h.UUID[15]))%len(a.turns)]
 	select {
 	case turn <- struct{}{}:

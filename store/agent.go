@@ -1,0 +1,71 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/seal"
+)
+
+// Agent is who may speak for a device that has no name yet: whoever announced it
+// first, until that expires.
+type Agent struct {
+	UUID    amt.UUID
+	Peer    string // as its certificate names it
+	Expires time.Time
+	signed  []byte
+}
+
+const agentColumns = "uuid, peer, expires, signed"
+
+func (a *Agent) dest() []any { return []any{&a.UUID, &a.Peer, timeOf{&a.Expires}, &a.signed} }
+
+func (a *Agent) place() seal.Place { return place("agents", a.UUID, a.Peer, a.Expires) }
+
+func (tx *Tx) agents(ctx context.Context, which string, arg any) ([]Agent, error) {
+	return ours(ctx, tx, func(s scanner) (a Agent, ok bool, err error) {
+		err = s.Scan(a.dest()...)
+		return a, err == nil && tx.counts("agents", a.UUID, a.place(), a.signed), err
+	}, "SELECT "+agentColumns+" FROM agents WHERE expires > {now} AND "+which+" = $1", arg)
+}
+
+// AgentOf is who announced a device first, if that has not expired, or ErrNotFound.
+func (tx *Tx) AgentOf(ctx context.Context, uuid amt.UUID) (Agent, error) {
+	return first(tx.agents(ctx, "uuid", uuid))
+}
+
+// AnnouncedBy is the device that a peer announced, or ErrNotFound.
+func (tx *Tx) AnnouncedBy(ctx context.Context, peer string) (Agent, error) {
+	return first(tx.agents(ctx, "peer", peer))
+}
+
+func first(all []Agent, err error) (Agent, error) {
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Agent{}, err
+	}
+	return all[0], nil
+}
+
+// Announce lets a peer speak for a device until a time; ErrConflict when another
+// peer did so first. What has expired goes.
+func (tx *Tx) Announce(ctx context.Context, a Agent) error {
+	a.Expires = millis(a.Expires)
+	mac, err := tx.sign(a.place())
+	if err == nil {
+		_, err = tx.exec(ctx, "DELETE FROM agents WHERE expires <= {now}")
+	}
+	var n int64
+	if err == nil {
+		n, err = tx.exec(ctx, `INSERT INTO agents (uuid, peer, expires, signed) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (uuid) DO UPDATE SET expires = excluded.expires, signed = excluded.signed WHERE agents.peer = excluded.peer`, a.UUID, a.Peer, a.Expires, mac)
+	}
+	if err := touched(n, err, ErrConflict); err != nil {
+		return fmt.Errorf("agent of %s: %w", a.UUID, err)
+	}
+	return nil
+}
