@@ -304,7 +304,7 @@ func (db *DB) lineage() string {
 }
 
 // signedSince is the schema that has a place for MACs.
-const signedSince = 16
+const signedSince = 17
 
 // ErrOldNodes means that a node of a release that signs nothing is still about.
 var ErrOldNodes = errors.New("a node of an earlier release still writes rows that it does not sign")
