@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
@@ -106,16 +107,29 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 	}
 	now := tx.Now()
 	network := store.NetworkOf(d.Address)
-	if ok, c, err := l.place(ctx, tx, run, d, road{network: network, address: d.Address}); err != nil {
+	there := road{network: network, address: d.Address}
+	ok, c, err := l.place(ctx, tx, run, d, there)
+	if err != nil {
 		return time.Time{}, err
-	} else if !ok {
-		l.s.metrics.held.Inc()
-		return l.shares.turn(c, now), nil
 	}
-	if wait, err := queue.Patience(ctx, tx, d, run, now); err != nil || !wait.Until.IsZero() {
-		if err != nil {
-			return time.Time{}, err
+	if !ok {
+		l.s.metrics.held.Inc()
+		return l.shares.turn(run.ID, c, now), nil
+	}
+	wait, err := queue.Patience(ctx, tx, d, run, now)
+	if err != nil {
+		return time.Time{}, err
+	}
+	tries := false
+	if wait.Paused && l.s.o.Admission == admit.Open {
+		if c >= strangerFirst {
+			if _, c, err = l.listed(ctx, tx, runID, d, there, c); err != nil {
+				return time.Time{}, err
+			}
 		}
+		tries = c < strangerFirst && l.shares.alone(runID)
+	}
+	if !wait.Until.IsZero() && !tries {
 		until := wait.Until.Add(jitter(2 * time.Second))
 		return until, tx.PostponeRun(ctx, runID, until) // seen as what it is: put off
 	}
@@ -123,7 +137,7 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 	if err != nil {
 		return time.Time{}, err
 	}
-	if !until.IsZero() {
+	if !until.IsZero() && !tries {
 		until = until.Add(jitter(2 * time.Second))
 		return until, tx.PostponeRun(ctx, runID, until)
 	}
@@ -145,7 +159,7 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 		}
 		if n >= lim.most {
 			l.s.metrics.held.Inc()
-			return now.Add(500*time.Millisecond + jitter(2*time.Second)), nil
+			return l.shares.turn(run.ID, c, now), nil
 		}
 	}
 	if probe {
@@ -153,7 +167,8 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 			return now.Add(2 * time.Second), err
 		}
 	}
-	l.shares.put(runID, road{network: network, address: d.Address, probe: probe})
+	there.probe = probe || tries
+	l.shares.put(runID, there)
 	return time.Time{}, nil
 }
 
@@ -167,6 +182,9 @@ func jitter(most time.Duration) time.Duration { return rand.N(most) }
 // hundreds of devices behind it helps nobody. After the pause one attempt is let
 // through; if it fails as well the pause doubles, up to a quarter of an hour.
 // Each node counts its own failures; a pause is a row that every node obeys.
+//
+// With an open door strangers may be what fails. Devices we know are then tried
+// in a paused network all the same, one at a time: the first that answers ends it.
 type breaker struct {
 	after int
 	pause time.Duration

@@ -74,11 +74,14 @@ func (s *Server) sweep(ctx context.Context) error {
 		return fmt.Errorf("look for runs left behind: %w", err)
 	}
 	first := !s.swept.Swap(true) // a restored database has runs and no queue
-	before := s.found
+	before, turned := s.found, s.shares.waiting(jobLost)
 	s.found = make(map[int64]foundRun, len(waiting))
 	for _, r := range waiting {
 		if !first && r.State != store.RunRunning && now.Sub(r.NotBefore) < jobLost {
 			continue // its job is in the queue; only the queue is busy
+		}
+		if !first && turned[r.ID] {
+			continue // so it is, and asks again and again whether there is a worker for it
 		}
 		if f, ok := before[r.ID]; ok && f.attempt == r.Attempt && time.Since(f.at) < jobLost {
 			s.found[r.ID] = f

@@ -47,7 +47,8 @@ type shares struct {
 	mu       sync.Mutex
 	held     map[int64]place // by run
 	networks map[group]int
-	turns    [classes]time.Time // the last one given
+	turns    [classes]time.Time  // the last one given
+	waits    map[int64]time.Time // when a run got its turn here; by run
 }
 
 // group is what takes no more than its share.
@@ -62,7 +63,7 @@ type place struct {
 }
 
 func newShares(workers int) *shares {
-	return &shares{workers: workers, held: map[int64]place{}, networks: map[group]int{}}
+	return &shares{workers: workers, held: map[int64]place{}, networks: map[group]int{}, waits: map[int64]time.Time{}}
 }
 
 // take takes a worker for a run, or says that its class or its network has as
@@ -78,7 +79,16 @@ func (s *shares) take(runID int64, r road, c class) bool {
 	}
 	s.held[runID] = place{r, g}
 	s.networks[g]++
+	delete(s.waits, runID)
 	return true
+}
+
+// alone reports whether a run is the only one of its network and class here.
+func (s *shares) alone(runID int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.held[runID]
+	return ok && s.networks[p.group] == 1
 }
 
 // put replaces what is known of the road of a run that has its worker.
@@ -110,7 +120,7 @@ func (s *shares) drop(runID int64) road {
 }
 
 // turn is when a run that has to wait asks again.
-func (s *shares) turn(c class, now time.Time) time.Time {
+func (s *shares) turn(runID int64, c class, now time.Time) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := now.Add(500 * time.Millisecond)
@@ -120,8 +130,23 @@ func (s *shares) turn(c class, now time.Time) time.Time {
 	if last := now.Add(waitAtMost); at.After(last) {
 		at = last
 	}
-	s.turns[c] = at
+	s.turns[c], s.waits[runID] = at, time.Now()
 	return at
+}
+
+// waiting gives the runs that got a turn here lately: their jobs are not lost.
+func (s *shares) waiting(lately time.Duration) map[int64]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[int64]bool, len(s.waits))
+	for id, at := range s.waits {
+		if time.Since(at) > lately {
+			delete(s.waits, id)
+		} else {
+			out[id] = true
+		}
+	}
+	return out
 }
 
 // classOf says what kind of attempt a run would be.
@@ -136,13 +161,18 @@ func (l *limited) classOf(run store.Run, d store.Device) class {
 	return c
 }
 
-// place takes a worker for a run. In an open house only whoever would have to wait
-// is looked up in the list of authorised devices.
+// place takes a worker for a run. With an open door only whoever would have to
+// wait is looked up in the list of authorised devices.
 func (l *limited) place(ctx context.Context, tx *store.Tx, run store.Run, d store.Device, r road) (ok bool, c class, err error) {
 	c = l.classOf(run, d)
 	if l.shares.take(run.ID, r, c) {
 		return true, c, nil
 	}
+	return l.listed(ctx, tx, run.ID, d, r, c)
+}
+
+// listed takes a worker for a stranger that the list knows, as what it is.
+func (l *limited) listed(ctx context.Context, tx *store.Tx, runID int64, d store.Device, r road, c class) (bool, class, error) {
 	if c < strangerFirst {
 		return false, c, nil
 	}
@@ -153,7 +183,7 @@ func (l *limited) place(ctx context.Context, tx *store.Tx, run store.Run, d stor
 		return false, c, err
 	}
 	c -= strangerFirst
-	return l.shares.take(run.ID, r, c), c, nil
+	return l.shares.take(runID, r, c), c, nil
 }
 
 // working gives the worker back when an attempt is over, however it ended: one

@@ -88,20 +88,30 @@ func TestWaitingTurns(t *testing.T) {
 	t.Parallel()
 	s, now := newShares(256), time.Now()
 	for range 600 {
-		if at := s.turn(strangerFirst, now); at.Before(now) || at.After(now.Add(7*time.Second)) {
+		if at := s.turn(1, strangerFirst, now); at.Before(now) || at.After(now.Add(7*time.Second)) {
 			t.Fatalf("a turn in %s", at.Sub(now))
 		}
 	}
-	if at := s.turn(knownFirst, now); at.After(now.Add(time.Second)) {
+	if at := s.turn(2, knownFirst, now); at.After(now.Add(time.Second)) {
 		t.Errorf("behind 600 strangers the known wait %s", at.Sub(now))
 	}
 	for range 100_000 {
-		s.turn(strangerAgain, now)
+		s.turn(3, strangerAgain, now)
 	}
-	if at := s.turn(strangerAgain, now); at.After(now.Add(waitAtMost)) {
+	if at := s.turn(3, strangerAgain, now); at.After(now.Add(waitAtMost)) {
 		t.Errorf("a turn in %s", at.Sub(now))
 	}
-	if at := s.turn(strangerAgain, now.Add(-24*time.Hour)); at.After(now) {
+	if w := s.waiting(time.Hour); len(w) != 3 {
+		t.Errorf("%d runs wait", len(w))
+	}
+	s.take(1, road{}, knownFirst)
+	if w := s.waiting(time.Hour); len(w) != 2 || w[1] {
+		t.Errorf("%v wait", w)
+	}
+	if w := s.waiting(-1); len(w) != 0 || len(s.waits) != 0 {
+		t.Errorf("%v wait for ever", w)
+	}
+	if at := s.turn(3, strangerAgain, now.Add(-24*time.Hour)); at.After(now) {
 		t.Errorf("the clock was ahead, and a run waits %s", at.Sub(now.Add(-24*time.Hour)))
 	}
 }
@@ -133,6 +143,29 @@ func TestSlowStrangersHoldNoWorkerOfOthers(t *testing.T) {
 		l.untilState(honest.UUID(), store.Provisioned)
 
 		known := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, n, 100}) })
+		l.write(func(ctx context.Context, tx *store.Tx) error {
+			_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: known.UUID().String(), CreatedBy: "test"})
+			return err
+		})
+		l.says(known)
+		l.untilState(known.UUID(), store.Provisioned)
+	})
+}
+
+// TestStrangersPauseNoDeviceWeKnow: strangers that never answer have their network
+// paused, and a device of it that is on the list is set up all the same.
+func TestStrangersPauseNoDeviceWeKnow(t *testing.T) {
+	t.Parallel()
+	var engines atomic.Uint32
+	forEachEngine(t, func(o *Options) { o.BreakAfter, o.BreakFor = 3, longestPause }, func(t *testing.T, l *lab) {
+		network := byte(100 + engines.Add(1))
+		for i := range byte(6) { // nobody listens there
+			l.hello(netip.AddrFrom4([4]byte{127, 84, network, 1 + i}), newUUID(), 0, l.roots())
+		}
+		if !waitFor(t, func() bool { return l.metric("provisiond_networks_paused") == 1 }) {
+			t.Fatal("the network is not paused")
+		}
+		known := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, network, 100}) })
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: known.UUID().String(), CreatedBy: "test"})
 			return err

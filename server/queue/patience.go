@@ -38,8 +38,9 @@ func SilentDials() store.Limit {
 
 // Wait is how long a run has to wait, and why; a zero time is not at all.
 type Wait struct {
-	Until time.Time
-	Why   string
+	Until  time.Time
+	Why    string
+	Paused bool // for the network's sake
 }
 
 // Patience says until when a device is left alone before a run of it begins. The
@@ -48,14 +49,14 @@ type Wait struct {
 func Patience(ctx context.Context, tx *store.Tx, d store.Device, run store.Run, now time.Time) (Wait, error) {
 	until, err := refusedLately(ctx, tx, run, now)
 	if err != nil || until.After(now) {
-		return Wait{until, "the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"}, err
+		return Wait{Until: until, Why: "the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"}, err
 	}
 	until, err = tx.Full(ctx, SilentDials(), d.Address.String(), now)
 	if err != nil {
 		return Wait{}, err
 	}
 	if !until.IsZero() && run.Trigger != Asked && run.Kind != Probe {
-		return Wait{until, fmt.Sprintf("%d attempts within the hour met nobody at %s", SilentDials().Most, d.Address)}, nil
+		return Wait{Until: until, Why: fmt.Sprintf("%d attempts within the hour met nobody at %s", SilentDials().Most, d.Address)}, nil
 	}
 	network := store.NetworkOf(d.Address)
 	if !network.IsValid() {
@@ -66,7 +67,7 @@ func Patience(ctx context.Context, tx *store.Tx, d store.Device, run store.Run, 
 	case err != nil:
 		return Wait{}, err
 	case p.Until.After(now):
-		return Wait{p.Until, fmt.Sprintf("its network %s is paused, since attempt after attempt failed there for the network's sake", network)}, nil
+		return Wait{Paused: true, Until: p.Until, Why: fmt.Sprintf("its network %s is paused, since attempt after attempt failed there for the network's sake", network)}, nil
 	}
 	return Wait{}, nil
 }
