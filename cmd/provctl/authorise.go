@@ -19,7 +19,7 @@ const mostInput = 32 << 20
 func readAll(r io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, mostInput+1))
 	if err != nil {
-		return nil, unusable("standard input: %w", err)
+		return nil, unusable("%w", err)
 	}
 	if len(text) > mostInput {
 		return nil, unusable("more than %d MiB; divide it", mostInput>>20)
@@ -46,7 +46,7 @@ func (p *program) deviceImport() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rep, err := c.ImportDevices(cmd.Context(), api.DeviceImport{Document: string(text), DryRun: dry})
+			rep, err := c.ImportDevices(cmd.Context(), api.DeviceImport{File: text, DryRun: dry})
 			if err != nil {
 				return err
 			}
@@ -65,6 +65,18 @@ func (p *program) deviceImport() *cobra.Command {
 	return cmd
 }
 
+// understood is a row of a list in words.
+func understood(r api.ImportRow) string {
+	var out []string
+	for _, f := range [][2]string{{"uuid", r.UUID}, {"serial", r.Serial}, {"mac", r.MAC}, {"network", r.Network}, {"address", r.Address}, {"fqdn", r.FQDN},
+		{"profile", r.Profile}, {"tags", strings.Join(r.Tags, " ")}, {"note", r.Note}, {"expires", r.Expires}} {
+		if f[1] != "" {
+			out = append(out, f[0]+" "+f[1])
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 func (p *program) printDevices(rep api.ImportReport) {
 	for i, b := range rep.Problems {
 		if i == 20 {
@@ -76,6 +88,12 @@ func (p *program) printDevices(rep api.ImportReport) {
 	if len(rep.Problems) > 0 {
 		fmt.Fprintln(p.err, "nothing was changed")
 		return
+	}
+	if rep.DryRun && rep.Read != "" {
+		fmt.Fprintf(p.out, "read as %s; the first:\n", rep.Read)
+		for _, r := range rep.First {
+			fmt.Fprintf(p.out, "  %s\n", understood(r))
+		}
 	}
 	fmt.Fprintf(p.out, "%s: %s, %d changed, %d as before; %s\n", plural(rep.Rows, "line", "lines"), plural(rep.New, "new entry", "new entries"), rep.Changed, rep.Same, plural(rep.Names, "name", "names"))
 	switch {

@@ -184,9 +184,10 @@ func (p *program) file(name string) ([]byte, error) {
 	if name == "-" {
 		return readAll(p.in)
 	}
-	text, err := os.ReadFile(name)
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, unusable("%w", err)
 	}
-	return text, nil
+	defer f.Close()
+	return readAll(f)
 }

@@ -50,7 +50,8 @@ type ImportInput struct {
 
 // DeviceImport is the file, and whether to do it or only to say what would be done.
 type DeviceImport struct {
-	Document string `json:"document" maxLength:"33554432" doc:"CSV with a heading, or a JSON list of objects: uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first; the address is where a device that says no hello is found, fingerprint the SHA-256 of the certificate it shows, trust_first instead of that believes whoever answers first"`
+	Document string `json:"document,omitempty" maxLength:"33554432" doc:"CSV with a heading, or a JSON list of objects: uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first; the address is where a device that says no hello is found, fingerprint the SHA-256 of the certificate it shows, trust_first instead of that believes whoever answers first"`
+	File     []byte `json:"file,omitempty" doc:"the list's file as it is, instead of document: UTF-8 or UTF-16, with commas, semicolons or tabs"`
 	DryRun   bool   `json:"dry_run,omitempty" doc:"say what would be done and do nothing"`
 }
 
@@ -66,6 +67,8 @@ type ImportReport struct {
 	Waiting  int             `json:"waiting" doc:"devices that wait for approval and are on the list now"`
 	Started  int             `json:"started" doc:"runs that began at once"`
 	Problems []ImportProblem `json:"problems"`
+	Read     string          `json:"read,omitempty" doc:"what the file was taken for: encoding, separator, columns"`
+	First    []ImportRow     `json:"first,omitempty" doc:"dry run: the first rows, as they were understood"`
 }
 
 // Removed says what is gone.
@@ -144,8 +147,15 @@ const importChunk = 500
 
 func (s *Server) importAuthorisations(ctx context.Context, in *ImportInput) (ImportReport, error) {
 	who, _ := PrincipalOf(ctx)
-	rows, problems := readImport([]byte(in.Body.Document), s.now())
-	rep := ImportReport{DryRun: in.Body.DryRun, Rows: len(rows), Problems: problems}
+	text := in.Body.File
+	if len(text) == 0 {
+		text = []byte(in.Body.Document)
+	}
+	rows, read, problems := readImport(text, s.now())
+	rep := ImportReport{DryRun: in.Body.DryRun, Rows: len(rows), Problems: problems, Read: read}
+	if in.Body.DryRun && len(problems) == 0 {
+		rep.First = rows[:min(len(rows), 3)]
+	}
 	if rep.Problems == nil {
 		rep.Problems = []ImportProblem{}
 	}

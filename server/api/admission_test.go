@@ -3,6 +3,8 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -167,7 +169,12 @@ func TestImportProblems(t *testing.T) {
 		"unknown column":   {"uuid,color\n", []string{`1: unknown column "color"`}},
 		"not JSON":         {"[{]", []string{"1: not a JSON list"}},
 		"unknown field":    {`[{"uuid":"11223344-5566-7788-99aa-bbccddeeff00","colour":"red"}]`, []string{"1: not a JSON list"}},
-		"several":          {"uuid,mac,network\nxyz,,\n,12,\n,,10.1.2.3/16\n,,\n", []string{"2: uuid", "3: mac", "4: network", "5: names no device"}},
+		"several":          {"uuid,mac,network,note\nxyz,,\n,12,\n,,10.1.2.3/16\n,,\n,,,spare\n", []string{"2: uuid", "3: mac", "4: network", "6: names no device"}},
+		"lost letters":     {"serial,note\nS\ufffd-7,\n", []string{"2: column serial: a letter"}},
+		"lost in JSON":     {`[{"serial":"S\u0000"}]`, []string{"1: column serial: a control character (U+0000)"}},
+		"another sep":      {"sep=|\nserial\n", []string{"1: sep= wants"}},
+		"no heading over":  {"serial,,fqdn\nA,x,pc\n", []string{`1: unknown column ""`}},
+		"too many fields":  {"serial,fqdn,\nA,pc1.example,,x\n", []string{"2: 4 fields under 2 headings"}},
 		"twice":            {"serial\nA\na\n", []string{"3: serial a is in line 2 too"}},
 		"placeholder":      {"uuid\n03000200-0400-0500-0006-000700080009\n", []string{"2: uuid 03000200"}},
 		"no such profile":  {"serial,profile\nA,kiosk\n", []string{"2: there is no profile kiosk"}},
@@ -196,6 +203,38 @@ func TestImportProblems(t *testing.T) {
 	}
 	if page, err := c.Authorisations(t.Context(), api.AuthorisationQuery{}); err != nil || len(page.Authorisations) != 0 {
 		t.Errorf("something was used: %+v %v", page, err)
+	}
+}
+
+// TestListsFromTheField: lists as Excel, PowerShell and others save them give the
+// same device; what cannot be read is named with line and column.
+func TestListsFromTheField(t *testing.T) {
+	t.Parallel()
+	b := apitest.New(t)
+	c := b.Client(b.Admin)
+	send := func(name string) (api.ImportReport, error) {
+		data, err := os.ReadFile(filepath.Join("testdata", "lists", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.ImportDevices(t.Context(), api.DeviceImport{File: data, DryRun: true})
+	}
+	for name, read := range map[string]string{
+		"excel-unicode-text.txt": "divided by tabs, columns uuid, fqdn, address, from UTF-16LE", "sep-line.csv": "semicolons", "semicolon.csv": "semicolons", "trailing-comma.csv": "commas",
+		"blank-rows.csv": "commas", "utf8-bom.csv": "commas", "powershell.csv": "commas", "capital-braces.csv": "commas", "space-after-comma.csv": "commas, columns uuid, fqdn, address",
+	} {
+		rep, err := send(name)
+		if err != nil || len(rep.Problems) > 0 || rep.Rows != 1 || !strings.Contains(rep.Read, read) || len(rep.First) != 1 || !strings.EqualFold(strings.Trim(rep.First[0].UUID, "{}"), "4c4c4544-0035-4610-8042-c6c04f303332") || rep.First[0].FQDN != "pc1.corp.example.com" {
+			t.Errorf("%s: %+v, %v", name, rep, err)
+		}
+	}
+	for name, want := range map[string]string{
+		"latin1.csv": "2 column serial: byte 0xc4", "nul-in-note.csv": "2 column note: a control character (U+0000)", "scientific-mac.csv": `2 mac "1.12E+11"`, "german-date.csv": "2 expires", "other-headings.csv": "1 unknown column",
+	} {
+		rep, err := send(name)
+		if err != nil || len(rep.Problems) == 0 || !strings.HasPrefix(fmt.Sprintf("%d %s", rep.Problems[0].Line, rep.Problems[0].Problem), want) {
+			t.Errorf("%s: %+v, %v", name, rep.Problems, err)
+		}
 	}
 }
 

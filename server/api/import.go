@@ -12,8 +12,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/typed"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -52,28 +54,31 @@ type ImportProblem struct {
 const maxImport = 100000
 
 // readImport reads CSV with a heading, or a JSON list of objects with the same
-// words. Every problem of the file is found at once.
-func readImport(text []byte, now time.Time) ([]ImportRow, []ImportProblem) {
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	var rows []ImportRow
-	var bad []ImportProblem
+// words, and says in words what it read. Every problem of the file is found at
+// once.
+func readImport(text []byte, now time.Time) (rows []ImportRow, read string, bad []ImportProblem) {
+	text, from := typed.Text(text)
 	if t := bytes.TrimLeft(text, " \t\r\n"); len(t) > 0 && t[0] == '[' {
+		read = "JSON"
 		dec := json.NewDecoder(bytes.NewReader(t))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&rows); err != nil {
-			return nil, []ImportProblem{{1, "not a JSON list of devices: " + err.Error()}}
+			return nil, read, []ImportProblem{{1, "not a JSON list of devices: " + err.Error()}}
 		}
 		for i := range rows {
 			rows[i].line = i + 1
 		}
-	} else if rows, bad = readCSV(text); len(bad) > 0 {
-		return nil, bad
+	} else if rows, read, bad = readCSV(text); len(bad) > 0 {
+		return nil, read, bad
+	}
+	if from != "" {
+		read += ", from " + from
 	}
 	if len(rows) == 0 {
-		return nil, []ImportProblem{{1, "there is no device in it"}}
+		return nil, read, []ImportProblem{{1, "there is no device in it"}}
 	}
 	if len(rows) > maxImport {
-		return nil, []ImportProblem{{1, fmt.Sprintf("%d devices; %d at a time, please", len(rows), maxImport)}}
+		return nil, read, []ImportProblem{{1, fmt.Sprintf("%d devices; %d at a time, please", len(rows), maxImport)}}
 	}
 	seen := map[string]int{}
 	for i := range rows {
@@ -89,42 +94,98 @@ func readImport(text []byte, now time.Time) ([]ImportRow, []ImportProblem) {
 			seen[key] = r.line
 		}
 	}
-	return rows, bad
+	return rows, read, bad
 }
 
-func readCSV(text []byte) (rows []ImportRow, bad []ImportProblem) {
-	first, _, _ := bytes.Cut(text, []byte("\n"))
-	r := csv.NewReader(bytes.NewReader(text))
-	r.TrimLeadingSpace, r.Comment, r.FieldsPerRecord = true, '#', -1
-	if bytes.Count(first, []byte(";")) > bytes.Count(first, []byte(",")) {
-		r.Comma = ';' // as spreadsheets of half of Europe write it
+var separators = map[rune]string{',': "commas", ';': "semicolons", '\t': "tabs"}
+
+// separator is what divides the fields: what Excel's first line sep=; says, else
+// what the heading holds most of. rest is the text behind such a line.
+func separator(text []byte) (comma rune, rest []byte) {
+	first, rest, _ := bytes.Cut(text, []byte("\n"))
+	if said := bytes.Trim(first, "\" \t\r"); len(said) >= 4 && strings.EqualFold(string(said[:4]), "sep=") {
+		sep := bytes.TrimPrefix(bytes.TrimRight(bytes.TrimLeft(first, "\" "), "\r\""), said[:4]) // a tab is white space too
+		for comma := range separators {
+			if string(sep) == string(comma) {
+				return comma, rest
+			}
+		}
+		return 0, rest
 	}
+	heading := text
+	for len(heading) > 0 {
+		line, more, _ := bytes.Cut(heading, []byte("\n"))
+		if t := bytes.TrimSpace(line); len(t) > 0 && t[0] != '#' {
+			heading = line
+			break
+		}
+		heading = more
+	}
+	comma = ','
+	for _, c := range []rune{';', '\t'} { // as spreadsheets of half of Europe write it; as text
+		if bytes.Count(heading, []byte(string(c))) > bytes.Count(heading, []byte(string(comma))) {
+			comma = c
+		}
+	}
+	return comma, text
+}
+
+func readCSV(text []byte) (rows []ImportRow, read string, bad []ImportProblem) {
+	if !bytes.Contains(text, []byte("\n")) {
+		text = bytes.ReplaceAll(text, []byte("\r"), []byte("\n")) // an old Mac's
+	}
+	comma, rest := separator(text)
+	if comma == 0 {
+		return nil, "", []ImportProblem{{1, "sep= wants a comma, a semicolon or a tab"}}
+	}
+	before := bytes.Count(text[:len(text)-len(rest)], []byte("\n"))
+	r := csv.NewReader(bytes.NewReader(rest))
+	r.TrimLeadingSpace, r.Comma, r.Comment, r.FieldsPerRecord = comma != '\t', comma, '#', -1
 	head, err := r.Read()
+	for err == nil && blank(head) {
+		head, err = r.Read()
+	}
 	if err != nil {
-		return nil, []ImportProblem{{1, "no heading: want columns such as uuid,fqdn,profile"}}
+		return nil, "", []ImportProblem{{1, "no heading: want columns such as uuid,fqdn,profile"}}
+	}
+	at, _ := r.FieldPos(0)
+	for len(head) > 1 && blank(head[len(head)-1:]) {
+		head = head[:len(head)-1] // a separator at the end of each line
 	}
 	set := make([]func(*ImportRow, string), len(head))
 	for i, h := range head {
-		set[i] = column(strings.ToLower(strings.TrimSpace(h)))
+		head[i] = strings.ToLower(strings.TrimSpace(h))
+		set[i] = column(head[i])
 		if set[i] == nil {
-			bad = append(bad, ImportProblem{1, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first", clip(h, 40))})
+			bad = append(bad, ImportProblem{at + before, fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first", clip(h, 40))})
 		}
 	}
 	if len(bad) > 0 {
-		return nil, bad
+		return nil, "", bad
 	}
+	read = fmt.Sprintf("CSV divided by %s, columns %s", separators[comma], strings.Join(head, ", "))
 	for {
 		rec, err := r.Read()
 		if errors.Is(err, io.EOF) {
-			return rows, bad
+			return rows, read, bad
+		}
+		if err != nil {
+			line := 1
+			if e := (*csv.ParseError)(nil); errors.As(err, &e) {
+				line, err = e.Line+before, fmt.Errorf("column %d: %w", e.Column, e.Err)
+			}
+			return nil, read, append(bad, ImportProblem{line, err.Error()})
 		}
 		line, _ := r.FieldPos(0)
-		if err != nil {
-			return nil, append(bad, ImportProblem{line, err.Error()})
+		if blank(rec) {
+			continue
 		}
-		row := ImportRow{line: line}
+		row := ImportRow{line: line + before}
+		for len(rec) > len(head) && blank(rec[len(rec)-1:]) {
+			rec = rec[:len(rec)-1]
+		}
 		if len(rec) > len(head) {
-			bad = append(bad, ImportProblem{line, fmt.Sprintf("%d fields under %d headings", len(rec), len(head))})
+			bad = append(bad, ImportProblem{row.line, fmt.Sprintf("%d fields under %d headings", len(rec), len(head))})
 			continue
 		}
 		for i, v := range rec {
@@ -132,6 +193,38 @@ func readCSV(text []byte) (rows []ImportRow, bad []ImportProblem) {
 		}
 		rows = append(rows, row)
 	}
+}
+
+func blank(fields []string) bool {
+	for _, f := range fields {
+		if strings.TrimSpace(f) != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// legible says what is wrong with the letters of a value; both engines then hold
+// the same.
+func legible(name, v string) string {
+	for i, r := range v {
+		switch {
+		case r == utf8.RuneError && !utf8.ValidString(v[i:]):
+			return fmt.Sprintf("column %s: byte 0x%02x of %q is no UTF-8; the list is perhaps Latin-1 (Windows-1252, \"ANSI\"): save it as UTF-8 or as Unicode text", name, v[i], clip(strings.ToValidUTF8(v, "?"), 40))
+		case r == utf8.RuneError:
+			return fmt.Sprintf("column %s: a letter of %q was lost in a change of encoding: send the file as it is, or as UTF-8", name, clip(v, 40))
+		case r < ' ' && r != '\t' && r != '\n' && r != '\r', r == 0x7f:
+			return fmt.Sprintf("column %s: a control character (U+%04X) in %q: take it out", name, r, clip(strings.Map(printable, v), 40))
+		}
+	}
+	return ""
+}
+
+func printable(r rune) rune {
+	if r < ' ' || r == 0x7f {
+		return '?'
+	}
+	return r
 }
 
 func column(name string) func(*ImportRow, string) {
@@ -171,6 +264,12 @@ func column(name string) func(*ImportRow, string) {
 // check reads what is text so far, and lists what is wrong with it.
 func (r *ImportRow) check(now time.Time) (bad []string) {
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
+	for _, f := range [][2]string{{"uuid", r.UUID}, {"serial", r.Serial}, {"mac", r.MAC}, {"network", r.Network}, {"address", r.Address}, {"fqdn", r.FQDN},
+		{"profile", r.Profile}, {"tags", strings.Join(r.Tags, " ")}, {"note", r.Note}, {"expires", r.Expires}} {
+		if wrong := legible(f[0], f[1]); wrong != "" {
+			return append(bad, wrong)
+		}
+	}
 	if r.UUID == "" && r.Serial == "" && r.MAC == "" && r.Network == "" {
 		say("names no device: want a uuid, serial, mac or network")
 	}
