@@ -130,7 +130,7 @@ func TestBoxOutside(t *testing.T) {
 				t.Errorf("%s: status %d: %s", c, status, errs)
 				continue
 			}
-			want := []string{"admin_credentials_set", "hashes", "retry", "uuid", "version"}
+			want := []string{"admin_credentials_set", "form", "hashes", "retry", "uuid", "version"}
 			if diff := cmp.Diff(want, members(t, json.RawMessage(out))); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", c, diff)
 			}

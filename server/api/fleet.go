@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,23 +9,11 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/store"
 )
-
-// HelloInput carries the bytes of one hello.
-type HelloInput struct {
-	Body HelloBytes
-}
-
-// HelloBytes is a hello in one of two forms.
-type HelloBytes struct {
-	Hex    string `json:"hex,omitempty" maxLength:"65536" doc:"hexadecimal digits; spaces and line ends are ignored"`
-	Base64 string `json:"base64,omitempty" maxLength:"65536"`
-}
 
 // Whoami is the caller as the server sees it.
 type Whoami struct {
@@ -56,7 +42,6 @@ func (s *Server) fleetRoutes(api huma.API) {
 	add(s, api, get("list-reasons", "/api/v1/reasons", "The closed list of reasons", "devices"), s.listReasons)
 	add(s, api, get("list-certificates", "/api/v1/certificates", "Provisioning certificates", "certificates"), s.listCertificates)
 	add(s, api, get("get-summary", "/api/v1/summary", "The fleet at a glance", "devices"), s.summary)
-	add(s, api, huma.Operation{OperationID: "decode-hello", Method: http.MethodPost, Path: "/api/v1/hellos/decode", Summary: "Read a recorded hello", Tags: []string{"devices"}}, s.decodeHello)
 }
 
 func (s *Server) whoami(ctx context.Context, _ *none) (Whoami, error) {
@@ -163,73 +148,4 @@ func (s *Server) summary(ctx context.Context, _ *none) (Summary, error) {
 		out.Banners = s.Desk.Banners()
 	}
 	return out, err
-}
-
-func (s *Server) decodeHello(_ context.Context, in *HelloInput) (HelloDecoded, error) {
-	var raw []byte
-	switch {
-	case (in.Body.Hex == "") == (in.Body.Base64 == ""):
-		return HelloDecoded{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "give hex or base64")
-	case in.Body.Hex != "":
-		raw = HelloText([]byte(in.Body.Hex))
-	default:
-		var err error
-		if raw, err = base64.StdEncoding.DecodeString(in.Body.Base64); err != nil {
-			return HelloDecoded{}, problem(http.StatusUnprocessableEntity, CodeInvalid, "body.base64 is not base64")
-		}
-	}
-	d, err := DecodeHello(raw)
-	if err != nil {
-		return HelloDecoded{}, problem(http.StatusUnprocessableEntity, string(helloCode(err)), "%s", err)
-	}
-	return d, nil
-}
-
-func helloCode(err error) reason.Code {
-	var pe *hello.ParseError
-	if errors.As(err, &pe) && pe.Kind == hello.KindVersion {
-		return reason.HelloVersionUnsupported
-	}
-	return reason.HelloMalformed
-}
-
-// DecodeHello reads a hello's bytes; an error is a *hello.ParseError that names
-// the byte.
-func DecodeHello(raw []byte) (HelloDecoded, error) {
-	m, err := hello.Parse(raw)
-	if err != nil {
-		return HelloDecoded{}, err
-	}
-	return HelloDecoded{
-		Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount), AdminCredentialsSet: m.AdminCredentialsSet, Hashes: Roots(m.Hashes),
-	}, nil
-}
-
-// HelloText gives the bytes of a hello that was kept as hexadecimal digits with
-// any white space, or else b itself. A hello begins with byte 0 or 1, which no
-// text does.
-func HelloText(b []byte) []byte {
-	var digits []byte
-	for _, c := range b {
-		switch {
-		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
-			continue
-		case c >= '0' && c <= '9':
-			digits = append(digits, c-'0')
-		case c >= 'a' && c <= 'f':
-			digits = append(digits, c-'a'+10)
-		case c >= 'A' && c <= 'F':
-			digits = append(digits, c-'A'+10)
-		default:
-			return b
-		}
-	}
-	if len(digits) == 0 || len(digits)%2 == 1 {
-		return b
-	}
-	out := make([]byte, len(digits)/2)
-	for i := range out {
-		out[i] = digits[2*i]<<4 | digits[2*i+1]
-	}
-	return out
 }

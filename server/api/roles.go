@@ -37,6 +37,7 @@ var grants = map[string][]Role{
 	"list-certificates": lookers,
 	"get-summary":       lookers,
 	"decode-hello":      lookers,
+	"list-hellos":       lookers,
 
 	"approve-device":    {Operator},
 	"retry-device":      {Operator},

@@ -281,6 +281,7 @@ func (s *Server) routes(api huma.API) {
 	s.revealRoute(api)
 	s.eventRoutes(api)
 	s.fleetRoutes(api)
+	s.helloRoutes(api)
 	s.auditRoutes(api)
 	s.userRoutes(api)
 	s.tokenRoutes(api)

@@ -80,6 +80,7 @@ type TrustedRoot struct {
 
 // HelloDecoded is a hello in words.
 type HelloDecoded struct {
+	Form                string        `json:"form,omitempty" doc:"what the file was taken for"`
 	Version             int           `json:"version" doc:"3 is PKI, 2 is PSK"`
 	UUID                string        `json:"uuid"`
 	Retry               int64         `json:"retry"`
