@@ -265,7 +265,7 @@ func column(name string) func(*ImportRow, string) {
 func (r *ImportRow) check(now time.Time) (bad []string) {
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
 	for _, f := range [][2]string{{"uuid", r.UUID}, {"serial", r.Serial}, {"mac", r.MAC}, {"network", r.Network}, {"address", r.Address}, {"fqdn", r.FQDN},
-		{"profile", r.Profile}, {"tags", strings.Join(r.Tags, " ")}, {"note", r.Note}, {"expires", r.Expires}} {
+		{"profile", r.Profile}, {"tags", strings.Join(r.Tags, " ")}, {"note", r.Note}, {"expires", r.Expires}, {"fingerprint", r.Fingerprint}} {
 		if wrong := legible(f[0], f[1]); wrong != "" {
 			return append(bad, wrong)
 		}
