@@ -110,7 +110,8 @@ func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 // IssueDevice issues a device's TLS certificate: common name fqdn, the device's
 // UUID as the subject's serialNumber (X.520, 6.2.9), dNSName fqdn and host, usable
 // as a server only, valid from a day ago, random 64-bit serial. It ends with the
-// authority at the latest. An error is a *reason.Error with ca_unavailable.
+// authority at the latest. An error is a *reason.Error with ca_unavailable, or
+// domain_not_allowed under an authority that is good in some zones alone.
 func (a *Authority) IssueDevice(pub crypto.PublicKey, uuid amt.UUID, fqdn, host string, now time.Time, validity time.Duration) ([]byte, error) {
 	key, ok := pub.(*rsa.PublicKey)
 	switch {
@@ -122,6 +123,9 @@ func (a *Authority) IssueDevice(pub crypto.PublicKey, uuid amt.UUID, fqdn, host 
 		return nil, reason.Because(reason.CAUnavailable, "a device certificate needs a time to live")
 	case !now.Before(a.cert.NotAfter):
 		return nil, reason.Because(reason.CAUnavailable, "the device CA expired on %s", day(a.cert.NotAfter))
+	}
+	if err := a.permits(fqdn); err != nil {
+		return nil, err
 	}
 	serial, err := newSerial()
 	if err != nil {
@@ -139,7 +143,7 @@ func (a *Authority) IssueDevice(pub crypto.PublicKey, uuid amt.UUID, fqdn, host 
 		SubjectKeyId:          keyID(key),
 		DNSNames:              []string{fqdn},
 	}
-	if host != "" && !strings.EqualFold(host, fqdn) {
+	if host != "" && !strings.EqualFold(host, fqdn) && a.permits(host) == nil {
 		t.DNSNames = append(t.DNSNames, host)
 	}
 	if t.NotAfter.After(a.cert.NotAfter) {

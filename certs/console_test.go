@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -106,6 +107,33 @@ func TestConstrainedAuthority(t *testing.T) {
 			if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 				t.Errorf("%s: %v", c.name, err)
 			}
+		}
+	}
+	for name, good := range map[string]bool{"pc-7.corp.example.com": true, "pc-7.accounts.bank.example": false} {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := a.IssueDevice(&key.PublicKey, amt.UUID{1}, name, "pc-7", now, time.Hour)
+		var why *reason.Error
+		if !good {
+			if !errors.As(err, &why) || why.Code != reason.DomainNotAllowed {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
+			t.Error("a device's certificate is good for a client")
 		}
 	}
 	for _, e := range a.Certificate().Extensions {

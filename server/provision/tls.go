@@ -127,6 +127,9 @@ var installCertificate = Step{
 		}
 		der, err := r.e.Trust.IssueDevice(pub, r.Job.Device.UUID, r.fqdn(), r.host, r.Profile.CertificateValidity())
 		if err != nil {
+			if codeOf(err) == reason.DomainNotAllowed {
+				return err
+			}
 			return reason.Because(reason.CAUnavailable, "sign the device's certificate: %w", err)
 		}
 		handle, err := r.Device.AddCertificate(ctx, der)
