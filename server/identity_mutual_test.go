@@ -38,7 +38,7 @@ func TestConsoleCertificateOpensADevice(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, mutual, func(t *testing.T, l *lab) {
 		ctx := t.Context()
-		d := l.device(sim.Faults{})
+		d := l.device(sim.Faults{}, func(c *sim.Config) { c.Personality = "16" }) // speaks TLS 1.2
 		l.says(d)
 		l.untilState(d.UUID(), store.Provisioned)
 		if names := d.Snapshot().TrustedCN; !slices.Equal(names, []string{"console.lab.example", l.s.Trust.ca.ConsoleName()}) {
