@@ -57,10 +57,14 @@ type Survey struct {
 	BackupProblem error      // the record of it cannot be read
 	Suffixes      []SuffixCount
 	Subnets       []SubnetCount
+	SharedNames   []SharedName  // at most mostShared
 	Certificates  []Certificate // without their keys
 	Bytes         int64
 	Tables        []TableSize // the largest first
 }
+
+// mostShared bounds the names of several devices that a survey lists.
+const mostShared = 20
 
 // SuffixCount is how many devices of one generation report a DNS suffix.
 type SuffixCount struct {
@@ -280,6 +284,10 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 		}, `SELECT substr(address_key, 1, CASE WHEN address_key LIKE '00000000000000000000ffff%' THEN 30 ELSE 16 END), count(*),
 			count(CASE WHEN lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'failed', 'dormant') THEN 1 END), max(last_seen)
 			FROM devices WHERE address_key <> '' GROUP BY 1 ORDER BY 1 LIMIT 50000`)
+		return err
+	})
+	read("read the devices' names", func(tx *Tx) (err error) {
+		s.SharedNames, err = tx.SharedNames(ctx, "", mostShared)
 		return err
 	})
 	s.audit(ctx, db)

@@ -207,3 +207,35 @@ func TestAProfileThatWouldShutUsOut(t *testing.T) {
 		}
 	})
 }
+
+// TestWhyNamesWhoSharesAName: of two managed devices of one name each says so.
+func TestWhyNamesWhoSharesAName(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		c := b.Client(b.Token(api.Viewer))
+		name, host := "pc-7.corp.example.com", "pc-7"
+		var u [2]string
+		for i := range u {
+			d := apitest.Device{}
+			d.Facts.FQDN, d.Facts.HostName = &name, &host
+			id := b.Provisioned(d, "Canary-Admin-9!", "Canary-Mebx-9!")
+			now := time.Now()
+			if err := b.DB.Write(t.Context(), func(tx *store.Tx) error {
+				return tx.UpdateDevice(context.Background(), id, store.DeviceFacts{ProvisionedAt: &now})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			u[i] = id.String()
+		}
+		for i := range u {
+			w, err := c.Why(t.Context(), u[i])
+			if err != nil || !strings.Contains(w.Says, "also that of "+u[1-i]) || !strings.Contains(strings.Join(w.Checks, "\n"), "provctl device name "+u[i]) {
+				t.Errorf("%+v, %v", w, err)
+			}
+		}
+		alone := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!")
+		if w, err := c.Why(t.Context(), alone.String()); err != nil || strings.Contains(w.Says, "also that of") {
+			t.Errorf("%+v, %v", w, err)
+		}
+	})
+}

@@ -57,6 +57,9 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 			return err
 		}
 		s.answer(&w, d)
+		if err := sharedName(ctx, tx, &w, d); err != nil {
+			return err
+		}
 		announced, err := tx.TrustHashes(ctx, d.TrustTable)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err

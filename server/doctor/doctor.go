@@ -133,7 +133,7 @@ type Daemon struct {
 
 // Kinds lists every kind of check, in the order of a report.
 func Kinds() []string {
-	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "certificates", "tls", "device", "clock",
+	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "names", "certificates", "tls", "device", "clock",
 		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "descriptors", "metrics"}
 }
 
@@ -229,7 +229,7 @@ func (d *Doctor) Run(ctx context.Context) (Report, Measures) {
 		name string
 		run  func(ctx context.Context) []Check
 	}{
-		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes}, {"networks", v.networks},
+		{"listener", v.listener}, {"dns", v.zones}, {"reverse", v.reverse}, {"dhcp", v.dhcp}, {"suffixes", v.suffixes}, {"networks", v.networks}, {"names", v.names},
 		{"certificates", v.certificates}, {"tls", v.tls}, {"device", v.device}, {"clock", v.clock}, {"database", v.database},
 		{"schema", v.schema}, {"rights", v.rights}, {"master_key", v.masterKey}, {"audit", v.audit}, {"queue", v.queue}, {"backup", v.backup}, {"disk", v.disk}, {"descriptors", v.descriptors}, {"metrics", v.metrics},
 	}
