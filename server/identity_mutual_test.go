@@ -25,8 +25,8 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// mutual wants mutual TLS for a console that is not this server.
-func mutual(o *Options) {
+// mutualFor wants mutual TLS for a console that is not this server.
+func mutualFor(o *Options) {
 	o.Profile = profile.Default()
 	o.Profile.TLS, o.Profile.TrustedCN = profile.TLSMutual, []string{"console.lab.example"}
 }
@@ -36,7 +36,7 @@ func mutual(o *Options) {
 // and this server still does, which nobody named.
 func TestConsoleCertificateOpensADevice(t *testing.T) {
 	t.Parallel()
-	forEachEngine(t, mutual, func(t *testing.T, l *lab) {
+	forEachEngine(t, mutualFor, func(t *testing.T, l *lab) {
 		ctx := t.Context()
 		d := l.device(sim.Faults{}, func(c *sim.Config) { c.Personality = "16" }) // speaks TLS 1.2
 		l.says(d)
@@ -161,7 +161,7 @@ func TestOurNameStays(t *testing.T) {
 func TestAnUpgradeLosesNoDevice(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(o *Options) {
-		mutual(o)
+		mutualFor(o)
 		o.Profile.TrustedCN = []string{"corp.example.com"}
 		o.MaintainContact = -1
 	}, func(t *testing.T, l *lab) {

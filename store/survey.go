@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/migrations"
 )
@@ -110,7 +111,8 @@ func NewestSchema(engine string) int64 {
 // Look surveys the database that Open would open. o.Keys, when given, must be a
 // keyring of its own: the data keys are tried on it.
 func Look(ctx context.Context, o Options) Survey {
-	db := &DB{metrics: NewMetrics(nil), keys: o.Keys, trust: newTrustCache(), clock: time.Now, opened: time.Now(), commitFor: commitTimeout}
+	db := &DB{metrics: NewMetrics(nil), keys: o.Keys, trust: newTrustCache(), clock: time.Now, opened: time.Now(), commitFor: commitTimeout,
+		memory: newMemory(Options{Dir: o.Dir, Beside: true}, zap.NewNop())} // a daemon may be at the file
 	s := &Survey{}
 	if o.URL != "" {
 		s.lookPostgres(ctx, db, o)

@@ -197,6 +197,13 @@ func TestBadInput(t *testing.T) {
 			s.sql(heard, "127.0.0.7", key("127.0.0.7"), "queued", time.Now().UnixMilli())
 			return f
 		}, "networks", Pass, []string{"hellos come from every network of provisioning.networks", "127.0.0.0/8  1        1           0 minutes ago"}, nil},
+		{"a name that two devices have", func(t *testing.T, s *site) string {
+			f := s.sqlite()
+			for _, u := range []string{"11223344-5566-7788-99aa-bbccddeeff01", "11223344-5566-7788-99aa-bbccddeeff02"} {
+				s.sql("INSERT INTO devices (uuid, lifecycle, host, fqdn, first_seen, provisioned_at) VALUES (?, 'provisioned', 'pc-7', 'pc-7.corp.example.com', 1, 1)", u)
+			}
+			return f
+		}, "names", Warn, []string{"pc-7.corp.example.com: 11223344-5566-7788-99aa-bbccddeeff01, 11223344-5566-7788-99aa-bbccddeeff02"}, []string{"provctl device name UUID FQDN"}},
 		{"a certificate file that is gone", func(t *testing.T, s *site) string {
 			if err := os.Remove(filepath.Join(s.dir, "amt.pfx")); err != nil {
 				t.Fatal(err)
