@@ -28,6 +28,7 @@ test: tools-for-tests ## everything, with -race, on SQLite and Postgres
 test-long: tools-for-tests ## the long proofs: 300,000 simulated histories, every kill point, 500 devices
 	$(GO) test -timeout 60m ./server/provision -run 'TestSimulation|TestMutants|TestReplay' -v -sim.seeds=$(or $(SEEDS),300000)
 	$(GO) test -timeout 30m -parallel $(PARALLEL) ./server -run TestReplayedHellos
+	$(GO) test -tags long -timeout 30m -parallel $(PARALLEL) ./server -run TestLong
 	$(GO) test -tags 'long failpoints' -timeout 60m -parallel $(PARALLEL) ./cmd/provisiond ./server/provision
 
 fuzz: ## each parser for FUZZTIME (default 30s)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func (l *lab) maintains() {
 }
 
 // TestAnotherConfigurationIsDrift: after a restart with another profile in the
-// configuration, managed devices are brought to it, as many at once as allowed;
+// configuration, managed devices are brought to it in a rollout;
 // a restart with the same one changes nothing.
 func TestAnotherConfigurationIsDrift(t *testing.T) {
 	t.Parallel()
@@ -114,7 +115,7 @@ func TestAnotherConfigurationIsDrift(t *testing.T) {
 }
 
 // TestAChangedRuleIsDrift: a rule that gives managed devices another profile is
-// noticed, each device once, as many at once as allowed.
+// announced, noticed, and brings each device there once.
 func TestAChangedRuleIsDrift(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(o *Options) { o.MaintainAtOnce = 2 }, func(t *testing.T, l *lab) {
@@ -127,8 +128,11 @@ func TestAChangedRuleIsDrift(t *testing.T) {
 			t.Fatal(err)
 		}
 		rule := map[string]any{"name": "all", "match": map[string]any{"networks": []string{"127.0.0.0/8"}}, "assign": map[string]any{"profile": "kiosk"}}
-		if _, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{rule}}); err != nil {
-			t.Fatal(err)
+		for _, dry := range []bool{true, false} {
+			rep, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{rule}, DryRun: dry})
+			if err != nil || len(rep.Moves) != 1 || rep.Moves[0].From != "default" || rep.Moves[0].To != "kiosk" || rep.Moves[0].Devices != 3 || fmt.Sprint(rep.Moves[0].Waves) != "[{first 1 0 0} {canary 2 0 0} {rest 0 0 0}]" {
+				t.Fatalf("%+v, %v", rep, err)
+			}
 		}
 		l.maintains()
 		const why = "the rule all gives it the profile kiosk and it still has default"

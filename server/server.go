@@ -360,7 +360,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 		DB: s.DB, StartRun: startRun,
 		Reconsider: s.Admit.Reconsider, WouldStart: func(ctx context.Context, tx *store.Tx, rules []profile.Rule, made string) (int, error) {
 			return s.Admit.WouldStart(ctx, tx, admit.Change{Rules: rules, Profile: made})
-		}, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
+		}, WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, MostAttempts: s.o.Attempts, SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Canary: s.canary(), WavePace: s.wavePace(), Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})

@@ -152,6 +152,12 @@ func (p *program) ruleApply() *cobra.Command {
 				}
 			}
 			fmt.Fprintf(p.out, "the same as before: %d\n", rep.Same)
+			for _, m := range rep.Moves {
+				fmt.Fprintf(p.out, "devices under management that go from profile %s to %s: %d\n  in waves: %s; the first device that is lost stops the rest (provctl job list)\n", m.From, m.To, m.Devices, wavesLine(api.Job{Waves: m.Waves}))
+				for _, r := range m.Risks {
+					fmt.Fprintf(p.out, "  could be lost by %s: %s\n", r.Field, r.Could)
+				}
+			}
 			p.printStarted(rep.Started, rep.DryRun)
 			if rep.DryRun {
 				fmt.Fprintln(p.out, "a dry run: nothing was changed")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -19,11 +20,33 @@ type Astray struct {
 // where to go on, "" at the end. A device that nothing gives a profile to any
 // more keeps what it has, as it does at each contact.
 func FindAstray(ctx context.Context, tx *store.Tx, after string, limit int) (found []Astray, next string, err error) {
-	devices, err := tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{store.Provisioned, store.Drifted}, Order: store.ByUUID, After: after, Limit: limit})
+	return factsOf(tx).astray(ctx, after, limit)
+}
+
+// WouldStray counts the managed devices, by the profile that they have and the one
+// that they would be given, that rules not yet stored would give another one.
+func WouldStray(ctx context.Context, tx *store.Tx, rules []profile.Rule) (map[[2]string]int, error) {
+	f, n := factsOf(tx), map[[2]string]int{}
+	f.rules, f.haveRule = rules, true
+	for after := ""; ; {
+		found, next, err := f.astray(ctx, after, 500)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range found {
+			n[[2]string{a.Device.Profile, a.Profile}]++
+		}
+		if after = next; after == "" {
+			return n, nil
+		}
+	}
+}
+
+func (f *facts) astray(ctx context.Context, after string, limit int) (found []Astray, next string, err error) {
+	devices, err := f.tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{store.Provisioned, store.Drifted}, Order: store.ByUUID, After: after, Limit: limit})
 	if err != nil {
 		return nil, "", fmt.Errorf("look for devices with another profile: %w", err)
 	}
-	f := factsOf(tx)
 	if err := f.about(ctx, devices); err != nil {
 		return nil, "", err
 	}

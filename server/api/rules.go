@@ -2,12 +2,14 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -40,6 +42,17 @@ type RulesReport struct {
 	Removed []string `json:"removed"`
 	Same    int      `json:"same"`
 	Started int      `json:"started" doc:"runs that began at once, of devices that waited for what was changed; in a dry run: that would begin"`
+
+	Moves []ProfileMove `json:"moves,omitempty" doc:"devices under management that these rules give another profile than they have, which a rollout brings them to"`
+}
+
+// ProfileMove is what becomes of managed devices that are given another profile.
+type ProfileMove struct {
+	From    string         `json:"from"`
+	To      string         `json:"to"`
+	Devices int            `json:"devices"`
+	Waves   []Wave         `json:"waves" doc:"how they go. The first device that is lost stops the rest"`
+	Risks   []profile.Risk `json:"risks,omitempty" doc:"what could be lost by it, and what keeps it from that"`
 }
 
 // RuleVerdict says what the rules make of one device.
@@ -122,6 +135,9 @@ func (s *Server) applyRules(ctx context.Context, in *RulesInput) (RulesReport, e
 		}
 		return rep.replace(ctx, tx, rules, who)
 	})
+	if err == nil && len(rep.Added)+len(rep.Changed)+len(rep.Removed) > 0 {
+		rep.Moves, err = s.moves(ctx, append([]profile.Rule{}, rules...))
+	}
 	switch {
 	case err != nil:
 	case in.Body.DryRun:
@@ -130,6 +146,40 @@ func (s *Server) applyRules(ctx context.Context, in *RulesInput) (RulesReport, e
 		rep.Started, err = s.reconsider(ctx)
 	}
 	return rep, err
+}
+
+// moves says whom rules would give another profile, and what could be lost by it.
+func (s *Server) moves(ctx context.Context, rules []profile.Rule) (out []ProfileMove, err error) {
+	if s.WouldStray == nil {
+		return nil, nil
+	}
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		out = nil
+		n, err := s.WouldStray(ctx, tx, rules)
+		if err != nil {
+			return err
+		}
+		for way, devices := range n {
+			m := ProfileMove{From: cmp.Or(way[0], s.configured().Name), To: way[1], Devices: devices, Waves: wavesOf(devices, s.Canary)}
+			from, _, known, err := s.newest(ctx, tx, m.From)
+			if err != nil {
+				return err
+			}
+			to, _, there, err := s.newest(ctx, tx, m.To)
+			if err != nil {
+				return err
+			}
+			if known && there {
+				m.Risks = profile.Risks(from.Profile, to.Profile)
+			}
+			out = append(out, m)
+		}
+		slices.SortFunc(out, func(a, b ProfileMove) int {
+			return cmp.Or(strings.Compare(a.To, b.To), strings.Compare(a.From, b.From))
+		})
+		return nil
+	})
+	return out, err
 }
 
 // replace makes the stored list this one.

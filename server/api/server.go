@@ -43,6 +43,9 @@ type Deps struct {
 	// WouldStart counts the runs that Reconsider would start if these were the rules
 	// (nil: as they are) and there were a profile of this name ("": as it is).
 	WouldStart func(ctx context.Context, tx *store.Tx, rules []profile.Rule, profile string) (int, error)
+	// WouldStray counts managed devices, by the profile that they have and the one
+	// that they would be given, if these were the rules.
+	WouldStray func(ctx context.Context, tx *store.Tx, rules []profile.Rule) (map[[2]string]int, error)
 	// DefaultProfile is the configuration's.
 	DefaultProfile profile.Profile
 	// NameSources are asked for the name of a device that no rule speaks of;
