@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"hash"
@@ -640,11 +642,13 @@ func (r simRand) Read(b []byte) (int, error) {
 
 const simName = "pc-1.corp.example.com"
 
+var simLeaf = &x509.Certificate{Subject: pkix.Name{CommonName: "prov.corp.example.com"}}
+
 // simTrust has one chain, and certificates that are their owner's name.
 type simTrust struct{}
 
 func (simTrust) Candidates([]amt.TrustHash, certs.Hints) ([]certs.Candidate, error) {
-	return []certs.Candidate{{Cert: &certs.Provisioning{ID: "c1", Name: "prov.corp.example.com"}}}, nil
+	return []certs.Candidate{{Cert: &certs.Provisioning{ID: "c1", Name: simLeaf.Subject.CommonName, Leaf: simLeaf}}}, nil
 }
 
 func (simTrust) IssueDevice(*rsa.PublicKey, amt.UUID, string, string, time.Duration) ([]byte, error) {
