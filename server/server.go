@@ -164,8 +164,19 @@ func (s *Server) Start(ctx context.Context) error {
 	s.startSelfTest()
 	s.ready.Store(true)
 	s.log.Info("server.ready", zap.String("node", s.node), zap.String("database", s.DB.Engine()),
-		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.Int("certificates", len(s.Trust.All())))
+		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.String("console", s.consoleURL()), zap.String("first_token_in", s.TokenFile()), zap.Int("certificates", len(s.Trust.All())))
 	return nil
+}
+
+// consoleURL is where a browser on this machine finds the console, "" when it is off.
+func (s *Server) consoleURL() string {
+	switch {
+	case !s.o.Console:
+		return ""
+	case s.o.APITLS != nil:
+		return "https://" + s.APIAddr().String() + "/"
+	}
+	return "http://" + s.APIAddr().String() + "/"
 }
 
 // Stop undoes Start in reverse: no new hellos, no new work, what is under way

@@ -284,8 +284,8 @@ const (
 	ColumnCertificate Column = "certificate"
 )
 
-// CountBy counts devices by one column, retired ones left out, and of
-// ColumnReason those without one.
+// CountBy counts devices by one column, retired ones left out, of ColumnReason
+// those without one, and of ColumnCertificate those that were never set up with it.
 func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 	switch col {
 	case ColumnLifecycle, ColumnReason, ColumnHealth, ColumnMajor, ColumnVersion, ColumnSuffix, ColumnProfile, ColumnTLS, ColumnCertificate:
@@ -295,6 +295,9 @@ func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 	which := "lifecycle <> 'retired'"
 	if col == ColumnReason {
 		which += " AND reason <> ''" // an index has these alone
+	}
+	if col == ColumnCertificate {
+		which += " AND provisioned_at IS NOT NULL" // it is noted as soon as a device takes it
 	}
 	out := map[string]int{}
 	err := tx.each(ctx, func(s scanner) error {

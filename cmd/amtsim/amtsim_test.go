@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +15,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/certs/certtest"
@@ -190,14 +193,18 @@ func TestFleetIsANuisanceByDefault(t *testing.T) {
 	}
 }
 
-// TestWhoStaysIsNotTimedOut: --timeout gives up on devices nobody manages, and
-// does not send home a fleet that was told to stay.
+// TestWhoStaysIsNotTimedOut: --timeout sends home no fleet that was told to stay,
+// managed or not.
 func TestWhoStaysIsNotTimedOut(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 	defer cancel()
 	o := fleetOptions{timeout: time.Nanosecond, stay: true}
-	o.await(ctx, &fleet{}, io.Discard) // all of no devices are managed
+	d, err := sim.New(sim.Config{UUID: amt.UUID{1}, Personality: "11", Addr: netip.MustParseAddr("127.98.7.1"), Log: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.await(ctx, &fleet{devices: []*sim.Device{d}}, io.Discard)
 	if ctx.Err() == nil {
 		t.Error("the fleet went home before it was interrupted")
 	}

@@ -81,7 +81,7 @@ func deviceCommand() *cobra.Command {
 	c.Flags().StringVar(&uuid, "uuid", "", "its UUID; empty: one made from --seed")
 	c.Flags().BoolVar(&factory, "factory", false, "start in factory mode, silent")
 	c.Flags().StringVar(&otp, "otp", "", "one-time password that an agent left in the device")
-	c.Flags().BoolVar(&stay, "stay", false, "go on after it is managed, until interrupted")
-	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "give up after this long when it is not managed")
+	c.Flags().BoolVar(&stay, "stay", false, "go on until interrupted, managed or not")
+	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "give up after this long when it is not managed, without --stay")
 	return c
 }

@@ -40,14 +40,14 @@ logged in to it with its new password. Ends with status 0 when all are.`,
 	o.flags(f)
 	f.IntVar(&o.devices, "devices", 25, "how many")
 	f.Float64Var(&o.rate, "rate", 0, "devices that wake up a second; 0: all at once")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long on devices that are not managed")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this long on devices that are not managed, without --stay")
 	f.Bool("until-managed", true, "end when all are managed (the default; --duration and --stay change it)")
 	f.DurationVar(&o.duration, "duration", 0, "run exactly this long instead of until all are managed")
 	f.DurationVar(&o.settle, "settle", 2*time.Second, "stay this long after the last request, for what a server still wants to read")
 	f.StringVar(&o.report, "report", "", "write a JSON report here (no secret is in it)")
 	f.StringVar(&o.secrets, "secrets-file", "", "write what each device was told here, in clear (0600), for tests that compare passwords")
 	f.BoolVar(&o.json, "json", false, "print the report instead of the table")
-	f.BoolVar(&o.stay, "stay", false, "go on after all are managed, until interrupted")
+	f.BoolVar(&o.stay, "stay", false, "go on until interrupted, managed or not")
 	f.BoolVar(&o.quiet, "quiet", false, "no live counts")
 	return c
 }
@@ -100,7 +100,7 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 	if o.duration > 0 {
 		limit = o.duration
 	}
-	enough, reached := time.After(limit), false
+	enough := time.After(limit)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var shown time.Time
@@ -113,7 +113,6 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 		if done && o.duration == 0 && !o.stay {
 			return
 		}
-		reached = reached || done
 		if time.Since(shown) >= time.Second && n != last {
 			fmt.Fprintf(progress, "%6.1fs  factory %d  setup %d  operational %d  managed %d of %d  (hellos %d, handshakes %d, requests %d)\n",
 				time.Since(fl.began).Seconds(), n.states[amt.StatePre], n.states[amt.StateIn], n.states[amt.StatePost], n.managed, len(fl.devices), n.hellos, n.handshakes, n.requests)
@@ -123,10 +122,10 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 		case <-ctx.Done():
 			return
 		case <-enough:
-			if !o.stay || o.duration > 0 || !reached {
+			if !o.stay || o.duration > 0 {
 				return
 			}
-			enough = nil // whoever stays gives up only on devices that never were managed
+			enough = nil // whoever stays waits for its server, too
 		case <-tick.C:
 		}
 	}

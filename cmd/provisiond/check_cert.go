@@ -69,10 +69,14 @@ func checkCertificate(ctx context.Context, p *certs.Provisioning, q desk.Questio
 	if matchErr == nil {
 		v.RootFrom = rootFrom(firmware, found[0].Path, seen)
 	}
+	device, cannot := inPlace(q.Version, firmware.Version)
 	switch {
+	case matchErr == nil && last == nil && cannot != "":
+		v.Code = string(reason.FirmwareTooOld)
+		v.Says = fmt.Sprintf("%s; %s in suffix %s would accept this certificate: %s%s", cannot, device, q.Suffix, p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
 	case matchErr == nil && last == nil:
 		v.Accepted = true
-		v.Says = fmt.Sprintf("a device with AMT %s in suffix %s would ACCEPT this certificate: %s%s", short(q.Version), q.Suffix, p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
+		v.Says = fmt.Sprintf("%s in suffix %s would ACCEPT this certificate: %s%s", device, q.Suffix, p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
 		if out := p.Validity(time.Now()); out != nil && !p.Forced {
 			v.Says += "; but this server does not use it: " + out.Error()
 		}
@@ -90,12 +94,34 @@ func checkCertificate(ctx context.Context, p *certs.Provisioning, q desk.Questio
 		if d := p.Covers(q.Suffix, firmware.Version); matchErr == nil && !d.OK {
 			why = d.Why + " (" + why + ")"
 		}
-		v.Says = fmt.Sprintf("a device with AMT %s in suffix %s would REFUSE this certificate: %s", short(q.Version), q.Suffix, why)
+		v.Says = fmt.Sprintf("%s in suffix %s would REFUSE this certificate: %s", device, q.Suffix, why)
+		if cannot != "" {
+			v.Says = cannot + "; " + v.Says
+		}
 		if matchErr == nil && len(v.DeviceSaid) > 0 {
 			v.Says += "; in the simulated device's own words: " + strings.Join(v.DeviceSaid, "; ")
 		}
 	}
 	return v, nil
+}
+
+// newest is the newest release of which a device is simulated.
+const newest = 19
+
+// inPlace says which device answered for a release, and why this server cannot set
+// one of that release up, "" when it can.
+func inPlace(asked, simulated amt.Version) (device, cannot string) {
+	device = "a device with AMT " + short(asked)
+	if asked.Major != simulated.Major || !asked.AtLeast(3, 2) {
+		device = fmt.Sprintf("a device with AMT %s, simulated in the place of one with AMT %s,", short(simulated), short(asked))
+	}
+	switch {
+	case !asked.AtLeast(3, 2):
+		cannot = fmt.Sprintf("this server cannot set up a device with AMT %s, whatever its certificate: 3.2 is the first release with WS-MAN setup", short(asked))
+	case asked.Major > newest:
+		device += " of which none is known here, so that nobody has shown that this server can set one up,"
+	}
+	return device, cannot
 }
 
 // startCheck starts the device on a loopback address that nobody else uses.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
@@ -199,7 +201,12 @@ func (l *loader) certificates(list []Certificate) {
 			l.wrong(key+".pfx", fmt.Sprintf("%q is also certificates[%d]", c.PFX, first), "one entry is enough", "")
 		}
 		seen[c.PFX] = i
-		l.mustRead(key+".pfx", c.PFX)
+		if _, err := os.Stat(string(c.PFX)); errors.Is(err, fs.ErrNotExist) {
+			_, why := unreadable(string(c.PFX), err)
+			l.wrong(key+".pfx", fmt.Sprintf("there is no file %q", c.PFX), strings.TrimPrefix(why+"; without a certificate yet leave the line out: devices wait, and provctl cert import brings one later", "; "), exampleFor(key+".pfx", reflect.TypeFor[File]()))
+		} else {
+			l.mustRead(key+".pfx", c.PFX)
+		}
 		if c.PasswordFile != "" {
 			if b := l.mustRead(key+".password_file", c.PasswordFile); b != nil {
 				if _, err := typed.Password(b); err != nil {

@@ -112,7 +112,7 @@ func runDemo(ctx context.Context, out io.Writer, exit bool, addr string) error {
 		fmt.Fprintln(out, "not all devices settled in time")
 	}
 	if !exit && ctx.Err() == nil {
-		fmt.Fprintf(out, "\nThe server stays up. Console: http://%s/\n  sign in with the token in %s\n  provctl --address http://%s --token-file %s device list\nCtrl-C ends it and removes the folder.\n",
+		fmt.Fprintf(out, "\nThe server stays up. Console: http://%s/\n  sign in with the token in %s\n  provctl --address http://%s --token-file %s device why pc-24\nCtrl-C ends it and removes the folder.\n",
 			s.APIAddr(), s.TokenFile(), s.APIAddr(), s.TokenFile())
 		select {
 		case <-ctx.Done():
@@ -187,7 +187,13 @@ func startFleet(ctx context.Context, s *server.Server, roots []amt.TrustHash) ([
 			if err != nil {
 				return fleet, fmt.Errorf("start a simulated device: %w", err)
 			}
-			fleet = append(fleet, demoDevice{dev: d, name: fmt.Sprintf("pc-%02d", n), expect: kind.expect})
+			name := fmt.Sprintf("pc-%02d", n)
+			if err := s.DB.Write(ctx, func(tx *store.Tx) error { // as device name or an import does
+				return tx.PutName(ctx, store.Name{UUID: u, FQDN: name + ".corp.example.com", Source: admit.FromImport})
+			}); err != nil {
+				return fleet, fmt.Errorf("name a simulated device: %w", err)
+			}
+			fleet = append(fleet, demoDevice{dev: d, name: name, expect: kind.expect})
 		}
 	}
 	for _, d := range fleet {

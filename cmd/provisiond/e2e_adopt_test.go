@@ -43,18 +43,32 @@ func TestBoxAdopt(t *testing.T) {
 		if out, errs, status := d.provctl("device", "import", s.file("scs.csv", []byte(list))); status != 0 || !strings.Contains(out, "4 new entries") {
 			t.Fatalf("import: status %d: %s%s", status, out, errs)
 		}
-		adopt := func(uuid, password string) {
+		adopt := func(device, password string, word ...string) {
 			t.Helper()
 			file := s.file("password", []byte(password+"\n"))
-			if _, errs, status := d.provctl("device", "adopt", uuid, "--password-file", file); status != 0 {
+			if _, errs, status := d.provctl(append([]string{"device", "adopt", device, "--password-file", file}, word...)...); status != 0 {
 				t.Fatalf("adopt: status %d: %s", status, errs)
 			}
 		}
 		// One of them is guessed wrong at first.
-		adopt(devices[0].UUID().String(), "Not-Its-Pass-1!")
+		adopt(devices[0].UUID().String(), "Not-Its-Pass-1!", "--trust-first")
 		poll(t, "it refuses the wrong password", time.Minute, func() bool { return d.of(devices[0].UUID()).Lifecycle == string(store.CredentialsUnknown) })
+		// Of the others nobody has seen the certificate: they are told nothing, until
+		// a person vouches for what they showed.
 		for _, dev := range devices[1:] {
-			adopt(dev.UUID().String(), password[dev])
+			adopt(name[dev], password[dev])
+		}
+		for _, dev := range devices[1:] {
+			poll(t, "it shows a certificate and hears no password", time.Minute, func() bool {
+				now := d.of(dev.UUID())
+				return now.Reason == string(reason.PeerUnverified) && now.PeerSeen != ""
+			})
+			if n := dev.Snapshot().LoginsFailed; n != 0 {
+				t.Errorf("%s heard %d logins before anybody vouched for it", dev.UUID(), n)
+			}
+			if _, errs, status := d.provctl("device", "trust", name[dev], "--fingerprint", d.of(dev.UUID()).PeerSeen); status != 0 {
+				t.Errorf("trust: status %d: %s", status, errs)
+			}
 		}
 		adopt(far, "Any-Pass-1!")
 		d.managed(2, time.Minute)

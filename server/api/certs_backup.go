@@ -74,7 +74,10 @@ func (s *Server) verifyBackup(ctx context.Context, in *certInput[BackupProof]) (
 		return BackupProven{}, err
 	}
 	e, opened, err := d.VerifyBackup(ctx, in.ID, in.Body.Data, amt.NewSecret(in.Body.Passphrase))
-	return BackupProven{toBackup(e.ID, e.Note.Backup), string(opened)}, err
+	if err != nil {
+		return BackupProven{}, err
+	}
+	return BackupProven{toBackup(e.ID, e.Note.Backup), string(opened)}, nil
 }
 
 func (s *Server) confirmBackup(ctx context.Context, in *certID) (BackupView, error) {
@@ -83,7 +86,10 @@ func (s *Server) confirmBackup(ctx context.Context, in *certID) (BackupView, err
 		return BackupView{}, err
 	}
 	e, err := d.ConfirmBackup(ctx, actor(ctx), in.ID)
-	return toBackup(e.ID, e.Note.Backup), err
+	if err != nil {
+		return BackupView{}, err
+	}
+	return toBackup(e.ID, e.Note.Backup), nil
 }
 
 func (s *Server) restoreBackup(ctx context.Context, in *bodyInput[BackupProof]) (ImportResult, error) {

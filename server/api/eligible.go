@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -115,6 +116,20 @@ func Refused(verb string, d store.Device) *Problem {
 		return stands("device_not_approved", "its next hello is looked at as if it were the first; to let it in now: provctl device approve %s", d.UUID)
 	}
 	return nil
+}
+
+// Offered reports whether a command does something to a device as it is shown.
+func Offered(verb string, d Device) bool {
+	word := cells[verb][store.Lifecycle(d.Lifecycle)]
+	of := store.Device{Lifecycle: store.Lifecycle(d.Lifecycle), Reason: reason.Code(d.Reason), Approved: d.Approved, HelloCount: d.HelloCount, DeviceMode: d.DeviceMode}
+	of.Address, _ = netip.ParseAddr(d.Address)
+	if d.LastContact != nil {
+		of.LastContact, of.Generation = *d.LastContact, 1 // with a password, or none was made
+	}
+	if d.LastSeen != nil {
+		of.LastSeen = *d.LastSeen
+	}
+	return (word == "yes" || word == "named") && Refused(verb, of) == nil
 }
 
 // stands is a refusal for what a device is.

@@ -209,7 +209,7 @@ func TestPages(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]int{
-		"/nothing": 404, "/devices/nonsense": 422, "/devices/11223344-5566-7788-99aa-bbccddeeff00": 404, "/devices?q=state:sleeping": 422, "/devices?q=stat:failed": 422, "/devices?after=x": 422, "/static/none.js": 404,
+		"/nothing": 404, "/devices/nonsense": 404, "/devices/11223344-5566-7788-99aa-bbccddeeff00": 404, "/devices?q=state:sleeping": 422, "/devices?q=stat:failed": 422, "/devices?after=x": 422, "/static/none.js": 404,
 	} {
 		resp, body := br.get(path)
 		if resp.StatusCode != want {
@@ -297,7 +297,7 @@ func TestCommands(t *testing.T) {
 	if resp, _ := br.post("/devices/"+u+"/retire", "confirm", u[:8]); resp.StatusCode != http.StatusSeeOther || state() != "retired" {
 		t.Errorf("retire: %d, it is %s", resp.StatusCode, state())
 	}
-	if resp, body := br.post("/devices/" + u + "/retry"); resp.StatusCode != http.StatusConflict || !strings.Contains(body, "restore it first") {
+	if resp, body := br.post("/devices/" + u + "/retry"); resp.StatusCode != http.StatusConflict || !strings.Contains(body, "take it back first") {
 		t.Errorf("retry of a retired device: %d", resp.StatusCode)
 	}
 	if resp, _ := br.post("/devices/" + u + "/explode"); resp.StatusCode != http.StatusNotFound {
@@ -307,6 +307,9 @@ func TestCommands(t *testing.T) {
 	resp, _ := br.post("/devices/bulk", "verb", "approve", "uuid", two, "uuid", u, "q", "state:pending_approval")
 	if to := resp.Header.Get("Location"); to != "/devices?done=1&q=state%3Apending_approval&refused=1" {
 		t.Errorf("approve two at once: %d to %s", resp.StatusCode, to)
+	}
+	if resp, body := br.post("/devices/bulk", "verb", "approve"); resp.StatusCode != http.StatusUnprocessableEntity || !strings.Contains(body, "No device is ticked") {
+		t.Errorf("approve none: %d", resp.StatusCode)
 	}
 	if resp, _ := br.post("/devices/bulk", "verb", "retire", "uuid", two); resp.StatusCode != http.StatusUnprocessableEntity {
 		t.Errorf("retire several: %d", resp.StatusCode)

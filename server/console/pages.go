@@ -131,6 +131,9 @@ func (c *Console) bulk(v *visit) error {
 	if verb != "approve" && verb != "retry" || len(chosen) > maxBulk {
 		return &api.Problem{Status: http.StatusUnprocessableEntity, Title: "Not possible for several", Detail: "Approve and retry work on up to 200 devices at once."}
 	}
+	if len(chosen) == 0 {
+		return &api.Problem{Status: http.StatusUnprocessableEntity, Title: "Nothing was done", Detail: "No device is ticked: tick those to " + verb + ", and press the button again."}
+	}
 	done, refused := 0, 0
 	for _, u := range chosen {
 		if _, err := v.api.Act(v.r.Context(), verb, u, "from the console"); err != nil {
@@ -170,36 +173,20 @@ type action struct {
 }
 
 func actions(d api.Device, role api.Role) []action {
-	all := []struct {
-		action
-		when []string // lifecycles; nil: all but retired
-	}{
-		{action{Verb: "approve", Name: "Approve", Says: "Let it in and set it up."}, []string{"pending_approval", "quarantined", "discovered", "dormant", "unprovisioned"}},
-		{action{Verb: "reject", Name: "Turn away", Says: "It is not to be set up from here. Approve takes that back."}, []string{"pending_approval", "discovered", "dormant", "pending_identity", "pending_certificate"}},
-		{action{Verb: "release", Name: "Release", Says: "You have looked at the machine: what was held against it is forgotten."}, []string{"quarantined"}},
-		{action{Verb: "retry", Name: "Try again now", Says: "Without waiting for the next attempt or hello."}, []string{"pending_certificate", "pending_identity", "failed", "dormant", "queued", "discovered", "credentials_unknown", "unprovisioned", "external"}},
-		{action{Verb: "clear-failures", Name: "Forget failures", Says: "Nothing begins now; its next hello is looked at at once."}, []string{"failed"}},
-		{action{Verb: "restore", Name: "Restore", Says: "Start over as if it were new; it needs approval again."}, []string{"retired", "quarantined"}},
-		{action{Verb: "quarantine", Name: "Quarantine", Says: "Record its hellos, do nothing else."}, []string{"discovered", "pending_approval", "pending_identity", "pending_certificate", "queued", "failed", "dormant", "external", "credentials_unknown"}},
-		{action{Verb: "retire", Name: "Retire", Says: "Take it out for good. Record and passwords are kept; the machine itself is not touched.", Confirm: short(d.UUID), Danger: true}, nil},
+	all := []action{
+		{Verb: "approve", Name: "Approve", Says: "Let it in and set it up."},
+		{Verb: "reject", Name: "Turn away", Says: "It is not to be set up from here. Approve takes that back."},
+		{Verb: "release", Name: "Release", Says: "You have looked at the machine: what was held against it is forgotten."},
+		{Verb: "retry", Name: "Try again now", Says: "Without waiting for the next attempt or hello."},
+		{Verb: "clear-failures", Name: "Forget failures", Says: "Nothing begins now; its next hello is looked at at once."},
+		{Verb: "restore", Name: "Restore", Says: "Start over as if it were new; it needs approval again."},
+		{Verb: "quarantine", Name: "Quarantine", Says: "Record its hellos, do nothing else."},
+		{Verb: "retire", Name: "Retire", Says: "Take it out for good. Record and passwords are kept; the machine itself is not touched.", Confirm: short(d.UUID), Danger: true},
 	}
 	var out []action
 	for _, a := range all {
-		if !role.May(a.Verb+"-device") || a.when == nil && d.Lifecycle == "retired" {
-			continue
-		}
-		fits := a.when == nil
-		for _, l := range a.when {
-			fits = fits || l == d.Lifecycle
-		}
-		switch {
-		case d.Reason == "uuid_invalid" && (a.Verb == "approve" || a.Verb == "release"), d.Reason == "uuid_duplicate" && a.Verb == "approve":
-			fits = false // nobody can say which machine it is
-		case a.Verb == "release" && (d.Lifecycle == "provisioned" || d.Lifecycle == "drifted"):
-			fits = d.Reason == "tls_pinned_key_changed" || d.Reason == "identity_conflict" || d.Reason == "uuid_duplicate" || d.Reason == "realm_changed"
-		}
-		if fits {
-			out = append(out, a.action)
+		if role.May(a.Verb+"-device") && api.Offered(a.Verb, d) {
+			out = append(out, a)
 		}
 	}
 	return out
@@ -209,7 +196,7 @@ func (c *Console) device(v *visit) error {
 	said := ""
 	if verb := v.r.URL.Query().Get("done"); verb != "" {
 		said = map[string]string{
-			"approve": "Approved.", "retry": "It is tried again now.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.", "release": "Released.", "reject": "Turned away.", "clear-failures": "Its failures are forgotten.",
+			"approve": "Approved.", "retry": "Asked for: “next” says when it comes.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.", "release": "Released.", "reject": "Turned away.", "clear-failures": "Its failures are forgotten.",
 		}[verb]
 	}
 	return c.devicePage(v, http.StatusOK, page{Said: said, Live: true}, nil, "")

@@ -62,7 +62,11 @@ func TestReplaceAndUndo(t *testing.T) {
 		waiting := l.device(1, store.PendingCertificate, "11.8.50", "corp.example.com", oldLeaf)
 		managed := l.device(2, store.Provisioned, "11.8.50", "corp.example.com", oldLeaf)
 		if err := l.db.Write(ctx, func(tx *store.Tx) error {
-			return tx.UpdateDevice(ctx, managed, store.DeviceFacts{Certificate: &old})
+			now := tx.Now()
+			if err := tx.UpdateDevice(ctx, waiting, store.DeviceFacts{Certificate: &old}); err != nil { // it took it, and was never set up
+				return err
+			}
+			return tx.UpdateDevice(ctx, managed, store.DeviceFacts{Certificate: &old, ProvisionedAt: &now})
 		}); err != nil {
 			t.Fatal(err)
 		}
