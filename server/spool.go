@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/store"
 )
 
 // maxSpool bounds the hellos kept while the store is away: about 100 MiB, a
@@ -29,6 +30,9 @@ const maxSpool = 100_000
 // disk here or in the store; what fits in neither is counted as store_error,
 // and the device will say it again.
 //
+// Strangers may be what says hello. So a network has never more than twice the room
+// that it leaves to all others, as with the workers; relays have no such limit.
+//
 // Agents' requests are not kept: they carry a one-time password, and an agent
 // gets an answer and can repeat itself.
 type spool struct {
@@ -37,10 +41,11 @@ type spool struct {
 	log   *zap.Logger
 	gauge prometheus.Gauge
 
-	mu      sync.Mutex
-	f       *os.File
-	entries int
-	size    int64 // of the file: whole lines
+	mu       sync.Mutex
+	f        *os.File
+	entries  int
+	networks map[netip.Prefix]int // of them, those that nobody vouched for
+	size     int64                // of the file: whole lines
 }
 
 // sited is the way of a hello into the store with a kill point at either end:
@@ -70,7 +75,7 @@ type spooled struct {
 }
 
 func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Registerer) (*spool, error) {
-	s := &spool{next: next, path: filepath.Join(dir, "hello.spool"), log: log,
+	s := &spool{networks: map[netip.Prefix]int{}, next: next, path: filepath.Join(dir, "hello.spool"), log: log,
 		gauge: promauto.With(reg).NewGauge(prometheus.GaugeOpts{Name: "provisiond_hello_spool_entries", Help: "Hellos on this node's disk that wait for the store."})}
 	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
@@ -86,6 +91,13 @@ func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Re
 		if err != nil {
 			_ = f.Close()
 			return nil, fmt.Errorf("read the hello spool: %w", err)
+		}
+		var e struct {
+			From netip.AddrPort `json:"from"`
+			Via  hello.Via      `json:"via"`
+		}
+		if json.Unmarshal(line, &e) == nil { // replay says what is wrong with a line
+			s.count(e.Via, e.From)
 		}
 		s.entries, s.size = s.entries+1, s.size+int64(len(line))
 	}
@@ -122,6 +134,9 @@ func (s *spool) keep(h hello.Hello) error {
 	if s.entries >= maxSpool {
 		return fmt.Errorf("the hello spool is full (%d)", maxSpool)
 	}
+	if n := store.NetworkOf(h.From.Addr()); h.Via == hello.ViaPlain && s.networks[n] >= 2*(maxSpool-s.entries) {
+		return fmt.Errorf("the hello spool holds %d hellos of %s, and leaves the rest to other networks", s.networks[n], n)
+	}
 	line = append(line, '\n')
 	_, err = s.f.Write(line)
 	if err == nil {
@@ -131,9 +146,17 @@ func (s *spool) keep(h hello.Hello) error {
 		_ = s.f.Truncate(s.size) // half a line would spoil the next one
 		return fmt.Errorf("write the hello spool: %w", err)
 	}
+	s.count(h.Via, h.From)
 	s.entries, s.size = s.entries+1, s.size+int64(len(line))
 	s.gauge.Set(float64(s.entries))
 	return nil
+}
+
+// count counts a hello for its network; mu is held.
+func (s *spool) count(via hello.Via, from netip.AddrPort) {
+	if via == hello.ViaPlain {
+		s.networks[store.NetworkOf(from.Addr())]++
+	}
 }
 
 // replay gives what is spooled to the store, oldest first, and stops at the
@@ -166,6 +189,7 @@ func (s *spool) empty(done int) error {
 		return fmt.Errorf("empty the hello spool: %w", err)
 	}
 	s.entries, s.size = 0, 0
+	clear(s.networks)
 	s.gauge.Set(0)
 	s.log.Info("hello.unspooled", zap.Int("hellos", done))
 	return nil

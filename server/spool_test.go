@@ -206,3 +206,49 @@ func TestAnAgentsOneTimePasswordStaysOffTheDisk(t *testing.T) {
 		t.Fatalf("the spool holds %q", text)
 	}
 }
+
+// TestNoNetworkFillsTheSpool: while the store is away a loud network does not keep
+// the hellos of another out, nor does one that was loud before a restart.
+func TestNoNetworkFillsTheSpool(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := newSpool(dir, &flaky{away: true}, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	loud := aHello(t, 1)
+	if _, err := s.HandleHello(t.Context(), loud); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = newSpool(dir, &flaky{away: true}, zap.NewNop(), prometheus.NewRegistry()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	network := netip.MustParsePrefix("127.0.0.0/24")
+	if n := s.networks[network]; n != 1 {
+		t.Fatalf("after a restart %d hellos are counted", n)
+	}
+	// As if it had gone on for hours.
+	s.networks[network] = maxSpool * 2 / 3
+	s.entries = maxSpool * 2 / 3
+	if r, err := s.HandleHello(t.Context(), loud); err == nil {
+		if r, err = s.HandleHello(t.Context(), loud); err == nil {
+			t.Errorf("the loud network is kept: %s", r)
+		}
+	}
+	for n := range byte(3) {
+		other := aHello(t, n)
+		other.From = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1 + n, 9}), 4000)
+		if r, err := s.HandleHello(t.Context(), other); err != nil || r != hello.Accepted {
+			t.Errorf("a hello of another network: %q, %v", r, err)
+		}
+	}
+	relayed := aHello(t, 9)
+	relayed.Via = hello.ViaRelay
+	if r, err := s.HandleHello(t.Context(), relayed); err != nil || r != hello.Accepted {
+		t.Errorf("a relay's hello from the loud network: %q, %v", r, err)
+	}
+}
