@@ -326,7 +326,7 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, o api
 	if err != nil {
 		return err
 	}
-	live, err := tx.LiveRun(ctx, d.UUID)
+	live, err := tx.LiveWork(ctx, d.UUID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}

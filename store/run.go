@@ -64,6 +64,23 @@ func (tx *Tx) LiveRun(ctx context.Context, uuid amt.UUID) (Run, error) {
 	return r, nil
 }
 
+// ProbeRun is the kind of run that looks whether a device is where it is believed
+// to be, since somebody says hello in its name elsewhere. It changes nothing.
+const ProbeRun = "probe"
+
+// LiveWork is LiveRun for who wants to work on the device: a probe gives way, and
+// comes again while the device is claimed.
+func (tx *Tx) LiveWork(ctx context.Context, uuid amt.UUID) (Run, error) {
+	r, err := tx.LiveRun(ctx, uuid)
+	if err != nil || r.Kind != ProbeRun {
+		return r, err
+	}
+	if err := tx.StopRun(ctx, uuid, r.ID, "something else is to be done with the device"); err != nil {
+		return Run{}, err
+	}
+	return Run{}, fmt.Errorf("live run of %s: %w", uuid, ErrNotFound)
+}
+
 // Runs lists a device's runs, newest first.
 func (tx *Tx) Runs(ctx context.Context, uuid amt.UUID, limit int) ([]Run, error) {
 	return list(ctx, tx, scanRun, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 ORDER BY id DESC LIMIT $2", uuid, page(limit))

@@ -182,7 +182,7 @@ var catalogue = []Entry{
 		[]string{"a relay: add the name in its certificate to hello.relays", "an agent: give it a certificate for its device's name", "stolen: take its authority out of hello.client_ca, or wait for its end"}},
 	{DeviceUnreachable, Network, TheNet, Repeat, "TCP 16993 does not answer",
 		[]string{"a firewall, VLAN or NAT between server and device", "the device is asleep or moved"},
-		[]string{"allow the server to reach the device on TCP 16993", "wait for its next hello"}},
+		[]string{"allow the server to reach the device on TCP 16993", "a device that waits for its setup: wait for its next hello", "one under management that moved: correct its name in DNS, have its agent say where it is, or: provctl device address UUID ADDRESS"}},
 	{DeviceIPChanged, Network, TheNet, ForHello, "The address belongs to another device now",
 		[]string{"a new DHCP lease"},
 		[]string{"nothing: the next hello brings the new address"}},

@@ -14,7 +14,7 @@ import (
 func (p *program) deviceCommand() *cobra.Command {
 	cmd := group("device", "Devices: list, show, why, and commands about them", p.deviceList(), p.deviceShow(), p.deviceWhy(),
 		p.deviceExport(), p.deviceTag("tag", "Give a device tags"), p.deviceTag("untag", "Take tags away from a device"), p.deviceAssignProfile(),
-		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAdopt(), p.deviceTrust(),
+		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAddress(), p.deviceAdopt(), p.deviceTrust(),
 		p.deviceAct("approve", "Let devices in", "", false),
 		p.deviceAct("reject", "Turn waiting devices away", "Their hellos are recorded and nothing else happens. The way back is device approve.", false),
 		p.deviceAct("retry", "Try devices again now", "", false),
@@ -117,6 +117,10 @@ func (p *program) printDevice(d api.DeviceDetail) {
 	field("health", d.Health)
 	field("name", d.FQDN)
 	field("address", d.Address)
+	if d.HeardFrom != d.Address {
+		field("heard from", d.HeardFrom)
+	}
+	field("its agent says", d.AgentAddress)
 	field("suffix", d.Suffix)
 	field("mac", d.MAC)
 	field("serial", d.Serial)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -65,9 +67,32 @@ func (l *loader) odca(c ODCA) {
 	l.authorities("provisioning.odca.roots", c.Roots)
 }
 
+// resolver asks these DNS servers, one after the other, or this machine's.
+func resolver(servers []string) *net.Resolver {
+	if len(servers) == 0 {
+		return &net.Resolver{}
+	}
+	var next atomic.Uint32
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		at, err := serverAddress(servers[int(next.Add(1)-1)%len(servers)])
+		if err != nil {
+			return nil, err
+		}
+		return new(net.Dialer).DialContext(ctx, network, at.String())
+	}}
+}
+
+// serverAddress reads address or address:port.
+func serverAddress(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 53), nil
+	}
+	return netip.ParseAddrPort(s)
+}
+
 // lookup is the way to the sources of names outside.
-func lookup(n Names) (admit.Lookup, error) {
-	l := admit.Lookup{ReverseDNS: &net.Resolver{}, Webhook: n.Webhook, Timeout: n.Timeout}
+func lookup(n Names, resolvers []string) (admit.Lookup, error) {
+	l := admit.Lookup{ReverseDNS: resolver(resolvers), Webhook: n.Webhook, Timeout: n.Timeout}
 	if n.Webhook == "" {
 		return l, nil
 	}

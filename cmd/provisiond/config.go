@@ -178,6 +178,9 @@ type Provisioning struct {
 	// address as its own; 0.0.0.0/0 has to be typed. Loopback, link-local and our
 	// own addresses stay refused unless a network here is inside them.
 	Networks []netip.Prefix `yaml:"networks"`
+	// DNS servers that are asked where a managed device is by its name, and for the
+	// names of devices, as address or address:port. Default: this machine's.
+	Resolvers []string `yaml:"resolvers"`
 	// Where missing intermediates may be fetched from, over plain HTTP, by an import
 	// that asks for it (provctl cert import --aia). Default: nowhere, what is missing
 	// is named and can be given with the import. 0.0.0.0/0 and ::/0 have to be typed;

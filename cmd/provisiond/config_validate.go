@@ -78,6 +78,11 @@ func (l *loader) validate() {
 			l.wrong("doctor.sample_device", fmt.Sprintf("%q is not an address", clip(d)), "", "sample_device: 10.20.3.4")
 		}
 	}
+	for i, r := range c.Provisioning.Resolvers {
+		if _, err := serverAddress(r); err != nil {
+			l.wrong(fmt.Sprintf("provisioning.resolvers[%d]", i), fmt.Sprintf("%q is neither an address nor address:port", r), "", "resolvers: [10.20.0.53]")
+		}
+	}
 	for i, p := range c.Doctor.Resolvers {
 		if !p.IsSingleIP() {
 			l.wrong(fmt.Sprintf("doctor.resolvers[%d]", i), p.String()+" is a network", "a server has one address", "resolvers: [10.20.0.2]")

@@ -127,7 +127,7 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 	if err := odca(cfg.Provisioning.ODCA, log, &o); err != nil {
 		return o, err
 	}
-	if o.Lookup, err = lookup(cfg.Provisioning.Names); err != nil {
+	if o.Lookup, err = lookup(cfg.Provisioning.Names, cfg.Provisioning.Resolvers); err != nil {
 		return o, err
 	}
 	if err := tlsFiles(cfg, log, &o); err != nil {

@@ -123,6 +123,12 @@ var firstMoves = map[string][]string{
 		"Find the switch port of the address in the event.",
 		"Yours after all: `provctl device restore UUID`. Not yours any more: tell whoever is responsible for hardware.",
 	},
+	"ProvisiondStrayHellos": {
+		"`provctl event list --name stray_hello` names the devices, and the address that each hello came from.",
+		"Find that address's switch port. A cloned board, or a repaired one that kept its UUID: give it one of its own with the maker's tool.",
+		"Nobody knows the machine: take its port down. It learnt nothing and the device was told nothing, but it sits in a network of provisioning.networks.",
+		"It is the device after all, on a new lease and without its setup: `provctl device address UUID ADDRESS`, then `provctl device why UUID`.",
+	},
 	"ProvisiondDeviceCertsExpiring": {
 		"`provctl device list` for the health of these devices: most are switched off or moved.",
 		"`provctl maintain --all --task cert` tries them again now.",

@@ -20,7 +20,6 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
-	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/queue"
@@ -439,7 +438,7 @@ func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device,
 }
 
 // moved is what else changes about a device whose hello is believed from another
-// address, or that says hello although it was set up.
+// address, or of which an agent says where it is.
 func moved(dev store.Device, before store.SeenBefore, d Decision) (f store.DeviceFacts) {
 	if d.Word.IsValid() {
 		f.AgentAddress = &d.Word
@@ -449,10 +448,6 @@ func moved(dev store.Device, before store.SeenBefore, d Decision) (f store.Devic
 	}
 	if dev.Approved && before.AddressChanged && before.Previous.Address.IsValid() && !d.Start {
 		f.Approved = new(bool) // who was approved was somebody else
-	}
-	if dev.DeviceMode == amt.StatePost.String() && (d.Reason == reason.ReappearedUnprovisioned || d.Event == "reappeared_unprovisioned") {
-		mode := amt.StateIn.String() // no set up device says hello
-		f.DeviceMode = &mode
 	}
 	return f
 }

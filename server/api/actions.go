@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -39,7 +40,8 @@ type command struct {
 
 	runID   int64
 	said    string
-	vouched string // for whose certificate, in words
+	vouched string         // for whose certificate, in words
+	audit   map[string]any // what else the audit keeps of it
 }
 
 // Change is what the commands tag, untag and assign-profile take.
@@ -150,7 +152,7 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 		} else if err != nil {
 			return err
 		}
-		switch run, err := tx.LiveRun(ctx, u); {
+		switch run, err := tx.LiveWork(ctx, u); {
 		case err == nil:
 			c.live = &run
 		case !errors.Is(err, store.ErrNotFound):
@@ -175,6 +177,7 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 		if c.more.Profile != "" {
 			detail["profile"] = c.more.Profile
 		}
+		maps.Copy(detail, c.audit)
 		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "device." + verb, Subject: u.String(), Detail: detail}); err != nil {
 			return err
 		}
@@ -320,10 +323,11 @@ func (c *command) restore() error {
 }
 
 // takenOut reports whether the device was under management when it was last
-// met, with a password of ours, and has said no hello since: it will say none
-// now either.
+// met, with a password of ours, and has said no hello since from where it is: it
+// will say none now either.
 func takenOut(d store.Device) bool {
-	return d.DeviceMode == amt.StatePost.String() && d.Generation > 0 && !d.LastSeen.After(d.LastContact)
+	silent := !d.LastSeen.After(d.LastContact) || d.HeardFrom.IsValid() && d.HeardFrom != d.Address
+	return d.DeviceMode == amt.StatePost.String() && d.Generation > 0 && silent
 }
 
 // release forgets what was held against a device: the hellos before this

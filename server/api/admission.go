@@ -294,8 +294,9 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 	if r.FQDN != "" {
 		f.FQDN = &r.FQDN
 	}
+	by := store.ByImport
 	if r.address.IsValid() {
-		f.Address = &r.address
+		f.Address, f.AddressBy = &r.address, &by
 	}
 	err := tx.ImportDevice(ctx, r.uuid, actor, f)
 	if err == nil {
@@ -314,8 +315,11 @@ func authorise(ctx context.Context, tx *store.Tx, r ImportRow, actor string) err
 		}
 	}
 	f.MAC = nil // what the device itself said is better
-	if d.HelloCount > 0 || !d.LastContact.IsZero() {
-		f.Address = nil
+	if r.address.IsValid() {
+		if err := moveDevice(ctx, tx, d, r.address, by, "", actor); err != nil {
+			return err
+		}
+		f.Address, f.AddressBy = nil, nil
 	}
 	return tx.UpdateDevice(ctx, r.uuid, f)
 }

@@ -92,6 +92,7 @@ func toDevice(d store.Device) Device {
 		TLSVersion: clean(d.TLSVersion), Tags: list(d.Tags), Approved: d.Approved, LastSeen: timeOrNull(d.LastSeen),
 		LastContact: timeOrNull(d.LastContact), WindowUntil: timeOrNull(d.WindowUntil), NextRetry: timeOrNull(d.NextRetry),
 		Attempts: d.Attempts, HelloCount: d.HelloCount, PeerSeen: hex.EncodeToString(d.PeerSeen), Vouched: vouched(d.Vouched),
+		AddressBy: addressBy(d), HeardFrom: addrText(d.HeardFrom), AgentAddress: addrText(d.AgentAddress),
 	}
 }
 

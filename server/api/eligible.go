@@ -104,14 +104,14 @@ func Refused(verb string, d store.Device) *Problem {
 	switch {
 	case d.Reason == reason.UUIDInvalid && (verb == "approve" || verb == "release"):
 		return stands(string(reason.UUIDInvalid), "its UUID %s is a placeholder that many machines carry, so it would let in whoever comes first; give the machine a UUID of its own", d.UUID)
-	case d.Reason == reason.UUIDDuplicate && verb == "approve":
-		return stands(string(reason.UUIDDuplicate), "two machines carry this UUID; find out which one it is, give the other a UUID of its own, then: provctl device release %s", d.UUID)
+	case d.Reason == reason.UUIDDuplicate && verb == "approve" && d.AddressBy != store.ByOperator:
+		return stands(string(reason.UUIDDuplicate), "two machines carry this UUID; say which one it is: provctl device address %[1]s ADDRESS, and approve it then; or give the other a UUID of its own, then: provctl device release %[1]s", d.UUID)
 	case d.Lifecycle == store.Quarantined && verb == "reject" && d.Reason != reason.Rejected:
 		return stands("device_quarantined", "it is kept out already; take it out for good: provctl device retire %s", d.UUID)
 	case managed(d.Lifecycle) && verb == "release" && !anotherFace(d.Reason):
 		return stands("device_not_kept_out", refusals["not_kept_out"], d.UUID, d.Lifecycle)
 	case d.Lifecycle == store.Discovered && verb == "retry" && !d.Address.IsValid(), verb == "adopt" && !d.Address.IsValid():
-		return stands(CodeNoAddress, "where it is is not known: give its address with provctl device import, or wait for its hello")
+		return stands(CodeNoAddress, "where it is is not known: give its address with provctl device address or import, or wait for its hello")
 	case d.Lifecycle == store.Discovered && verb == "retry" && !d.Approved && !onlyListed(d) && !takenOut(d):
 		return stands("device_not_approved", "its next hello is looked at as if it were the first; to let it in now: provctl device approve %s", d.UUID)
 	}

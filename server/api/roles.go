@@ -90,6 +90,7 @@ var grants = map[string][]Role{
 	"import-authorisations": {Operator, PolicyAdmin},
 	"remove-authorisation":  {Operator, PolicyAdmin},
 	"name-device":           {Operator, PolicyAdmin},
+	"address-device":        {Operator, PolicyAdmin},
 	"adopt-device":          {Operator},
 	"list-rules":            lookers,
 	"apply-rules":           {PolicyAdmin},

@@ -276,6 +276,7 @@ func (s *Server) routes(api huma.API) {
 	s.deviceRoutes(api)
 	s.actionRoutes(api)
 	s.admissionRoutes(api)
+	s.addressRoutes(api)
 	s.ruleRoutes(api)
 	s.profileRoutes(api)
 	s.orderRoutes(api)

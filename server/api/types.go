@@ -12,7 +12,7 @@ type DeviceSummary struct {
 	Reason        string     `json:"reason" doc:"why it is not as wanted; empty when it is"`
 	DeviceMode    string     `json:"device_mode" doc:"what the firmware says: factory, setup, operational"`
 	AMTVersion    string     `json:"amt_version"`
-	Address       string     `json:"address" doc:"where the last hello came from"`
+	Address       string     `json:"address" doc:"where it is called: where it is believed to be"`
 	FQDN          string     `json:"fqdn"`
 	FirstSeen     *time.Time `json:"first_seen"`
 	ProvisionedAt *time.Time `json:"provisioned_at"`
@@ -42,6 +42,10 @@ type Device struct {
 	HelloCount  int        `json:"hello_count"`
 	PeerSeen    string     `json:"peer_seen" doc:"SHA-256 of the certificate of the one that answered last and was told no password; empty: none"`
 	Vouched     string     `json:"vouched" doc:"the certificate that a person vouched for and that has not answered yet: its SHA-256, or first for whoever answers first"`
+
+	AddressBy    string `json:"address_by" doc:"whose word the address is: hello, import, operator, agent, dns, contact (it answered there with its key)"`
+	HeardFrom    string `json:"heard_from" doc:"where the last hello under its UUID came from, whoever sent it"`
+	AgentAddress string `json:"agent_address" doc:"where its agent says it is; it is looked for there first"`
 }
 
 // DevicePage is one page of devices.

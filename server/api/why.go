@@ -74,6 +74,9 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (Why, error) {
 		for i, c := range w.Checks { // what is said can be typed
 			w.Checks[i] = commandOnDevice.ReplaceAllString(c, "${1} "+d.UUID.String())
 		}
+		if err := s.whereabouts(ctx, tx, &w, d); err != nil {
+			return err
+		}
 		return s.paused(ctx, tx, &w, d)
 	})
 	return w, err

@@ -169,7 +169,7 @@ func (r *Run) byName(ctx context.Context) (found []netip.Addr) {
 	}
 	for _, name := range names {
 		one, cancel := context.WithTimeout(ctx, lookupFor)
-		addrs, err := r.e.Names.LookupNetIP(one, "ip", name)
+		addrs, err := r.e.Names.LookupNetIP(one, "ip", name+".") // no search list
 		var dns *net.DNSError
 		switch {
 		case errors.As(err, &dns) && dns.IsNotFound:

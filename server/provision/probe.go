@@ -5,14 +5,13 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
 // KindProbe is a run that changes nothing: somebody says hello in the name of a
 // device from elsewhere, and the device is called where it is believed to be. If
 // it answers there with its key, the hello is a stray.
-const KindProbe = queue.Probe
+const KindProbe = store.ProbeRun
 
 // answers asks who is there.
 var answers = []Step{readManaged}

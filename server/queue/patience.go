@@ -11,10 +11,6 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// Probe is the kind of run that looks whether a device is where it is believed to
-// be, since somebody says hello in its name elsewhere. Its pauses are its own.
-const Probe = "probe"
-
 // Asked is the trigger of a run that a person asked for.
 const Asked = "api"
 
@@ -55,7 +51,7 @@ func Patience(ctx context.Context, tx *store.Tx, d store.Device, run store.Run, 
 	if err != nil {
 		return Wait{}, err
 	}
-	if !until.IsZero() && run.Trigger != Asked && run.Kind != Probe {
+	if !until.IsZero() && run.Trigger != Asked && run.Kind != store.ProbeRun {
 		return Wait{Until: until, Why: fmt.Sprintf("%d attempts within the hour met nobody at %s", SilentDials().Most, d.Address)}, nil
 	}
 	network := store.NetworkOf(d.Address)
