@@ -94,6 +94,16 @@ type AuditFile struct {
 	Last        AuditCheckpoint
 }
 
+// AuditMark is what was kept of a checkpoint: its record and the first bytes of
+// the hash, as the log, the metrics and a node's data folder have them.
+type AuditMark struct {
+	Seq  int64
+	Hash []byte
+}
+
+// Fits reports whether a record's hash is the one that was kept.
+func (m AuditMark) Fits(hash []byte) bool { return len(m.Hash) > 0 && bytes.HasPrefix(hash, m.Hash) }
+
 // AuditFileError says in which line of an export something is wrong.
 type AuditFileError struct {
 	Line    int
@@ -108,7 +118,10 @@ const maxAuditLine = 1 << 20
 // CheckAuditFile reads an export to its end. The chain has to begin with the
 // first record, each checkpoint has to be signed by the file's key, and the last
 // line has to be one. Whether the key is the server's is for who knows it.
-func CheckAuditFile(r io.Reader) (AuditFile, error) {
+//
+// marks are checkpoints that were kept elsewhere: the file has to hold their
+// records, with their hashes.
+func CheckAuditFile(r io.Reader, marks ...AuditMark) (AuditFile, error) {
 	var f AuditFile
 	lines := bufio.NewReaderSize(r, maxAuditLine)
 	prev, signed := []byte{}, false
@@ -124,6 +137,11 @@ func CheckAuditFile(r io.Reader) (AuditFile, error) {
 			}
 			if !signed {
 				return wrong("the file ends without a checkpoint: its end is missing")
+			}
+			for _, m := range marks {
+				if m.Seq > f.Records {
+					return wrong("the file ends with record %d, and a checkpoint of record %d was kept: its end was cut off", f.Records, m.Seq)
+				}
 			}
 			return f, nil
 		case errors.Is(err, io.EOF):
@@ -161,6 +179,11 @@ func CheckAuditFile(r io.Reader) (AuditFile, error) {
 			return wrong("record %d follows record %d", rec.Seq, f.Records)
 		case !bytes.Equal(rec.Hash, auditHash(rec, detail, prev)):
 			return wrong("record %d was changed, or does not follow the one before it", rec.Seq)
+		}
+		for _, m := range marks {
+			if m.Seq == rec.Seq && !m.Fits(rec.Hash) {
+				return wrong("record %d is not the one whose checkpoint was kept: the chain was made anew", rec.Seq)
+			}
 		}
 		f.Records, prev, signed = rec.Seq, rec.Hash, false
 	}

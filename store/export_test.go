@@ -32,6 +32,9 @@ func (db *DB) CountTo(ctx context.Context, n int, word string) error {
 	})
 }
 
+// UpSince says when the process began.
+func (db *DB) UpSince(at time.Time) { db.up = at }
+
 // AsBefore makes the database one whose rows nobody has signed yet.
 func (db *DB) AsBefore(ctx context.Context) error {
 	db.strict.Store(false)

@@ -3,11 +3,13 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,21 +119,27 @@ func auditRecords(ctx context.Context, c *api.Client, q api.AuditQuery, limit in
 }
 
 func (p *program) auditVerify() *cobra.Command {
-	file, key, against := "", "", ""
+	file, key, against, kept := "", "", "", ""
 	cmd := &cobra.Command{
-		Use: "verify [--file FILE [--key KEY] | --against FILE]", Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
+		Use: "verify [--file FILE [--key KEY] | --against FILE] [--checkpoint RECORD:HASH]", Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
 		Long: "Checks the chain of the server's audit and its signed checkpoints. --against also holds it against an earlier\n" +
 			"export: whoever rewrote the whole chain, signatures and all, cannot have rewritten that copy.\n" +
-			"--file checks an export by itself and asks no server; --key says whose signature it has to bear, as audit checkpoint shows it.",
+			"--file checks an export by itself and asks no server; --key says whose signature it has to bear, as audit checkpoint shows it.\n" +
+			"--checkpoint holds either against one that was kept elsewhere: the log has each (audit.checkpoint), the metrics\n" +
+			"provisiond_audit_checkpoint_record and _hash (its first 48 bits; printf %012x) and the file store.seen in each node's data folder.",
 		Example: "  provctl audit verify\n  provctl audit verify --against /mnt/elsewhere/audit-2026-10.jsonl\n  provctl audit verify --file audit-2026-10.jsonl --key 9b1f…",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			mark, err := readMark(kept)
+			if err != nil {
+				return err
+			}
 			switch {
 			case file != "" && against != "":
 				return usage("want --file, which asks no server, or --against, which does")
 			case key != "" && file == "" && against == "":
 				return usage("--key goes with --file or --against")
 			case file != "":
-				f, err := checkAuditFile(file, key)
+				f, err := checkAuditFile(file, key, mark...)
 				if err != nil {
 					return err
 				}
@@ -144,23 +152,38 @@ func (p *program) auditVerify() *cobra.Command {
 				}
 				return nil
 			}
-			return p.verifyAudit(cmd, against, key)
+			return p.verifyAudit(cmd, against, key, mark)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&file, "file", "", "check an exported `FILE` and ask no server")
 	f.StringVar(&key, "key", "", "the public `KEY` that has to have signed the file")
 	f.StringVar(&against, "against", "", "hold the server's audit against an earlier export in this `FILE`")
+	f.StringVar(&kept, "checkpoint", "", "a checkpoint that was kept elsewhere, as `RECORD:HASH`; the first 12 digits of the hash are enough")
 	return cmd
 }
 
-func checkAuditFile(name, key string) (api.AuditFileChecked, error) {
+// readMark reads --checkpoint.
+func readMark(kept string) ([]api.AuditMark, error) {
+	if kept == "" {
+		return nil, nil
+	}
+	seq, digits, _ := strings.Cut(kept, ":")
+	n, err := strconv.ParseInt(seq, 10, 64)
+	hash, bad := hex.DecodeString(digits)
+	if err != nil || bad != nil || n < 1 || len(hash) < 6 || len(hash) > 32 {
+		return nil, usage("--checkpoint: want a record's number, a colon and at least 12 hexadecimal digits of its hash, such as 4711:9b1f00c2a7d4")
+	}
+	return []api.AuditMark{{Seq: n, Hash: hash}}, nil
+}
+
+func checkAuditFile(name, key string, marks ...api.AuditMark) (api.AuditFileChecked, error) {
 	in, err := os.Open(name)
 	if err != nil {
 		return api.AuditFileChecked{}, unusable("%w", err)
 	}
 	defer in.Close()
-	f, err := api.CheckAuditFile(in)
+	f, err := api.CheckAuditFile(in, marks...)
 	if err != nil {
 		return f, &exitError{exitFailed, fmt.Errorf("%s was changed, or is no export of an audit: %w", name, err)}
 	}
@@ -170,7 +193,7 @@ func checkAuditFile(name, key string) (api.AuditFileChecked, error) {
 	return f, nil
 }
 
-func (p *program) verifyAudit(cmd *cobra.Command, against, key string) error {
+func (p *program) verifyAudit(cmd *cobra.Command, against, key string, marks []api.AuditMark) error {
 	var old api.AuditFileChecked
 	var err error
 	if against != "" {
@@ -193,6 +216,22 @@ func (p *program) verifyAudit(cmd *cobra.Command, against, key string) error {
 		}
 		if len(page.Records) == 0 || page.Records[0].Hash != old.Hash {
 			v.Intact, v.Problem = false, fmt.Sprintf("record %d is not the one that %s has: the chain was made anew", old.Records, against)
+		}
+	}
+	for _, m := range marks {
+		if !v.Intact {
+			break
+		}
+		page, err := c.Audit(cmd.Context(), api.AuditQuery{After: m.Seq - 1, Limit: 1})
+		if err != nil {
+			return err
+		}
+		var hash []byte
+		if len(page.Records) > 0 && page.Records[0].Seq == m.Seq {
+			hash, _ = hex.DecodeString(page.Records[0].Hash)
+		}
+		if !m.Fits(hash) {
+			v.Intact, v.Problem = false, fmt.Sprintf("record %d is missing or is not the one whose checkpoint was kept: the end was cut off, or the chain was made anew", m.Seq)
 		}
 	}
 	if p.json {

@@ -211,6 +211,9 @@ func (s *Server) exportAudit(ctx context.Context, in *AuditExportQuery) (AuditLi
 	return out, err
 }
 
+// AuditMark is what was kept elsewhere of a checkpoint.
+type AuditMark = store.AuditMark
+
 // AuditFileChecked is what an exported file was found to hold.
 type AuditFileChecked struct {
 	Records     int64     `json:"records"`
@@ -223,7 +226,7 @@ type AuditFileChecked struct {
 // CheckAuditFile checks an exported audit without a server: the chain, the
 // signatures, and that each line is as it was written. Whether the key is the
 // server's is for the caller to compare.
-func CheckAuditFile(r io.Reader) (AuditFileChecked, error) {
-	f, err := store.CheckAuditFile(r)
+func CheckAuditFile(r io.Reader, marks ...AuditMark) (AuditFileChecked, error) {
+	f, err := store.CheckAuditFile(r, marks...)
 	return AuditFileChecked{f.Records, f.Checkpoints, hex.EncodeToString(f.Key), f.Last.At, hex.EncodeToString(f.Last.Hash)}, err
 }
