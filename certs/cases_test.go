@@ -212,3 +212,51 @@ func pemBytes(t testing.TB, name string) []byte {
 	}
 	return der
 }
+
+// TestUnfitLeavesHaveTheirFinding: what firmware makes of a leaf that is a CA, and
+// of one that may not sign.
+func TestUnfitLeavesHaveTheirFinding(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		severity Severity
+		says     string
+	}{
+		"isca.pem": {SeverityError, "itself a CA"}, "no-digital-signature.pem": {SeverityWarn, "digitalSignature"},
+	} {
+		p, _, err := importCase(t, fieldCase(t, "11-wrong-certificate/"+name+" P/leaf.key P/int.pem P/root.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(p.Findings, func(f Finding) bool { return f.Severity == c.severity && strings.Contains(f.Detail, c.says) }) {
+			t.Errorf("%s: %v", name, p.Findings)
+		}
+	}
+}
+
+// TestFindingsFollowTheClock: what was said of a date goes when the date has come.
+func TestFindingsFollowTheClock(t *testing.T) {
+	t.Parallel()
+	p, _, err := importCase(t, fieldCase(t, "P/vendor.pfx"), casePassword(t, "P/pfx.pass"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, late := p.Leaf.NotBefore.Add(-2*time.Hour), p.Leaf.NotAfter.AddDate(0, 0, 7)
+	for _, c := range []struct {
+		at      time.Time
+		code    reason.Code
+		serving bool
+	}{{early, reason.CertNotYetValid, false}, {casesNow, "", true}, {late, reason.CertExpired, false}} {
+		var dated []Finding
+		for _, f := range p.FindingsAt(c.at) {
+			if f.Severity == SeverityWarn {
+				dated = append(dated, f)
+			}
+		}
+		if (len(dated) > 0) != (c.code != "") || c.code != "" && dated[0].Code != c.code || p.Serving(c.at) != c.serving {
+			t.Errorf("at %s: %v", c.at, dated)
+		}
+		if c.code == reason.CertNotYetValid && (!strings.Contains(dated[0].Detail, early.Format(time.RFC3339)) || !strings.Contains(dated[0].Detail, p.Leaf.NotBefore.Format(time.RFC3339)) || !strings.Contains(dated[0].Detail, "clock")) {
+			t.Errorf("want the clock and the hour: %s", dated[0].Detail)
+		}
+	}
+}

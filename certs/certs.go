@@ -98,9 +98,28 @@ func (p *Provisioning) Validity(now time.Time) *reason.Error {
 	case now.After(p.Leaf.NotAfter):
 		return reason.Because(reason.CertExpired, "certificate %s expired on %s", p.Name, day(p.Leaf.NotAfter))
 	case now.Before(p.Leaf.NotBefore):
-		return reason.Because(reason.CertNotYetValid, "certificate %s is not valid before %s", p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339))
+		return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s, and this server's clock says %s; wait until then, or set the clock right",
+			p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// Serving reports whether devices are set up with it now: usable, and within its
+// validity period or forced.
+func (p *Provisioning) Serving(now time.Time) bool {
+	return p.Usable() && (p.Forced || p.Validity(now) == nil)
+}
+
+// FindingsAt are the findings of another moment than the one it was read at.
+func (p *Provisioning) FindingsAt(now time.Time) []Finding {
+	out := slices.DeleteFunc(slices.Clone(p.Findings), func(f Finding) bool {
+		return f.Code == reason.CertExpired || f.Code == reason.CertNotYetValid || f.Code == reason.CertExpiring
+	})
+	if p.Leaf != nil {
+		inspectTime(p, now, addTo(&out))
+	}
+	slices.SortStableFunc(out, func(a, b Finding) int { return rank(a.Severity) - rank(b.Severity) })
+	return out
 }
 
 // New joins a leaf and its key, as a store keeps them, with chain material in

@@ -19,16 +19,21 @@ const expiringSoon = 45 * 24 * time.Hour
 // inspect says everything worth knowing, the worst first.
 func inspect(p *Provisioning, found search, now time.Time) []Finding {
 	var out []Finding
-	add := func(s Severity, c reason.Code, format string, args ...any) {
-		out = append(out, Finding{Code: c, Severity: s, Detail: fmt.Sprintf(format, args...)})
-	}
+	add := addTo(&out)
 	inspectUsage(p.Leaf, add)
+	inspectLeaf(p.Leaf, add)
 	inspectChain(p, found, add)
 	inspectAlgorithms(p, add)
 	inspectTime(p, now, add)
 	inspectNames(p, add)
 	slices.SortStableFunc(out, func(a, b Finding) int { return rank(a.Severity) - rank(b.Severity) })
 	return out
+}
+
+func addTo(out *[]Finding) adder {
+	return func(s Severity, c reason.Code, format string, args ...any) {
+		*out = append(*out, Finding{Code: c, Severity: s, Detail: fmt.Sprintf(format, args...)})
+	}
 }
 
 type adder func(s Severity, c reason.Code, format string, args ...any)
@@ -50,6 +55,17 @@ func inspectUsage(leaf *x509.Certificate, add adder) {
 		add(SeverityError, reason.CertMissingAMTUsage, "neither the usage %s nor the OU %q is there", SetupOID(), SetupOU)
 	case near != "":
 		add(SeverityWarn, reason.CertMissingAMTUsage, "the OU %q differs in case or spacing from %q; the usage %s is there and is enough", near, SetupOU, SetupOID())
+	}
+}
+
+// inspectLeaf looks at what a certificate may be used for beside its extended
+// usage (RFC 5280 4.2.1.3 and 4.2.1.9).
+func inspectLeaf(leaf *x509.Certificate, add adder) {
+	if leaf.IsCA {
+		add(SeverityError, reason.CertMissingAMTUsage, "it is itself a CA certificate (basicConstraints): firmware refuses such a one as the certificate of a server; order one that is no CA")
+	}
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		add(SeverityWarn, reason.CertMissingAMTUsage, "its key usage lacks digitalSignature, which the handshake of TLS needs: some firmware ends the connection; order it again with digitalSignature and keyEncipherment")
 	}
 }
 
@@ -92,7 +108,7 @@ func inspectChain(p *Provisioning, found search, add adder) {
 		}
 		known := slices.ContainsFunc(p.Paths, func(path Path) bool { r, ok := rootOf(path); return ok && r.Embedded })
 		if !known {
-			add(SeverityInfo, reason.RootNotTrusted, "no firmware list seen so far holds the root %s: it must be added to the devices (MEBx, USB or OEM)", rootNames(p.Paths))
+			add(SeverityInfo, reason.RootNotTrusted, "the root %s is in no firmware list seen so far: add its hash to the devices first, by a USB key (provctl root setup-bin writes one), in MEBx where it can still be typed, or by the maker (OEM)", rootNames(p.Paths))
 		}
 		return
 	}

@@ -99,7 +99,7 @@ func newReport(p *Provisioning, b *Bundle, request *Pending, now time.Time) *Rep
 	r := &Report{
 		ID: p.ID, Name: p.Name, Names: p.Names,
 		NotBefore: p.Leaf.NotBefore, NotAfter: p.Leaf.NotAfter, DaysLeft: daysLeft(p.Leaf.NotAfter, now),
-		Serves: Serves(p.Names, amt.Version{}), Findings: p.Findings,
+		Serves: Serves(p.Names, amt.Version{}), Findings: p.FindingsAt(now),
 	}
 	used := map[string]bool{string(p.Leaf.Raw): true}
 	for _, path := range p.Paths {

@@ -116,7 +116,7 @@ func TestCertificatePages(t *testing.T) {
 			"Choose the files":                {},
 			"cert_input_invalid":              {"note.txt": []byte("Dear customer")},
 			made.ID + " for prov.branch":      {"order.crt": certtest.PEM(shape.All()...)},
-			"is damaged or was cut short":     {"order.pfx": certtest.PFX(certtest.Modern, "secret", shape.Leaf.Key, shape.All()...)[:900]},
+			"was cut short":                   {"order.pfx": certtest.PFX(certtest.Modern, "secret", shape.Leaf.Key, shape.All()...)[:900]},
 			"were sent; a CA&#39;s answer is": {"big.pem": make([]byte, 18<<20)},
 		} {
 			status, body := v.drops("secret", files)

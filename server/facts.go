@@ -152,7 +152,7 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 		shown[p.ID], shown[name] = true, true
 		show(c.d.notAfter, float64(p.Leaf.NotAfter.Unix()), name)
 		usable := 0.0
-		if p.Usable() && (p.Forced || p.Validity(time.Now()) == nil) {
+		if p.Serving(time.Now()) {
 			usable = 1
 		}
 		show(c.d.usable, usable, name)

@@ -54,7 +54,7 @@ func (t *Trust) Candidates(announced []amt.TrustHash, hints certs.Hints) ([]cert
 func (t *Trust) everything() ([]certs.Candidate, error) {
 	var out []certs.Candidate
 	for _, p := range t.All() {
-		if !p.Usable() || !p.Forced && p.Validity(t.now()) != nil {
+		if !p.Serving(t.now()) {
 			continue
 		}
 		for _, path := range p.Paths {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -213,7 +214,16 @@ func (p *program) printCertificate(k api.Certificate) {
 		usable = "not usable"
 	}
 	state := map[string]string{"active": "in use", "standby": "standby", "removed": "removed"}[k.State]
-	p.say("%s  %s, %s, %s, %d days left (%s), from %s\n", k.ID, k.Name, state, usable, k.DaysLeft, k.NotAfter.Format("2006-01-02"), k.Source)
+	life := fmt.Sprintf("%d days left (%s)", k.DaysLeft, k.NotAfter.Format("2006-01-02"))
+	for _, f := range k.Findings {
+		switch {
+		case f.Code == "cert_expired" && f.Severity == "warn":
+			life = "ended on " + k.NotAfter.Format("2006-01-02")
+		case f.Code == "cert_not_yet_valid":
+			life = "begins at " + k.NotBefore.Format(time.RFC3339)
+		}
+	}
+	p.say("%s  %s, %s, %s, %s, from %s\n", k.ID, k.Name, state, usable, life, k.Source)
 	for _, r := range k.Roots {
 		p.say("  root %s\n", r)
 	}
@@ -395,6 +405,8 @@ func (p *program) printImport(r api.ImportResult) error {
 		p.say("%s is in use\n", r.Report.ID)
 	case r.State == "active":
 		p.say("%s was in use and stays so\n", r.Report.ID)
+	case r.Report.DaysLeft < 0:
+		p.say("%s is on standby: it ended on %s, and an import puts nothing into use that has ended\n", r.Report.ID, r.Report.NotAfter.Format("2006-01-02"))
 	default:
 		p.say("%s is on standby, since others are in use: provctl cert activate %s, or provctl cert replace OLD %s\n", r.Report.ID, r.Report.ID, r.Report.ID)
 	}

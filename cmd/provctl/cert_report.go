@@ -76,6 +76,9 @@ func (p *program) printReport(r *api.CertificateReport, whole bool) {
 	for _, d := range r.Differences {
 		p.say("  differs from the request: %s: asked %s, issued %s\n", d.Field, d.Asked, d.Issued)
 	}
+	for _, a := range r.LeftAside {
+		p.say("  left aside: %s\n", a)
+	}
 	for _, u := range r.Unrelated {
 		p.say("  not part of any chain of it: %s\n", u)
 	}

@@ -89,7 +89,7 @@ func (s *Server) listCertificates(ctx context.Context, _ *none) (CertificateList
 func toCertificate(p *certs.Provisioning, now time.Time) Certificate {
 	c := Certificate{
 		ID: p.ID, Name: clean(p.Name), Names: list(p.Names), Issuer: clean(p.Leaf.Issuer.CommonName), NotBefore: p.Leaf.NotBefore.UTC(),
-		NotAfter: p.Leaf.NotAfter.UTC(), DaysLeft: int(p.Leaf.NotAfter.Sub(now).Hours() / 24), Usable: p.Usable(), Roots: []string{}, Findings: []Finding{},
+		NotAfter: p.Leaf.NotAfter.UTC(), DaysLeft: int(p.Leaf.NotAfter.Sub(now).Hours() / 24), Usable: p.Serving(now), Roots: []string{}, Findings: []Finding{},
 		State: string(desk.Active), Source: "file",
 	}
 	for _, path := range p.Paths {
@@ -104,7 +104,7 @@ func toCertificate(p *certs.Provisioning, now time.Time) Certificate {
 			c.Roots = append(c.Roots, name)
 		}
 	}
-	for _, f := range p.Findings {
+	for _, f := range p.FindingsAt(now) {
 		c.Findings = append(c.Findings, Finding{Code: string(f.Code), Severity: string(f.Severity), Detail: clean(f.Detail)})
 	}
 	return c

@@ -204,7 +204,7 @@ type Certificate struct {
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 	DaysLeft  int       `json:"days_left"`
-	Usable    bool      `json:"usable"`
+	Usable    bool      `json:"usable" doc:"devices are set up with it: no finding is an error, and it is valid now or forced"`
 	Roots     []string  `json:"roots" doc:"names of the roots its chains end in"`
 	Findings  []Finding `json:"findings"`
 	Devices   int       `json:"devices" doc:"devices that were set up with it"`

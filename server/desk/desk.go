@@ -86,6 +86,7 @@ type Desk struct {
 	version string // what is in use
 	all     []Entry
 	inUse   []*certs.Provisioning
+	begins  time.Time // when the next of them becomes valid; zero: none waits for that
 
 	again sync.Mutex // held while devices are reconsidered
 
@@ -317,7 +318,14 @@ func (d *Desk) Poll(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	same := version == d.version
+	begun := !d.begins.IsZero() && !d.Now().Before(d.begins)
+	if begun {
+		d.begins = begins(d.inUse, d.Now())
+	}
 	d.mu.Unlock()
+	if begun { // devices wait for this moment
+		d.work.Go(func() { d.requeue(d.life) })
+	}
 	if same {
 		return nil
 	}
@@ -361,9 +369,19 @@ func (d *Desk) Reload(ctx context.Context) error {
 	if d.version != version {
 		d.Log.Info("cert.in_use", zap.Int("certificates", len(list)))
 	}
-	d.version, d.all, d.inUse = version, all, list
+	d.version, d.all, d.inUse, d.begins = version, all, list, begins(list, d.Now())
 	d.InUse(list)
 	return nil
+}
+
+// begins is when the next certificate becomes valid.
+func begins(list []*certs.Provisioning, now time.Time) (next time.Time) {
+	for _, p := range list {
+		if t := p.Leaf.NotBefore; t.After(now) && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	return next
 }
 
 func inUse(all []Entry) []*certs.Provisioning {

@@ -221,7 +221,7 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		for _, e := range all {
 			if e.ID == p.ID && e.Desk {
 				now = e
-			} else if e.ID != p.ID && e.State == Active && e.Usable() && e.Validity(d.Now()) == nil {
+			} else if e.ID != p.ID && e.State == Active && e.Serving(d.Now()) {
 				others++
 			}
 		}
@@ -229,7 +229,7 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		if now.State == Removed {
 			now.State, now.Note.RemovedAt, now.Note.RemovedBy = Standby, time.Time{}, ""
 		}
-		if o.Activate || others == 0 {
+		if (o.Activate || others == 0) && !d.Now().After(p.Leaf.NotAfter) { // an import puts nothing into use that has ended
 			now.State = Active
 		}
 		out.State, out.Activated = now.State, now.State == Active && was != Active

@@ -123,7 +123,7 @@ func (d *Desk) Banners() []Banner {
 		if e.State != Active {
 			continue
 		}
-		if e.Usable() && (e.Forced || e.Validity(d.Now()) == nil) {
+		if e.Serving(d.Now()) {
 			good++
 		}
 		switch due := certs.Reminder(e.Leaf.NotAfter, d.Now()); {

@@ -87,13 +87,19 @@ func (v *visit) certificate(p *certs.Provisioning) (Status, []string, string) {
 		}
 		head = p.Validity(v.now).Error()
 		hint = "renew it: provctl cert request --cn " + p.Name
+		if v.now.Before(p.Leaf.NotBefore) {
+			hint = "nothing but to wait until " + p.Leaf.NotBefore.UTC().Format(time.RFC3339) + ", if this server's clock is right (timedatectl); devices that wait are set up then"
+		}
 	case left < expiresToday:
 		status, hint = Fail, "renew it now: provctl cert request --cn "+p.Name
 	case left < expiresSoon:
 		status, hint = Warn, "renew it: provctl cert request --cn "+p.Name
 	}
 	lines := []string{head}
-	for _, f := range p.Findings {
+	for _, f := range p.FindingsAt(v.now) {
+		if f.Code == reason.CertExpired && f.Severity == certs.SeverityWarn || f.Code == reason.CertNotYetValid || f.Code == reason.CertExpiring {
+			continue // the first line says it
+		}
 		switch f.Severity {
 		case certs.SeverityError:
 			status = Fail
