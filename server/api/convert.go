@@ -22,9 +22,13 @@ var problemType = reflect.TypeFor[Problem]()
 // maxText bounds every text that a device had a hand in.
 const maxText = 512
 
+// lines are put into one: some errors have several.
+var lines = strings.NewReplacer("\r\n", "; ", "\n", "; ", "\t", " ")
+
 // clean makes a text of a device harmless to show: bounded, valid UTF-8, and
 // without control characters or marks that turn the direction of writing.
 func clean(s string) string {
+	s = lines.Replace(s)
 	ok := len(s) <= maxText && utf8.ValidString(s)
 	for _, r := range s {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {

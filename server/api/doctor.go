@@ -11,7 +11,7 @@ import (
 // DoctorCheck is one thing the doctor looked at.
 type DoctorCheck struct {
 	Name   string `json:"name"`
-	Status string `json:"status" enum:"pass,warn,fail"`
+	Status string `json:"status" enum:"pass,skip,warn,fail" doc:"skip: it did not look, since there was nothing to look at or nothing names it"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint" doc:"what to do, with the text to paste; empty when nothing"`
 }
@@ -19,7 +19,7 @@ type DoctorCheck struct {
 // DoctorReport is the doctor's last round on this node.
 type DoctorReport struct {
 	Checks  []DoctorCheck `json:"checks"`
-	Worst   string        `json:"worst" enum:"pass,warn,fail"`
+	Worst   string        `json:"worst" enum:"pass,skip,warn,fail" doc:"skip: it did not look, since there was nothing to look at or nothing names it"`
 	At      *time.Time    `json:"at" doc:"null: not yet"`
 	Node    string        `json:"node"`
 	Started *time.Time    `json:"started" doc:"when this daemon started"`

@@ -109,7 +109,7 @@ func TestWhyOfManagedDevices(t *testing.T) {
 	}{
 		{store.Provisioned, "", "nothing has to happen"},
 		{store.Provisioned, reason.DeviceUnreachable, "maintenance looks at it again"},
-		{store.Provisioned, reason.TLSPinnedKeyChanged, "provctl device release"},
+		{store.Provisioned, reason.TLSPinnedKeyChanged, "provctl device trust"},
 		{store.Drifted, reason.IdentityConflict, "provctl device release"},
 		{store.Drifted, reason.ProfileDrift, "--task clock,cert,name,tls"},
 	} {

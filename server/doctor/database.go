@@ -75,7 +75,7 @@ func (v *visit) known(name string) (store.Survey, []Check, bool) {
 		return s, one(name, Warn, "see the check database", "not known, since the database could not be asked"), false
 	}
 	if s.Empty {
-		return s, one(name, Pass, "", "nothing to look at yet: the database is empty"), false
+		return s, one(name, Skip, "", "nothing to look at yet: the database is empty"), false
 	}
 	return s, nil, true
 }
@@ -181,7 +181,7 @@ func (v *visit) masterKey(context.Context) []Check {
 	const lost = "give the right key (master_key in the configuration); without it no password can be read, and the daemon does not start"
 	switch {
 	case keyErr != nil && errors.Is(keyErr, fs.ErrNotExist) && (s.Empty || s.DataKeys == 0 && s.Problem == nil):
-		return one(name, Pass, "", "there is no master key yet; the first start makes one in the data folder")
+		return one(name, Skip, "", "there is no master key yet; the first start makes one in the data folder")
 	case keyErr != nil:
 		return one(name, Fail, lost, "%v", keyErr)
 	case s.Keys != nil:
@@ -210,9 +210,9 @@ func (v *visit) audit(context.Context) []Check {
 	case errors.As(s.Audit, &broken):
 		return one(name, Fail, "somebody changed the audit in the database itself: keep a copy of it as it is, and compare it with the newest backup", "the chain is broken: %v", broken)
 	case errors.Is(s.Audit, context.DeadlineExceeded):
-		return one(name, Pass, "provctl audit verify reads all of it", "the audit is too long to be read here")
+		return one(name, Skip, "provctl audit verify reads all of it", "the audit is too long to be read here")
 	case s.Audit != nil:
-		return one(name, Warn, "", "the audit could not be read: %v", s.Audit)
+		return one(name, Warn, "provctl audit verify reads it again and says where it fails; look at the database's own log", "the audit could not be read: %v", s.Audit)
 	}
 	return one(name, Pass, "", "the chain of %s is whole", plural(s.AuditRecords, "record"))
 }

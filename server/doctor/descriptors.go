@@ -9,12 +9,12 @@ const DescriptorsHint = "LimitNOFILE=65536 in the unit, nofile of the container 
 func (v *visit) descriptors(context.Context) []Check {
 	const name = "descriptors"
 	if v.c.Descriptors == nil {
-		return one(name, Pass, "", "not known: only a running daemon knows what it may open")
+		return one(name, Skip, "", "not known: only a running daemon knows what it may open")
 	}
 	few, known := v.c.Descriptors()
 	switch {
 	case !known:
-		return one(name, Pass, "", "not known on this system")
+		return one(name, Skip, "", "not known on this system")
 	case few != "":
 		return one(name, Warn, DescriptorsHint, "%s", few)
 	}

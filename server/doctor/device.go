@@ -16,7 +16,7 @@ import (
 // changes nothing there.
 func (v *visit) device(ctx context.Context) []Check {
 	if !v.c.Sample.IsValid() {
-		return one("device", Pass, "", "no road to a device was tried: doctor.sample_device names none")
+		return one("device", Skip, "", "no road to a device was tried: doctor.sample_device names none")
 	}
 	at := netip.AddrPortFrom(v.c.Sample, v.c.Port)
 	name := "device:" + v.c.Sample.String()

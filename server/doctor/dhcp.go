@@ -39,7 +39,7 @@ func (v *visit) askDHCP(ctx context.Context) dhcpFinding {
 func (v *visit) dhcp(ctx context.Context) []Check {
 	f := v.lease()
 	if f.iface == "" {
-		return one("dhcp", Pass, "", "DHCP was not asked: doctor.dhcp_interface names no interface")
+		return one("dhcp", Skip, "", "DHCP was not asked: doctor.dhcp_interface names no interface")
 	}
 	check := Check{Name: "dhcp:" + f.iface, Status: Pass}
 	if f.err != nil {

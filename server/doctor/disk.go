@@ -19,14 +19,14 @@ func (v *visit) disk(context.Context) []Check {
 	const name = "disk"
 	dir := v.c.DataDir
 	if dir == "" {
-		return one(name, Pass, "", "no data folder is configured")
+		return one(name, Skip, "", "no data folder is configured")
 	}
 	free, all, inodes, allInodes, err := space(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		free, all, inodes, allInodes, err = space(filepath.Dir(dir))
 	}
 	if err != nil {
-		return one(name, Warn, "", "the disk of %s cannot be asked: %v", dir, err)
+		return one(name, Warn, "look by hand, as the daemon's user: df -h "+dir, "the disk of %s cannot be asked: %v", dir, err)
 	}
 	share := 0.0
 	if all > 0 {

@@ -329,7 +329,7 @@ func (v *visit) reverse(ctx context.Context) []Check {
 		hint = "firmware does not ask for reverse names, but an address whose name leads elsewhere is often an old record: correct the PTR record"
 	}
 	if len(lines) == 0 {
-		return one(name, Pass, "", "no address of ours is reachable from outside, so there is no name to look up")
+		return one(name, Skip, "", "no address of ours is reachable from outside, so there is no name to look up")
 	}
 	return one(name, worst, hint, "%s", strings.Join(lines, "\n"))
 }

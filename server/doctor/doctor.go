@@ -35,14 +35,16 @@ type Status string
 // The statuses, the best first.
 const (
 	Pass Status = "pass"
+	Skip Status = "skip" // it did not look: there was nothing to look at, or nothing names it
 	Warn Status = "warn"
 	Fail Status = "fail"
 )
 
-// Level is 0, 1 or 2: the exit status and the metric's value.
+// Level is 0, 1 or 2: the exit status and the metric's value. What was not looked at
+// is no worse than what is well.
 func (s Status) Level() int {
 	switch s {
-	case Pass:
+	case Pass, Skip:
 		return 0
 	case Warn:
 		return 1

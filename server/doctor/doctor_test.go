@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/provisiond/provisiond/certs"
 )
 
 // TestReadDomain: what may stand in option 15, byte by byte.
@@ -217,5 +220,33 @@ func TestWordsForSizes(t *testing.T) {
 	}
 	if s := fmt.Sprint(ageWords(90*time.Minute), " ", ageWords(30*time.Hour), " ", ageWords(72*time.Hour)); s != "90 minutes 30 hours 3 days" {
 		t.Error(s)
+	}
+}
+
+// TestWhatWasNotLookedAt: a check without anything to look at says skip, not that all
+// is well; and whatever is not well names the next move.
+func TestWhatWasNotLookedAt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]Config{
+		"nothing named": {Certificates: func() ([]*certs.Provisioning, []error) { return nil, nil }, Running: func(context.Context) Daemon { return Daemon{} }},
+		"a daemon of which nothing is known": {DataDir: "/nowhere/at/all", HelloListen: "127.0.0.1:9971", Zones: []string{"corp.example.com"}, Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")},
+			Certificates: func() ([]*certs.Provisioning, []error) { return nil, nil }, Running: func(context.Context) Daemon { return Daemon{Up: true, Unknown: "it is not asked"} }},
+	} {
+		if c.Own == nil {
+			c.Own = func() []netip.Addr { return nil }
+		}
+		report, _ := New(c).Run(t.Context())
+		skipped := map[string]bool{}
+		for _, check := range report.Checks {
+			if check.Status.Level() > 0 && check.Hint == "" {
+				t.Errorf("%s: %s %s without a hint: %s", name, check.Status, check.Name, check.Detail)
+			}
+			skipped[check.Name] = check.Status == Skip
+		}
+		for _, want := range []string{"dhcp", "device", "tls"} {
+			if !skipped[want] {
+				t.Errorf("%s: %s did not look and does not say skip", name, want)
+			}
+		}
 	}
 }

@@ -91,7 +91,7 @@ func (v *visit) listener(ctx context.Context) []Check {
 		return one(name, Fail, "hello: {listen: \"0.0.0.0:9971\"}", "hello.listen %q is not an address and a port", v.c.HelloListen)
 	}
 	if len(addrs) == 0 {
-		return one(name, Warn, "", "this machine has no address but loopback")
+		return one(name, Warn, "give it an address that devices reach: ip address shows those it has", "this machine has no address but loopback")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -74,11 +74,11 @@ func (v *visit) metrics(context.Context) []Check {
 	d := v.daemon()
 	switch {
 	case !d.Up:
-		return one(name, Pass, "", "not known: %s", orElse(d.Unknown, "no daemon is running"))
+		return one(name, Skip, "", "not known: %s", orElse(d.Unknown, "no daemon is running"))
 	case d.Unknown != "":
-		return one(name, Warn, "", "not known: %s", d.Unknown)
+		return one(name, Warn, "run the doctor as the daemon's user, who may read admin.token in data_dir", "not known: %s", d.Unknown)
 	case d.Scraped.IsZero() && v.now.Sub(d.Since) < scrapedLately:
-		return one(name, Pass, "", "the daemon has just started; nobody has asked for metrics yet")
+		return one(name, Skip, "", "the daemon has just started; nobody has asked for metrics yet")
 	case d.Scraped.IsZero():
 		return one(name, Warn, hint, "nobody has asked for metrics since the daemon started")
 	}

@@ -27,7 +27,7 @@ func (v *visit) networks(context.Context) []Check {
 		return answer
 	}
 	if len(s.Subnets) == 0 {
-		return one(name, Pass, "", "no device has been heard of yet")
+		return one(name, Skip, "", "no device has been heard of yet")
 	}
 	if len(v.c.Networks) == 0 {
 		return one(name, Warn, "provisioning: {networks: [10.20.0.0/16]}", "devices have been heard from %s, and provisioning.networks allows none of them", plural(len(s.Subnets), "subnet"))

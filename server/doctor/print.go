@@ -33,7 +33,11 @@ func (r Report) Print(w io.Writer) error {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "\n%d pass, %d warn, %d fail\n", count[Pass], count[Warn], count[Fail])
+	skipped := ""
+	if n := count[Skip]; n > 0 {
+		skipped = fmt.Sprintf("%d skip, ", n)
+	}
+	fmt.Fprintf(&b, "\n%d pass, %s%d warn, %d fail\n", count[Pass], skipped, count[Warn], count[Fail])
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -46,7 +46,7 @@ func (v *visit) suffixes(context.Context) []Check {
 		add(from, c.Suffix, version, c.Devices)
 	}
 	if len(rows) == 0 {
-		return one(name, Pass, "", "no zone is configured and no device has reported a suffix yet, so there is nothing to compare")
+		return one(name, Skip, "", "no zone is configured and no device has reported a suffix yet, so there is nothing to compare")
 	}
 	if len(v.loaded()) == 0 {
 		return one(name, Warn, "provctl cert import FILE, or provisioning.certificates in the configuration", "no certificate is loaded that could be compared with %s", suffixWords(len(rows)))

@@ -31,7 +31,7 @@ func (v *visit) tls(context.Context) []Check {
 		out = append(out, v.ownTLS(name+":"+s.Name, s))
 	}
 	if len(out) == 0 {
-		return one(name, Pass, "", "api.tls is not set: the API is plain HTTP, on loopback")
+		return one(name, Skip, "", "api.tls is not set: the API is plain HTTP, on loopback")
 	}
 	return out
 }
