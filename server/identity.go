@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -109,13 +110,27 @@ func madeOnce(ctx context.Context, db *store.DB, key string, make func() (amt.Se
 }
 
 // mostFormer bounds the provisioning certificates that we may have been called after.
-const mostFormer = 3
+const mostFormer = 4
 
 // toldNames are the names of consoles that a device may have been told by a version
 // of its profile, and those of provisioning certificates: an earlier release logged in
 // under one of these, so that its devices were told to let it in.
 func (s *Server) toldNames(ctx context.Context, d store.Device, run string) (names []string, err error) {
+	var former []string
+	for _, p := range s.Trust.All() {
+		former = append(former, p.Name)
+	}
 	err = s.DB.Read(ctx, func(tx *store.Tx) error {
+		kept, err := tx.Certificates(ctx) // those out of use too
+		if err != nil {
+			return err
+		}
+		for _, c := range kept {
+			if !slices.Contains(former, c.Name) {
+				former = append(former, c.Name)
+			}
+		}
+		former = former[:min(mostFormer, len(former))]
 		for _, name := range []string{d.Profile, run, "default"} {
 			if name == "" {
 				continue
@@ -138,10 +153,8 @@ func (s *Server) toldNames(ctx context.Context, d store.Device, run string) (nam
 		}
 		return nil
 	})
-	for i, p := range s.Trust.All() {
-		if i < mostFormer {
-			names = append(names, strings.Replace(strings.ToLower(p.Name), "*.", "provisiond.", 1))
-		}
+	for _, n := range former {
+		names = append(names, strings.Replace(strings.ToLower(n), "*.", "provisiond.", 1))
 	}
 	return names, err
 }

@@ -74,6 +74,9 @@ func (p *program) useCertificate(cmd *cobra.Command, verb, id string, u api.UseC
 	}
 	p.printGroups("devices that would find a certificate and do not now", r.Gain)
 	p.printGroups("devices that would find none any more", r.Lose)
+	if r.Managed != "" {
+		p.say("%s\n", r.Managed)
+	}
 	if len(r.Gain)+len(r.Lose) == 0 {
 		p.say("no recorded device gains or loses a match\n")
 	}

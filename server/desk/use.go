@@ -23,6 +23,7 @@ type Changed struct {
 	Gain     []Group  `json:"gain" doc:"devices that no certificate in use serves now, and one would"`
 	Lose     []Group  `json:"lose" doc:"devices that no certificate in use would serve any more"`
 	Requeued Requeued `json:"requeued"`
+	Managed  string   `json:"managed,omitempty" doc:"what becomes of devices under management when a certificate goes out of use"`
 	// Shared are CA certificates of the chain that others need as well; each
 	// keeps its own copy, so that nothing is taken from them.
 	Shared []string `json:"shared,omitempty"`
@@ -205,6 +206,7 @@ func (d *Desk) use(ctx context.Context, action string, o UseOptions, plan func([
 			out.Shared = append(out.Shared, shared(m.entry, all)...)
 		}
 	}
+	out.Managed = managedStay(moves)
 	if o.DryRun {
 		return out, nil
 	}
@@ -231,6 +233,15 @@ func (d *Desk) use(ctx context.Context, action string, o UseOptions, plan func([
 		out.Requeued = d.requeue(ctx)
 	}
 	return out, nil
+}
+
+// managedStay says what a certificate that goes out of use means for devices under
+// management; "" when none does.
+func managedStay(moves []move) string {
+	if slices.ContainsFunc(moves, func(m move) bool { return m.entry.State == Active && m.to != Active }) {
+		return "devices under management stay reachable: this server logs in there under a name of the device CA, which no provisioning certificate changes"
+	}
+	return ""
 }
 
 func (d *Desk) moveTx(ctx context.Context, tx *store.Tx, m move, actor string) error {
