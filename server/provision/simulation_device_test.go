@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"crypto/rsa"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/big"
@@ -25,11 +24,15 @@ type simSession struct {
 	fence    int64
 	closed   bool
 	keyTries int // key generation starts over with a new connection
+	stranger byte
 }
 
 // dial connects: in setup the device wants our certificate, afterwards none.
 func (s *seams) dial(_ context.Context, t session.Target) (Device, error) {
 	pause(s.a, s.yield, time.Duration(5+s.w.rng.IntN(100))*time.Millisecond)
+	if s.w.faulty && s.w.odd.IntN(12) == 0 {
+		return s.stranger(t), nil
+	}
 	if s.w.now.Before(s.w.dev.back) || s.w.p(.03) {
 		return nil, &reason.Error{Code: reason.DeviceUnreachable, Err: errors.New("connection refused")}
 	}
@@ -40,6 +43,46 @@ func (s *seams) dial(_ context.Context, t session.Target) (Device, error) {
 		s: s, setup: s.w.dev.state == amt.StateIn, power: s.w.dev.power, logins: t.Logins,
 		fence: s.w.db.fence,
 	}, nil
+}
+
+// stranger answers in the device's place: one that shows another certificate, asks
+// for ours or does not, and knows the UUID. It hears what it can and breaks off
+// before it would be taken for the device. There are two of them, who come back.
+func (s *seams) stranger(t session.Target) Device {
+	w := s.w
+	w.met[w.db.fence] = true
+	w.hit("a stranger answers", "")
+	return &simSession{s: s, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins, fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
+}
+
+// ask is one request to a stranger.
+func (c *simSession) ask(name string, change bool) error {
+	w := c.s.w
+	if !c.setup || w.odd.IntN(2) == 0 {
+		c.used = ""
+		for _, l := range c.logins {
+			pw := l.Password.Reveal()
+			w.say("a stranger hears %s", l.Name)
+			// An answer is worth something to him while the device takes one from
+			// anybody: in setup it talks only to who shows our certificate.
+			if w.dev.state == amt.StatePost {
+				w.heard[pw] = true
+			}
+			w.check("a stranger in " + name)
+			if w.odd.IntN(3) == 0 {
+				c.used = l.Name
+				break
+			}
+		}
+		if c.used == "" {
+			return &reason.Error{Code: reason.AuthFailed, Err: errors.New("401")}
+		}
+	}
+	if name == "commit" || !c.setup || w.odd.IntN(8) == 0 {
+		c.closed = true
+		return &reason.Error{Code: reason.ConnectionLost, Sent: change, Err: fmt.Errorf("%s: the stranger broke off", name)}
+	}
+	return nil
 }
 
 // call is one request: it may be lost, be applied and its answer lost, or
@@ -54,6 +97,12 @@ func (c *simSession) call(name string, change bool, f func(*simDevice) error) er
 	}
 	if !c.deadline.IsZero() && !c.s.Now().Before(c.deadline) && w.mutant != "no socket deadline" {
 		return &reason.Error{Code: reason.LeaseLost, Err: errors.New("i/o timeout: the lease ends")}
+	}
+	if c.stranger != 0 {
+		if err := c.ask(name, change); err != nil {
+			return err
+		}
+		return f(&simDevice{state: amt.StateIn, atOnce: true})
 	}
 	lost := func() error {
 		c.closed = true
@@ -139,8 +188,20 @@ func (c *simSession) login() error {
 func (c *simSession) fresh() bool { return len(c.logins) > 0 && c.s.w.db.lifecycle != "verifying" }
 
 func (c *simSession) Peer() session.Peer {
-	sum := sha256.Sum256([]byte{c.s.w.dev.cert})
-	return session.Peer{ClientCertAsked: c.setup, Fingerprint: sum[:], Key: sum[:], TLSVersion: 0x0303}
+	d := &c.s.w.dev
+	if c.stranger == 0 {
+		return d.peer(c.setup)
+	}
+	p := shown("a stranger's", c.stranger)
+	p.ClientCertAsked, p.TLSVersion = c.setup, 0x0303
+	p.Hardware = chipKey[:] // anybody may show the chain; it does not verify
+	switch c.s.w.mutant {
+	case "any key will do":
+		p.Key = d.peer(false).Key
+	case "any hardware will do":
+		p.Verified = verifiedODCA
+	}
+	return p
 }
 
 func (c *simSession) LoginUsed() string {

@@ -99,6 +99,7 @@ var faultKinds = []string{
 	"request lost:", "reply lost:", "late delivery:",
 	"store fails:", "commit outcome unknown, made:", "commit outcome unknown, not made:",
 	"duplicate hello", "hello lost", "address changes", "rotation asked for",
+	"a stranger answers",
 	"a node's clock is off", "the device's clock steps", "the database's clock steps back", "the database's clock steps forward",
 }
 
@@ -118,14 +119,22 @@ func TestMutants(t *testing.T) {
 		{"transparent reconnect", 1, 2000},
 		{"trust the commit call", 1, 500},
 		{"no socket deadline", 1, 20000},
-		{"lease end from unfenced read", 11880, 20000},
+		{"lease end from unfenced read", 12655, 20000},
 		{"no quiet period", 1, 20000},
-		{"no fence on writes", 5410, 20000},
+		{"no fence on writes", 7930, 20000},
 		{"no heartbeat", 1, 500},
-		{"check, then act", 2690, 20000},
+		{"check, then act", 18480, 20000},
 		{"same node re-claims its own live lease", 1, 2000},
 		{"an unknown outcome counts as done", 1, 2000},
 		{"a node's wall clock decides", 1, 2000},
+		// The checks of whom.go, one by one.
+		{"any key will do", 1, 2000},
+		{"any hardware will do", 1, 2000},
+		{"what was handed out is for anybody", 1, 2000},
+		{"an active password is for anybody", 1, 2000},
+		{"the commit is not noted", 1, 2000},
+		{"all set-ups are one", 1, 2000},
+		{"the first that answers is believed", 1, 2000},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()

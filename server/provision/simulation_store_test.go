@@ -28,6 +28,7 @@ type simStore struct {
 	later     time.Time
 	skew      time.Duration // how far its clock is from the world's
 	leapt     time.Time     // when it last went forward
+	asked     bool          // an attempt ended at a stranger: a person looks at it
 }
 
 // now is the database's clock, the only one that says whether a lease is over.
@@ -46,6 +47,15 @@ func (d *simStore) live() *store.Run {
 func (d *simStore) due() int64 {
 	if r := d.live(); r != nil && !d.now().Before(r.NotBefore) {
 		return r.ID
+	}
+	// Where a stranger ended it for good a person tries again once he is gone.
+	if d.live() == nil && d.asked && !d.w.faulty {
+		d.asked = false
+		if d.lifecycle == store.Provisioned {
+			d.order("api", d.now())
+		} else {
+			d.start("api", d.now())
+		}
 	}
 	// A managed device whose last run failed is looked at again.
 	if d.live() == nil && d.lifecycle == store.Provisioned && d.reason != "" && d.now().After(d.later) {
@@ -143,7 +153,7 @@ func (d *simStore) learn(f *Facts) error {
 			}
 		}
 	}
-	if c := d.cred(f.Commits); c != nil {
+	if c := d.cred(f.Commits); c != nil && d.w.mutant != "the commit is not noted" {
 		c.CommittedAt = d.now()
 	}
 	return nil
@@ -205,8 +215,28 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	}
 	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}, Profile: p, FQDN: simName}
 	job.Device = store.Device{UUID: simUUID, Address: d.address(), Attempts: d.attempts, Lifecycle: d.lifecycle}
+	switch {
+	case d.w.mutant == "the first that answers is believed":
+		job.Device.Vouched = store.VouchFirst
+	case !d.w.faulty && d.reason == reason.TLSPinnedKeyChanged && d.w.dev.state == amt.StateIn:
+		// The way out: a person compared the fingerprint. A device whose commit was
+		// noted and lost needs it when its firmware made itself another certificate.
+		job.Device.Vouched = d.w.dev.peer(true).Fingerprint
+	}
 	for i := len(d.creds) - 1; i >= 0; i-- {
 		if c := *d.creds[i]; c.Kind == store.KindAdmin {
+			switch d.w.mutant {
+			case "what was handed out is for anybody":
+				c.SentAt = time.Time{}
+			case "all set-ups are one":
+				for _, o := range d.creds {
+					c.Proofs, _ = store.AddProofs(c.Proofs, o.Proofs...)
+				}
+			case "an active password is for anybody":
+				if c.State == store.CredentialActive {
+					c.State, c.SentAt = store.CredentialCandidate, time.Time{}
+				}
+			}
 			job.Admin = append(job.Admin, c)
 		} else {
 			job.MEBx = append(job.MEBx, c)
@@ -296,6 +326,7 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 	}
 	d.runs[i].State, d.lifecycle, d.reason = store.RunFailed, v.Ended, v.Reason
 	d.later = d.now().Add(v.Later)
+	d.asked = d.asked || d.w.met[l.Fence] && v.Again == 0
 	if v.Later > 0 {
 		d.attempts = 0
 	}

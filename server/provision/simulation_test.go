@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/store"
 )
@@ -35,6 +37,7 @@ import (
 // world is one device, one store and some nodes.
 type world struct {
 	rng    *rand.Rand
+	odd    *rand.Rand // of strangers, so that they do not shift what else happens
 	now    time.Time
 	faulty bool
 	mutant string
@@ -53,6 +56,8 @@ type world struct {
 	hits      map[string]int   // by site
 	kinds     map[string]int   // by kind of fault
 	certain   map[handout]bool // what a Sending that surely committed has noted
+	met       map[int64]bool   // fences whose attempt met one
+	heard     map[string]bool  // what strangers heard while the device could be opened with an answer
 }
 
 // handout is a password one attempt hands to the device.
@@ -96,13 +101,14 @@ var simMetrics = NewMetrics(prometheus.NewRegistry())
 
 func newWorld(seed uint64, mutant string) *world {
 	w := &world{
-		rng: rand.New(rand.NewPCG(seed, 0x5eed)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		rng: rand.New(rand.NewPCG(seed, 0x5eed)), odd: rand.New(rand.NewPCG(seed, 0x0dd)), met: map[int64]bool{}, heard: map[string]bool{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		faulty: true, mutant: mutant, sum: fnv.New64a(), hits: map[string]int{}, kinds: map[string]int{}, certain: map[handout]bool{},
 	}
 	w.dev = simDevice{
 		state: amt.StateIn, admin: "admin", mebx: "admin", cert: byte(1 + w.rng.IntN(200)),
 		atOnce: w.rng.IntN(2) == 0, keeps: w.rng.IntN(2) == 0, mebxOnce: w.rng.IntN(2) == 0,
 		asks: w.rng.IntN(3) == 0, slowKeys: w.rng.IntN(3) == 0, wantsClock: w.rng.IntN(2) == 0,
+		newCert: w.odd.IntN(2) == 0, keepsCert: w.odd.IntN(2) == 0, chip: w.odd.IntN(3) == 0,
 	}
 	w.db = simStore{w: w, lifecycle: store.Discovered}
 	return w
@@ -418,6 +424,9 @@ func (w *world) check(where string) {
 			w.broken("I1", "%s: the device holds a %s password the store does not", where, held.kind)
 		}
 	}
+	if w.dev.state == amt.StatePost && w.heard[w.dev.admin] {
+		w.broken("I13", "%s: a stranger had an answer made with the password that the device holds now", where)
+	}
 	if w.dev.commits > 1 {
 		w.broken("I5", "%s: committed %d times in one setup", where, w.dev.commits)
 	}
@@ -465,6 +474,29 @@ type simDevice struct {
 	clockOff                  time.Duration
 
 	atOnce, keeps, mebxOnce, asks, slowKeys, wantsClock bool
+	newCert, keepsCert, chip                            bool
+}
+
+// peer is what the device shows: in setup a certificate of its own, afterwards
+// that one or the one it was given; some have a hardware identity.
+func (d *simDevice) peer(setup bool) session.Peer {
+	p := shown("own", d.cert)
+	if !setup && d.slowKeys && !d.keepsCert {
+		key := keyProof(simKey)
+		p = session.Peer{Fingerprint: key.Hash[:], Key: key.Hash[:]}
+	}
+	if d.chip {
+		p.Verified, p.Hardware = verifiedODCA, chipKey[:]
+	}
+	p.ClientCertAsked, p.TLSVersion = setup, 0x0303
+	return p
+}
+
+var chipKey = sha256.Sum256([]byte("a chip"))
+
+func shown(what string, n byte) session.Peer {
+	sum := sha256.Sum256(append([]byte(what), n))
+	return session.Peer{Fingerprint: sum[:], Key: sum[:]}
 }
 
 func (d *simDevice) powerLoss(w *world) {
@@ -478,6 +510,9 @@ func (d *simDevice) powerLoss(w *world) {
 		w.hit("power loss, settings lost", "password "+effect)
 	}
 	d.power++
+	if d.state == amt.StateIn && d.newCert {
+		d.cert++
+	}
 	d.back = w.now.Add(time.Duration(2+w.rng.IntN(10)) * time.Second)
 	if d.state == amt.StateIn && !d.keeps {
 		d.admin, d.mebx, d.pendingAdmin, d.pendingMEBx = "admin", "admin", "", ""
