@@ -178,7 +178,7 @@ func (s *Server) unread(c *conn, m Message, err error) {
 // health check or a port scan: there was no hello to count.
 func (s *Server) silent(c *conn, err error) {
 	if c.sent.Load() {
-		s.refuse(Overload, c.from, "it said nothing, and others wanted its place")
+		s.refuse(Malformed, c.from, "it said nothing, and others wanted its place") // no hello was lost by it
 		return
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
