@@ -225,3 +225,18 @@ func TestOddInput(t *testing.T) {
 		}
 	})
 }
+
+// TestABackupThatIsNotThere: what is asked of a certificate that nobody imported is
+// answered, and nothing panics.
+func TestABackupThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, bare, func(t *testing.T, l *lab) {
+		var p *api.Problem
+		if _, err := l.api.ConfirmBackup(t.Context(), "0123456789abcdef"); !errors.As(err, &p) || p.Code != api.CodeNotFound {
+			t.Errorf("confirmed: %v", err)
+		}
+		if _, err := l.api.VerifyBackup(t.Context(), "0123456789abcdef", api.BackupProof{Data: []byte("x"), Passphrase: "AAAAA-AAAAA-AAAAA-AAAAA-AAAAA"}); !errors.As(err, &p) || p.Code != api.CodeNotFound {
+			t.Errorf("verified: %v", err)
+		}
+	})
+}

@@ -247,6 +247,10 @@ func TestCheckCertificate(t *testing.T) {
 		{"11.8", "elsewhere.example.org", true, false, "elsewhere.example.org"},
 		{"16.1", "corp.example.com", true, false, "SHA-1"}, // the old root signed itself so
 		{"3.2", "corp.example.com", true, true, "would ACCEPT"},
+		{"2.6", "corp.example.com", true, false, "this server cannot set up a device with AMT 2.6"},
+		{"3.0", "corp.example.com", true, false, "simulated in the place of one with AMT 3.0"},
+		{"21.0", "corp.example.com", true, false, "simulated in the place of one with AMT 21.0"},
+		{"22.0", "corp.example.com", true, false, "nobody has shown that this server can set one up"},
 	} {
 		v := call(t, s, string(token), "certificates/"+id+"/check", map[string]any{"amt": e.amt, "suffix": e.suffix, "root_added": e.added})
 		if v["accepted"] != e.accepted || !strings.Contains(v["says"].(string), e.says) {

@@ -155,3 +155,12 @@ func TestWhySideBySide(t *testing.T) {
 		t.Errorf("the commands cannot be typed as they stand: %v\n%s", err, all)
 	}
 }
+
+// TestSeveralLinesInOne: an error of several lines is read as one, without signs that
+// stand for nothing.
+func TestSeveralLinesInOne(t *testing.T) {
+	t.Parallel()
+	if got := api.Clean("first\nsecond\r\nthird\tpart"); got != "first; second; third part" {
+		t.Errorf("%q", got)
+	}
+}
