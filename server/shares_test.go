@@ -160,7 +160,7 @@ func TestSlowStrangersHoldNoWorkerOfOthers(t *testing.T) {
 func TestStrangersPauseNoDeviceWeKnow(t *testing.T) {
 	t.Parallel()
 	var engines atomic.Uint32
-	forEachEngine(t, nil, func(t *testing.T, l *lab) {
+	forEachEngine(t, func(o *Options) { o.BreakAfter = 3 }, func(t *testing.T, l *lab) {
 		network := byte(100 + engines.Add(1))
 		stranger := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, network, 1}) })
 		l.write(func(ctx context.Context, tx *store.Tx) error {
