@@ -10,6 +10,9 @@ want() { compgen -G "$2" >/dev/null || need+=("$1"); }
 want postgresql        '/usr/lib/postgresql/*/bin/initdb'
 want prometheus        /usr/bin/promtool
 want openssl           /usr/bin/openssl
+want gnutls-bin        /usr/bin/certtool
+want libnss3-tools     /usr/bin/pk12util
+want default-jre-headless /usr/bin/keytool
 want chromium          /usr/bin/chromium
 want iproute2          '/*bin/ip'
 want dnsmasq-base      '/usr/sbin/dnsmasq'
