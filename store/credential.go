@@ -47,8 +47,12 @@ func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup
 		if err != nil {
 			return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
 		}
-		all = append(all, statement{q: `INSERT INTO credentials (uuid, generation, kind, state, sealed, key_id, created_at, run_id, setup)
-			VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6, $7)`, args: []any{uuid, gen, c.kind, sealed, key, runID, setup}})
+		mac, err := tx.sign(Credential{UUID: uuid, Generation: gen, Kind: c.kind, State: CredentialCandidate, RunID: runID, Setup: setup}.place())
+		if err != nil {
+			return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
+		}
+		all = append(all, statement{q: `INSERT INTO credentials (uuid, generation, kind, state, sealed, key_id, created_at, run_id, setup, signed)
+			VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6, $7, $8)`, args: []any{uuid, gen, c.kind, sealed, key, runID, setup, mac}})
 	}
 	if err := tx.pipeline(ctx, all...); err != nil {
 		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
@@ -61,16 +65,13 @@ func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup
 func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Credential, error) {
 	type row struct {
 		Credential
-		sealed, signed []byte
+		sealed []byte
 	}
 	rows, err := list(ctx, tx, func(s scanner) (row, error) {
 		var c row
 		err := s.Scan(&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.sealed, &c.Realm, &c.Peer, addrOf{&c.Address},
 			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID,
 			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt}, &c.signed)
-		if err == nil && len(c.Proofs) > 0 && !tx.counts("credentials", c.ID, proofPlace(c.UUID, c.Generation, c.Proofs), c.signed) {
-			c.Proofs = nil // the password is kept; who may hear it is asked of a person
-		}
 		return c, err
 	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at, signed
 		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
@@ -83,18 +84,30 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 		if r.Password, err = tx.open(ctx, r.sealed, credentialPlace(r.UUID, r.Generation, r.Kind)); err != nil {
 			return nil, fmt.Errorf("credential %d of %s: %w", r.ID, uuid, err)
 		}
-		out[i] = r.Credential
+		c := r.Credential
+		if !tx.counts("credentials", c.ID, c.place(), c.signed) {
+			c.Forged, c.Setup, c.Proofs, c.Peer = true, 0, nil, nil
+		}
+		c.OldPin = c.Setup == 0 && !tx.db.strict.Load()
+		out[i] = c
 	}
 	return out, nil
 }
 
-// MarkSent notes, before the bytes leave, to whom passwords are about to be told.
-func (tx *Tx) MarkSent(ctx context.Context, ids []int64, realm string, peer []byte, address netip.Addr) error {
-	for _, id := range ids {
-		n, err := tx.exec(ctx, "UPDATE credentials SET sent_at = coalesce(sent_at, {now}), refused_at = NULL, realm = $2, peer = $3, address = $4 WHERE id = $1", id, realm, peer, address)
-		if err := touched(n, err, ErrNotFound); err != nil {
-			return fmt.Errorf("credential %d: %w", id, err)
+// MarkSent notes, before the bytes leave, to whom a password is about to be told;
+// commits says that a device outside setup mode holds it as soon as it hears it.
+func (tx *Tx) MarkSent(ctx context.Context, id int64, realm string, peer []byte, address netip.Addr, commits bool) error {
+	_, err := tx.amend(ctx, "id = $1", []any{id}, func(c *Credential) {
+		c.Peer = peer
+		if c.SentAt.IsZero() {
+			c.SentAt = tx.Now()
 		}
+		if commits && c.CommittedAt.IsZero() {
+			c.CommittedAt = tx.Now()
+		}
+	}, "refused_at = NULL, realm = $8, peer = $9, address = $10", realm, peer, address)
+	if err != nil {
+		return fmt.Errorf("credential %d: %w", id, err)
 	}
 	return nil
 }
@@ -113,31 +126,22 @@ func (tx *Tx) MarkRefused(ctx context.Context, ids []int64) error {
 // Activate notes that the device answers to this password. The active one
 // before becomes retired and is kept.
 func (tx *Tx) Activate(ctx context.Context, id int64) error {
-	var uuid amt.UUID
-	var kind string
-	var gen int
-	if err := tx.one(ctx, "SELECT uuid, kind, generation FROM credentials WHERE id = $1", []any{id}, &uuid, &kind, &gen); err != nil {
-		return fmt.Errorf("activate credential %d: %w", id, err)
+	fail := func(err error) error { return fmt.Errorf("activate credential %d: %w", id, err) }
+	// One active password at a time: the other one goes first.
+	if _, err := tx.exec(ctx, `UPDATE credentials SET state = 'retired', retired_at = {now} WHERE state = 'active' AND id <> $1
+		AND (uuid, kind) = (SELECT c.uuid, c.kind FROM credentials c WHERE c.id = $1)`, id); err != nil {
+		return fail(err)
 	}
-	_, err := tx.exec(ctx, "UPDATE credentials SET state = 'retired', retired_at = {now} WHERE uuid = $1 AND kind = $2 AND state = 'active' AND id <> $3", uuid, kind, id)
-	if err == nil {
-		_, err = tx.exec(ctx, "UPDATE credentials SET state = 'active', activated_at = coalesce(activated_at, {now}), retired_at = NULL, refused_at = NULL WHERE id = $1", id)
-	}
-	if err == nil && kind == KindAdmin {
-		_, err = tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", uuid, gen)
-	}
+	c, err := tx.amend(ctx, "id = $1", []any{id}, func(c *Credential) { c.State = CredentialActive },
+		"activated_at = coalesce(activated_at, {now}), retired_at = NULL, refused_at = NULL")
 	if err != nil {
-		return fmt.Errorf("activate credential %d: %w", id, err)
+		return fail(err)
 	}
-	return nil
-}
-
-// RetireCredential marks a password as no longer expected to work. It is kept
-// and is still among Credentials.
-func (tx *Tx) RetireCredential(ctx context.Context, id int64) error {
-	n, err := tx.exec(ctx, "UPDATE credentials SET state = 'retired', retired_at = coalesce(retired_at, {now}) WHERE id = $1", id)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("retire credential %d: %w", id, err)
+	if c.Kind == KindAdmin {
+		_, err := tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", c.UUID, c.Generation)
+		if err != nil {
+			return fail(err)
+		}
 	}
 	return nil
 }

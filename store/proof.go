@@ -72,34 +72,127 @@ func proofBytes(list []Proof) []byte {
 	return b.Bytes()
 }
 
-// PutProofs writes what a device is known by that went through the set-up which
-// began with this generation of its admin password. A row of an earlier release
-// becomes the beginning of a set-up of its own.
-func (tx *Tx) PutProofs(ctx context.Context, uuid amt.UUID, setup int, list []Proof) error {
-	mac, err := tx.sign(proofPlace(uuid, setup, list))
+// A Holder is the most that may hold a password.
+type Holder string
+
+// Holders.
+const (
+	HeldByNobody Holder = "nobody" // it was made for an attempt, and left for nobody
+	HeldInSetup  Holder = "setup"  // it was handed out in a set-up whose commit was never on its way
+	HeldByAny    Holder = "any"    // any device, or a person
+)
+
+// Holder says who may hold this password. A row without a right MAC says nothing.
+func (c Credential) Holder() Holder {
+	switch {
+	case c.Forged || c.State != CredentialCandidate || c.Typed():
+		return HeldByAny
+	case !c.Begins():
+		return HeldByAny // a known device is to get it next
+	case c.SentAt.IsZero():
+		return HeldByNobody
+	case c.CommittedAt.IsZero() && c.Setup != 0:
+		return HeldInSetup
+	}
+	return HeldByAny
+}
+
+// Begins reports whether a set-up begins with this password: it is for whichever
+// device goes through that.
+func (c Credential) Begins() bool { return c.Setup == 0 || c.Setup == c.Generation }
+
+// Typed reports whether a password comes from a person, not from a run.
+func (c Credential) Typed() bool { return c.RunID == 0 }
+
+// What a password's MAC covers: whose it is, who may hold it, and what the device
+// is known by to which it may be answered.
+const trustColumns = "id, uuid, generation, kind, state, setup, proofs, peer, sent_at, committed_at, run_id, signed"
+
+func (c *Credential) trust() []any {
+	return []any{&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.Setup, proofsOf{&c.Proofs}, &c.Peer, timeOf{&c.SentAt}, timeOf{&c.CommittedAt}, &c.RunID, &c.signed}
+}
+
+func (c Credential) place() seal.Place {
+	return place("credentials", c.UUID, c.Generation, c.Kind, string(c.Holder()), c.Setup, proofBytes(c.Proofs), c.Peer)
+}
+
+// amend changes what a password's MAC covers, and signs the row anew. A row that
+// was not ours before does not become so by it. set, if not empty, are more
+// columns, and args their values from $8 on.
+func (tx *Tx) amend(ctx context.Context, where string, key []any, change func(*Credential), set string, args ...any) (Credential, error) {
+	var c Credential
+	if err := tx.one(ctx, "SELECT "+trustColumns+" FROM credentials WHERE "+where+" {lock}", key, c.trust()...); err != nil {
+		return c, err
+	}
+	right := tx.counts("credentials", c.ID, c.place(), c.signed)
+	change(&c)
+	var mac []byte
+	if right {
+		var err error
+		if mac, err = tx.sign(c.place()); err != nil {
+			return c, err
+		}
+	}
+	if set != "" {
+		set = ", " + set
+	}
+	n, err := tx.exec(ctx, "UPDATE credentials SET state = $2, setup = $3, proofs = $4, sent_at = $5, committed_at = $6, signed = $7"+set+" WHERE id = $1",
+		append([]any{c.ID, c.State, c.Setup, proofBytes(c.Proofs), c.SentAt, c.CommittedAt, mac}, args...)...)
+	return c, touched(n, err, ErrNotFound)
+}
+
+// Known writes what a device is known by that goes through the set-up which began
+// with this generation of its admin password. commits says that a commit is about
+// to leave, after which a device outside setup mode may hold the password. A row
+// of an earlier release becomes the beginning of a set-up of its own.
+func (tx *Tx) Known(ctx context.Context, uuid amt.UUID, setup int, list []Proof, commits bool) error {
+	_, err := tx.amend(ctx, "uuid = $1 AND generation = $2 AND kind = 'admin'", []any{uuid, setup}, func(c *Credential) {
+		c.Setup, c.Proofs = setup, list
+		if commits && c.CommittedAt.IsZero() {
+			c.CommittedAt = tx.Now()
+		}
+	}, "")
 	if err != nil {
 		return fmt.Errorf("proofs of %s, generation %d: %w", uuid, setup, err)
 	}
-	n, err := tx.exec(ctx, "UPDATE credentials SET setup = $2, proofs = $3, signed = $4 WHERE uuid = $1 AND generation = $2 AND kind = 'admin'", uuid, setup, proofBytes(list), mac)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("proofs of %s, generation %d: %w", uuid, setup, err)
+	return nil
+}
+
+// adoptPins makes the certificate that a device showed last what it is known by,
+// where a release that kept nothing else set it up.
+func (db *DB) adoptPins(ctx context.Context) error {
+	var last int64
+	err := db.Read(ctx, func(tx *Tx) error {
+		return tx.one(ctx, "SELECT coalesce(max(id), 0) FROM credentials", nil, &last)
+	})
+	for after := int64(0); err == nil && after < last; after += pinPage {
+		err = db.Write(ctx, func(tx *Tx) error { return tx.adoptPins(ctx, after, after+pinPage) })
+	}
+	return err
+}
+
+// pinPage is how many passwords are looked at in one transaction.
+const pinPage = 5000
+
+func (tx *Tx) adoptPins(ctx context.Context, after, upTo int64) error {
+	cat := "x'6c' || d.peer_fingerprint"
+	if tx.db.engine == Postgres {
+		cat = `'\x6c'::bytea || d.peer_fingerprint`
+	}
+	_, err := tx.exec(ctx, `UPDATE credentials SET setup = generation, proofs = (SELECT CAST(`+cat+` AS `+tx.blob()+`) FROM devices d WHERE d.uuid = credentials.uuid)
+		WHERE id > $1 AND id <= $2 AND kind = 'admin' AND state = 'active' AND setup = 0
+			AND EXISTS (SELECT 1 FROM devices d WHERE d.uuid = credentials.uuid AND length(d.peer_fingerprint) = 32)`, after, upTo)
+	if err != nil {
+		return fmt.Errorf("adopt the certificates of devices: %w", err)
 	}
 	return nil
 }
 
-// proofPlace is what the MAC of a list of proofs covers.
-func proofPlace(uuid amt.UUID, setup int, list []Proof) seal.Place {
-	return place("credentials", uuid, setup, proofBytes(list))
-}
-
-// Commits notes, before the commit leaves, that a device outside setup mode may
-// hold this password from now on.
-func (tx *Tx) Commits(ctx context.Context, id int64) error {
-	n, err := tx.exec(ctx, "UPDATE credentials SET committed_at = coalesce(committed_at, {now}) WHERE id = $1", id)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("credential %d: %w", id, err)
+func (tx *Tx) blob() string {
+	if tx.db.engine == Postgres {
+		return "bytea"
 	}
-	return nil
+	return "blob"
 }
 
 // VouchFirst is Device.Vouched when a person said: whoever answers first.

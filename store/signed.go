@@ -90,11 +90,10 @@ var signedTables = []struct {
 		err := s.Scan(a.dest()...)
 		return signedRow{a.UUID, a.place(), a.signed}, err
 	}},
-	{"credentials", "id", "id, uuid, generation, proofs, signed", "length(proofs) > 0", int64(0), func(s scanner) (signedRow, error) {
+	{"credentials", "id", trustColumns, "true", int64(0), func(s scanner) (signedRow, error) {
 		var c Credential
-		var signed []byte
-		err := s.Scan(&c.ID, &c.UUID, &c.Generation, proofsOf{&c.Proofs}, &signed)
-		return signedRow{c.ID, proofPlace(c.UUID, c.Generation, c.Proofs), signed}, err
+		err := s.Scan(c.trust()...)
+		return signedRow{c.ID, c.place(), c.signed}, err
 	}},
 	{"devices", "uuid", "uuid, " + grantColumns, grants, amt.UUID{}, func(s scanner) (signedRow, error) {
 		var d Device
@@ -403,6 +402,9 @@ const rowPage = 500
 func (db *DB) signAll(ctx context.Context) (map[string]int, error) {
 	signed := map[string]int{}
 	if err := db.Write(ctx, func(tx *Tx) error { return tx.adoptUsers(ctx) }); err != nil {
+		return nil, err
+	}
+	if err := db.adoptPins(ctx); err != nil {
 		return nil, err
 	}
 	for _, t := range signedTables {

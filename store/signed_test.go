@@ -42,7 +42,7 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		note(tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
 		gen, err := tx.StageCredentials(ctx, own, 0, amt.NewSecret("Abcd1234!"), amt.Secret{})
 		note(err)
-		note(tx.PutProofs(ctx, own, gen, []store.Proof{{Kind: store.ProofKey, Hash: [32]byte{1}}}))
+		note(tx.Known(ctx, own, gen, []store.Proof{{Kind: store.ProofKey, Hash: [32]byte{1}}}, false))
 		note(tx.Vouch(ctx, own, nil))
 		_, err = tx.CreateOTP(ctx, store.OTP{UUID: own, Password: amt.NewSecret("Kx7-one-time"), ExpiresAt: tx.Now().Add(time.Hour)})
 		note(err)

@@ -330,6 +330,13 @@ type Credential struct {
 	Proofs []Proof
 	// CommittedAt is when a device outside setup mode may first have held it.
 	CommittedAt time.Time
+	// Forged: the row has no right MAC, so that it says nothing of whom this
+	// password may be answered to.
+	Forged bool
+	// OldPin: an earlier release wrote the row, and nobody has signed it yet, so
+	// that Device.PeerFingerprint stands for the proofs.
+	OldPin bool
+	signed []byte
 }
 
 // Kinds and states of a credential.

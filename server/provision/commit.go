@@ -20,7 +20,7 @@ var commitChanges = Step{
 	Setup: true,
 	Before: func(r *Run) {
 		r.proveWith(&r.admin, peerProofs(r.Device.Peer())...)
-		r.facts.Commits = r.admin.ID
+		r.facts.Known = &Known{Setup: r.admin.Setup, Proofs: r.proofs(r.admin), Commits: true}
 	},
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.Commit(ctx)

@@ -217,15 +217,11 @@ func (r *Run) credentialOf(login string) (store.Credential, bool) {
 func (r *Run) freshPasswords(ctx context.Context, peer session.Peer) error {
 	c := r.admin
 	unheard := !c.SentAt.IsZero() || c.RunID == r.Job.Run.ID && r.Job.Run.Attempt == 1
-	if c.State == store.CredentialCandidate && !typed(c) && begins(c) && unheard && !exposed(c, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
+	if c.State == store.CredentialCandidate && !c.Typed() && c.Begins() && unheard && !exposed(c, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
 		return nil
 	}
 	return r.stage(ctx)
 }
-
-// typed reports whether a password comes from a person, not from a run: it is
-// good for a login and never set.
-func typed(c store.Credential) bool { return c.RunID == 0 }
 
 // exposed reports whether a password was sent to a peer other than this one.
 func exposed(c store.Credential, peer session.Peer, addr netip.Addr) bool {

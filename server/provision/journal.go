@@ -251,13 +251,8 @@ func (j *Journal) Sending(ctx context.Context, l Lease, steps []store.StepRecord
 		if err := j.write(ctx, tx, l, steps, nil); err != nil {
 			return err
 		}
-		if err := tx.MarkSent(ctx, []int64{out.Credential}, out.Realm, out.Peer, out.Address); err != nil {
+		if err := tx.MarkSent(ctx, out.Credential, out.Realm, out.Peer, out.Address, out.Commits); err != nil {
 			return err
-		}
-		if out.Commits {
-			if err := tx.Commits(ctx, out.Credential); err != nil {
-				return err
-			}
 		}
 		return tx.Audit(ctx, store.AuditRecord{Actor: "node:" + j.Node, Action: "secret.sent", Subject: l.UUID.String(),
 			Detail: map[string]any{"credentials": []int64{out.Credential}, "run": l.RunID, "address": out.Address.String()}})
@@ -532,13 +527,8 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 		d.PeerSeen = f.Seen
 	}
 	d.Vouched = f.Vouched
-	if p := f.Proofs; p != nil {
-		if err := tx.PutProofs(ctx, uuid, p.Setup, p.List); err != nil {
-			return err
-		}
-	}
-	if f.Commits != 0 {
-		if err := tx.Commits(ctx, f.Commits); err != nil {
+	if k := f.Known; k != nil {
+		if err := tx.Known(ctx, uuid, k.Setup, k.Proofs, k.Commits); err != nil {
 			return err
 		}
 	}

@@ -136,7 +136,7 @@ func (l *lab) untaken(real *sim.Device, relay *sim.Relay, held ...string) {
 		l.t.Errorf("the real device takes the rogue's password")
 	}
 	for _, c := range l.credentials(real, store.KindAdmin) {
-		if pw := c.Password.Reveal(); snap.HasPassword(pw) || typed(c) {
+		if pw := c.Password.Reveal(); snap.HasPassword(pw) || c.Typed() {
 			held = append(held, pw)
 		}
 	}

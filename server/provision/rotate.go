@@ -37,7 +37,7 @@ var stagePassword = Step{
 			return true, nil
 		}
 		newest := r.Job.Admin[0]
-		if newest.State != store.CredentialCandidate || typed(newest) || newest.Setup != r.admin.Setup || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && !r.derives(newest) {
+		if newest.State != store.CredentialCandidate || newest.Typed() || newest.Setup != r.admin.Setup || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && !r.derives(newest) {
 			return false, nil
 		}
 		r.next = newest

@@ -264,12 +264,12 @@ func (r *Run) learnt() Facts {
 	if r.trusted || r.Job.Device.ProvisionedAt.IsZero() {
 		return r.facts
 	}
-	return Facts{Proofs: r.facts.Proofs, Commits: r.facts.Commits, Vouched: r.facts.Vouched, Seen: r.facts.Seen}
+	return Facts{Known: r.facts.Known, Vouched: r.facts.Vouched, Seen: r.facts.Seen}
 }
 
 // noted takes what was written down off the list of what is to be.
 func (r *Run) noted(f Facts) {
-	if f.Commits != 0 && f.Commits == r.admin.ID {
+	if f.Known != nil && f.Known.Commits {
 		r.admin.CommittedAt = r.e.Clock.Now()
 		r.keep(r.admin)
 	}
@@ -277,7 +277,7 @@ func (r *Run) noted(f Facts) {
 		r.facts = Facts{}
 		return
 	}
-	r.facts.Proofs, r.facts.Commits, r.facts.Vouched, r.facts.Seen = nil, 0, nil, nil
+	r.facts.Known, r.facts.Vouched, r.facts.Seen = nil, nil, nil
 }
 
 // news is nil for nothing.

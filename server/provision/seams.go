@@ -120,19 +120,19 @@ type Facts struct {
 	FoundFrom   netip.Addr      // where it was believed to be
 	WordUsed    bool            // what its agent said has been tried
 
-	Proofs  *Proofs // by which the device is known from now on
-	Commits int64   // the password that a device outside setup mode may hold from now on
+	Known   *Known  // by which the device is known from now on
 	Vouched *[]byte // what is left of a person's word for a certificate
 	Seen    *[]byte // the certificate of a peer that was told no password
 }
 
 func (f Facts) none() bool { return f == Facts{} }
 
-// Proofs are what a device is known by that went through the set-up which began
-// with this generation of its admin password.
-type Proofs struct {
-	Setup int
-	List  []store.Proof
+// Known is what a device is known by that goes through the set-up which began with
+// this generation of its admin password.
+type Known struct {
+	Setup   int
+	Proofs  []store.Proof
+	Commits bool // a device outside setup mode may hold that password from now on
 }
 
 // A Handout is a password on its way to a device.

@@ -146,15 +146,15 @@ func (d *simStore) learn(f *Facts) error {
 	if f == nil {
 		return nil
 	}
-	if p := f.Proofs; p != nil {
+	if k := f.Known; k != nil {
 		for _, c := range d.creds {
-			if c.Kind == store.KindAdmin && c.Generation == p.Setup {
-				c.Setup, c.Proofs = p.Setup, slices.Clone(p.List)
+			if c.Kind == store.KindAdmin && c.Generation == k.Setup {
+				c.Setup, c.Proofs = k.Setup, slices.Clone(k.Proofs)
+				if k.Commits && d.w.mutant != "the commit is not noted" {
+					c.CommittedAt = d.now()
+				}
 			}
 		}
-	}
-	if c := d.cred(f.Commits); c != nil && d.w.mutant != "the commit is not noted" {
-		c.CommittedAt = d.now()
 	}
 	return nil
 }

@@ -130,28 +130,15 @@ func (r *Run) mayHear(c store.Credential, p session.Peer, setup bool) bool {
 	switch {
 	case !mayBeHeld(c):
 		return true
-	case setup && onlyInSetup(c):
+	case setup && c.Holder() == store.HeldInSetup:
 		return true
 	}
 	return r.bare(p) || r.vouchedFor(p) || r.showsToBe(c, p)
 }
 
-// mayBeHeld reports whether any device may take this password: it was handed out,
-// a person typed it, or it was made for a device that is known already and will
-// get it next.
-func mayBeHeld(c store.Credential) bool {
-	return c.State != store.CredentialCandidate || !c.SentAt.IsZero() || typed(c) || !begins(c)
-}
-
-// begins reports whether a set-up begins with a password: it is for whichever
-// device goes through that.
-func begins(c store.Credential) bool { return c.Setup == 0 || c.Setup == c.Generation }
-
-// onlyInSetup reports whether a password was handed out in a set-up and its commit
-// was never on its way, so that no device outside setup mode has it.
-func onlyInSetup(c store.Credential) bool {
-	return c.State == store.CredentialCandidate && !typed(c) && c.Setup != 0 && begins(c) && c.CommittedAt.IsZero()
-}
+// mayBeHeld reports whether any device may take this password or is to get it next,
+// or a person typed it.
+func mayBeHeld(c store.Credential) bool { return c.Holder() != store.HeldByNobody }
 
 // showsToBe reports whether a peer is the device that went through the set-up
 // which a password descends from.
@@ -182,11 +169,11 @@ func proves(p session.Peer, have store.Proof) bool {
 func (r *Run) showedBefore(c store.Credential, p session.Peer) bool {
 	d := r.Job.Device
 	switch {
-	case c.State == store.CredentialActive && len(d.PeerFingerprint) > 0:
+	case c.State == store.CredentialActive && c.OldPin && len(d.PeerFingerprint) > 0:
 		return bytes.Equal(d.PeerFingerprint, p.Fingerprint)
 	case len(c.Peer) > 0 && bytes.Equal(c.Peer, p.Fingerprint):
 		return true
-	case c.State != store.CredentialCandidate || typed(c) || c.SentAt.IsZero() || len(p.Chain) == 0:
+	case c.State != store.CredentialCandidate || c.Typed() || c.SentAt.IsZero() || len(p.Chain) == 0:
 		return false
 	}
 	leaf := p.Chain[0]
@@ -227,7 +214,7 @@ func (r *Run) proveWith(c *store.Credential, more ...store.Proof) {
 		list, changed := store.AddProofs(root.Proofs, more...)
 		root.Proofs = list
 		if changed {
-			r.facts.Proofs = &Proofs{Setup: setup, List: list}
+			r.facts.Known = &Known{Setup: setup, Proofs: list, Commits: r.facts.Known != nil && r.facts.Known.Commits}
 		}
 	}
 }
@@ -285,7 +272,7 @@ func (r *Run) stranger(p session.Peer) error {
 	d := r.Job.Device
 	shown := hex.EncodeToString(p.Fingerprint)
 	code, why := reason.PeerUnverified, "which nobody has vouched for"
-	if slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return mayBeHeld(c) && !typed(c) }) {
+	if slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return mayBeHeld(c) && !c.Typed() }) {
 		code, why = reason.TLSPinnedKeyChanged, "which is not a key of this device"
 	}
 	return reason.Because(code, "what answers at %s shows the certificate sha256:%s, %s, so no password is answered to it; once you know that it is the device's: provctl device trust %s --fingerprint %s",

@@ -197,7 +197,7 @@ func (e *earlier) Claim(ctx context.Context, id int64, lease time.Duration) (*Jo
 	}
 	for i := range job.Admin {
 		c := &job.Admin[i]
-		c.Setup, c.Proofs, c.CommittedAt = 0, nil, time.Time{}
+		c.Setup, c.Proofs, c.CommittedAt, c.OldPin = 0, nil, time.Time{}, true
 	}
 	e.forget(job)
 	e.forget = nil
