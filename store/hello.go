@@ -16,7 +16,7 @@ import (
 func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, error) {
 	met, err := tx.Meet(ctx, []SeenHello{h})
 	if err == nil {
-		err = tx.Record(ctx, []Heard{{Sight: met[0]}})
+		err = tx.Record(ctx, []Heard{{Sight: met[0], FQDN: met[0].Device.FQDN, Profile: met[0].Device.Profile}})
 	}
 	if err != nil {
 		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
