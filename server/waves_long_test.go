@@ -2,10 +2,19 @@
 
 package server
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/provisiond/provisiond/store"
+)
 
 // TestLongBadProfile is TestABadProfileAsksOneDevice on a fleet of three hundred.
 func TestLongBadProfile(t *testing.T) {
 	t.Parallel()
-	forEachEngine(t, func(o *Options) { o.MaintainPerMinute, o.Workers = 10_000, 16 }, func(t *testing.T, l *lab) { badProfile(t, l, 300) })
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			badProfile(t, 300, engine, func(o *Options) { o.MaintainPerMinute, o.Workers = 10_000, 16 })
+		})
+	}
 }

@@ -32,7 +32,7 @@ func (p *program) deviceAssignProfile() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "assign-profile DEVICE PROFILE", Short: "Give a device its profile", Args: cobra.ExactArgs(2),
 		Long: "Gives a device its profile, which then goes before the list of authorised devices and the rules; - takes that back.\n" +
-			"A device under management is brought to it by maintenance. For many devices: provctl job start assign-profile QUERY --profile NAME.",
+			"A device under management is brought to it by a rollout. For many devices: provctl job start assign-profile QUERY --profile NAME.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b.Profile = args[1]
 			return p.change(cmd, "assign-profile", args[0], b)

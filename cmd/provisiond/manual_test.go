@@ -55,7 +55,7 @@ var trials = []trial{
 	{doc: "provctl job start release reason:rejected", as: "provctl job start release reason:rejected --dry-run", says: "devices  1"},
 	{doc: "provctl job start reject QUERY", as: "provctl job start reject state:pending_approval --dry-run", says: "dry run"},
 	{doc: "provctl job start clear-failures net:10.20.0.0/16", as: "provctl job start clear-failures net:10.20.0.0/16 --dry-run", says: "dry run"},
-	{doc: "provctl job start retry", as: "provctl job start retry --dry-run", says: "dry run"},
+	{doc: "provctl job start retry --all", as: "provctl job start retry --all --dry-run", says: "dry run"},
 	{doc: "provctl event tail", as: "timeout 5 provctl event tail --after 0", status: []int{0, 124}, says: "verified"},
 	{doc: `provctl secret reveal UUID --kind admin --reason "ticket 4711"`},
 	{doc: `provctl secret reveal UUID --kind admin --reason "recovery drill"`},
