@@ -104,7 +104,7 @@ func (s *Server) actionRoutes(api huma.API) {
 	}{
 		{"tag", "Give a device tags", "Rules and searches see them.", (*command).tag},
 		{"untag", "Take tags away from a device", "", (*command).untag},
-		{"assign-profile", "Give a device its profile", "It goes before the list of authorised devices and the rules. A device under management is brought to it by maintenance, as fast as maintenance.per_minute says.", (*command).assignProfile},
+		{"assign-profile", "Give a device its profile", "It goes before the list of authorised devices and the rules. A device under management is brought to it by a rollout, a job of its own.", (*command).assignProfile},
 	} {
 		add(s, api, huma.Operation{
 			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary, Description: a.description, Tags: []string{"devices"},

@@ -118,7 +118,7 @@ func TestImportedAddress(t *testing.T) {
 }
 
 // TestImportedNames: a name in a list is that of a device known already, too, so
-// that maintenance brings it there, and of one that never said hello.
+// that a rollout brings it there, and of one that never said hello.
 func TestImportedNames(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, b *apitest.Bench) {

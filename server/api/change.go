@@ -111,7 +111,7 @@ func (c *command) assignProfile() error {
 	case name == "":
 		c.said = "list and rules decide about its profile again"
 	case managed(c.device.Lifecycle) && name != c.device.Profile:
-		c.said = fmt.Sprintf("its profile is %s; maintenance brings it there", name)
+		c.said = fmt.Sprintf("its profile is %s; a rollout brings it there", name)
 	default:
 		c.said = "its profile is " + name
 	}
