@@ -218,6 +218,9 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 			if err := jobEvent(ctx, tx, "job_started", j, nil); err != nil {
 				return err
 			}
+			if j, err = tx.LockJob(ctx, id); err != nil {
+				return err
+			}
 		case store.JobRunning:
 		default:
 			return nil
@@ -259,8 +262,8 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 			return err
 		}
 		var items []store.JobItem
-		if j.Kind == api.KindRollout || wave == waveFirst || wave == waveCanary {
-			items, err = tx.NextInWave(ctx, id, j.Kind == api.KindRollout, room)
+		if proving := wave == waveFirst || wave == waveCanary; proving || j.Kind == api.KindRollout {
+			items, err = tx.NextInWave(ctx, id, j.Kind == api.KindRollout, proving, room)
 		} else {
 			items, err = tx.JobItems(ctx, id, store.ItemWaiting, amt.UUID{}, room)
 		}

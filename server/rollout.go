@@ -149,9 +149,12 @@ func (s *Server) rollOutOne(ctx context.Context, p profile.Profile, cause string
 		if err := tx.LockNetwork(ctx, "rollout "+p.Name); err != nil { // another node has the same idea
 			return err
 		}
-		all, err := outgrown(ctx, tx, o)
-		if err != nil {
-			return err
+		var all []amt.UUID
+		if len(found) > 0 { // else a whole fleet is not walked through while others wait to write
+			var err error
+			if all, err = outgrown(ctx, tx, o); err != nil {
+				return err
+			}
 		}
 		if err := s.join(ctx, tx, o, all); err != nil || cause != causeVersion {
 			return err

@@ -87,8 +87,8 @@ func (s *Server) wave(ctx context.Context, tx *store.Tx, j store.Job, counts map
 	return wave, min(room, at3), nil
 }
 
-// losses says whether devices that were lost since a job began, or was resumed,
-// hold it, and why it stops when nothing more is tried with one of them.
+// losses says whether devices that were lost since a job began, or went on, hold
+// it, and why it stops when nothing more is tried with one of them.
 func losses(ctx context.Context, tx *store.Tx, j store.Job) (held bool, stop string, err error) {
 	since := j.CreatedAt
 	if j.ResumedAt.After(since) {

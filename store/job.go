@@ -83,10 +83,11 @@ func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]Job, error) 
 }
 
 // SetJobState moves a job that has not ended, and notes who approved it when
-// approvedBy is given; ErrGone when it has.
+// approvedBy is given; ErrGone when it has. From its begin on lost devices hold it.
 func (tx *Tx) SetJobState(ctx context.Context, id int64, state, approvedBy string) error {
 	n, err := tx.exec(ctx, `UPDATE jobs SET state = $2, approved_by = CASE WHEN CAST($3 AS text) = '' THEN approved_by ELSE CAST($3 AS text) END,
-		finished_at = CASE WHEN CAST($2 AS text) IN ('done', 'aborted') THEN {now} ELSE finished_at END, stopped_at = NULL
+		finished_at = CASE WHEN CAST($2 AS text) IN ('done', 'aborted') THEN {now} ELSE finished_at END, stopped_at = NULL,
+		resumed_at = CASE WHEN CAST($2 AS text) = 'running' THEN {now} ELSE resumed_at END
 		WHERE id = $1 AND state NOT IN ('done', 'aborted')`, id, state, approvedBy)
 	if err := touched(n, err, ErrGone); err != nil {
 		return fmt.Errorf("job %d: %w", id, err)

@@ -106,18 +106,21 @@ func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 	return out, nil
 }
 
-// NextInWave lists waiting items of a job in the order in which a wave takes them:
-// devices that nobody works on and that answered last time come first. With idle,
-// those that somebody works on, or that are left alone for a while, are not taken.
-func (tx *Tx) NextInWave(ctx context.Context, id int64, idle bool, limit int) ([]JobItem, error) {
+// NextInWave lists waiting items of a job. With idle, devices that somebody works
+// on, or that are left alone for a while, are not taken. With best, those that nobody
+// works on and that answered last time come first.
+func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit int) ([]JobItem, error) {
 	const busy = "EXISTS (SELECT 1 FROM runs r WHERE r.uuid = i.uuid AND r.state IN ('queued', 'running'))"
-	only := ""
+	only, order := "", ""
+	if best {
+		order = "CASE WHEN " + busy + " THEN 2 WHEN d.health = 'ok' THEN 0 ELSE 1 END, "
+	}
 	if idle {
 		only = " AND (d.next_retry IS NULL OR d.next_retry <= {now}) AND NOT " + busy
 	}
 	found, err := list(ctx, tx, scanItem, "SELECT "+itemColumns+` FROM job_items i LEFT JOIN devices d ON d.uuid = i.uuid
 		WHERE i.job_id = $1 AND i.state = 'waiting'`+only+`
-		ORDER BY CASE WHEN `+busy+` THEN 2 WHEN d.health = 'ok' THEN 0 ELSE 1 END, i.uuid LIMIT $2`, id, page(limit))
+		ORDER BY `+order+`i.uuid LIMIT $2`, id, page(limit))
 	if err != nil {
 		return nil, fmt.Errorf("items of job %d: %w", id, err)
 	}
