@@ -48,13 +48,13 @@ func asked(fleet []*sim.Device) (n int) {
 	return n
 }
 
-// zone is a DNS of a test's own, in which devices are found that have moved.
-type zone struct {
+// movedDNS is a DNS of a test's own, in which devices are found that have moved.
+type movedDNS struct {
 	mu sync.Mutex
 	at map[string]netip.Addr
 }
 
-func (z *zone) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+func (z *movedDNS) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if a, ok := z.at[strings.ToLower(strings.TrimSuffix(host, "."))]; ok {
@@ -63,7 +63,7 @@ func (z *zone) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-func (z *zone) LookupAddr(_ context.Context, addr string) ([]string, error) {
+func (z *movedDNS) LookupAddr(_ context.Context, addr string) ([]string, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	for name, a := range z.at {
@@ -75,7 +75,7 @@ func (z *zone) LookupAddr(_ context.Context, addr string) ([]string, error) {
 }
 
 // move gives a device another address that only DNS knows.
-func (z *zone) move(t *testing.T, d *sim.Device) {
+func (z *movedDNS) move(t *testing.T, d *sim.Device) {
 	t.Helper()
 	a, s := address(), d.Snapshot()
 	if err := d.Lease(a); err != nil {
@@ -89,7 +89,7 @@ func (z *zone) move(t *testing.T, d *sim.Device) {
 // badProfile rolls a profile out that no device of a fleet survives, a third of which
 // has moved: one is asked.
 func badProfile(t *testing.T, n int, engine string, change func(*Options)) {
-	z := &zone{at: map[string]netip.Addr{}}
+	z := &movedDNS{at: map[string]netip.Addr{}}
 	l := newLab(t, engine, func(o *Options) {
 		o.Lookup.ReverseDNS = z
 		if change != nil {
