@@ -322,6 +322,9 @@ func (w *world) disasters() {
 		w.dev.powerLoss(w)
 	case w.p(.004) && len(w.acts) > 0:
 		a := w.acts[w.rng.IntN(len(w.acts))]
+		if i := slices.IndexFunc(w.acts, func(a *actor) bool { return a.in == "commit" || a.in == "admin" }); i >= 0 {
+			a = w.acts[i] // a moment is short, and this is the one that matters
+		}
 		d := time.Duration(5+w.rng.IntN(60)) * time.Second
 		a.at = a.at.Add(d)
 		if d > simLease {
