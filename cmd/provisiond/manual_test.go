@@ -65,6 +65,7 @@ var trials = []trial{
 	{doc: "provctl secret master set DOMAIN", as: "echo 'Ma5ter!Password' | provctl secret master set corp.example.com"},
 	{doc: "provctl device import FILE", as: "provctl device import assets.csv"},
 	{doc: "provctl device adopt UUID --password-file FILE", as: "provctl device adopt UUID --password-file adopt.password", status: []int{0, 1}},
+	{doc: "provctl device address UUID ADDRESS", as: "provctl device address WAITING 127.91.7.7", says: "is called at 127.91.7.7 from now on"},
 	{doc: "provctl device retry UUID", status: []int{1}, says: "under management already"},
 	{doc: "provctl profile apply FILE", as: "provctl profile apply profile.yaml"},
 	{doc: "provctl profile apply FILE --dry-run", as: "provctl profile apply profile.yaml --dry-run", says: "nothing would change"},
