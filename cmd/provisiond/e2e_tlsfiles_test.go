@@ -171,7 +171,7 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	poll(t, "a third warning", 30*time.Second, func() bool {
 		return getsIn(of[false]) && strings.Count(d.errs.String(), `"files.unusable"`) == 3
 	})
-	if k := doctor("tls:relays"); k.Status != "fail" || !strings.Contains(k.Detail, "relays.pem holds no certificate") || !strings.Contains(k.Detail, "days left") {
+	if k := doctor("tls:relays"); k.Status != "fail" || !strings.Contains(k.Detail, "relays.pem: this is not PEM") || !strings.Contains(k.Detail, "days left") {
 		t.Errorf("the doctor: %+v", k)
 	}
 	d.stop()
