@@ -71,9 +71,9 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 		var c row
 		err := s.Scan(&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.sealed, &c.Realm, &c.Peer, addrOf{&c.Address},
 			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID,
-			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt}, &c.signed)
+			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt}, &c.signed, &c.User)
 		return c, err
-	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at, signed
+	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at, signed, login
 		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", uuid, err)
@@ -94,9 +94,9 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 	return out, nil
 }
 
-// MarkSent notes, before the bytes leave, to whom a password is about to be told;
-// commits says that a device outside setup mode holds it as soon as it hears it.
-func (tx *Tx) MarkSent(ctx context.Context, id int64, realm string, peer []byte, address netip.Addr, commits bool) error {
+// MarkSent notes, before the bytes leave, to whom a password is about to be told
+// and for which user; commits says that a device outside setup mode holds it as soon as it hears it.
+func (tx *Tx) MarkSent(ctx context.Context, id int64, user, realm string, peer []byte, address netip.Addr, commits bool) error {
 	_, err := tx.amend(ctx, "id = $1", []any{id}, func(c *Credential) {
 		c.Peer = peer
 		if c.SentAt.IsZero() {
@@ -105,8 +105,18 @@ func (tx *Tx) MarkSent(ctx context.Context, id int64, realm string, peer []byte,
 		if commits && c.CommittedAt.IsZero() {
 			c.CommittedAt = tx.Now()
 		}
-	}, "refused_at = NULL, realm = $8, peer = $9, address = $10", realm, peer, address)
+	}, "refused_at = NULL, realm = $8, peer = $9, address = $10, login = $11", realm, peer, address, user)
 	if err != nil {
+		return fmt.Errorf("credential %d: %w", id, err)
+	}
+	return nil
+}
+
+// LoginAs keeps the user under whose name a device took a password that was not
+// handed out by this release.
+func (tx *Tx) LoginAs(ctx context.Context, id int64, user string) error {
+	n, err := tx.exec(ctx, "UPDATE credentials SET login = $2 WHERE id = $1", id, user)
+	if err := touched(n, err, ErrNotFound); err != nil {
 		return fmt.Errorf("credential %d: %w", id, err)
 	}
 	return nil

@@ -48,7 +48,7 @@ func TestPasswordsAreKeptThroughTheirLives(t *testing.T) {
 		}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
 			return errors.Join(
-				tx.MarkSent(ctx, admins[1].ID, "Digest:A", []byte{9}, netip.MustParseAddr("10.0.0.1"), false),
+				tx.MarkSent(ctx, admins[1].ID, "admin", "Digest:A", []byte{9}, netip.MustParseAddr("10.0.0.1"), false),
 				tx.Activate(ctx, admins[1].ID), tx.Activate(ctx, admins[0].ID), tx.Activate(ctx, admins[0].ID))
 		})
 		admins = credentials(t, db, 1, store.KindAdmin)

@@ -18,7 +18,7 @@ func inForce(t *testing.T, db *store.DB, n int) store.Proof {
 	gen := stage(t, db, n, "Admin!1a", "Mebx!1aa")
 	id := credentials(t, db, n, store.KindAdmin)[0].ID
 	write(t, db, func(ctx context.Context, tx *store.Tx) error {
-		if err := tx.MarkSent(ctx, id, "Digest:A", []byte{9}, netip.MustParseAddr("10.0.0.1"), false); err != nil {
+		if err := tx.MarkSent(ctx, id, "admin", "Digest:A", []byte{9}, netip.MustParseAddr("10.0.0.1"), false); err != nil {
 			return err
 		}
 		if err := tx.Known(ctx, uuid(n), gen, []store.Proof{key}, true); err != nil {
@@ -77,7 +77,7 @@ func TestForgedPasswordsSayNothing(t *testing.T) {
 		}
 		id := credentials(t, db, 1, store.KindAdmin)[0].ID
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			return tx.MarkSent(ctx, id, "Digest:A", []byte{9}, netip.MustParseAddr("10.0.0.1"), true)
+			return tx.MarkSent(ctx, id, "admin", "Digest:A", []byte{9}, netip.MustParseAddr("10.0.0.1"), true)
 		})
 		if c := credentials(t, db, 1, store.KindAdmin)[0]; !c.Forged {
 			t.Errorf("a forged row became ours: %+v", c)

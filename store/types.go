@@ -315,6 +315,7 @@ type Credential struct {
 	Generation                                int
 	Kind                                      string // admin, mebx
 	State                                     string // candidate, active, retired
+	User                                      string // the login's; "" is the profile's: it was never handed out or used
 	Password                                  amt.Secret
 	Realm                                     string
 	Peer                                      []byte     // fingerprint of the device it was sent to

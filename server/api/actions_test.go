@@ -285,7 +285,7 @@ func TestRevealPicksWhatTheDeviceTakes(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return tx.MarkSent(ctx, list[0].ID, "r", nil, netip.MustParseAddr("10.0.0.1"), false)
+		return tx.MarkSent(ctx, list[0].ID, "admin", "r", nil, netip.MustParseAddr("10.0.0.1"), false)
 	})
 	if r, err := admin.Reveal(ctx, u.String(), "admin", "sent, not confirmed"); err != nil || r.Password != "Canary-Admin-1!" {
 		t.Errorf("the password that the device may hold: %v %v", r, err)

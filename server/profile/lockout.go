@@ -89,7 +89,7 @@ func Risks(from, to Profile) []Risk {
 		}
 	}
 	if from.AdminUser != to.AdminUser {
-		risk("admin_user", "consoles that log in as %s; devices under management keep it", from.AdminUser)
+		risk("admin_user", "consoles that log in as %s; devices under management keep that user, new ones get the other", from.AdminUser)
 	}
 	return out
 }

@@ -251,7 +251,7 @@ func (j *Journal) Sending(ctx context.Context, l Lease, steps []store.StepRecord
 		if err := j.write(ctx, tx, l, steps, nil); err != nil {
 			return err
 		}
-		if err := tx.MarkSent(ctx, out.Credential, out.Realm, out.Peer, out.Address, out.Commits); err != nil {
+		if err := tx.MarkSent(ctx, out.Credential, out.User, out.Realm, out.Peer, out.Address, out.Commits); err != nil {
 			return err
 		}
 		return tx.Audit(ctx, store.AuditRecord{Actor: "node:" + j.Node, Action: "secret.sent", Subject: l.UUID.String(),
@@ -527,6 +527,11 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 		d.PeerSeen = f.Seen
 	}
 	d.Vouched = f.Vouched
+	if l := f.LoginAs; l != nil {
+		if err := tx.LoginAs(ctx, l.Credential, l.User); err != nil {
+			return err
+		}
+	}
 	if k := f.Known; k != nil {
 		if err := tx.Known(ctx, uuid, k.Setup, k.Proofs, k.Commits); err != nil {
 			return err

@@ -58,7 +58,7 @@ var setAdminPassword = Step{
 		if !goodRealm(r.Identity.Realm) {
 			return reason.Because(reason.WSMANInvalid, "the device reports no digest realm, so its password cannot be computed")
 		}
-		err := r.Device.SetAdminPassword(ctx, r.Profile.AdminUser, r.Identity.Realm, r.admin.Password)
+		err := r.Device.SetAdminPassword(ctx, r.user(), r.Identity.Realm, r.admin.Password)
 		if err != nil {
 			return named(reason.AdminPasswordRejected, err)
 		}

@@ -29,7 +29,7 @@ func (l *lab) bury(d *sim.Device, n int) {
 			if err != nil {
 				return err
 			}
-			if err := tx.MarkSent(ctx, list[0].ID, list[0].Realm, list[0].Peer, d.Addr().Addr(), false); err != nil {
+			if err := tx.MarkSent(ctx, list[0].ID, "admin", list[0].Realm, list[0].Peer, d.Addr().Addr(), false); err != nil {
 				return err
 			}
 			if i == n-1 {

@@ -94,7 +94,7 @@ func (r *Run) derivedPassword() (amt.Secret, error) {
 		return amt.Secret{}, reason.Because(reason.MasterPasswordMissing,
 			"the profile %s derives passwords, and no digest master password is kept for the domain of %s, one above it, or *: provctl secret master set DOMAIN", r.Profile.Name, first(r.FQDN, "this device"))
 	}
-	pw, err := amt.DerivePassword(r.Master, r.Identity.Realm, r.Profile.AdminUser)
+	pw, err := amt.DerivePassword(r.Master, r.Identity.Realm, r.user())
 	if err != nil {
 		return pw, reason.Because(reason.SecretStoreUnavailable, "%w", err)
 	}
@@ -129,7 +129,7 @@ var changePassword = Step{
 		if !goodRealm(r.Identity.Realm) {
 			return reason.Because(reason.WSMANInvalid, "the device reports no digest realm, so its password cannot be computed")
 		}
-		if err := r.Device.SetAdminPassword(ctx, r.Profile.AdminUser, r.Identity.Realm, r.next.Password); err != nil {
+		if err := r.Device.SetAdminPassword(ctx, r.user(), r.Identity.Realm, r.next.Password); err != nil {
 			return named(reason.AdminPasswordRejected, err)
 		}
 		r.hangUp()

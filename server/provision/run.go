@@ -212,7 +212,7 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	}
 	if s.Hands != nil {
 		c := s.Hands(r)
-		out := Handout{Credential: c.ID, Realm: r.Identity.Realm, Peer: r.Device.Peer().Fingerprint, Address: r.Job.Device.Address, Commits: r.committed()}
+		out := Handout{Credential: c.ID, User: r.user(), Realm: r.Identity.Realm, Peer: r.Device.Peer().Fingerprint, Address: r.Job.Device.Address, Commits: r.committed()}
 		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, out)
 		if err == nil {
 			r.handed(c, out)
@@ -238,7 +238,7 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 
 // handed keeps with the password what was just written down about it.
 func (r *Run) handed(c *store.Credential, out Handout) {
-	c.SentAt, c.Peer, c.Address, c.Realm = r.e.Clock.Now(), out.Peer, out.Address, out.Realm
+	c.SentAt, c.Peer, c.Address, c.Realm, c.User = r.e.Clock.Now(), out.Peer, out.Address, out.Realm, out.User
 	if out.Commits {
 		c.CommittedAt = c.SentAt
 	}

@@ -120,9 +120,10 @@ type Facts struct {
 	FoundFrom   netip.Addr      // where it was believed to be
 	WordUsed    bool            // what its agent said has been tried
 
-	Known   *Known  // by which the device is known from now on
-	Vouched *[]byte // what is left of a person's word for a certificate
-	Seen    *[]byte // the certificate of a peer that was told no password
+	Known   *Known   // by which the device is known from now on
+	LoginAs *LoginAs // the user of a password whose own is not known
+	Vouched *[]byte  // what is left of a person's word for a certificate
+	Seen    *[]byte  // the certificate of a peer that was told no password
 }
 
 func (f Facts) none() bool { return f == Facts{} }
@@ -135,9 +136,16 @@ type Known struct {
 	Commits bool // a device outside setup mode may hold that password from now on
 }
 
+// LoginAs is the user under whose name a device took a password.
+type LoginAs struct {
+	Credential int64
+	User       string
+}
+
 // A Handout is a password on its way to a device.
 type Handout struct {
 	Credential int64
+	User       string
 	Realm      string
 	Peer       []byte // SHA-256 of the certificate the device shows
 	Address    netip.Addr

@@ -235,6 +235,11 @@ func peerProofs(p session.Peer) []store.Proof {
 // says is believed, and its key is this device's.
 func (r *Run) letIn(p session.Peer) {
 	r.trusted = true
+	if r.admin.User == "" {
+		r.admin.User = r.Profile.AdminUser
+		r.facts.LoginAs = &LoginAs{r.admin.ID, r.admin.User}
+		r.keep(r.admin)
+	}
 	if r.bare(p) {
 		return
 	}
@@ -243,6 +248,16 @@ func (r *Run) letIn(p session.Peer) {
 		r.facts.Vouched, r.Job.Device.Vouched = &[]byte{}, nil
 	}
 	r.proveWith(&r.admin, peerProofs(p)...)
+}
+
+// user is the account that is being set up or managed: on a device under
+// management the one it has, whatever its profile says by now, since another name
+// would be no login at all.
+func (r *Run) user() string {
+	if r.setup && !r.committed() || r.admin.User == "" {
+		return r.Profile.AdminUser
+	}
+	return r.admin.User
 }
 
 // vouchedFor reports whether a person vouched for the certificate a peer shows.
@@ -280,7 +295,7 @@ func (r *Run) stranger(p session.Peer) error {
 }
 
 func (r *Run) login(c store.Credential) session.Login {
-	return session.Login{Name: credentialName(c), User: r.Profile.AdminUser, Password: c.Password}
+	return session.Login{Name: credentialName(c), User: first(c.User, r.Profile.AdminUser), Password: c.Password}
 }
 
 // factoryLogin is what a device has that nobody set up.

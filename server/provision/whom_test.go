@@ -298,3 +298,24 @@ func (s stopping) SetAdminPassword(ctx context.Context, user, realm string, pw a
 	}
 	return s.Device.SetAdminPassword(ctx, user, realm, pw)
 }
+
+// TestAnotherUserInTheProfile: a profile that names another user changes nothing
+// for devices under management: they are logged in to, and get their next password,
+// as the user they have.
+func TestAnotherUserInTheProfile(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		d := l.managed("11")
+		l.prof.AdminUser = "operator"
+		for _, kind := range []string{KindMaintain, KindRotate, KindMaintain} {
+			dev := l.do(d, kind, "")
+			c, takes := l.active(d)
+			if dev.Lifecycle != store.Provisioned || dev.Reason != "" || c.User != "admin" || !takes {
+				t.Fatalf("%s: %s: %s: %s; as %q: %t\n%s", kind, dev.Lifecycle, dev.Reason, dev.Detail, c.User, takes, l.journal(d))
+			}
+		}
+		if n := d.Snapshot().LoginsFailed; n != 0 {
+			t.Errorf("%d wrong logins", n)
+		}
+	})
+}

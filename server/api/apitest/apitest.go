@@ -239,7 +239,7 @@ func (b *Bench) Provisioned(d Device, admin, mebx string) amt.UUID {
 			if err != nil {
 				return err
 			}
-			if err := tx.MarkSent(ctx, list[0].ID, "Digest:A4070000", []byte{1, 2, 3}, netip.MustParseAddr("10.0.0.1"), false); err != nil {
+			if err := tx.MarkSent(ctx, list[0].ID, "admin", "Digest:A4070000", []byte{1, 2, 3}, netip.MustParseAddr("10.0.0.1"), false); err != nil {
 				return err
 			}
 			if err := tx.Activate(ctx, list[0].ID); err != nil {
