@@ -153,7 +153,7 @@ func (r *Run) logins(p session.Peer, setup bool) []session.Login {
 	if setup {
 		most--
 	}
-	likely := slices.DeleteFunc(r.likely(), func(c store.Credential) bool { return !r.mayHear(c, p, setup) })
+	likely := slices.DeleteFunc(r.likely(), func(c store.Credential) bool { return !mayBeHeld(c) || !r.mayHear(c, p, setup) })
 	slices.SortStableFunc(likely, func(a, b store.Credential) int { return a.RefusedAt.Compare(b.RefusedAt) })
 	var logins []session.Login
 	for _, c := range likely {
@@ -212,12 +212,10 @@ func (r *Run) credentialOf(login string) (store.Credential, bool) {
 // freshPasswords makes new candidates durable when the newest ones were already
 // shown to a peer that looked different: a device that took its place must not
 // learn a password the other one may hold. Nor one that a person typed to adopt
-// a device: half a fleet may have it. Nor one that was to be a known device's next,
-// or that an earlier attempt may have answered a stranger with.
+// a device: half a fleet may have it. Nor one that was to be a known device's next.
 func (r *Run) freshPasswords(ctx context.Context, peer session.Peer) error {
 	c := r.admin
-	unheard := !c.SentAt.IsZero() || c.RunID == r.Job.Run.ID && r.Job.Run.Attempt == 1
-	if c.State == store.CredentialCandidate && !c.Typed() && c.Begins() && unheard && !exposed(c, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
+	if c.State == store.CredentialCandidate && !c.Typed() && c.Begins() && !exposed(c, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
 		return nil
 	}
 	return r.stage(ctx)

@@ -121,7 +121,7 @@ func (r *Run) refused(err error) error {
 			if !r.setup {
 				r.e.metrics.probe(c.State, "refused")
 			}
-		case c.RefusedAt.IsZero() && r.mayHear(c, peer, r.setup):
+		case c.RefusedAt.IsZero() && mayBeHeld(c) && r.mayHear(c, peer, r.setup):
 			r.untried++
 		}
 	}
@@ -133,7 +133,10 @@ func (r *Run) refused(err error) error {
 	case r.untried > 0:
 		return reason.Because(reason.AuthFailed, "the device is set up and refuses %d stored passwords; %d more are tried in later attempts: %w", len(r.denied), r.untried, err)
 	}
-	return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses each of the %d stored passwords: %w", len(r.Job.Admin), err)
+	if len(r.denied) == 0 {
+		return reason.Because(reason.CredentialsUnknown, "the device at %s was set up by somebody else, and no password that it could have is stored here: %w", r.Job.Device.Address, err)
+	}
+	return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses each of the %d stored passwords: %w", len(r.denied), err)
 }
 
 // ours reports whether the session's login was one of the stored passwords.

@@ -30,11 +30,11 @@ import (
 // under somebody else's UUID gets his own password asked for and no other. A
 // person may vouch for one certificate beside these.
 //
-// Two kinds of passwords any peer may hear: one that was made for this attempt
-// and left for nobody, and the factory's. One that was handed out in a set-up
-// whose commit was never journalled may be heard by a peer in setup mode: a
-// device there talks only to who shows our provisioning certificate, so nobody
-// can use an answer on it.
+// The factory's password any peer in setup mode may hear. So may it one that was
+// handed out in a set-up whose commit was never journalled: a device in setup mode
+// talks only to who shows our provisioning certificate, so nobody can use an answer
+// on it. A password that was made and left for nobody is answered to nobody: no
+// device could take it.
 //
 // Nothing else in this package hands a login to a session; TestOneDoor holds it
 // to that.
@@ -127,13 +127,7 @@ func (r *Run) greetDerived(d Device, logins []session.Login) error {
 
 // mayHear is the rule.
 func (r *Run) mayHear(c store.Credential, p session.Peer, setup bool) bool {
-	switch {
-	case !mayBeHeld(c):
-		return true
-	case setup && c.Holder() == store.HeldInSetup:
-		return true
-	}
-	return r.bare(p) || r.vouchedFor(p) || r.showsToBe(c, p)
+	return setup && c.Holder() == store.HeldInSetup || r.bare(p) || r.vouchedFor(p) || r.showsToBe(c, p)
 }
 
 // mayBeHeld reports whether any device may take this password or is to get it next,
