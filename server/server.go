@@ -277,7 +277,7 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 func (s *Server) openStore(ctx context.Context) error {
 	pause := 500 * time.Millisecond
 	for {
-		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"), Metrics: s.metrics.store, Slow: s.o.SlowQuery, NoMigrate: s.o.NoMigrate})
+		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"), Metrics: s.metrics.store, MaxConns: s.o.MaxConns, Slow: s.o.SlowQuery, NoMigrate: s.o.NoMigrate})
 		if err == nil {
 			s.DB = db
 			s.onStop("the store", func(context.Context) error { return db.Close() })
