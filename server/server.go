@@ -61,6 +61,7 @@ type Server struct {
 	api    *api.Server
 	checks *checks
 
+	dueMu    sync.Mutex         // one look for what is due at a time
 	dueAfter uuidT              // of the timer of maintenance: the device it looked at last
 	found    map[int64]foundRun // of the timer of sweep: what it gave another job
 
