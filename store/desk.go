@@ -97,7 +97,7 @@ type Job struct {
 	Kind       string
 	Filter     json.RawMessage
 	Options    json.RawMessage
-	State      string // draft, waiting, running, stopped, done, aborted
+	State      string // draft, waiting, running, stopped, done, aborted, forged
 	PerMinute  int    // 0: no cap
 	Canary     int    // devices of the second wave, after the first one is proved
 	Target     string // of a rollout: what its devices are brought to
@@ -110,18 +110,20 @@ type Job struct {
 	FinishedAt time.Time
 	StoppedAt  time.Time
 	ResumedAt  time.Time
+	signed     []byte
 }
 
 // JobItem is one device's part of a job.
 type JobItem struct {
 	JobID     int64
 	UUID      amt.UUID
-	State     string // waiting, running, handed_over, done, failed, skipped
+	State     string // waiting, running, handed_over, done, failed, skipped, forged
 	RunID     int64
 	Wave      int   // 1, 2 or 3; 0: not begun, or in no waves
 	Proves    int64 // the run that RunID is to prove by a login; 0: none
 	Detail    string
 	UpdatedAt time.Time
+	signed    []byte
 }
 
 // OTP is a one-time password issued to a host agent.

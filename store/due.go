@@ -96,13 +96,7 @@ func (tx *Tx) CountLiveRuns(ctx context.Context, kind string) (int, error) {
 
 // LockJob reads a job and keeps every other node from working on it until this
 // transaction ends.
-func (tx *Tx) LockJob(ctx context.Context, id int64) (Job, error) {
-	var j Job
-	if err := tx.one(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1 {lock}", []any{id}, j.dest()...); err != nil {
-		return j, fmt.Errorf("job %d: %w", id, err)
-	}
-	return j, nil
-}
+func (tx *Tx) LockJob(ctx context.Context, id int64) (Job, error) { return tx.job(ctx, id, " {lock}") }
 
 // JobStarted counts a job's devices that were begun within the last while.
 func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (int, error) {
@@ -144,7 +138,9 @@ func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []R
 		if err := s.Scan(append(i.dest(), r.dest()...)...); err != nil {
 			return err
 		}
-		items, runs = append(items, i), append(runs, r)
+		if tx.judgeItem(&i) {
+			items, runs = append(items, i), append(runs, r)
+		}
 		return nil
 	}, "SELECT "+itemColumns+", "+prefixed("r", runColumns)+` FROM job_items i JOIN runs r ON r.id = i.run_id
 		WHERE i.job_id = $1 AND i.state = 'running' AND r.state NOT IN ('queued', 'running') ORDER BY i.uuid LIMIT $2`, id, page(limit))
@@ -156,7 +152,7 @@ func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []R
 
 // SkipJobItems ends all items of a job that have not begun.
 func (tx *Tx) SkipJobItems(ctx context.Context, id int64, detail string) (int64, error) {
-	n, err := tx.exec(ctx, "UPDATE job_items SET state = 'skipped', detail = $2, updated_at = {now} WHERE job_id = $1 AND state = 'waiting'", id, detail)
+	n, err := tx.exec(ctx, "UPDATE job_items SET state = 'skipped', detail = $2, updated_at = {now}, signed = NULL WHERE job_id = $1 AND state = 'waiting'", id, detail)
 	if err != nil {
 		return 0, fmt.Errorf("items of job %d: %w", id, err)
 	}

@@ -371,11 +371,10 @@ func (tx *Tx) LiveRuns(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Run,
 	if len(uuids) == 0 {
 		return out, nil
 	}
-	err := tx.each(ctx, func(s scanner) error {
-		r, err := scanRun(s)
+	all, err := tx.runs(ctx, "SELECT "+runColumns+" FROM runs WHERE "+tx.among("uuid", 1)+" AND state IN ('queued', 'running')", tx.set(texts(uuids)))
+	for _, r := range all {
 		out[r.UUID] = r
-		return err
-	}, "SELECT "+runColumns+" FROM runs WHERE "+tx.among("uuid", 1)+" AND state IN ('queued', 'running')", tx.set(texts(uuids)))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("live runs of %d devices: %w", len(uuids), err)
 	}

@@ -2,9 +2,12 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 // States of a job and of its items.
@@ -15,6 +18,9 @@ const (
 	// JobStopped is a job that lost a device, or proved none, and waits for a
 	// person. Its row says draft, which nodes of every version leave alone.
 	JobStopped = "stopped"
+	// JobForged is one that has not ended and that nobody here ordered, or not like
+	// that (signed.go). It begins nothing; what a person can do is abort it.
+	JobForged  = "forged"
 	JobDone    = "done"
 	JobAborted = "aborted"
 
@@ -25,19 +31,59 @@ const (
 	ItemDone    = "done"
 	ItemFailed  = "failed"
 	ItemSkipped = "skipped"
+	// ItemForged is one that no job here was made with. It counts for nothing.
+	ItemForged = "forged"
 )
 
 const (
 	jobState   = "CASE WHEN state = 'draft' AND stopped_at IS NOT NULL THEN 'stopped' ELSE state END"
-	jobColumns = "id, kind, filter, options, " + jobState + ", per_minute, canary, target, cause, detail, not_before, created_by, approved_by, created_at, finished_at, stopped_at, resumed_at"
+	jobColumns = "id, kind, filter, options, " + jobState + ", per_minute, canary, target, cause, detail, not_before, created_by, approved_by, created_at, finished_at, stopped_at, resumed_at, signed"
 
 	itemState   = "CASE WHEN i.handed AND i.state = 'running' THEN 'handed_over' ELSE i.state END"
-	itemColumns = "i.job_id, i.uuid, " + itemState + ", i.run_id, i.wave, i.proves, i.detail, i.updated_at"
+	itemColumns = "i.job_id, i.uuid, " + itemState + ", i.run_id, i.wave, i.proves, i.detail, i.updated_at, i.signed"
+
+	// itemGrants are the parts that something is still done about, and those that
+	// prove a wave.
+	itemGrants = "(i.state IN ('waiting', 'running') OR i.state = 'done' AND i.wave IN (1, 2)) AND i.job_id IN (SELECT id FROM jobs WHERE state <> 'done')"
 )
 
 func (j *Job) dest() []any {
 	return []any{&j.ID, &j.Kind, jsonOf{&j.Filter}, jsonOf{&j.Options}, &j.State, &j.PerMinute, &j.Canary, &j.Target, &j.Cause, &j.Detail, timeOf{&j.NotBefore}, &j.CreatedBy, &j.ApprovedBy,
-		timeOf{&j.CreatedAt}, timeOf{&j.FinishedAt}, timeOf{&j.StoppedAt}, timeOf{&j.ResumedAt}}
+		timeOf{&j.CreatedAt}, timeOf{&j.FinishedAt}, timeOf{&j.StoppedAt}, timeOf{&j.ResumedAt}, &j.signed}
+}
+
+func (j *Job) ended() bool { return j.State == JobDone || j.State == JobAborted }
+
+func (j *Job) place() seal.Place {
+	return place("jobs", j.ID, j.Kind, j.Filter, j.Options, j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy)
+}
+
+// judgeJob says of a job that is not to begin anything that it is forged.
+func (tx *Tx) judgeJob(j *Job) {
+	if !j.ended() && !tx.counts("jobs", j.ID, j.place(), j.signed) {
+		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed there, and begins nothing; provctl job abort %d ends it", j.ID)
+	}
+}
+
+func (tx *Tx) jobs(ctx context.Context, q string, args ...any) ([]Job, error) {
+	return list(ctx, tx, func(s scanner) (Job, error) {
+		j, err := scanJob(s)
+		if err == nil {
+			tx.judgeJob(&j)
+		}
+		return j, err
+	}, q, args...)
+}
+
+func (tx *Tx) job(ctx context.Context, id int64, lock string) (Job, error) {
+	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1"+lock, id)
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("job %d: %w", id, err)
+	}
+	return all[0], nil
 }
 
 func scanJob(s scanner) (Job, error) {
@@ -47,7 +93,45 @@ func scanJob(s scanner) (Job, error) {
 }
 
 func (i *JobItem) dest() []any {
-	return []any{&i.JobID, &i.UUID, &i.State, &i.RunID, &i.Wave, &i.Proves, &i.Detail, timeOf{&i.UpdatedAt}}
+	return []any{&i.JobID, &i.UUID, &i.State, &i.RunID, &i.Wave, &i.Proves, &i.Detail, timeOf{&i.UpdatedAt}, &i.signed}
+}
+
+func (i *JobItem) place() seal.Place {
+	return place("job_items", i.JobID, i.UUID, i.State, i.RunID, i.Wave, i.Proves)
+}
+
+// acts reports whether something is still done about a device's part.
+func (i *JobItem) acts() bool {
+	return i.State == ItemWaiting || i.State == ItemRunning || i.State == ItemHanded
+}
+
+// judgeItem says whether a part is one of ours, or grants nothing any more.
+func (tx *Tx) judgeItem(i *JobItem) bool {
+	ok := !i.acts() || tx.counts("job_items", rowKey{i.JobID, i.UUID}, i.place(), i.signed)
+	if !ok {
+		i.State, i.Detail = ItemForged, "this server did not write it like that, and it counts for nothing"
+	}
+	return ok
+}
+
+// items lists those that count, at most so many: ones that do not take no room.
+func (tx *Tx) items(ctx context.Context, q string, limit int, args ...any) ([]JobItem, error) {
+	var out []JobItem
+	most, seen := int(page(limit)), 0
+	for {
+		n := 0
+		err := tx.each(ctx, func(s scanner) error {
+			n++
+			i, err := scanItem(s)
+			if err == nil && tx.judgeItem(&i) {
+				out = append(out, i)
+			}
+			return err
+		}, fmt.Sprintf("%s LIMIT %d OFFSET %d", q, most-len(out), seen), args...)
+		if seen += n; err != nil || len(out) == most || n == 0 {
+			return out, err
+		}
+	}
 }
 
 func scanItem(s scanner) (JobItem, error) {
@@ -58,58 +142,108 @@ func scanItem(s scanner) (JobItem, error) {
 
 // CreateJob keeps a bulk operation; its items come with AddJobItems.
 func (tx *Tx) CreateJob(ctx context.Context, j Job) (int64, error) {
-	var id int64
 	err := tx.one(ctx, `INSERT INTO jobs (kind, filter, options, state, per_minute, canary, target, cause, not_before, created_by, approved_by, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) RETURNING id`,
-		[]any{j.Kind, object(j.Filter), object(j.Options), j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy}, &id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) RETURNING `+jobColumns,
+		[]any{j.Kind, object(j.Filter), object(j.Options), j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy}, j.dest()...)
+	if err == nil {
+		err = tx.signJob(ctx, &j, "")
+	}
 	if err != nil {
 		return 0, fmt.Errorf("job %s: %w", j.Kind, err)
 	}
-	return id, nil
+	return j.ID, nil
+}
+
+// signJob signs a job as it is from now on, and writes what has changed with it.
+func (tx *Tx) signJob(ctx context.Context, j *Job, set string, args ...any) error {
+	var mac []byte // what has ended begins nothing again
+	if !j.ended() {
+		var err error
+		if mac, err = tx.sign(j.place()); err != nil {
+			return err
+		}
+	}
+	n, err := tx.exec(ctx, "UPDATE jobs SET "+set+"signed = $2 WHERE id = $1", append([]any{j.ID, mac}, args...)...)
+	return touched(n, err, ErrGone)
 }
 
 // Job reads one.
-func (tx *Tx) Job(ctx context.Context, id int64) (Job, error) {
-	var j Job
-	if err := tx.one(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1", []any{id}, j.dest()...); err != nil {
-		return j, fmt.Errorf("job %d: %w", id, err)
-	}
-	return j, nil
-}
+func (tx *Tx) Job(ctx context.Context, id int64) (Job, error) { return tx.job(ctx, id, "") }
 
 // Jobs lists jobs in one state ("" any), newest first.
 func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]Job, error) {
-	return list(ctx, tx, scanJob, "SELECT "+jobColumns+" FROM jobs WHERE (CAST($1 AS text) = '' OR "+jobState+" = CAST($1 AS text)) ORDER BY id DESC LIMIT $2", state, page(limit))
+	found, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE (CAST($1 AS text) = '' OR "+jobState+" = CAST($1 AS text)) ORDER BY id DESC LIMIT $2", state, page(limit))
+	if state != "" {
+		found = slices.DeleteFunc(found, func(j Job) bool { return j.State != state })
+	}
+	return found, err
 }
 
 // SetJobState moves a job that has not ended, and notes who approved it when
-// approvedBy is given; ErrGone when it has. From its begin on lost devices hold it.
+// approvedBy is given; ErrGone when it has, or when it is forged and not to end.
+// From its begin on lost devices hold it.
 func (tx *Tx) SetJobState(ctx context.Context, id int64, state, approvedBy string) error {
-	n, err := tx.exec(ctx, `UPDATE jobs SET state = $2, approved_by = CASE WHEN CAST($3 AS text) = '' THEN approved_by ELSE CAST($3 AS text) END,
-		finished_at = CASE WHEN CAST($2 AS text) IN ('done', 'aborted') THEN {now} ELSE finished_at END, stopped_at = NULL,
-		resumed_at = CASE WHEN CAST($2 AS text) = 'running' THEN {now} ELSE resumed_at END
-		WHERE id = $1 AND state NOT IN ('done', 'aborted')`, id, state, approvedBy)
-	if err := touched(n, err, ErrGone); err != nil {
-		return fmt.Errorf("job %d: %w", id, err)
-	}
-	return nil
+	return tx.moveJob(ctx, id, func(j *Job) (string, []any) {
+		forged := j.State == JobForged
+		if j.ended() {
+			return "", nil
+		}
+		if j.State = state; forged && !j.ended() {
+			return "", nil
+		}
+		if approvedBy != "" {
+			j.ApprovedBy = approvedBy
+		}
+		set := "state = $3, approved_by = $4, stopped_at = NULL, "
+		switch {
+		case j.ended():
+			set += "finished_at = {now}, "
+		case state == JobRunning:
+			set += "resumed_at = {now}, "
+		}
+		return set, []any{state, j.ApprovedBy}
+	})
 }
 
 // StopJob lets a job that is under way begin nothing more until a person has
 // looked; ErrGone when it is not under way.
 func (tx *Tx) StopJob(ctx context.Context, id int64, why string) error {
-	n, err := tx.exec(ctx, "UPDATE jobs SET state = 'draft', stopped_at = {now}, detail = $2 WHERE id = $1 AND state = 'running'", id, why)
-	if err := touched(n, err, ErrGone); err != nil {
-		return fmt.Errorf("job %d: %w", id, err)
-	}
-	return nil
+	return tx.moveJob(ctx, id, func(j *Job) (string, []any) {
+		if j.State != JobRunning {
+			return "", nil
+		}
+		j.State = JobStopped
+		return "state = 'draft', stopped_at = {now}, detail = $3, ", []any{why}
+	})
 }
 
 // ResumeJob lets a stopped job go on: devices lost until now no longer hold it.
 // ErrGone when it is not stopped.
 func (tx *Tx) ResumeJob(ctx context.Context, id int64) error {
-	n, err := tx.exec(ctx, "UPDATE jobs SET state = 'waiting', stopped_at = NULL, resumed_at = {now}, detail = '' WHERE id = $1 AND state = 'draft' AND stopped_at IS NOT NULL", id)
-	if err := touched(n, err, ErrGone); err != nil {
+	return tx.moveJob(ctx, id, func(j *Job) (string, []any) {
+		if j.State != JobStopped {
+			return "", nil
+		}
+		j.State = JobWaiting
+		return "state = 'waiting', stopped_at = NULL, resumed_at = {now}, detail = '', ", nil
+	})
+}
+
+// moveJob changes a job as move says of it as it is, and signs it anew; ErrGone
+// when there is nothing to change.
+func (tx *Tx) moveJob(ctx context.Context, id int64, move func(*Job) (set string, args []any)) error {
+	j, err := tx.LockJob(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("job %d: %w", id, ErrGone)
+	}
+	if err != nil {
+		return err
+	}
+	set, args := move(&j)
+	if set == "" {
+		return fmt.Errorf("job %d: %w", id, ErrGone)
+	}
+	if err := tx.signJob(ctx, &j, set, args...); err != nil {
 		return fmt.Errorf("job %d: %w", id, err)
 	}
 	return nil
@@ -125,7 +259,12 @@ func (tx *Tx) SetJobDetail(ctx context.Context, id int64, detail string) error {
 func (tx *Tx) AddJobItems(ctx context.Context, job int64, devices []amt.UUID) error {
 	all := make([]statement, len(devices))
 	for i, u := range devices {
-		all[i] = statement{q: "INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES ($1, $2, 'waiting', {now}) ON CONFLICT DO NOTHING", args: []any{job, u}}
+		item := JobItem{JobID: job, UUID: u, State: ItemWaiting}
+		mac, err := tx.sign(item.place())
+		if err != nil {
+			return fmt.Errorf("items of job %d: %w", job, err)
+		}
+		all[i] = statement{q: "INSERT INTO job_items (job_id, uuid, state, updated_at, signed) VALUES ($1, $2, 'waiting', {now}, $3) ON CONFLICT DO NOTHING", args: []any{job, u, mac}}
 	}
 	if err := tx.pipeline(ctx, all...); err != nil {
 		return fmt.Errorf("items of job %d: %w", job, err)
@@ -139,27 +278,39 @@ func (tx *Tx) PutJobItem(ctx context.Context, i JobItem) error {
 	if handed {
 		state = ItemRunning
 	}
-	n, err := tx.exec(ctx, `UPDATE job_items SET state = $3, run_id = $4, detail = $5, handed = $6, wave = $7, proves = $8, updated_at = {now} WHERE job_id = $1 AND uuid = $2`,
-		i.JobID, i.UUID, state, i.RunID, i.Detail, handed, i.Wave, i.Proves)
+	mac, err := tx.sign(i.place())
+	if err != nil {
+		return fmt.Errorf("item %s of job %d: %w", i.UUID, i.JobID, err)
+	}
+	n, err := tx.exec(ctx, `UPDATE job_items SET state = $3, run_id = $4, detail = $5, handed = $6, wave = $7, proves = $8, updated_at = {now}, signed = $9 WHERE job_id = $1 AND uuid = $2`,
+		i.JobID, i.UUID, state, i.RunID, i.Detail, handed, i.Wave, i.Proves, mac)
 	if err := touched(n, err, ErrNotFound); err != nil {
 		return fmt.Errorf("item %s of job %d: %w", i.UUID, i.JobID, err)
 	}
 	return nil
 }
 
-// JobItems lists a page of a job's items in one state ("" any), by UUID.
+// JobItems lists a page of a job's items in one state, by UUID. With "" it is a
+// page of all, those that do not count among them.
 func (tx *Tx) JobItems(ctx context.Context, job int64, state string, after amt.UUID, limit int) ([]JobItem, error) {
-	fits, args := "", []any{job, after, page(limit)}
+	fits, args := "", []any{job, after}
 	switch state {
 	case "":
+		return list(ctx, tx, func(s scanner) (JobItem, error) {
+			i, err := scanItem(s)
+			if err == nil {
+				tx.judgeItem(&i)
+			}
+			return i, err
+		}, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2 ORDER BY i.uuid LIMIT $3", job, after, page(limit))
 	case ItemHanded, ItemRunning:
 		args = append(args, state == ItemHanded)
-		fits = " AND i.state = 'running' AND i.handed = $4"
+		fits = " AND i.state = 'running' AND i.handed = $3"
 	default:
 		args = append(args, state)
-		fits = " AND i.state = $4"
+		fits = " AND i.state = $3"
 	}
-	return list(ctx, tx, scanItem, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2"+fits+" ORDER BY i.uuid LIMIT $3", args...)
+	return tx.items(ctx, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2"+fits+" ORDER BY i.uuid", limit, args...)
 }
 
 // CountJobItems counts a job's items by state.

@@ -28,7 +28,8 @@ import (
 // a clock of this process that no clock step moves.
 
 // Claim takes the device for a run. ErrHeld says until when somebody else has
-// it (or the run or the device is to be left alone), ErrGone that the run is over.
+// it (or the run or the device is to be left alone), ErrGone that the run is over,
+// or that nobody here ordered it; then the transaction has to be given up.
 func (tx *Tx) Claim(ctx context.Context, runID int64, node string, lease time.Duration) (Claim, error) {
 	c, err := tx.claim(ctx, runID, node, lease)
 	var held ErrHeld
@@ -68,6 +69,9 @@ func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Du
 		WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)
 	if errors.Is(err, ErrNotFound) { // it ended between the two statements
 		return Claim{}, ErrGone
+	}
+	if tx.judgeRun(&r); r.Forged && err == nil {
+		return Claim{}, fmt.Errorf("nobody here ordered it: %w", ErrGone)
 	}
 	return Claim{Run: r, Device: d, Fence: d.Fence}, err
 }

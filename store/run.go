@@ -2,20 +2,43 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 const runColumns = `id, uuid, kind, triggered_by, state, attempt, node, fence, profile, task, certificate, created_at,
-	not_before, started_at, finished_at, reason, detail, blame`
+	not_before, started_at, finished_at, reason, detail, blame, signed`
 
 func (r *Run) dest() []any {
 	return []any{&r.ID, &r.UUID, &r.Kind, &r.Trigger, &r.State, &r.Attempt, &r.Node, &r.Fence, &r.Profile, &r.Task,
 		&r.Certificate, timeOf{&r.CreatedAt}, timeOf{&r.NotBefore}, timeOf{&r.StartedAt}, timeOf{&r.FinishedAt},
-		&r.Reason, &r.Detail, &r.Blame}
+		&r.Reason, &r.Detail, &r.Blame, &r.signed}
+}
+
+// place names a run by its device and its beginning: no device has two at once.
+func (r *Run) place() seal.Place {
+	return place("runs", r.UUID, r.CreatedAt, r.Kind, r.Trigger, r.Profile, r.Task)
+}
+
+// judgeRun says whether a run that is to be worked on was ordered here.
+func (tx *Tx) judgeRun(r *Run) {
+	r.Forged = r.Live() && !tx.counts("runs", r.UUID, r.place(), r.signed)
+}
+
+// runs lists those that count.
+func (tx *Tx) runs(ctx context.Context, q string, args ...any) ([]Run, error) {
+	return ours(ctx, tx, func(s scanner) (Run, bool, error) {
+		r, err := scanRun(s)
+		if err == nil {
+			tx.judgeRun(&r)
+		}
+		return r, !r.Forged, err
+	}, q, args...)
 }
 
 func scanRun(s scanner) (Run, error) {
@@ -25,25 +48,52 @@ func scanRun(s scanner) (Run, error) {
 }
 
 // Live reports whether the run is still to be worked on.
-func (r Run) Live() bool { return r.State == RunQueued || r.State == RunRunning }
+func (r Run) Live() bool { return !r.Forged && (r.State == RunQueued || r.State == RunRunning) }
 
 // CreateRun makes the one live run of a device; ErrConflict when there is one
 // already, whoever made it and on whichever node.
 func (tx *Tx) CreateRun(ctx context.Context, n NewRun) (Run, error) {
-	at, args := "{now}", []any{n.UUID, n.Kind, n.Trigger, n.Profile, n.Task}
-	if !n.NotBefore.IsZero() {
-		at, args = "$6", append(args, n.NotBefore)
-	}
-	var r Run
-	err := tx.one(ctx, `INSERT INTO runs (uuid, kind, triggered_by, state, profile, task, created_at, not_before)
-		VALUES ($1, $2, $3, 'queued', $4, $5, {now}, `+at+`) ON CONFLICT DO NOTHING RETURNING `+runColumns, args, r.dest()...)
+	r, err := tx.createRun(ctx, n)
 	if err == ErrNotFound { //nolint:errorlint // no row came back; wrapped, it would be the device that is missing
-		return r, fmt.Errorf("start a run for %s: a live one is %w", n.UUID, ErrConflict)
+		var gone bool
+		switch gone, err = tx.endForged(ctx, n.UUID); {
+		case err == nil && gone:
+			r, err = tx.createRun(ctx, n)
+		case err == nil, errors.Is(err, ErrNotFound):
+			err = fmt.Errorf("a live one is %w", ErrConflict)
+		}
 	}
 	if err != nil {
 		return r, fmt.Errorf("start a run for %s: %w", n.UUID, err)
 	}
 	return r, nil
+}
+
+func (tx *Tx) createRun(ctx context.Context, n NewRun) (Run, error) {
+	r := Run{UUID: n.UUID, Kind: n.Kind, Trigger: n.Trigger, Profile: n.Profile, Task: n.Task, CreatedAt: tx.Now()}
+	mac, err := tx.sign(r.place())
+	if err != nil {
+		return r, err
+	}
+	at, args := "{now}", []any{n.UUID, n.Kind, n.Trigger, n.Profile, n.Task, r.CreatedAt, mac}
+	if !n.NotBefore.IsZero() {
+		at, args = "$8", append(args, n.NotBefore)
+	}
+	err = tx.one(ctx, `INSERT INTO runs (uuid, kind, triggered_by, state, profile, task, created_at, signed, not_before)
+		VALUES ($1, $2, $3, 'queued', $4, $5, $6, $7, `+at+`) ON CONFLICT DO NOTHING RETURNING `+runColumns, args, r.dest()...)
+	return r, err
+}
+
+// endForged ends the live run of a device if nobody here ordered it.
+func (tx *Tx) endForged(ctx context.Context, uuid amt.UUID) (bool, error) {
+	var r Run
+	if err := tx.one(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND "+liveRuns, []any{uuid}, r.dest()...); err != nil {
+		return false, err
+	}
+	if tx.judgeRun(&r); !r.Forged {
+		return false, nil
+	}
+	return true, tx.StopRun(ctx, uuid, r.ID, "this server did not write it: it was put into the database, and counted for nothing")
 }
 
 // Run reads one run.
@@ -52,16 +102,20 @@ func (tx *Tx) Run(ctx context.Context, id int64) (Run, error) {
 	if err := tx.one(ctx, "SELECT "+runColumns+" FROM runs WHERE id = $1", []any{id}, r.dest()...); err != nil {
 		return r, fmt.Errorf("run %d: %w", id, err)
 	}
+	tx.judgeRun(&r)
 	return r, nil
 }
 
 // LiveRun reads the device's queued or running run, or ErrNotFound.
 func (tx *Tx) LiveRun(ctx context.Context, uuid amt.UUID) (Run, error) {
-	var r Run
-	if err := tx.one(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND state IN ('queued', 'running')", []any{uuid}, r.dest()...); err != nil {
-		return r, fmt.Errorf("live run of %s: %w", uuid, err)
+	all, err := tx.runs(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND "+liveRuns, uuid)
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
 	}
-	return r, nil
+	if err != nil {
+		return Run{}, fmt.Errorf("live run of %s: %w", uuid, err)
+	}
+	return all[0], nil
 }
 
 // ProbeRun is the kind of run that looks whether a device is where it is believed
@@ -89,7 +143,7 @@ func (tx *Tx) Runs(ctx context.Context, uuid amt.UUID, limit int) ([]Run, error)
 // WaitingRuns lists live runs whose time came before a moment ago and whose
 // device is free: what a sweeper queues again if its job was lost.
 func (tx *Tx) WaitingRuns(ctx context.Context, since time.Duration, limit int) ([]Run, error) {
-	return list(ctx, tx, scanRun, "SELECT "+prefixed("r", runColumns)+` FROM runs r JOIN devices d ON d.uuid = r.uuid
+	return tx.runs(ctx, "SELECT "+prefixed("r", runColumns)+` FROM runs r JOIN devices d ON d.uuid = r.uuid
 		WHERE r.state IN ('queued', 'running') AND r.not_before <= {now+$1} AND (d.lease_until IS NULL OR d.lease_until <= {lease+$1})
 		ORDER BY r.not_before LIMIT $2`, -since.Milliseconds(), page(limit))
 }
@@ -97,7 +151,7 @@ func (tx *Tx) WaitingRuns(ctx context.Context, since time.Duration, limit int) (
 // FarRuns lists live runs that wait for a time further ahead than any pause is
 // long: they were written while a clock was ahead.
 func (tx *Tx) FarRuns(ctx context.Context, beyond time.Duration, limit int) ([]Run, error) {
-	return list(ctx, tx, scanRun, "SELECT "+runColumns+` FROM runs
+	return tx.runs(ctx, "SELECT "+runColumns+` FROM runs
 		WHERE state IN ('queued', 'running') AND not_before > {now+$1} ORDER BY not_before LIMIT $2`, beyond.Milliseconds(), page(limit))
 }
 
@@ -117,13 +171,25 @@ func (tx *Tx) OldestWaiting(ctx context.Context) (time.Time, error) {
 // HastenRun lets a live run be worked on at t if it would have waited longer;
 // zero is now.
 func (tx *Tx) HastenRun(ctx context.Context, id int64, t time.Time) error {
-	return tx.moveRun(ctx, id, t, "CASE WHEN not_before > %[1]s THEN %[1]s ELSE not_before END")
+	return tx.moveRun(ctx, id, t, sooner)
 }
 
 // AskForRun is HastenRun by a person: the run is theirs from now on, and is not held
 // up as one that nobody asked for.
 func (tx *Tx) AskForRun(ctx context.Context, id int64, t time.Time) error {
-	return tx.moveRun(ctx, id, t, "CASE WHEN not_before > %[1]s THEN %[1]s ELSE not_before END, triggered_by = 'api'")
+	r, err := tx.Run(ctx, id)
+	if err == nil && !r.Live() {
+		err = fmt.Errorf("run %d: %w", id, ErrGone)
+	}
+	if err != nil {
+		return err
+	}
+	r.Trigger = "api"
+	mac, err := tx.sign(r.place())
+	if err != nil {
+		return err
+	}
+	return tx.moveRun(ctx, id, t, sooner+", triggered_by = 'api', signed = $2", mac)
 }
 
 // PostponeRun lets a live run wait until t, whatever it waited for before.
@@ -131,12 +197,15 @@ func (tx *Tx) PostponeRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, "%[1]s")
 }
 
-func (tx *Tx) moveRun(ctx context.Context, id int64, t time.Time, to string) error {
-	at, args := "{now}", []any{id}
+const sooner = "CASE WHEN not_before > %[1]s THEN %[1]s ELSE not_before END"
+
+func (tx *Tx) moveRun(ctx context.Context, id int64, t time.Time, to string, more ...any) error {
+	at, args := "{now}", append([]any{id}, more...)
 	if !t.IsZero() {
-		at, args = "$2", append(args, t)
+		args = append(args, t)
+		at = fmt.Sprintf("$%d", len(args))
 		if tx.pg != nil {
-			at = "CAST($2 AS timestamptz)"
+			at = "CAST(" + at + " AS timestamptz)"
 		}
 	}
 	n, err := tx.exec(ctx, "UPDATE runs SET not_before = "+fmt.Sprintf(to, at)+" WHERE id = $1 AND state IN ('queued', 'running')", args...)
@@ -146,15 +215,15 @@ func (tx *Tx) moveRun(ctx context.Context, id int64, t time.Time, to string) err
 	return nil
 }
 
-// FinishRun ends a live run as done, failed or cancelled; ErrGone when it has
-// ended before. The caller has checked its fence in the same transaction.
+// FinishRun ends a live run as done, failed or cancelled, so that nothing begins
+// it again; ErrGone when it has ended before. The caller has checked its fence in the same transaction.
 func (tx *Tx) FinishRun(ctx context.Context, id int64, state string, code reason.Code, detail, blame string) error {
 	switch state {
 	case RunDone, RunFailed, RunCancelled:
 	default:
 		return fmt.Errorf("finish run %d: %q is not an end", id, state)
 	}
-	n, err := tx.exec(ctx, `UPDATE runs SET state = $2, reason = $3, detail = $4, blame = $5, finished_at = {now}
+	n, err := tx.exec(ctx, `UPDATE runs SET state = $2, reason = $3, detail = $4, blame = $5, finished_at = {now}, signed = NULL
 		WHERE id = $1 AND state IN ('queued', 'running')`, id, state, code, detail, blame)
 	if err := touched(n, err, ErrGone); err != nil {
 		return fmt.Errorf("finish run %d: %w", id, err)

@@ -28,7 +28,10 @@ import (
 //     tokens and users are listed with Forged. It is never repaired by itself.
 //  3. A row that ends something for good (a revoked token) loses its MAC, so
 //     that taking the end away brings nothing back.
-//  4. Rows from before are signed once (SignRows). Until then every row counts.
+//  4. So is an order: a run, a job and its devices. One that has ended has lost
+//     its MAC, and nothing begins it again. A run that does not count gives way to
+//     the next one; a job that does not count waits for a person.
+//  5. Rows from before are signed once (SignRows). Until then every row counts.
 //
 // What a MAC cannot tell is the row as it once was from the row as it is: see
 // the manual about who puts an old row back.
@@ -100,6 +103,43 @@ var signedTables = []struct {
 		err := s.Scan(append([]any{&d.UUID}, d.grant()...)...)
 		return signedRow{d.UUID, d.place(), d.Signed}, err
 	}},
+	{"runs", "uuid", runColumns, liveRuns, amt.UUID{}, func(s scanner) (signedRow, error) {
+		r, err := scanRun(s)
+		return signedRow{r.UUID, r.place(), r.signed}, err
+	}},
+	{"jobs", "id", jobColumns, "state NOT IN ('done', 'aborted')", int64(0), func(s scanner) (signedRow, error) {
+		j, err := scanJob(s)
+		return signedRow{j.ID, j.place(), j.signed}, err
+	}},
+	{"job_items AS i", "i.job_id, i.uuid", itemColumns, itemGrants, rowKey{int64(0), amt.UUID{}}, func(s scanner) (signedRow, error) {
+		i, err := scanItem(s)
+		return signedRow{rowKey{i.JobID, i.UUID}, i.place(), i.signed}, err
+	}},
+}
+
+// A rowKey is a key of several columns.
+type rowKey []any
+
+func (k rowKey) String() string {
+	parts := make([]string, len(k))
+	for i, v := range k {
+		parts[i] = fmt.Sprint(v)
+	}
+	return strings.Join(parts, ":")
+}
+
+// byKey compares a table's key with one that is appended to the parameters.
+func byKey(columns, op string, key any, args []any) (string, []any) {
+	k, several := key.(rowKey)
+	if !several {
+		k = rowKey{key}
+	}
+	marks := make([]string, len(k))
+	for i, v := range k {
+		args = append(args, v)
+		marks[i] = fmt.Sprintf("$%d", len(args))
+	}
+	return "(" + columns + ") " + op + " (" + strings.Join(marks, ", ") + ")", args
 }
 
 // place names a row of a table and what its MAC covers, alike on both engines.
@@ -415,7 +455,8 @@ func (db *DB) signAll(ctx context.Context) (map[string]int, error) {
 			n := 0
 			err := db.Write(ctx, func(tx *Tx) error {
 				next, n = nil, 0
-				rows, err := list(ctx, tx, t.scan, "SELECT "+t.columns+" FROM "+t.table+" WHERE "+t.grants+" AND "+t.key+" > $1 ORDER BY "+t.key+" LIMIT $2 {lock}", after, rowPage)
+				beyond, args := byKey(t.key, ">", after, []any{rowPage})
+				rows, err := list(ctx, tx, t.scan, "SELECT "+t.columns+" FROM "+t.table+" WHERE "+t.grants+" AND "+beyond+" ORDER BY "+t.key+" LIMIT $1 {lock}", args...)
 				if err != nil {
 					return err
 				}
@@ -428,7 +469,8 @@ func (db *DB) signAll(ctx context.Context) (map[string]int, error) {
 					if err != nil {
 						return err
 					}
-					all = append(all, statement{q: "UPDATE " + t.table + " SET signed = $2 WHERE " + t.key + " = $1", args: []any{r.key, mac}})
+					that, args := byKey(t.key, "=", r.key, []any{mac})
+					all = append(all, statement{q: "UPDATE " + t.table + " SET signed = $1 WHERE " + t.grants + " AND " + that, args: args})
 				}
 				if len(rows) == rowPage {
 					next = rows[len(rows)-1].key
@@ -492,7 +534,8 @@ func (db *DB) CheckRows(ctx context.Context) (RefusedRows, error) {
 		for after := t.first; after != nil; {
 			var rows []signedRow
 			err := db.Read(ctx, func(tx *Tx) (err error) {
-				rows, err = list(ctx, tx, t.scan, "SELECT "+t.columns+" FROM "+t.table+" WHERE "+t.grants+" AND "+t.key+" > $1 ORDER BY "+t.key+" LIMIT $2", after, rowPage)
+				beyond, args := byKey(t.key, ">", after, []any{rowPage})
+				rows, err = list(ctx, tx, t.scan, "SELECT "+t.columns+" FROM "+t.table+" WHERE "+t.grants+" AND "+beyond+" ORDER BY "+t.key+" LIMIT $1", args...)
 				return err
 			})
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -44,6 +45,19 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		note(err)
 		note(tx.Known(ctx, own, gen, []store.Proof{{Kind: store.ProofKey, Hash: [32]byte{1}}}, false))
 		note(tx.Vouch(ctx, own, nil))
+		_, err = tx.CreateRun(ctx, store.NewRun{UUID: own, Kind: "maintain", Trigger: "timer", Profile: "office"})
+		note(err)
+		ended, err := tx.CreateRun(ctx, store.NewRun{UUID: other, Kind: "unprovision", Trigger: "api"})
+		note(err)
+		note(tx.FinishRun(ctx, ended.ID, store.RunFailed, reason.Cancelled, "", ""))
+		job, err := tx.CreateJob(ctx, store.Job{Kind: "unprovision", State: store.JobDraft, CreatedBy: "alice"})
+		note(err)
+		note(tx.AddJobItems(ctx, job, []amt.UUID{own}))
+		over, err := tx.CreateJob(ctx, store.Job{Kind: "tag", State: store.JobRunning, CreatedBy: "alice"})
+		note(err)
+		note(tx.AddJobItems(ctx, over, []amt.UUID{own, other}))
+		_, err = tx.SkipJobItems(ctx, over, "")
+		note(errors.Join(err, tx.SetJobState(ctx, over, store.JobAborted, "")))
 		_, err = tx.CreateOTP(ctx, store.OTP{UUID: own, Password: amt.NewSecret("Kx7-one-time"), ExpiresAt: tx.Now().Add(time.Hour)})
 		note(err)
 		return errors.Join(errs...)
@@ -105,11 +119,28 @@ func rights(t *testing.T, db *store.DB, own, other amt.UUID) (out []string) {
 			if _, err := tx.OTPFor(ctx, u); err == nil {
 				say("otp %s", u)
 			}
+			if r, err := tx.LiveRun(ctx, u); err == nil {
+				say("run %s %s %s %s %s", u, r.Kind, r.Trigger, r.Profile, r.Task)
+			}
 		}
 		if p, err := tx.Profile(ctx, "office", 0); err == nil {
 			say("profile %d %s", p.Version, inOneForm(p.Document))
 		}
-		return errors.Join(err, err2)
+		jobs, err3 := tx.Jobs(ctx, "", 0)
+		for _, j := range jobs {
+			if j.State == store.JobForged || j.State == store.JobAborted {
+				continue
+			}
+			say("job %s %s %s %s %s", j.Kind, j.State, j.CreatedBy, j.ApprovedBy, inOneForm(j.Options))
+			items, err := tx.NextInWave(ctx, j.ID, false, false, 10)
+			if err != nil {
+				return err
+			}
+			for _, i := range items {
+				say("part %s %s", j.Kind, i.UUID)
+			}
+		}
+		return errors.Join(err, err2, err3)
 	})
 	return out
 }
@@ -128,7 +159,7 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		own, other := granted(t, db)
 		honest := rights(t, db, own, other)
-		if len(honest) != 12 {
+		if len(honest) != 15 {
 			t.Fatalf("%d rights:\n%s", len(honest), strings.Join(honest, "\n"))
 		}
 		now, blob := "CAST(unixepoch('subsec') * 1000 AS integer)", func(s string) string { return fmt.Sprintf("x'%x'", s) }
@@ -171,6 +202,24 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 			{"another name", "UPDATE names SET fqdn = 'dc1.example.com'", "UPDATE names SET fqdn = 'pc1.example.com'", []string{"name"}},
 			{"a name moved", "UPDATE names SET uuid = '" + other.String() + "'", "UPDATE names SET uuid = '" + own.String() + "'", []string{"name"}},
 			{"a one-time password given to another device", "UPDATE otps SET uuid = '" + other.String() + "'", "UPDATE otps SET uuid = '" + own.String() + "'", []string{"otp"}},
+			{"a run of one's own", "INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('" + other.String() + "', 'unprovision', 'api', 'queued', " + now + ", " + now + ")", "DELETE FROM runs WHERE uuid = '" + other.String() + "' AND state = 'queued'", nil},
+			{"a run with a good one's MAC", "INSERT INTO runs (uuid, kind, triggered_by, state, profile, created_at, not_before, signed) SELECT '" + other.String() + "', kind, triggered_by, state, profile, created_at, not_before, signed FROM runs WHERE state = 'queued'",
+				"DELETE FROM runs WHERE uuid = '" + other.String() + "' AND state = 'queued'", nil},
+			{"a run of another kind", "UPDATE runs SET kind = 'unprovision' WHERE state = 'queued'", "UPDATE runs SET kind = 'maintain' WHERE state = 'queued'", []string{"run"}},
+			{"a run with another task", "UPDATE runs SET task = 'x' WHERE state = 'queued'", "UPDATE runs SET task = '' WHERE state = 'queued'", []string{"run"}},
+			{"a run in a person's name", "UPDATE runs SET triggered_by = 'api' WHERE state = 'queued'", "UPDATE runs SET triggered_by = 'timer' WHERE state = 'queued'", []string{"run"}},
+			{"a run that has ended brought back", "UPDATE runs SET state = 'queued', finished_at = NULL WHERE uuid = '" + other.String() + "'", "UPDATE runs SET state = 'failed', finished_at = created_at WHERE uuid = '" + other.String() + "'", nil},
+			{"a job of one's own", "INSERT INTO jobs (kind, filter, options, state, created_by, created_at) VALUES ('approve', '{}', '{}', 'running', 'alice', " + now + ")", "DELETE FROM jobs WHERE kind = 'approve'", nil},
+			{"a job with a good one's MAC", "INSERT INTO jobs (kind, filter, options, state, per_minute, created_by, created_at, signed) SELECT kind, filter, options, state, per_minute, 'bob', created_at, signed FROM jobs WHERE kind = 'unprovision'", "DELETE FROM jobs WHERE created_by = 'bob'", nil},
+			{"an approval of a job", "UPDATE jobs SET approved_by = 'bob', state = 'waiting' WHERE kind = 'unprovision'", "UPDATE jobs SET approved_by = '', state = 'draft' WHERE kind = 'unprovision'", []string{"job", "part"}},
+			{"a job begun", "UPDATE jobs SET state = 'running' WHERE kind = 'unprovision'", "UPDATE jobs SET state = 'draft' WHERE kind = 'unprovision'", []string{"job", "part"}},
+			{"a job that has ended brought back", "UPDATE jobs SET state = 'running' WHERE kind = 'tag'", "UPDATE jobs SET state = 'aborted' WHERE kind = 'tag'", nil},
+			{"other options of a job", "UPDATE jobs SET options = '{\"mode\": \"full\"}' WHERE kind = 'unprovision'", "UPDATE jobs SET options = '{}' WHERE kind = 'unprovision'", []string{"job", "part"}},
+			{"another maker of a job", "UPDATE jobs SET created_by = 'bob' WHERE kind = 'unprovision'", "UPDATE jobs SET created_by = 'alice' WHERE kind = 'unprovision'", []string{"job", "part"}},
+			{"a device for a job", "INSERT INTO job_items (job_id, uuid, state, updated_at, signed) SELECT job_id, '" + other.String() + "', state, updated_at, signed FROM job_items WHERE state = 'waiting'",
+				"DELETE FROM job_items WHERE uuid = '" + other.String() + "' AND state = 'waiting'", nil},
+			{"a device that was done brought back", "UPDATE job_items SET state = 'waiting' WHERE state = 'skipped' AND uuid = '" + other.String() + "'", "UPDATE job_items SET state = 'skipped' WHERE uuid = '" + other.String() + "'", nil},
+			{"a device that proves a job", "UPDATE job_items SET state = 'done', wave = 1 WHERE state = 'waiting'", "UPDATE job_items SET state = 'waiting', wave = 0 WHERE state = 'done'", []string{"part"}},
 			{"a later end", "UPDATE tokens SET expires_at = NULL WHERE name = 'alice'", "", []string{"token alice", "login login"}},
 		} {
 			if err := db.Exec(t.Context(), c.attack); err != nil {
@@ -289,7 +338,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials"} {
+			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials", "runs", "jobs", "job_items"} {
 				if err := db.Exec(t.Context(), "UPDATE "+table+" SET signed = NULL"); err != nil {
 					t.Fatal(err)
 				}
@@ -334,7 +383,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 					for _, r := range all {
 						if r.Action == store.ActionRowsSigned {
 							n++
-							if r.Detail["rows"] != 12.0 || r.Detail["tokens"] != 2.0 {
+							if r.Detail["rows"] != 15.0 || r.Detail["tokens"] != 2.0 {
 								t.Errorf("%v", r.Detail)
 							}
 						}

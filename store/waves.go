@@ -99,7 +99,23 @@ func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 		out[n] = w
 		return err
 	}, `SELECT wave, count(CASE WHEN state = 'done' THEN 1 END), count(CASE WHEN state = 'running' THEN 1 END) FROM job_items
-		WHERE job_id = $1 AND wave > 0 GROUP BY wave`, id)
+		WHERE job_id = $1 AND wave > 2 GROUP BY wave`, id)
+	if err == nil { // those that prove something are looked at one by one
+		err = tx.each(ctx, func(s scanner) error {
+			i, err := scanItem(s)
+			if err != nil || !tx.counts("job_items", rowKey{i.JobID, i.UUID}, i.place(), i.signed) {
+				return err
+			}
+			w := out[i.Wave]
+			if i.State == ItemDone {
+				w.Done++
+			} else {
+				w.Running++
+			}
+			out[i.Wave] = w
+			return nil
+		}, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.wave IN (1, 2) AND i.state IN ('done', 'running')", id)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("waves of job %d: %w", id, err)
 	}
@@ -118,9 +134,9 @@ func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit i
 	if idle {
 		only = " AND (d.next_retry IS NULL OR d.next_retry <= {now}) AND NOT " + busy
 	}
-	found, err := list(ctx, tx, scanItem, "SELECT "+itemColumns+` FROM job_items i LEFT JOIN devices d ON d.uuid = i.uuid
+	found, err := tx.items(ctx, "SELECT "+itemColumns+` FROM job_items i LEFT JOIN devices d ON d.uuid = i.uuid
 		WHERE i.job_id = $1 AND i.state = 'waiting'`+only+`
-		ORDER BY `+order+`i.uuid LIMIT $2`, id, page(limit))
+		ORDER BY `+order+`i.uuid`, limit, id)
 	if err != nil {
 		return nil, fmt.Errorf("items of job %d: %w", id, err)
 	}
@@ -215,18 +231,22 @@ func (tx *Tx) Unproved(ctx context.Context, uuid amt.UUID) (lost, unproved bool,
 
 // RolloutOf finds the rollout that is open for a target and cause, or ErrNotFound.
 func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, err error) {
-	err = tx.one(ctx, "SELECT id FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND cause = $2 AND state NOT IN ('done', 'aborted') ORDER BY id DESC LIMIT 1",
-		[]any{target, cause}, &id)
-	if err != nil {
-		return 0, fmt.Errorf("rollout to %s: %w", target, err)
+	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND cause = $2 AND state NOT IN ('done', 'aborted') ORDER BY id DESC", target, cause)
+	for _, j := range all {
+		if j.State != JobForged {
+			return j.ID, nil
+		}
 	}
-	return id, nil
+	if err == nil {
+		err = ErrNotFound
+	}
+	return 0, fmt.Errorf("rollout to %s: %w", target, err)
 }
 
 // OlderRollouts lists what has not ended of a profile's rollouts to another
 // version than the newest, as far as something waits in them or they stand still.
 func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]Job, error) {
-	found, err := list(ctx, tx, scanJob, "SELECT "+jobColumns+` FROM jobs WHERE kind = '`+kindRollout+`' AND state NOT IN ('done', 'aborted')
+	found, err := tx.jobs(ctx, "SELECT "+jobColumns+` FROM jobs WHERE kind = '`+kindRollout+`' AND state NOT IN ('done', 'aborted')
 		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i WHERE i.job_id = jobs.id AND i.state = 'waiting'))
 		ORDER BY id`, profile+"@", len(profile)+1, newest)
 	if err != nil {

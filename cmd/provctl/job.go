@@ -266,6 +266,8 @@ func jobState(j api.Job) string {
 		return "draft: waits for another user: provctl job approve " + strconv.FormatInt(j.ID, 10)
 	case "stopped":
 		return "stopped: waits for a person: provctl job resume " + strconv.FormatInt(j.ID, 10) + ", or provctl job abort " + strconv.FormatInt(j.ID, 10)
+	case "forged":
+		return "forged: this server did not write it; provctl job abort " + strconv.FormatInt(j.ID, 10)
 	case "dry_run":
 		return "dry run: nothing was done"
 	}

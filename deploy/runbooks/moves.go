@@ -197,7 +197,7 @@ var firstMoves = map[string][]string{
 	"ProvisiondRowsRefused": {
 		"`provisiond rows check` names them, and the audit has when they were first met: `provctl audit list --action rows.refused`.",
 		"Treat it as an incident: somebody who may write into the database tried to become somebody. Change that password, and look for what else it was used for.",
-		"Did a node of an earlier release write them after the upgrade, or was an older dump put back? Look at each row, then `provisiond rows sign --reason …` makes them count.",
+		"Did a node of an earlier release write them after the upgrade, or was an older dump put back? Look at each row, then `provisiond rows sign --reason …` makes them count. A run that does not count gives way to the next order; a job (`forged`) is ended by `provctl job abort ID`.",
 	},
 	"ProvisiondBackupStale": {
 		"`provisiond backup create`, then `provisiond backup verify FILE`.",

@@ -89,7 +89,7 @@ type JobList struct {
 type JobResult struct {
 	UUID      string     `json:"uuid"`
 	FQDN      string     `json:"fqdn"`
-	State     string     `json:"state" doc:"waiting, running, handed_over, done, failed or skipped; handed over is one that was given its command and whose run has not ended"`
+	State     string     `json:"state" doc:"waiting, running, handed_over, done, failed, skipped or forged; handed over is one that was given its command and whose run has not ended, forged one that was written into the database and counts for nothing"`
 	RunID     int64      `json:"run_id"`
 	Wave      int        `json:"wave,omitempty" doc:"1 first, 2 canary, 3 rest"`
 	Detail    string     `json:"detail"`

@@ -167,7 +167,7 @@ func (c *Console) jobPage(v *visit, status int, p page) error {
 		d.Others = j.CreatedBy == v.who.User
 		d.Approve = !d.Others
 	}
-	d.Abort = v.who.Role.May("abort-job") && (j.State == "draft" || j.State == "waiting" || j.State == "running" || j.State == "stopped")
+	d.Abort = v.who.Role.May("abort-job") && (j.State == "draft" || j.State == "waiting" || j.State == "running" || j.State == "stopped" || j.State == "forged")
 	d.Resume = v.who.Role.May("resume-job") && j.State == "stopped"
 	p.Title, p.Nav, p.Data = fmt.Sprintf("Job %d", id), "jobs", d
 	return c.show(v, status, "job", p)

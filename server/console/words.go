@@ -33,7 +33,7 @@ func tone(state string) string {
 		return "busy"
 	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn", "draft":
 		return "wait"
-	case "failed", "quarantined", "credentials_unknown", "error", "stopped":
+	case "failed", "quarantined", "credentials_unknown", "error", "stopped", "forged":
 		return "bad"
 	}
 	return "calm" // discovered, external, unprovisioned, retired, skipped, cancelled, waiting, aborted

@@ -451,6 +451,10 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err := tx.Transition(ctx, t); err != nil {
 		return err
 	}
+	old, err := tx.Run(ctx, l.RunID)
+	if err != nil {
+		return err
+	}
 	if err := tx.FinishRun(ctx, l.RunID, store.RunFailed, v.Reason, v.Detail, string(v.Blame)); err != nil {
 		return err
 	}
@@ -461,19 +465,8 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err := tx.Release(ctx, l.UUID, l.Fence, quiet); err != nil {
 		return err
 	}
-	if next.IsZero() {
+	if next.IsZero() || old.Forged { // what the row says was not ordered: nothing follows it
 		return nil
-	}
-	old, err := tx.Run(ctx, l.RunID)
-	if err != nil {
-		return err
-	}
-	if d, err := tx.Device(ctx, l.UUID); err != nil {
-		return err
-	} else if old.Kind == KindProvision && v.Blame == reason.TheNet && !d.ClaimDue.IsZero() && j.Claims != nil {
-		if err := j.Claims.Absent(ctx, tx, d); err != nil {
-			return err
-		}
 	}
 	trigger := "timer"
 	if old.Kind != KindProvision {
