@@ -128,7 +128,7 @@ func pick(b *Bundle, pending []Pending, now time.Time) (choice, error) {
 		names = append(names, until(c.leaf, now)+b.fromWhere(string(c.leaf.Raw)))
 	}
 	slices.Sort(names)
-	return choice{}, reason.Because(reason.CertAmbiguous, "%d certificates here have a private key, and %s: %s; import one at a time",
+	return choice{}, reason.Because(reason.CertAmbiguous, "%d certificates here have a private key, and %s: %s; export one certificate a file, and import one at a time",
 		len(all), map[bool]string{true: "none is made for AMT setup", false: "more than one is made for AMT setup"}[len(meant) == 0], strings.Join(names, ", "))
 }
 

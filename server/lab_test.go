@@ -100,10 +100,13 @@ func (l *lab) roots() []amt.TrustHash { return l.certs.Paths[0].RootHashes }
 
 var nextAddr atomic.Uint32
 
-// address is one that no other test of this package uses.
+// loopback is this process's own, so that the tests of another checkout may run beside it.
+var loopback = netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(10 + os.Getpid()%8), 0, 0}), 16)
+
+// address is one that no other test of this machine uses.
 func address() netip.Addr {
 	n := nextAddr.Add(1)
-	return netip.AddrFrom4([4]byte{127, 83, byte(n >> 8), byte(n)})
+	return netip.AddrFrom4([4]byte{127, loopback.Addr().As4()[1], byte(n >> 8), byte(n)})
 }
 
 // device starts a simulated device that says nothing by itself.

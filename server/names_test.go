@@ -106,7 +106,7 @@ func TestARuleDecidesProfileAndName(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{{
-				"name": "branch", "match": map[string]any{"networks": []string{"127.83.0.0/16"}},
+				"name": "branch", "match": map[string]any{"networks": []string{loopback.String()}},
 				"assign": map[string]any{"profile": "kiosk", "names": []string{"reverse_dns", "pattern"}, "domain": "branch.example.com"},
 			}}}); err != nil {
 				t.Fatal(err)

@@ -61,6 +61,7 @@ type Server struct {
 	api    *api.Server
 	checks *checks
 
+	due      sync.Mutex         // held while maintenance looks for devices
 	dueAfter uuidT              // of the timer of maintenance: the device it looked at last
 	found    map[int64]foundRun // of the timer of sweep: what it gave another job
 
