@@ -1,6 +1,8 @@
 package main
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -46,6 +48,10 @@ var trials = []trial{
 	{doc: "provctl device list", says: "provisioned"},
 	{doc: "provctl --address https://amt.corp.example.com:8443 --token-file FILE device list", as: "provctl --token-file TOKEN device list", says: "provisioned"},
 	{doc: "provctl device why UUID", says: "under management"},
+	{doc: "provctl device why DEVICE", as: "provctl device why NAME", says: "under management"},
+	{doc: "provctl device why", as: "provctl device why UUID", says: "under management"},
+	{doc: "provctl device trust", as: "provctl device trust --help", says: "--fingerprint"},
+	{doc: "provctl device trust DEVICE --fingerprint SHA256", as: "provctl device trust TRUSTED --fingerprint $(printf x | sha256sum | cut -c1-64)", says: "TRUSTED"},
 	{doc: "provctl device why 10.20.3.7", status: []int{0, 5}, says: "10.20.3.7"},
 	{doc: "provctl device why 10.20.3.4", status: []int{0, 5}, says: "10.20.3.4"},
 	{doc: "provctl device approve UUID", as: "provctl device approve WAITING"},
@@ -57,7 +63,7 @@ var trials = []trial{
 	{doc: "provctl job start clear-failures net:10.20.0.0/16", as: "provctl job start clear-failures net:10.20.0.0/16 --dry-run", says: "dry run"},
 	{doc: "provctl job start retry --all", as: "provctl job start retry --all --dry-run", says: "dry run"},
 	{doc: "provctl event tail", as: "timeout 5 provctl event tail --after 0", status: []int{0, 124}, says: "verified"},
-	{doc: `provctl secret reveal UUID --kind admin --reason "ticket 4711"`},
+	{doc: `provctl secret reveal pc-24 --kind admin --reason "ticket 4711"`, as: `provctl secret reveal NAME --kind admin --reason "ticket 4711"`},
 	{doc: `provctl secret reveal UUID --kind admin --reason "recovery drill"`},
 	{doc: "provctl secret reveal UUID --kind admin --reason …", as: "provctl secret reveal UUID --kind admin --reason back"},
 	{doc: "provctl secret reveal", as: "provctl secret reveal UUID --kind mebx --reason why"},
@@ -72,6 +78,12 @@ var trials = []trial{
 	{doc: "provctl profile history desk", says: "token:first-admin"},
 	{doc: "provctl profile diff desk", status: []int{1}, says: "has one version only"},
 	{doc: "provctl profile rollback desk --to 1", says: "profile desk: version 1"},
+	{doc: "provctl profile rollback", as: "provctl profile rollback desk --to 1 --dry-run", says: "nothing would change"},
+	{doc: "provctl maintain DEVICE --due", as: "provctl maintain NAME --due"},
+	{doc: "provctl job list", as: "provctl job start maintain --all --yes --at 2h && provctl job list", says: "maintain"},
+	{doc: "provctl job show ID", as: "provctl job show 1", says: "maintain"},
+	{doc: "provctl job resume ID", as: "provctl job resume 1", status: []int{1}, says: "was not stopped"},
+	{doc: "provctl job abort ID", as: "provctl job abort 1", says: "aborted"},
 	{doc: `provctl console-certificate issue --name console.corp.example.com --for "the help desk" --key console.key --out console.pem`, says: "console.corp.example.com"},
 	{doc: "provctl console-certificate list", says: "the help desk"},
 	{doc: "provctl console-certificate revoke ID", as: "provctl console-certificate revoke 1", says: "revoked"},
@@ -80,11 +92,15 @@ var trials = []trial{
 	{doc: "provctl rule test UUID"},
 	{doc: "provctl user add alice --role operator,secret-reader", says: "added"},
 	{doc: "provctl token create --user alice --name alice-laptop --role operator --out alice.token", says: "alice-laptop"},
+	{doc: "provctl token revoke", as: "provctl token revoke 2", says: "revoked"},
 	{doc: "provctl user disable alice", says: "disabled"},
 	{doc: "provctl user role", as: "provctl user role alice --role viewer", says: "viewer"},
 	{doc: "provctl audit list --actor alice --since 7d"},
 	{doc: "provctl audit export --out FILE", as: "provctl audit export --out audit.json"},
 	{doc: "provctl audit verify --against FILE", as: "provctl audit verify --against audit.json"},
+	{doc: "provctl audit verify --checkpoint RECORD:HASH", as: `provctl audit verify --checkpoint $(provctl audit checkpoint | awk '$1 == "record" {r = $2} $1 == "hash" {print r ":" $2}')`},
+	{doc: "provisiond rows check", as: "provisiond rows check --config provisiond.yaml", says: "every row that grants something is signed"},
+	{doc: "provisiond rows sign --reason …", as: "provisiond rows sign --config provisiond.yaml --reason drill"},
 	{doc: "provctl cert list", says: "provisionserver.corp.example.com"},
 	{doc: "provctl cert advise", says: "oot"},
 	{doc: "provctl cert request --cn provisionserver.corp.example.com --out request.pem", says: "written to request.pem"},
@@ -94,6 +110,10 @@ var trials = []trial{
 	{doc: "provctl cert import FILE", as: "provctl cert import --dry-run answer.crt bundle.crt", status: []int{0, 1}},
 	{doc: "provctl cert import FILE...", as: "provctl cert import --dry-run answer.crt bundle.crt", status: []int{0, 1}},
 	{doc: "provctl cert import", as: "provctl cert import --dry-run answer.crt", status: []int{0, 1}},
+	{doc: "provctl cert import what-came.zip", as: "provctl cert import --dry-run what-came.zip", says: "certificate"},
+	{doc: "provctl cert import amt.key amt.crt chain.p7b", as: "openssl crl2pkcs7 -nocrl -certfile certs.pem -out chain.p7b && provctl cert import --dry-run amt.key amt.crt chain.p7b", says: "certificate"},
+	{doc: "provctl cert import key.p12 certs.pem", as: "openssl pkcs12 -export -nocerts -inkey amt.key -out key.p12 -passout file:amt.password && provctl cert import --dry-run --password-file amt.password key.p12 certs.pem", says: "certificate"},
+	{doc: "provctl cert import amt.p12", as: "provctl cert import --dry-run --password-file amt.password amt.p12", says: "certificate"},
 	{doc: "provctl cert show ID", says: "provctl cert renew"},
 	{doc: "provctl cert check ID --amt 11.8 --suffix corp.example.com", as: "provctl cert check ID --amt 11.8 --suffix corp.example.com --root-added", says: "ACCEPT"},
 	{doc: "provctl cert activate ID", status: []int{0, 1}},
@@ -127,6 +147,7 @@ var trials = []trial{
 	{doc: "provisiond backup verify amt.backup", as: "provisiond backup verify amt.backup --passphrase-file phrase"},
 	{doc: "provisiond backup restore amt.backup --config /etc/provisiond/provisiond.yaml", as: "provisiond backup restore amt.backup --config elsewhere.yaml --passphrase-file phrase"},
 	{doc: "provisiond backup restore amt.backup --config drill.yaml", as: "provisiond backup restore amt.backup --config drill.yaml --passphrase-file phrase"},
+	{doc: "provisiond backup restore", as: "provisiond backup restore --help", says: "passphrase"},
 	{doc: "provisiond doctor --from-client", says: "http://provisionserver.corp.example.com:9971/probe"},
 	{doc: "provisiond doctor --config drill.yaml", status: []int{0, 1, 2}, says: "master_key"},
 	{doc: "provisiond support-bundle --config FILE --out bundle.zip --log FILE", as: "provisiond support-bundle --config provisiond.yaml --out bundle.zip --log daemon.log"},
@@ -292,6 +313,7 @@ func newManualLab(t *testing.T) *manualLab {
 
 	m := &manualLab{t: t, dir: t.TempDir(), words: map[string]string{
 		"UUID": devices[0].UUID().String(), "TOKEN": d.token, "WAITING": devices[1].UUID().String(),
+		"NAME": "amt-" + devices[0].UUID().String()[:8], "TRUSTED": devices[2].UUID().String(),
 		"ROOT": fmt.Sprintf("sha256:%x", sha256.Sum256(s.leaf.Issuers[len(s.leaf.Issuers)-1].Raw)),
 	}}
 	for name, bin := range map[string]string{"provisiond": program(t, box.daemon), "provctl": program(t, box.provctl)} {
@@ -312,7 +334,8 @@ func newManualLab(t *testing.T) *manualLab {
 	pfx := lab.Plain("Other", "provisionserver.corp.example.com")
 	for name, data := range map[string][]byte{
 		"provisiond.yaml": text, "drill.yaml": other("drill"), "elsewhere.yaml": other("elsewhere"), "fresh.yaml": other("fresh"),
-		"amt.pfx": pfx.PFX(certtest.Modern, "secret"), "amt.password": []byte("secret\n"),
+		"amt.pfx": pfx.PFX(certtest.Modern, "secret"), "amt.p12": pfx.PFX(certtest.Modern, "secret"), "amt.password": []byte("secret\n"),
+		"amt.key": certtest.KeyPEM(pfx.Key), "amt.crt": certtest.PEM(pfx.Cert), "certs.pem": certtest.PEM(pfx.Chain()...),
 		"phrase": []byte("correct horse battery staple\n"), "daemon.log": []byte(d.errs.String()),
 		"adopt.password": []byte("P@ssw0rd-of-SCS\n"), "mebx.now": []byte("admin\n"), "mebx.new": []byte("Mebx!Passw0rd\n"),
 		"assets.csv":   []byte("uuid,fqdn\n11223344-5566-7788-99aa-bbccddeeff00,pc7.corp.example.com\n"),
@@ -336,6 +359,7 @@ func (m *manualLab) try(x trial) {
 				m.t.Fatal(err)
 			}
 		}
+		m.zip("what-came.zip", "answer.crt", "bundle.crt")
 		return
 	}
 	line := x.as
@@ -374,6 +398,32 @@ func (m *manualLab) try(x trial) {
 		case strings.HasPrefix(x.doc, "provctl root issue"):
 			m.words["NEW"] = found[1]
 		}
+	}
+}
+
+// zip packs files as a CA sends them.
+func (m *manualLab) zip(name string, files ...string) {
+	m.t.Helper()
+	var packed bytes.Buffer
+	z := zip.NewWriter(&packed)
+	for _, file := range files {
+		data, err := os.ReadFile(filepath.Join(m.dir, file))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		w, err := z.Create(file)
+		if err == nil {
+			_, err = w.Write(data)
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(m.dir, name), packed.Bytes(), 0o600); err != nil {
+		m.t.Fatal(err)
 	}
 }
 
