@@ -33,7 +33,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		requests: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_http_requests_total", Help: "Requests to the API and the console, by route, method and status."}, []string{"route", "method", "code"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_http_request_duration_seconds", Help: "Time to answer a request; streams are left out.",
 			// Few, since there are many routes: a quarter of a second is the objective.
-			Buckets: []float64{.025, .25, 2.5}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"route", "method"}),
+			Buckets: []float64{.025, .25}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"route"}),
 		failures: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_api_auth_failures_total", Help: "Requests refused for their token."}, []string{"reason"}),
 		secrets:  f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_secret_reads_total", Help: "Attempts to read a password, by the caller's role and what became of it."}, []string{"actor", "result"}),
 		streams:  f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_event_streams", Help: "Open streams of events."}),
@@ -53,7 +53,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 // that alerts ask for. That a token was refused is in api_auth_failures by its
 // reason, so that a 401 of each of eighty routes says nothing more.
 func (m *Metrics) route(pattern, method string, codes ...int) {
-	m.duration.WithLabelValues(pattern, method)
+	m.duration.WithLabelValues(pattern)
 	for _, c := range codes {
 		m.requests.WithLabelValues(pattern, method, strconv.Itoa(c))
 	}
@@ -69,7 +69,7 @@ func (m *Metrics) answered(pattern, method string, code int, took time.Duration,
 	}
 	m.requests.WithLabelValues(pattern, method, strconv.Itoa(code)).Inc()
 	if !stream {
-		m.duration.WithLabelValues(pattern, method).Observe(took.Seconds())
+		m.duration.WithLabelValues(pattern).Observe(took.Seconds())
 	}
 }
 
