@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func (f *failure) refusedCertificate(sent bool, words string) {
 func (f *failure) ours(err error, seen observed) {
 	if problem := seen.certificateProblem(); problem != nil {
 		f.code, f.result = reason.TLSPeerCertInvalid, "peer_cert_invalid"
-		f.err = fmt.Errorf("the device's certificate cannot be used: %w", problem)
+		f.err = &CertificateError{bytes.Clone(seen.certificate[:min(len(seen.certificate), MaxOddCertificate)]), problem}
 		return
 	}
 	if seen.version != 0 && seen.certificate == nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"strings"
 	"syscall"
 )
 
@@ -106,6 +107,9 @@ func (out *observed) serverHello(b []byte) {
 	}
 }
 
+// mended is what is known of firmware that shows such certificates.
+const mended = "no firmware update is known to mend this, except for AMT 3.2.1, which 3.2.2 mends"
+
 // certificateProblem says why crypto/tls cannot take the device's certificate;
 // nil when it can, or none was seen.
 func (out *observed) certificateProblem() error {
@@ -114,6 +118,11 @@ func (out *observed) certificateProblem() error {
 	}
 	cert, err := x509.ParseCertificate(out.certificate)
 	if err != nil {
+		odd := oddities(out.certificate)
+		if len(odd) == 0 {
+			odd = []string{"it breaks a rule of X.509"}
+		}
+		err = fmt.Errorf("%s; %s (%w)", strings.Join(odd[:min(len(odd), 2)], "; "), mended, err)
 		return err
 	}
 	if key, ok := cert.PublicKey.(*rsa.PublicKey); ok {
@@ -127,3 +136,19 @@ func (out *observed) certificateProblem() error {
 type keySizeError struct{ bits int }
 
 func (e *keySizeError) Error() string { return fmt.Sprintf("an RSA key of %d bits", e.bits) }
+
+// A CertificateError carries the certificate of a device that crypto/tls does
+// not take, for whoever looks into its firmware. It proves nothing: the
+// handshake ended before the device showed that it holds the key.
+type CertificateError struct {
+	DER []byte // at most MaxOddCertificate bytes of it
+	Err error
+}
+
+// MaxOddCertificate bounds what is kept of a certificate that cannot be used.
+const MaxOddCertificate = 4 << 10
+
+func (e *CertificateError) Error() string {
+	return "the device's certificate cannot be used: " + e.Err.Error()
+}
+func (e *CertificateError) Unwrap() error { return e.Err }

@@ -310,6 +310,8 @@ func (q Question) tooSoon() bool {
 	}
 	pause := q.Policy.HelloPause
 	switch entry := reason.Of(d.Reason); {
+	case d.Reason == reason.TLSPeerCertInvalid: // only other firmware changes it, so each attempt is less likely to help
+		pause = q.Policy.StopPause * time.Duration(min(d.Attempts, 24))
 	case entry.Retry == reason.ForOperator, entry.Retry == reason.Never, entry.GivenUp(d.Attempts, q.Policy.Attempts):
 		pause = q.Policy.StopPause
 	case entry.Retry == reason.ForCertificate:

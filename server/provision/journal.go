@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -440,7 +441,7 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err := j.unproved(ctx, tx, l, v); err != nil {
 		return err
 	}
-	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID, Data: looks(v.Looked)}
+	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID, Data: evidence(v)}
 	if len(v.Offered) > 0 {
 		d, err := tx.Device(ctx, l.UUID)
 		if err != nil {
@@ -585,6 +586,20 @@ func located(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Facts, d *store
 	_, err := tx.AddEvent(ctx, store.Event{UUID: uuid, Name: "address_changed", Actor: actor, Detail: "from " + f.FoundFrom.String() + " to " + f.Found.String() + ": it answered there with its key",
 		Data: map[string]any{"address": f.Found.String(), "previous_address": f.FoundFrom.String(), "by": string(f.FoundBy)}})
 	return err
+}
+
+// evidence is what a failed attempt leaves in its event for those who look into
+// it: where the device was looked for, or the certificate that it showed and
+// that cannot be used.
+func evidence(v Verdict) map[string]any {
+	data := looks(v.Looked)
+	if len(v.OddCertificate) > 0 {
+		if data == nil {
+			data = map[string]any{}
+		}
+		data["device_certificate"] = base64.StdEncoding.EncodeToString(v.OddCertificate)
+	}
+	return data
 }
 
 // looks is where a device was looked for, as an event's data.

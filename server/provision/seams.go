@@ -182,7 +182,9 @@ type Verdict struct {
 	Offered []string      // the certificates that a device was offered, when that is what it failed for
 	Changed bool          // a failed run may have told the device something that changes it
 	Looked  []Look        // where it was looked for in vain
-	There   bool          // of a probe: the device is where it is believed to be
+	// OddCertificate is what the device showed and TLS could not take.
+	OddCertificate []byte
+	There          bool // of a probe: the device is where it is believed to be
 	// Profile is what the device was found, or made, to be; "" when not all of
 	// it was looked at.
 	Profile        string

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -34,6 +35,9 @@ func (r *Run) verdictBare(err error) Verdict {
 	entry := reason.Of(code)
 	v.Reason, v.Detail, v.Blame = code, clip(errText(err)), entry.Blame
 	v.Ended = store.Failed
+	if odd := new(session.CertificateError); errors.As(err, &odd) {
+		v.OddCertificate = odd.DER
+	}
 	if sent(err) {
 		v.Quiet = r.e.Quiet
 	}
