@@ -2,7 +2,7 @@
 // which certificate? A refusal is a reason, an event and a counter; the device's
 // row shows it.
 //
-// The order of questions is decide's, in one place. What follows from the
+// The order of questions is Decide's, in one place. What follows from the
 // answer happens in the same transaction that recorded the hello: device, trust
 // table, run, sealed candidate passwords, event and job, or nothing at all.
 package admit
@@ -44,7 +44,7 @@ const (
 	ReprovisionDeny    Reprovision = "deny"
 )
 
-// Policy is what decide obeys.
+// Policy is what Decide obeys.
 type Policy struct {
 	Mode        Mode
 	Reprovision Reprovision
@@ -234,7 +234,7 @@ func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, s 
 	if err := ended(ctx, tx, &q); err != nil {
 		return Decision{}, err
 	}
-	d := decide(q)
+	d := Decide(q)
 	return d, *failed
 }
 
@@ -250,7 +250,7 @@ func ended(ctx context.Context, tx *store.Tx, q *Question) error {
 	return err
 }
 
-// question lets decide ask the store. A failed answer ends up in the error.
+// question lets Decide ask the store. A failed answer ends up in the error.
 func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev store.Device, answers map[profile.Source]answer) (Question, *error) {
 	tx, failed := f.tx, new(error)
 	note := func(err error) bool {

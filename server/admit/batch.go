@@ -221,7 +221,7 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 		if err := ended(ctx, tx, &q); err != nil {
 			return nil, err
 		}
-		d := decide(q)
+		d := Decide(q)
 		switch {
 		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.Aside != nil || moved(sights[i].Device, sights[i].Before, d) != (store.DeviceFacts{}):
 			continue

@@ -207,7 +207,7 @@ func (a *Admitter) Gone(ctx context.Context, tx *store.Tx, dev store.Device) (sa
 	if err := ended(ctx, tx, &q); err != nil {
 		return said, err
 	}
-	d := decide(q)
+	d := Decide(q)
 	if *failed != nil {
 		return said, *failed
 	}

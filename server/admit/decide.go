@@ -76,7 +76,7 @@ type Decision struct {
 	Identity  *Identity
 }
 
-// decide answers, in this order: is it a device at all, do we want it, may we
+// Decide answers, in this order: is it a device at all, do we want it, may we
 // reach it, is it the one we know, is somebody at work already, may it come in,
 // what shall it be, and do we hold a certificate for it.
 //
@@ -84,7 +84,7 @@ type Decision struct {
 // from elsewhere moves nothing that somebody has proved (I14): a device that may
 // hold a password of ours is called first where it is believed to be, and of two
 // that claim one UUID each is judged by what it can prove.
-func decide(q Question) Decision {
+func Decide(q Question) Decision {
 	d := q.Device
 	switch {
 	case d.Lifecycle == store.Retired:

@@ -38,7 +38,7 @@ func TestDecide(t *testing.T) {
 	same := func(to store.Lifecycle, code reason.Code) func(*Question) {
 		// the device stands there already, for this reason
 		return func(q *Question) {
-			first := decide(*q)
+			first := Decide(*q)
 			if first.To != to || first.Reason != code {
 				panic("the row repeats another decision: " + string(first.To) + " " + string(first.Reason))
 			}
@@ -229,7 +229,7 @@ func TestDecide(t *testing.T) {
 			t.Parallel()
 			q := letIn()
 			row.change(&q)
-			d := decide(q)
+			d := Decide(q)
 			got := verdict{d.Result, d.To, d.Reason, d.Event, d.Alarm, d.Start, d.HastenRun, d.Stray, d.Claim}
 			if diff := cmp.Diff(row.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
@@ -266,7 +266,7 @@ func nameless() Identity {
 func retiredBefore(ago time.Duration) func(*Question) {
 	return func(q *Question) {
 		q.Device.Lifecycle = store.Retired
-		q.Device.Reason, q.Device.Detail = reason.Blocklisted, decide(*q).Detail
+		q.Device.Reason, q.Device.Detail = reason.Blocklisted, Decide(*q).Detail
 		q.Before.Previous = q.Device
 		q.Before.Previous.LastSeen = now.Add(-ago)
 	}

@@ -120,9 +120,16 @@ func (j *Journal) settleProbe(ctx context.Context, tx *store.Tx, l Lease, v Verd
 	return j.Claims.Answered(ctx, tx, d)
 }
 
-// takenForLost reports whether a device waits for a person because somebody said
-// hello in its name.
+// takenForLost reports whether a device that was managed is not, because somebody
+// said hello in its name: it waits for a person, or was to be set up again.
 func takenForLost(d store.Device) bool {
-	return d.Lifecycle == store.PendingApproval && d.Reason == reason.ReappearedUnprovisioned ||
-		d.Lifecycle == store.Quarantined && d.Reason == reason.UUIDDuplicate
+	switch d.Lifecycle {
+	case store.PendingApproval:
+		return d.Reason == reason.ReappearedUnprovisioned
+	case store.Quarantined:
+		return d.Reason == reason.UUIDDuplicate
+	case store.Queued, store.PendingCertificate, store.PendingIdentity, store.Failed, store.CredentialsUnknown:
+		return !d.ProvisionedAt.IsZero()
+	}
+	return false
 }

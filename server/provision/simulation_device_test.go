@@ -16,6 +16,7 @@ import (
 // simSession is one connection to the simulated device.
 type simSession struct {
 	s        *seams
+	dev      *simDevice
 	setup    bool
 	power    int
 	logins   []session.Login
@@ -33,14 +34,20 @@ func (s *seams) dial(_ context.Context, t session.Target) (Device, error) {
 	if s.w.faulty && s.w.odd.IntN(12) == 0 {
 		return s.stranger(t), nil
 	}
-	if s.w.now.Before(s.w.dev.back) || s.w.p(.03) {
+	dev := &s.w.dev
+	if t.Addr.Addr() == s.w.rogue.addr && s.w.faulty {
+		dev = &s.w.rogue
+		s.w.met[s.w.db.fence] = true
+		s.w.hit("a rogue is called", "")
+	}
+	if t.Addr.Addr() != dev.addr || s.w.now.Before(dev.back) || s.w.p(.03) {
 		return nil, &reason.Error{Code: reason.DeviceUnreachable, Err: errors.New("connection refused")}
 	}
-	if s.w.dev.state == amt.StateIn && t.Client == nil && s.w.mutant != "trust the commit call" {
+	if dev.state == amt.StateIn && t.Client == nil && s.w.mutant != "trust the commit call" {
 		return nil, &reason.Error{Code: reason.TLSHandshakeFailed, Err: errors.New("certificate required")}
 	}
 	return &simSession{
-		s: s, setup: s.w.dev.state == amt.StateIn, power: s.w.dev.power, logins: t.Logins,
+		s: s, dev: dev, setup: dev.state == amt.StateIn, power: dev.power, logins: t.Logins,
 		fence: s.w.db.fence,
 	}, nil
 }
@@ -52,7 +59,7 @@ func (s *seams) stranger(t session.Target) Device {
 	w := s.w
 	w.met[w.db.fence] = true
 	w.hit("a stranger answers", "")
-	return &simSession{s: s, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins, fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
+	return &simSession{s: s, dev: &w.dev, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins, fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
 }
 
 // ask is one request to a stranger.
@@ -102,21 +109,21 @@ func (c *simSession) call(name string, change bool, f func(*simDevice) error) er
 		if err := c.ask(name, change); err != nil {
 			return err
 		}
-		return f(&simDevice{state: amt.StateIn, atOnce: true})
+		return f(&simDevice{state: amt.StateIn, atOnce: true, version: amt.Version{Major: 17}})
 	}
 	lost := func() error {
 		c.closed = true
 		return &reason.Error{Code: reason.ConnectionLost, Sent: change, Err: fmt.Errorf("%s: connection reset", name)}
 	}
-	if c.power != w.dev.power {
+	if c.power != c.dev.power {
 		if w.mutant != "transparent reconnect" {
 			return lost()
 		}
-		pause(c.s.a, c.s.yield, max(w.dev.back.Sub(w.now), 0))
-		if c.setup != (w.dev.state == amt.StateIn) {
+		pause(c.s.a, c.s.yield, max(c.dev.back.Sub(w.now), 0))
+		if c.setup != (c.dev.state == amt.StateIn) {
 			return lost()
 		}
-		c.power = w.dev.power
+		c.power = c.dev.power
 	}
 	if w.p(.03) {
 		w.hit("request lost:", name)
@@ -124,9 +131,9 @@ func (c *simSession) call(name string, change bool, f func(*simDevice) error) er
 	}
 	if change && w.p(.03) {
 		w.hit("late delivery:", name)
-		power := w.dev.power
+		power := c.dev.power
 		w.late = append(w.late, lateChange{w.now.Add(time.Duration(w.rng.Int64N(int64(inFlight)))), name, func() {
-			if w.dev.power == power {
+			if c.dev.power == power {
 				_ = c.apply(name, true, f)
 			}
 		}})
@@ -151,11 +158,11 @@ func (c *simSession) apply(name string, change bool, f func(*simDevice) error) e
 	w := c.s.w
 	if change {
 		w.sends++
-		if c.fence != w.db.fence && w.db.owner != "" {
+		if c.dev == &w.dev && c.fence != w.db.fence && w.db.owner != "" {
 			w.broken("I2", "%s sent %s under fence %d while fence %d holds the device", c.s.a.name, name, c.fence, w.db.fence)
 		}
 	}
-	err := f(&w.dev)
+	err := f(c.dev)
 	w.say("%s %s -> %v", c.s.a.name, name, err)
 	return err
 }
@@ -163,7 +170,10 @@ func (c *simSession) apply(name string, change bool, f func(*simDevice) error) e
 // login is the digest: the device asks in operational mode, and in setup if it
 // is of that temperament.
 func (c *simSession) login() error {
-	d := &c.s.w.dev
+	d := c.dev
+	if d == &c.s.w.rogue {
+		return c.rogueLogin()
+	}
 	if c.setup && !d.asks {
 		return nil
 	}
@@ -184,11 +194,32 @@ func (c *simSession) login() error {
 	return &reason.Error{Code: reason.AuthFailed, Err: errors.New("401")}
 }
 
+// rogueLogin hears what it is offered, and takes one: the one it was told last.
+func (c *simSession) rogueLogin() error {
+	w := c.s.w
+	if c.setup && w.odd.IntN(2) == 0 {
+		return nil
+	}
+	c.used = ""
+	for _, l := range c.logins {
+		pw := l.Password.Reveal()
+		if w.dev.state == amt.StatePost {
+			w.heard[pw] = true
+		}
+		w.check("a rogue")
+		if pw == c.dev.admin {
+			c.used = l.Name
+			return nil
+		}
+	}
+	return &reason.Error{Code: reason.AuthFailed, Err: errors.New("401")}
+}
+
 // fresh reports whether this session began a run rather than verified one.
 func (c *simSession) fresh() bool { return len(c.logins) > 0 && c.s.w.db.lifecycle != "verifying" }
 
 func (c *simSession) Peer() session.Peer {
-	d := &c.s.w.dev
+	d := c.dev
 	if c.stranger == 0 {
 		return d.peer(c.setup)
 	}
@@ -216,7 +247,7 @@ func (c *simSession) Close() error                { c.closed = true; return nil 
 
 func (c *simSession) Identify(context.Context) (id session.Identity, err error) {
 	err = c.call("identify", false, func(d *simDevice) error {
-		id = session.Identity{UUID: simUUID, Version: amt.Version{Major: 16}, Realm: "Digest:0123", State: d.state, DHCPSuffix: "corp.example.com"}
+		id = session.Identity{UUID: simUUID, Version: d.version, Realm: "Digest:0123", State: d.state, DHCPSuffix: "corp.example.com"}
 		return nil
 	})
 	return id, err
@@ -250,6 +281,9 @@ func (c *simSession) SetClock(context.Context) (time.Time, error) {
 // handed holds what must be true of a password the moment it leaves.
 func (c *simSession) handed(pw amt.Secret) {
 	w := c.s.w
+	if c.stranger != 0 || c.dev == &w.rogue {
+		w.heard[pw.Reveal()] = true
+	}
 	switch {
 	case w.mutant != "" && w.mutant != "an unknown outcome counts as done":
 		// What a missing rule leads to is to be seen, not that it is missing.
@@ -309,7 +343,7 @@ var simKey = &rsa.PublicKey{N: big.NewInt(3233), E: 17}
 func (c *simSession) TLSMaterial(context.Context) (m session.TLSMaterial, err error) {
 	err = c.call("material", false, func(d *simDevice) error {
 		if d.keyReady {
-			m.Keys = []session.KeyInstance{{Handle: "key 1", Public: simKey}}
+			m.Keys = []session.KeyInstance{{Handle: "key 1", Public: d.key}}
 		}
 		m.Settings = []session.TLSSetting{{InstanceID: "Intel(r) AMT 802.3 TLS Settings"}}
 		return nil

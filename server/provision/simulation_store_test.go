@@ -24,7 +24,11 @@ type simStore struct {
 	creds     []*store.Credential
 	last      int64 // the newest credential's ID
 	most      int
-	moved     bool
+	row       store.Device // its facts
+	auto      bool         // who reappears is set up again without a person
+	claimant  netip.Addr   // who said hello from elsewhere last
+	claimed   time.Time
+	probed    time.Time
 	later     time.Time
 	skew      time.Duration // how far its clock is from the world's
 	leapt     time.Time     // when it last went forward
@@ -45,8 +49,18 @@ func (d *simStore) live() *store.Run {
 
 // due is the queue's nudge, and the sweep for runs whose worker went away.
 func (d *simStore) due() int64 {
+	if !d.w.faulty && d.w.kinds["a stranger says hello"] > 0 {
+		d.operator()
+	}
 	if r := d.live(); r != nil && !d.now().Before(r.NotBefore) {
 		return r.ID
+	}
+	if d.live() == nil && !d.row.ClaimDue.IsZero() && d.now().After(d.row.ClaimDue) && d.now().After(d.probed.Add(30*time.Second)) {
+		d.row.ClaimDue, d.probed = time.Time{}, d.now()
+		if d.sent() {
+			d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindProbe, State: store.RunQueued, Trigger: "hello", NotBefore: d.now()})
+		}
+		return 0
 	}
 	// Where a stranger ended it for good a person tries again once he is gone.
 	if d.live() == nil && d.asked && !d.w.faulty {
@@ -64,23 +78,9 @@ func (d *simStore) due() int64 {
 	return 0
 }
 
-func (d *simStore) hello() {
-	d.w.say("hello")
-	if r := d.live(); r != nil {
-		if r.State == store.RunQueued && d.now().Before(r.NotBefore) && d.attempts < 6 {
-			r.NotBefore = d.now()
-		}
-		return
-	}
-	if d.lifecycle == store.Provisioned {
-		return
-	}
-	d.start("hello", d.now())
-}
-
 func (d *simStore) start(trigger string, at time.Time) {
 	id := int64(len(d.runs) + 1)
-	d.runs = append(d.runs, store.Run{ID: id, State: store.RunQueued, Trigger: trigger, NotBefore: at})
+	d.runs = append(d.runs, store.Run{ID: id, Kind: KindProvision, State: store.RunQueued, Trigger: trigger, NotBefore: at})
 	d.lifecycle = store.Queued
 	if c := d.newest(store.KindAdmin); c == nil || c.State != store.CredentialCandidate {
 		if d.w.mutant == "send before store" {
@@ -146,6 +146,15 @@ func (d *simStore) learn(f *Facts) error {
 	if f == nil {
 		return nil
 	}
+	if f.Identity != nil {
+		d.row.Version, d.row.LastContact = f.Identity.Version, d.now()
+	}
+	if f.Found.IsValid() {
+		d.row.Address, d.row.GoodAddress, d.row.AddressBy = f.Found, f.Found, f.FoundBy
+	}
+	if f.Peer != nil {
+		d.row.PeerFingerprint = f.Peer.Fingerprint
+	}
 	if k := f.Known; k != nil {
 		for _, c := range d.creds {
 			if c.Kind == store.KindAdmin && c.Generation == k.Setup {
@@ -207,14 +216,19 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	d.owner, d.until = owner, d.now().Add(lease)
 	r.State, r.Attempt, r.Fence = store.RunRunning, r.Attempt+1, d.fence
 	d.attempts++
-	d.lifecycle = underWay(r.Kind)
+	if r.Kind != KindProbe {
+		d.lifecycle = underWay(r.Kind)
+	}
 	p := profile.Default()
 	p.TLS = profile.TLSNone
 	if d.w.dev.slowKeys {
 		p.TLS = profile.TLSServer
 	}
-	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}, Profile: p, FQDN: simName}
-	job.Device = store.Device{UUID: simUUID, Address: d.address(), Attempts: d.attempts, Lifecycle: d.lifecycle}
+	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256, Sum: []byte{byte(d.row.TrustTable)}}}, Profile: p, FQDN: simName}
+	job.Device = d.device()
+	if d.w.mutant == "who answers is believed" {
+		job.Device.ProvisionedAt = time.Time{}
+	}
 	switch {
 	case d.w.mutant == "the first that answers is believed":
 		job.Device.Vouched = store.VouchFirst
@@ -254,18 +268,6 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	return job, nil
 }
 
-// address moves once in a while: a new lease in mid-history.
-func (d *simStore) address() netip.Addr {
-	if d.w.p(.05) {
-		d.moved = !d.moved
-		d.w.hit("address changes", "")
-	}
-	if d.moved {
-		return netip.AddrFrom4([4]byte{10, 0, 0, 8})
-	}
-	return netip.AddrFrom4([4]byte{10, 0, 0, 7})
-}
-
 func (d *simStore) fenced(l Lease) bool {
 	if d.w.mutant == "no fence on writes" {
 		return false
@@ -292,15 +294,19 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 		return store.ErrFenced
 	}
 	i := slices.IndexFunc(d.runs, func(r store.Run) bool { return r.ID == l.RunID })
-	if v.OK && d.w.dev.state != amt.StatePost {
-		d.w.broken("I7", "reported as provisioned while the device is in %s mode", d.w.dev.state)
-	}
 	for _, id := range v.Refused {
 		if c := d.cred(id); c != nil {
 			c.RefusedAt = d.now()
 		}
 	}
 	_ = d.learn(&v.Facts)
+	m := &d.w.dev
+	if d.row.Address == d.w.rogue.addr {
+		m = &d.w.rogue // who goes through a whole set-up before the device is known cannot be told from it
+	}
+	if v.OK && v.Kind != KindProbe && m.state != amt.StatePost {
+		d.w.broken("I7", "reported as provisioned while the device is in %s mode", m.state)
+	}
 	for _, id := range v.Active {
 		c := d.cred(id)
 		if c == nil {
@@ -312,7 +318,7 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 			}
 		}
 		c.State, c.RefusedAt = store.CredentialActive, time.Time{}
-		if v.OK && c.Kind == store.KindAdmin && c.Password.Reveal() != d.w.dev.admin {
+		if v.OK && c.Kind == store.KindAdmin && c.Password.Reveal() != m.admin {
 			d.w.broken("I7", "reported as provisioned with a password the device does not take")
 		}
 	}
@@ -320,8 +326,16 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 		return nil
 	}
 	d.until, d.owner = d.now().Add(v.Quiet), ""
+	if v.Kind == KindProbe {
+		d.settleProbe(&d.runs[i], v)
+		return nil
+	}
 	if v.OK {
 		d.runs[i].State, d.lifecycle, d.reason, d.attempts = store.RunDone, store.Provisioned, "", 0
+		d.row.LastContact, d.row.ClaimDue = d.now(), time.Time{}
+		if v.Kind == KindProvision {
+			d.row.ProvisionedAt = d.now()
+		}
 		return nil
 	}
 	d.runs[i].State, d.lifecycle, d.reason = store.RunFailed, v.Ended, v.Reason

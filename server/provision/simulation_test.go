@@ -14,7 +14,9 @@ import (
 	"hash/fnv"
 	"io"
 	"iter"
+	"math/big"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -43,6 +45,7 @@ type world struct {
 	mutant string
 
 	dev   simDevice
+	rogue simDevice // another machine with its UUID, at an address of its own, that plays along
 	db    simStore
 	acts  []*actor
 	late  []lateChange
@@ -57,7 +60,7 @@ type world struct {
 	kinds     map[string]int   // by kind of fault
 	certain   map[handout]bool // what a Sending that surely committed has noted
 	met       map[int64]bool   // fences whose attempt met one
-	heard     map[string]bool  // what strangers heard while the device could be opened with an answer
+	heard     map[string]bool  // what strangers heard while the device could be opened with an answer, or were told
 }
 
 // handout is a password one attempt hands to the device.
@@ -109,8 +112,13 @@ func newWorld(seed uint64, mutant string) *world {
 		atOnce: w.rng.IntN(2) == 0, keeps: w.rng.IntN(2) == 0, mebxOnce: w.rng.IntN(2) == 0,
 		asks: w.rng.IntN(3) == 0, slowKeys: w.rng.IntN(3) == 0, wantsClock: w.rng.IntN(2) == 0,
 		newCert: w.odd.IntN(2) == 0, keepsCert: w.odd.IntN(2) == 0, chip: w.odd.IntN(3) == 0,
+		name: "own", addr: netip.MustParseAddr("10.0.0.7"), version: amt.Version{Major: 18}, key: simKey,
 	}
-	w.db = simStore{w: w, lifecycle: store.Discovered}
+	w.rogue = simDevice{
+		state: amt.StateIn, admin: "admin", mebx: "admin", cert: 1, atOnce: w.odd.IntN(2) == 0, slowKeys: w.dev.slowKeys,
+		keepsCert: w.odd.IntN(2) == 0, name: "a rogue's", addr: netip.MustParseAddr("10.0.0.66"), version: amt.Version{Major: 17}, key: &rsa.PublicKey{N: big.NewInt(2773), E: 17},
+	}
+	w.db = simStore{w: w, lifecycle: store.Discovered, auto: w.odd.IntN(2) == 0}
 	return w
 }
 
@@ -303,7 +311,8 @@ func (w *world) run() {
 
 // settled means that nothing is under way and the device is ours.
 func (w *world) settled() bool {
-	return w.db.lifecycle == store.Provisioned && w.db.reason == "" && w.dev.state == amt.StatePost && len(w.late) == 0 && w.db.live() == nil
+	return w.db.lifecycle == store.Provisioned && w.db.reason == "" && w.dev.state == amt.StatePost && len(w.late) == 0 && w.db.live() == nil &&
+		w.db.row.Address == w.dev.addr
 }
 
 // disasters are what happens to the world rather than to a call. Among them is
@@ -332,8 +341,21 @@ func (w *world) disasters() {
 		} else {
 			w.hit("stall", a.in)
 		}
+	case w.p(.004):
+		// Its work goes on, on what each of its writes renews.
+		if i := slices.IndexFunc(w.acts, func(a *actor) bool {
+			return strings.HasSuffix(a.name, "/beat") && fmt.Sprintf("n%d", a.node) == w.db.owner
+		}); i >= 0 {
+			w.acts[i].at = w.acts[i].at.Add(time.Duration(20+w.rng.IntN(40)) * time.Second)
+			w.hit("a heartbeat stalls", "")
+		}
 	case w.p(.002):
 		w.hello() // beside the ones the firmware's timer makes
+	case w.p(.001) && w.dev.state == amt.StateIn && len(w.late) == 0 && (w.db.live() == nil || w.db.live().State == store.RunQueued):
+		w.dev.addr = netip.AddrFrom4([4]byte{10, 0, 0, 15 - w.dev.addr.As4()[3]}) // a new lease, which its next hello tells
+		w.hit("address changes", "")
+	case w.faulty && w.odd.IntN(300) == 0:
+		w.rogueHello()
 	case w.p(.001):
 		w.db.leap()
 	case w.p(.001):
@@ -398,25 +420,6 @@ func (w *world) advance(t time.Time) {
 	}
 }
 
-// hello is the device's own: it makes it eligible and changes nothing else.
-func (w *world) hello() {
-	if w.dev.state != amt.StateIn || w.now.Before(w.dev.back) {
-		return
-	}
-	if w.p(.1) {
-		w.hit("hello lost", "")
-		return
-	}
-	if w.faulty && w.db.live() != nil {
-		w.hit("duplicate hello", "")
-	}
-	w.db.hello()
-	if w.db.lifecycle != store.Provisioned && w.db.live() == nil {
-		w.broken("I6", "a hello was taken and nothing came of it")
-	}
-	w.check("hello")
-}
-
 // check holds the invariants at every instant.
 func (w *world) check(where string) {
 	for _, held := range []struct{ kind, pw string }{{"admin", w.dev.admin}, {"admin", w.dev.pendingAdmin}, {"mebx", w.dev.mebx}, {"mebx", w.dev.pendingMEBx}} {
@@ -429,6 +432,9 @@ func (w *world) check(where string) {
 	}
 	if w.dev.state == amt.StatePost && w.heard[w.dev.admin] {
 		w.broken("I13", "%s: a stranger had an answer made with the password that the device holds now", where)
+	}
+	if w.managed() && (w.db.row.Version != w.dev.version || (w.db.lifecycle == store.Provisioned || w.db.lifecycle == store.Maintaining) && w.db.row.Address != w.dev.addr) {
+		w.broken("I14", "%s: the device is ours, at %s with AMT %s, and is written down at %s with AMT %s", where, w.dev.addr, w.dev.version, w.db.row.Address, w.db.row.Version)
 	}
 	if w.dev.commits > 1 {
 		w.broken("I5", "%s: committed %d times in one setup", where, w.dev.commits)
@@ -478,14 +484,19 @@ type simDevice struct {
 
 	atOnce, keeps, mebxOnce, asks, slowKeys, wantsClock bool
 	newCert, keepsCert, chip                            bool
+
+	name    string
+	addr    netip.Addr
+	version amt.Version
+	key     *rsa.PublicKey
 }
 
 // peer is what the device shows: in setup a certificate of its own, afterwards
 // that one or the one it was given; some have a hardware identity.
 func (d *simDevice) peer(setup bool) session.Peer {
-	p := shown("own", d.cert)
+	p := shown(d.name, d.cert)
 	if !setup && d.slowKeys && !d.keepsCert {
-		key := keyProof(simKey)
+		key := keyProof(d.key)
 		p = session.Peer{Fingerprint: key.Hash[:], Key: key.Hash[:]}
 	}
 	if d.chip {
@@ -685,7 +696,10 @@ var simLeaf = &x509.Certificate{Subject: pkix.Name{CommonName: "prov.corp.exampl
 // simTrust has one chain, and certificates that are their owner's name.
 type simTrust struct{}
 
-func (simTrust) Candidates([]amt.TrustHash, certs.Hints) ([]certs.Candidate, error) {
+func (simTrust) Candidates(roots []amt.TrustHash, _ certs.Hints) ([]certs.Candidate, error) {
+	if roots[0].Sum[0] != 1 {
+		return nil, reason.Because(reason.RootNotTrusted, "other roots")
+	}
 	return []certs.Candidate{{Cert: &certs.Provisioning{ID: "c1", Name: simLeaf.Subject.CommonName, Leaf: simLeaf}}}, nil
 }
 
