@@ -37,7 +37,7 @@ type ownProfile struct {
 // mostTold bounds the names kept of versions gone by.
 const mostTold = 32
 
-const ownProfileKey = "profile_configured:"
+const ownProfileKey = store.KeptProfile
 
 // ownVersionKey is where a version of the configuration's profile is kept: its
 // devices are held against it until they are brought to a newer one.

@@ -4,15 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/store/seal"
 )
 
+// KeptProfile begins the keys of what the configurations of nodes called a profile,
+// NAME@VERSION. These plain settings say what devices are set up with, and carry a MAC.
+const KeptProfile = "profile_configured:"
+
+const settingGrants = "key LIKE '" + KeptProfile + "%@%'"
+
+func settingGranting(key string) bool {
+	return strings.HasPrefix(key, KeptProfile) && strings.Contains(key, "@")
+}
+
+func settingPlace(key, value string) seal.Place { return place("settings", key, value) }
+
 // PutSetting keeps a plain value under a key.
 func (tx *Tx) PutSetting(ctx context.Context, key, value string) error {
-	_, err := tx.exec(ctx, `INSERT INTO settings (key, value, updated_at) VALUES ($1, $2, {now})
-		ON CONFLICT (key) DO UPDATE SET value = excluded.value, sealed = NULL, key_id = 0, updated_at = excluded.updated_at`, key, value)
+	var mac []byte
+	var err error
+	if settingGranting(key) {
+		mac, err = tx.sign(settingPlace(key, value))
+	}
+	if err == nil {
+		_, err = tx.exec(ctx, `INSERT INTO settings (key, value, updated_at, signed) VALUES ($1, $2, {now}, $3)
+			ON CONFLICT (key) DO UPDATE SET value = excluded.value, sealed = NULL, key_id = 0, updated_at = excluded.updated_at, signed = excluded.signed`, key, value, mac)
+	}
 	if err != nil {
 		return fmt.Errorf("setting %s: %w", key, err)
 	}
@@ -22,7 +42,12 @@ func (tx *Tx) PutSetting(ctx context.Context, key, value string) error {
 // Setting reads a plain value, or ErrNotFound.
 func (tx *Tx) Setting(ctx context.Context, key string) (string, error) {
 	var v string
-	if err := tx.one(ctx, "SELECT value FROM settings WHERE key = $1", []any{key}, &v); err != nil {
+	var mac []byte
+	err := tx.one(ctx, "SELECT value, signed FROM settings WHERE key = $1", []any{key}, &v, &mac)
+	if err == nil && settingGranting(key) && !tx.counts("settings", key, settingPlace(key, v), mac) {
+		err = ErrNotFound
+	}
+	if err != nil {
 		return "", fmt.Errorf("setting %s: %w", key, err)
 	}
 	return v, nil

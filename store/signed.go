@@ -103,6 +103,12 @@ var signedTables = []struct {
 		err := s.Scan(append([]any{&d.UUID}, d.grant()...)...)
 		return signedRow{d.UUID, d.place(), d.Signed}, err
 	}},
+	{"settings", "key", "key, value, signed", settingGrants, "", func(s scanner) (signedRow, error) {
+		var key, value string
+		var mac []byte
+		err := s.Scan(&key, &value, &mac)
+		return signedRow{key, settingPlace(key, value), mac}, err
+	}},
 	{"runs", "uuid", runColumns, liveRuns, amt.UUID{}, func(s scanner) (signedRow, error) {
 		r, err := scanRun(s)
 		return signedRow{r.UUID, r.place(), r.signed}, err
@@ -343,7 +349,7 @@ func (db *DB) lineage() string {
 }
 
 // signedSince is the schema that has a place for MACs.
-const signedSince = 17
+const signedSince = 19
 
 // ErrOldNodes means that a node of a release that signs nothing is still about.
 var ErrOldNodes = errors.New("a node of an earlier release still writes rows that it does not sign")

@@ -45,6 +45,7 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		note(err)
 		note(tx.Known(ctx, own, gen, []store.Proof{{Kind: store.ProofKey, Hash: [32]byte{1}}}, false))
 		note(tx.Vouch(ctx, own, nil))
+		note(tx.PutSetting(ctx, store.KeptProfile+"default@1", "{}"))
 		_, err = tx.CreateRun(ctx, store.NewRun{UUID: own, Kind: "maintain", Trigger: "timer", Profile: "office"})
 		note(err)
 		ended, err := tx.CreateRun(ctx, store.NewRun{UUID: other, Kind: "unprovision", Trigger: "api"})
@@ -126,6 +127,11 @@ func rights(t *testing.T, db *store.DB, own, other amt.UUID) (out []string) {
 		if p, err := tx.Profile(ctx, "office", 0); err == nil {
 			say("profile %d %s", p.Version, inOneForm(p.Document))
 		}
+		for v := range 3 {
+			if doc, err := tx.Setting(ctx, fmt.Sprintf("%sdefault@%d", store.KeptProfile, v)); err == nil {
+				say("kept %d %s", v, doc)
+			}
+		}
 		jobs, err3 := tx.Jobs(ctx, "", 0)
 		for _, j := range jobs {
 			if j.State == store.JobForged || j.State == store.JobAborted {
@@ -159,7 +165,7 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		own, other := granted(t, db)
 		honest := rights(t, db, own, other)
-		if len(honest) != 15 {
+		if len(honest) != 16 {
 			t.Fatalf("%d rights:\n%s", len(honest), strings.Join(honest, "\n"))
 		}
 		now, blob := "CAST(unixepoch('subsec') * 1000 AS integer)", func(s string) string { return fmt.Sprintf("x'%x'", s) }
@@ -202,6 +208,8 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 			{"another name", "UPDATE names SET fqdn = 'dc1.example.com'", "UPDATE names SET fqdn = 'pc1.example.com'", []string{"name"}},
 			{"a name moved", "UPDATE names SET uuid = '" + other.String() + "'", "UPDATE names SET uuid = '" + own.String() + "'", []string{"name"}},
 			{"a one-time password given to another device", "UPDATE otps SET uuid = '" + other.String() + "'", "UPDATE otps SET uuid = '" + own.String() + "'", []string{"otp"}},
+			{"a version of the configuration's profile", "UPDATE settings SET value = '{\"tls\": \"none\"}' WHERE key = 'profile_configured:default@1'", "UPDATE settings SET value = '{}' WHERE key = 'profile_configured:default@1'", []string{"kept"}},
+			{"a version that nobody had", "INSERT INTO settings (key, value, updated_at, signed) SELECT 'profile_configured:default@2', value, updated_at, signed FROM settings WHERE key = 'profile_configured:default@1'", "DELETE FROM settings WHERE key = 'profile_configured:default@2'", nil},
 			{"a run of one's own", "INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('" + other.String() + "', 'unprovision', 'api', 'queued', " + now + ", " + now + ")", "DELETE FROM runs WHERE uuid = '" + other.String() + "' AND state = 'queued'", nil},
 			{"a run with a good one's MAC", "INSERT INTO runs (uuid, kind, triggered_by, state, profile, created_at, not_before, signed) SELECT '" + other.String() + "', kind, triggered_by, state, profile, created_at, not_before, signed FROM runs WHERE state = 'queued'",
 				"DELETE FROM runs WHERE uuid = '" + other.String() + "' AND state = 'queued'", nil},
@@ -338,7 +346,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials", "runs", "jobs", "job_items"} {
+			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials", "runs", "jobs", "job_items", "settings"} {
 				if err := db.Exec(t.Context(), "UPDATE "+table+" SET signed = NULL"); err != nil {
 					t.Fatal(err)
 				}
@@ -383,7 +391,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 					for _, r := range all {
 						if r.Action == store.ActionRowsSigned {
 							n++
-							if r.Detail["rows"] != 15.0 || r.Detail["tokens"] != 2.0 {
+							if r.Detail["rows"] != 16.0 || r.Detail["tokens"] != 2.0 {
 								t.Errorf("%v", r.Detail)
 							}
 						}
