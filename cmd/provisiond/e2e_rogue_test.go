@@ -92,7 +92,13 @@ func TestBoxRogues(t *testing.T) {
 		before := d.reveal(honest.UUID(), "admin")
 		rogue := h.add("12", func(c *sim.Config) { c.UUID = honest.UUID() })
 		h.live(2*time.Second, one(d.hello), rogue)
-		poll(t, "its hello is a case for a person", time.Minute, func() bool { return d.of(honest.UUID()).Reason != "" })
+		poll(t, "its hello stands in the timeline as a stray", time.Minute, func() bool {
+			p, err := d.client().Events(t.Context(), api.EventQuery{UUID: honest.UUID().String(), Name: "stray_hello"})
+			return err == nil && len(p.Events) > 0
+		})
+		if dev := d.of(honest.UUID()); dev.Lifecycle != "provisioned" || dev.Reason != "" || dev.Address != honest.Addr().Addr().String() {
+			t.Errorf("a hello in its name made the managed device %s (%s) at %s", dev.Lifecycle, dev.Reason, dev.Address)
+		}
 		if n := rogue.Snapshot().Connections; n != 0 {
 			t.Errorf("a machine with the UUID of a managed one was called %d times before anybody looked", n)
 		}

@@ -84,6 +84,7 @@ var trials = []trial{
 	{doc: "provctl job show ID", as: "provctl job show 1", says: "maintain"},
 	{doc: "provctl job resume ID", as: "provctl job resume 1", status: []int{1}, says: "was not stopped"},
 	{doc: "provctl job abort ID", as: "provctl job abort 1", says: "aborted"},
+	{doc: "provctl job abort", as: "provctl job start maintain --all --yes --at 2h && provctl job abort 2", says: "aborted"},
 	{doc: `provctl console-certificate issue --name console.corp.example.com --for "the help desk" --key console.key --out console.pem`, says: "console.corp.example.com"},
 	{doc: "provctl console-certificate list", says: "the help desk"},
 	{doc: "provctl console-certificate revoke ID", as: "provctl console-certificate revoke 1", says: "revoked"},
