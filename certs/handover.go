@@ -12,6 +12,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // A backup's passphrase can be handed over in other ways than in clear: wrapped
@@ -28,27 +29,24 @@ type Wrapper struct {
 	Fingerprint string
 }
 
-// NewWrapper reads an RSA public key or a certificate over one, as PEM. Errors
-// are *reason.Error.
+// NewWrapper reads an RSA public key as PEM, or a certificate over one in any
+// form that an import takes. Errors are *reason.Error.
 func NewWrapper(text []byte) (*Wrapper, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, reason.Because(reason.CertInputInvalid, "what the passphrase should be wrapped to is no PEM: give a public key (BEGIN PUBLIC KEY) or a certificate")
-	}
 	var public any
 	var err error
-	switch block.Type {
-	case "PUBLIC KEY":
+	plain, _ := typed.Text(text)
+	block, _ := pem.Decode([]byte(plain))
+	switch {
+	case block != nil && block.Type == "PUBLIC KEY":
 		public, err = x509.ParsePKIXPublicKey(block.Bytes)
-	case "RSA PUBLIC KEY":
+	case block != nil && block.Type == "RSA PUBLIC KEY":
 		public, err = x509.ParsePKCS1PublicKey(block.Bytes)
-	case "CERTIFICATE":
-		var c *x509.Certificate
-		if c, err = x509.ParseCertificate(block.Bytes); err == nil {
-			public = c.PublicKey
-		}
 	default:
-		return nil, reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key or a certificate, not to a PEM block %q", clip(block.Type))
+		list, err := Authorities(File{Name: "wrap_to", Data: text})
+		if err != nil {
+			return nil, reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate: %w", err)
+		}
+		public = list[0].PublicKey
 	}
 	if err != nil {
 		return nil, reason.Because(reason.CertInputInvalid, "the public key to wrap the passphrase to cannot be read: %w", err)

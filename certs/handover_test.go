@@ -101,6 +101,12 @@ func TestPassphraseWrapped(t *testing.T) {
 	if again, err := NewWrapper(certtest.PEM(lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert)); err != nil || again.Fingerprint != w.Fingerprint {
 		t.Errorf("a certificate over the same key: %v", err)
 	}
+	for name, text := range map[string][]byte{"a byte order mark": append([]byte("\xef\xbb\xbf"), publicPEM(t, &key.PublicKey)...),
+		"a certificate as DER": lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert.Raw} {
+		if again, err := NewWrapper(text); err != nil || again.Fingerprint != w.Fingerprint {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	small, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
