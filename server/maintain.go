@@ -35,6 +35,8 @@ const (
 
 // maintainDue begins runs for devices with something due.
 func (s *Server) maintainDue(ctx context.Context) error {
+	s.dueMu.Lock()
+	defer s.dueMu.Unlock()
 	if s.o.MaintainPerMinute < 0 {
 		return nil // only by command
 	}

@@ -61,6 +61,7 @@ type Server struct {
 	api    *api.Server
 	checks *checks
 
+	dueMu    sync.Mutex         // one look for what is due at a time
 	due      sync.Mutex         // held while maintenance looks for devices
 	dueAfter uuidT              // of the timer of maintenance: the device it looked at last
 	found    map[int64]foundRun // of the timer of sweep: what it gave another job
@@ -278,7 +279,7 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 func (s *Server) openStore(ctx context.Context) error {
 	pause := 500 * time.Millisecond
 	for {
-		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"), Metrics: s.metrics.store, Slow: s.o.SlowQuery, NoMigrate: s.o.NoMigrate})
+		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"), Metrics: s.metrics.store, MaxConns: s.o.MaxConns, Slow: s.o.SlowQuery, NoMigrate: s.o.NoMigrate})
 		if err == nil {
 			s.DB = db
 			s.onStop("the store", func(context.Context) error { return db.Close() })

@@ -23,6 +23,7 @@ type Options struct {
 	Keys      *seal.Keyring // nil: nothing can be sealed or opened
 	Log       *zap.Logger
 	Metrics   *Metrics
+	MaxConns  int           // to Postgres at a time, unless the URL says pool_max_conns; 0: 32
 	Slow      time.Duration // statements that take longer are logged without their values; 0 none
 	NoMigrate bool          // refuse a schema older than this program instead of migrating it
 

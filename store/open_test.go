@@ -242,3 +242,20 @@ func TestCommitsWaitForTheDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestAsManyConnectionsAsAsked: the pool is as large as the configuration says.
+func TestAsManyConnectionsAsAsked(t *testing.T) {
+	t.Parallel()
+	o := place(t, store.Postgres)
+	for asked, want := range map[int]int32{0: 32, 3: 3} {
+		o := again(t, o)
+		o.MaxConns = asked
+		db := open(t, o)
+		if got := db.Pool().Config().MaxConns; got != want {
+			t.Errorf("asked for %d: %d", asked, got)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -27,8 +27,10 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		return fmt.Errorf("database url: %w", err)
 	}
 	if !strings.Contains(o.URL, "pool_max_conns") { // pgx's own default is 4
-
 		cfg.MaxConns = defaultConns
+		if o.MaxConns > 0 {
+			cfg.MaxConns = int32(min(o.MaxConns, 1000)) //nolint:gosec // bounded
+		}
 	}
 	p := cfg.ConnConfig.RuntimeParams
 	if p["application_name"] == "" {

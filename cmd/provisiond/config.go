@@ -52,7 +52,7 @@ type Database struct {
 	// is the default so that nothing has to be installed; several daemons need
 	// Postgres. Keep a password out of this file with PROVISIOND_DATABASE_URL_FILE.
 	URL DSN `yaml:"url" secret:"yes"`
-	// The most connections to Postgres at a time. Default 16: workers wait on
+	// The most connections to Postgres at a time. Default 32: workers wait on
 	// devices, not on the database. SQLite does not use it.
 	MaxConnections int `yaml:"max_connections" min:"2" max:"1000"`
 	// A statement that takes longer is a line store.slow in the log: its text, never
@@ -481,7 +481,7 @@ func Defaults() Config {
 	const day = 24 * time.Hour
 	return Config{
 		DataDir:  api.DefaultDataDir(),
-		Database: Database{MaxConnections: 16, SlowQuery: time.Second},
+		Database: Database{MaxConnections: 32, SlowQuery: time.Second},
 		Hello: Hello{
 			Listen: "127.0.0.1:9971", Plain: true, ReadTimeout: 5 * time.Second,
 			Limits: Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 2000, Connections: 4096},

@@ -226,6 +226,35 @@ func (a *Admitter) Gone(ctx context.Context, tx *store.Tx, dev store.Device) (sa
 	}, a.carryOut(ctx, tx, moved, before, "hello", d)
 }
 
+// Absent is told that a set-up met nobody where its device is believed to be. If
+// it says hello from elsewhere since, and may come in from there, the next attempt
+// calls it there.
+func (a *Admitter) Absent(ctx context.Context, tx *store.Tx, dev store.Device) error {
+	rec, ok, err := a.claimant(ctx, tx, dev, dev.ClaimDue.Add(-time.Second))
+	if err != nil || !ok {
+		return err
+	}
+	hashes, err := tx.TrustHashes(ctx, rec.TrustTable)
+	if err != nil || len(hashes) == 0 {
+		return err
+	}
+	moved := dev
+	moved.Address, moved.AddressBy, moved.TrustTable = rec.from, store.ByHello, rec.TrustTable
+	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes}, At: rec.At, Via: hello.Via(rec.Via), From: netip.AddrPortFrom(rec.from, 0)}
+	q, failed := a.question(ctx, factsOf(tx), h, moved, nil)
+	q.Before = store.SeenBefore{Known: true, Previous: dev, AddressChanged: true, TrustTableChanged: dev.TrustTable != rec.TrustTable}
+	may := (!q.held() || q.listed()) && q.letIn()
+	if *failed != nil || !may {
+		return *failed
+	}
+	if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{Address: &moved.Address, AddressBy: &moved.AddressBy, TrustTable: &moved.TrustTable, ClaimDue: &time.Time{}}); err != nil {
+		return err
+	}
+	_, err = tx.AddEvent(ctx, store.Event{UUID: dev.UUID, Name: "address_changed", Reason: dev.Reason, Actor: "system",
+		Detail: "from " + text(dev.Address) + ", where nobody answered, to " + moved.Address.String()})
+	return err
+}
+
 // A claimant is who said hello in a device's name from elsewhere.
 type claimant struct {
 	store.HelloRecord

@@ -469,6 +469,13 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if next.IsZero() || old.Forged { // what the row says was not ordered: nothing follows it
 		return nil
 	}
+	if d, err := tx.Device(ctx, l.UUID); err != nil {
+		return err
+	} else if old.Kind == KindProvision && v.Blame == reason.TheNet && !d.ClaimDue.IsZero() && j.Claims != nil {
+		if err := j.Claims.Absent(ctx, tx, d); err != nil {
+			return err
+		}
+	}
 	trigger := "timer"
 	if old.Kind != KindProvision {
 		trigger = old.Trigger // its few attempts are still whoever asked for the first one

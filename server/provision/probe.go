@@ -57,13 +57,15 @@ func (r *Run) verdictProbe(err error) Verdict {
 	return v
 }
 
-// Claims is told how a probe ended, in the transaction that writes it down. said
+// Claims is told how a call ended at a device that is claimed from elsewhere, in the transaction that writes it down. said
 // is called when that is durable.
 type Claims interface {
 	// Answered: the device is where it is believed to be.
 	Answered(ctx context.Context, tx *store.Tx, d store.Device) (said func(), err error)
 	// Gone: nobody there answers as the device.
 	Gone(ctx context.Context, tx *store.Tx, d store.Device) (said func(), err error)
+	// Absent: a set-up met nobody there, and is tried again.
+	Absent(ctx context.Context, tx *store.Tx, d store.Device) error
 }
 
 // reprobe is how long after a hello from elsewhere was believed the device is
