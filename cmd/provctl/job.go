@@ -350,9 +350,9 @@ func (p *program) jobShow() *cobra.Command {
 				return err
 			}
 			var t table
-			head, waves := []string{"UUID", "STATE", "RUN", "DETAIL"}, len(j.Waves) > 0
+			head, waves := []string{"UUID", "NAME", "STATE", "RUN", "DETAIL"}, len(j.Waves) > 0
 			if waves {
-				head = slices.Insert(head, 2, "WAVE")
+				head = slices.Insert(head, 3, "WAVE")
 			}
 			t.row(head...)
 			for _, r := range j.Results {
@@ -360,9 +360,9 @@ func (p *program) jobShow() *cobra.Command {
 				if r.RunID != 0 {
 					run = fmt.Sprint(r.RunID)
 				}
-				row := []string{r.UUID, r.State, run, dash(r.Detail)}
+				row := []string{r.UUID, dash(r.FQDN), r.State, run, dash(r.Detail)}
 				if waves {
-					row = slices.Insert(row, 2, []string{"-", "first", "canary", "rest"}[min(r.Wave, 3)])
+					row = slices.Insert(row, 3, []string{"-", "first", "canary", "rest"}[min(r.Wave, 3)])
 				}
 				t.row(row...)
 			}
