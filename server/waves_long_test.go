@@ -11,10 +11,12 @@ import (
 // TestLongBadProfile is TestABadProfileAsksOneDevice on a fleet of three hundred.
 func TestLongBadProfile(t *testing.T) {
 	t.Parallel()
-	for _, engine := range []string{store.SQLite, store.Postgres} {
-		t.Run(engine, func(t *testing.T) {
-			t.Parallel()
-			badProfile(t, 300, engine, func(o *Options) { o.MaintainPerMinute, o.Workers = 10_000, 16 })
-		})
+	for _, b := range badProfiles {
+		for _, engine := range []string{store.SQLite, store.Postgres} {
+			t.Run(b.name+"/"+engine, func(t *testing.T) {
+				t.Parallel()
+				badProfile(t, 300, engine, b, func(o *Options) { o.MaintainPerMinute, o.Workers = 10_000, 16 })
+			})
+		}
 	}
 }

@@ -395,6 +395,9 @@ func putTLS(d *Device, c *call) error {
 	if len(s.trustedCN) > 4 {
 		return errSchema
 	}
+	if n := d.cfg.KeepsNames; n > 0 {
+		s.trustedCN = s.trustedCN[:min(n, len(s.trustedCN))]
+	}
 	if s.enabled && !d.now.usableContext() || s.mutual && !d.now.hasRoot() {
 		return errDenied // nothing to show, or nobody to believe
 	}

@@ -44,6 +44,7 @@ type Config struct {
 	MaxConnections int           // more than these are reset; 0: any number
 	LenientDigest  bool          // SetAdminAclEntryEx takes 32 hexadecimal digits too; real firmware does not
 	SplitHello     bool          // the hello goes out one byte a segment
+	KeepsNames     int           // so many trusted names are kept and the rest dropped, without a word; 0: all
 
 	// Tune changes the generation's data for this device alone, such as
 	// func(p *Personality) { p.AsksDigest = true }. nil: as it is.
