@@ -112,8 +112,6 @@ func (s *Server) maintainDue(ctx context.Context) error {
 
 // findDue looks through the next devices, from where the tick before ended.
 func (s *Server) findDue(ctx context.Context, due store.Due) (found []store.Device, err error) {
-	s.due.Lock()
-	defer s.due.Unlock()
 	due.After, due.Among = s.dueAfter, dueAmong
 	room, began, around := due.Limit, due.After, false
 	for range dueSlices {

@@ -62,7 +62,6 @@ type Server struct {
 	checks *checks
 
 	dueMu    sync.Mutex         // one look for what is due at a time
-	due      sync.Mutex         // held while maintenance looks for devices
 	dueAfter uuidT              // of the timer of maintenance: the device it looked at last
 	found    map[int64]foundRun // of the timer of sweep: what it gave another job
 
