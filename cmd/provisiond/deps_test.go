@@ -44,7 +44,7 @@ cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
 `
 
-var testOnly = []string{"amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/api/apitest", "server/profile"}
+var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/admit", "server/api/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.
