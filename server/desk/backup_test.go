@@ -30,8 +30,8 @@ func TestPassphraseHandedOver(t *testing.T) {
 
 		before := l.state()
 		for says, h := range map[string]desk.Handover{
-			"no PEM": {WrapTo: []byte("hello")}, "not into 1": {Split: 1}, "not into 40": {Split: 40}, "either": {WrapTo: public, Split: 3},
-			"not to a PEM block": {WrapTo: certtest.KeyPEM(operator)},
+			"this is not PEM": {WrapTo: []byte("hello")}, "not into 1": {Split: 1}, "not into 40": {Split: 40}, "either": {WrapTo: public, Split: 3},
+			"there is no certificate in it": {WrapTo: certtest.KeyPEM(operator)},
 		} {
 			bad := o
 			bad.Handover = h

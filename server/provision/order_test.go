@@ -11,7 +11,8 @@ import (
 )
 
 // TestRetriesAreOrderedByTheWindow: the next attempt at a device whose window
-// ends soon goes before those that have time, and before work on managed ones.
+// ends soon goes before the next attempts at those that have time. Each goes one
+// step behind a first attempt at a device of the same window.
 func TestRetriesAreOrderedByTheWindow(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, l *lab) {
@@ -22,11 +23,11 @@ func TestRetriesAreOrderedByTheWindow(t *testing.T) {
 			kind string
 			want int
 		}{
-			{"half an hour is left", 30 * time.Minute, KindProvision, queue.Urgent},
-			{"it should be over", -time.Minute, KindProvision, queue.Urgent},
-			{"three hours are left", 3 * time.Hour, KindProvision, queue.Normal},
-			{"a day is left", 24 * time.Hour, KindProvision, queue.Background},
-			{"not known", 0, KindProvision, queue.Normal},
+			{"half an hour is left", 30 * time.Minute, KindProvision, queue.Normal},
+			{"it should be over", -time.Minute, KindProvision, queue.Normal},
+			{"three hours are left", 3 * time.Hour, KindProvision, queue.Background},
+			{"a day is left", 24 * time.Hour, KindProvision, queue.Idle},
+			{"not known", 0, KindProvision, queue.Background},
 			{"managed", 0, KindMaintain, queue.Background},
 		} {
 			t.Run(c.name, func(t *testing.T) {
