@@ -179,7 +179,7 @@ func TestImageRunsAsNobodyInParticular(t *testing.T) {
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#\s]+)?(#[^)\s]+)?\)`)
-	for _, page := range []string{"README.md", "RUNBOOKS.md"} {
+	for _, page := range []string{"../README.md", "README.md", "RUNBOOKS.md", "FIGURES.md"} {
 		text := read(t, page)
 		anchors := map[string]bool{}
 		for line := range strings.Lines(text) {
@@ -192,7 +192,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			case m[1] == "" && !anchors[m[2]]:
 				t.Errorf("%s: no heading %s", page, m[2])
 			case m[1] != "" && !strings.Contains(m[1], "://"):
-				if _, err := os.Stat(m[1]); err != nil {
+				if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
 					t.Errorf("%s links to %s: %v", page, m[1], err)
 				}
 			}

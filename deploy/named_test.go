@@ -9,13 +9,11 @@ import (
 	"testing"
 )
 
-// TestTheTestsNamedInTheManualExist: the threat table stands on them.
+// TestTheTestsNamedInTheManualExist: the threat table and the figures stand on
+// them.
 func TestTheTestsNamedInTheManualExist(t *testing.T) {
 	t.Parallel()
-	manual, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	manual := read(t, "README.md") + read(t, "FIGURES.md")
 	there := map[string]bool{}
 	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 	if err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
@@ -30,7 +28,7 @@ func TestTheTestsNamedInTheManualExist(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(manual), -1)
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(manual, -1)
 	if len(named) < 50 {
 		t.Errorf("the manual names %d tests only", len(named))
 	}

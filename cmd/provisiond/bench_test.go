@@ -25,7 +25,7 @@ const rounds = 2
 
 // TestBench measures the real daemon as a process of its own against simulated
 // devices in another, each figure beside its floor in the same run. It asserts
-// only that the work was done; the figures are for README.
+// only that the work was done; the figures are for deploy/FIGURES.md.
 func TestBench(t *testing.T) {
 	b := newBench(t)
 	for _, engine := range []string{"sqlite", "postgres"} {

@@ -218,7 +218,7 @@ func commandsOf(text string) (out []string) {
 func TestBoxManual(t *testing.T) {
 	t.Parallel()
 	var documented []string
-	for _, file := range []string{"../../README.md", "../../deploy/README.md"} {
+	for _, file := range []string{"../../README.md", "../../deploy/README.md", "../../deploy/FIGURES.md"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
