@@ -39,20 +39,13 @@ type Client struct {
 	cfg  Config
 	turn sync.Mutex // held for the whole of a call; guards what follows
 
-	br         *bufio.Reader
-	body       []byte // the last answer, until the next request
-	answers    int    // on this connection
-	lastAnswer time.Time
-	closing    bool  // the device closed, or said it would
-	refused    bool  // the last answer was a 401
-	changed    bool  // a change has been sent
-	shuts      bool  // it closes after a 401 without saying so
-	habit      bool  // it closed unannounced before anything was changed
-	prompt     bool  // it closed unannounced right after an answer
-	dead       error // why the conversation is over
-	id         uint64
-	auth       auth
-	server     string
+	br      *bufio.Reader
+	body    []byte // the last answer, until the next request
+	history lineHistory
+	dead    error // why the conversation is over
+	id      uint64
+	auth    auth
+	server  string
 
 	mu      sync.Mutex // guards what a deadline or cancellation touches from outside
 	conn    net.Conn
@@ -72,7 +65,7 @@ func NewClient(conn net.Conn, cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	c := &Client{cfg: cfg, lastAnswer: time.Now()}
+	c := &Client{cfg: cfg, history: lineHistory{lastAnswer: time.Now()}}
 	c.auth.set(cfg.Logins)
 	c.call = time.Now().Add(cfg.CallTimeout)
 	c.attach(conn)
@@ -234,24 +227,17 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 	c.auth.begin()
 	reopened := false
 	for range 2*len(c.auth.logins) + 6 {
-		if c.prompt && !q.repeat && c.answers > 0 && !c.closing && c.mayReopen() {
-			c.settle(closePatience)
-		}
+		c.waitForClose(c.history.waitBefore(q))
 		r, body, err := c.exchange(ctx, q.envelope, c.auth.current())
-		c.changed = c.changed || q.changes && err == nil && r.status != 401
 		if failed := (*lineError)(nil); errors.As(err, &failed) {
 			if failed.gone && q.repeat && !reopened {
-				reopened, c.closing = true, true
-				c.shuts = c.shuts || c.refused
-				if !c.refused {
-					c.habit = c.habit || !c.changed
-					c.prompt = c.prompt || failed.soon
-				}
+				reopened = true
+				c.history.closedUnannounced(failed.idle)
 				continue
 			}
 			c.cfg.Metrics.count(q.op, lineResult(err))
-			if failed.gone && q.again && !c.refused {
-				c.closing, c.habit, c.prompt = true, c.habit || !c.changed, c.prompt || failed.soon
+			if failed.gone && q.again && !c.history.refused {
+				c.history.closedUnannounced(failed.idle)
 				return Node{}, &reason.Error{Code: c.code(ctx, failed.err), Err: fmt.Errorf("%s: %w: %w", q.op, errBeginAnew, failed.err)}
 			}
 			return Node{}, c.end(&reason.Error{
@@ -260,6 +246,7 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 			})
 		}
 		if r.status != 401 {
+			c.history.changed = c.history.changed || q.changes
 			c.auth.accepted()
 			return c.understand(q, id, r, body)
 		}
@@ -271,8 +258,8 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 			}
 			return Node{}, err
 		}
-		if !c.closing && (!q.repeat || c.shuts) {
-			c.settleAfterRefusal()
+		if c.waitForClose(c.history.waitAfter401(q)) {
+			c.history.closesAfter401 = true
 		}
 	}
 	return Node{}, reason.Because(reason.AuthFailed, "%s: the device does not stop asking for a login", q.op)

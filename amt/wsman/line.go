@@ -64,15 +64,14 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 	b.raw("\r\n")
 	out = append(out, envelope...)
 
-	idle := time.Since(c.lastAnswer)
+	idle := c.history.idle()
 	n, err := c.conn.Write(out)
 	spare(&out, 8<<10)
 	if err != nil {
 		return nil, nil, &lineError{err: err, sent: n > 0}
 	}
 	if _, err := c.br.Peek(1); err != nil {
-		gone := isClosed(err) && (c.refused || c.answers > 0 && (idle >= idleRace || c.prompt || !c.changed) && c.mayReopen())
-		return nil, nil, &lineError{err: err, sent: true, gone: gone, soon: idle < idleRace}
+		return nil, nil, &lineError{err: err, sent: true, gone: isClosed(err) && c.history.mayReopenAsked(idle), idle: idle}
 	}
 	r, err := readHead(c.br)
 	if err != nil {
@@ -90,10 +89,7 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 		return nil, nil, &lineError{err: err, sent: true}
 	}
 	c.body = body
-	c.answers++
-	c.lastAnswer = time.Now()
-	c.refused = r.status == 401
-	c.closing = r.close
+	c.history.answered(r)
 	if r.server != "" {
 		c.server = r.server
 	}
@@ -125,7 +121,7 @@ type lineError struct {
 	err  error
 	sent bool
 	gone bool
-	soon bool // not long after its last answer
+	idle time.Duration // since the line's last answer
 }
 
 func (e *lineError) Error() string { return e.err.Error() }
@@ -135,42 +131,32 @@ func (e *lineError) Unwrap() error { return e.err }
 // device closed it in good order. One attempt, now; a device that does not
 // answer at once may be restarting, and is then not the device we talked to.
 func (c *Client) ready(ctx context.Context) error {
-	if !c.closing && c.answers > 0 {
+	if !c.history.closed && c.history.answers > 0 {
 		state := peerState(c.conn)
 		if state == peerOpen && c.endWaiting() {
 			state = peerClosed
 		}
 		switch state {
 		case peerClosed:
-			if !c.mayReopen() && !c.refused {
+			if !c.history.mayReopenUnasked() {
 				return &lineError{err: errors.New("the device closed the connection without a word after it was changed: it may have restarted and forgotten")}
 			}
-			c.habit = c.habit || !c.changed
-			c.prompt = c.prompt || !c.refused && time.Since(c.lastAnswer) < idleRace
-			c.shuts = c.shuts || c.refused
-			c.closing = true
+			c.history.foundClosed()
 		case peerReset:
 			return &lineError{err: errors.New("the connection was reset while idle")}
 		}
 	}
-	if !c.closing {
+	if !c.history.closed {
 		return nil
 	}
 	if c.cfg.Redial == nil {
 		return &lineError{err: errGone}
 	}
-	if time.Since(c.lastAnswer) > reopenWithin {
+	if c.history.idle() > reopenWithin {
 		return &lineError{err: errors.New("the device closed the connection too long ago to be taken for the same conversation")}
 	}
 	return c.redial(ctx)
 }
-
-// mayReopen reports whether a line that the device closed unannounced may be
-// opened again. Settings made before a commit do not survive a restart, and
-// after one a device looks the same; so, once something was changed, only a
-// device that had this habit before is believed to have closed for no other
-// reason.
-func (c *Client) mayReopen() bool { return !c.changed || c.habit }
 
 // endWaiting reports whether the end of the line has already been read into the
 // TLS layer's own buffer, where the kernel does not see it any more. A deadline
@@ -253,7 +239,7 @@ func (c *Client) attach(conn net.Conn) {
 	} else {
 		c.br.Reset(conn)
 	}
-	c.answers, c.closing, c.refused = 0, false, false
+	c.history.opened()
 	c.setDeadline()
 }
 
@@ -287,25 +273,15 @@ func (c *Client) setDeadline() {
 	}
 }
 
-// settleAfterRefusal looks whether the device closes after a 401 without having
-// said so: before what must not be sent twice, and longer before anything once
-// the device has shown that it does.
-func (c *Client) settleAfterRefusal() {
-	patience := afterRefusal
-	if c.shuts {
-		patience = closePatience
+// waitForClose gives the device that long to close the line, and reports whether
+// it did.
+func (c *Client) waitForClose(patience time.Duration) bool {
+	if patience == 0 {
+		return false
 	}
-	if c.settle(patience) {
-		c.shuts = true
-	}
-}
-
-// settle waits for the device to close the connection and reports whether it
-// did: before what must not be sent twice, where it is known to close unannounced.
-func (c *Client) settle(patience time.Duration) bool {
 	_, err := c.peekUntil(time.Now().Add(patience))
-	c.closing = c.closing || isClosed(err)
-	return c.closing
+	c.history.closed = c.history.closed || isClosed(err)
+	return c.history.closed
 }
 
 // code says what a failure of the line is called.
