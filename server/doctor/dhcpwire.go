@@ -191,6 +191,48 @@ func offerOf(m dhcpMessage, from netip.Addr) offer {
 	return o
 }
 
+var errDHCPName = errors.New("option 119 holds no DNS name")
+
+// readName reads a name of option 119 at off and says where the reading goes on. Pointers
+// only lead backwards, so that it ends.
+func readName(b []byte, off int) (string, int, error) {
+	var labels []string
+	next, length := -1, 0
+	for limit := off; ; {
+		if off >= len(b) {
+			return "", 0, errDHCPName
+		}
+		n := int(b[off])
+		switch {
+		case n == 0:
+			if next < 0 {
+				next = off + 1
+			}
+			return strings.ToLower(strings.Join(labels, ".")), next, nil
+		case n&0xc0 == 0xc0:
+			if off+1 >= len(b) {
+				return "", 0, errDHCPName
+			}
+			to := (n&0x3f)<<8 | int(b[off+1])
+			if to >= limit {
+				return "", 0, errDHCPName
+			}
+			if next < 0 {
+				next = off + 2
+			}
+			off, limit = to, to
+		case n > 63 || off+1+n > len(b):
+			return "", 0, errDHCPName
+		default:
+			if length += n + 1; length > 255 {
+				return "", 0, errDHCPName
+			}
+			labels = append(labels, string(b[off+1:off+1+n]))
+			off += 1 + n
+		}
+	}
+}
+
 const (
 	dhcpPatience = 4 * time.Second
 	dhcpMore     = 700 * time.Millisecond // after the first answer, for a second server

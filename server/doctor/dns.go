@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -49,7 +50,7 @@ type sighting struct {
 	addrs   []netip.Addr
 	aliases []string
 	ttl     uint32
-	rcode   int
+	rcode   dnsmessage.RCode
 	err     error
 }
 
@@ -202,7 +203,7 @@ func (v *visit) judgeZone(check *Check, zone string, seen []sighting, resolver s
 // answer is followed with the resolvers.
 func (v *visit) see(ctx context.Context, who string, servers, resolvers []netip.AddrPort, name string) sighting {
 	s := sighting{who: who}
-	for _, t := range []dnsType{typeA, typeAAAA} {
+	for _, t := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 		a, _, err := askAny(ctx, servers, name, t)
 		if err != nil {
 			s.err = err
@@ -222,10 +223,10 @@ func (v *visit) see(ctx context.Context, who string, servers, resolvers []netip.
 			s.aliases = aliases
 		}
 		s.addrs = append(s.addrs, addrs...)
-		if t == typeA || a.RCode != rcodeSuccess {
+		if t == dnsmessage.TypeA || a.RCode != dnsmessage.RCodeSuccess {
 			s.rcode = a.RCode
 		}
-		if len(s.addrs) == 0 && a.RCode != rcodeSuccess && a.RCode != rcodeNXDomain {
+		if len(s.addrs) == 0 && a.RCode != dnsmessage.RCodeSuccess && a.RCode != dnsmessage.RCodeNameError {
 			s.err = errors.New(rcodeWord(a.RCode)) // it knows nothing of the zone, which is not the same as no such name
 			return s
 		}
@@ -246,15 +247,15 @@ func (n nameServer) String() string { return fmt.Sprintf("%s (%s)", n.name, n.ad
 // asked, else says that no servers are known.
 func zoneServers(ctx context.Context, resolvers []netip.AddrPort, name string) (zone string, out []nameServer, err error) {
 	for zone = name; ; {
-		a, _, err := askAny(ctx, resolvers, zone, typeNS)
+		a, _, err := askAny(ctx, resolvers, zone, dnsmessage.TypeNS)
 		if err != nil {
 			return "", nil, err
 		}
 		for _, r := range a.Answer {
-			if r.Type != typeNS || r.Name != zone || len(out) >= manyServers {
+			if r.Type != dnsmessage.TypeNS || r.Name != zone || len(out) >= manyServers {
 				continue
 			}
-			for _, t := range []dnsType{typeA, typeAAAA} {
+			for _, t := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 				b, _, err := askAny(ctx, resolvers, r.Target, t)
 				if err != nil {
 					break
@@ -335,22 +336,22 @@ func (v *visit) reverse(ctx context.Context) []Check {
 }
 
 func reverseOf(ctx context.Context, resolvers []netip.AddrPort, a netip.Addr) (string, Status) {
-	answer, _, err := askAny(ctx, resolvers, arpa(a), typePTR)
+	answer, _, err := askAny(ctx, resolvers, arpa(a), dnsmessage.TypePTR)
 	if err != nil {
 		return fmt.Sprintf("%s: %v", a, err), Warn
 	}
 	var names []string
 	for _, r := range answer.Answer {
-		if r.Type == typePTR {
+		if r.Type == dnsmessage.TypePTR {
 			names = append(names, r.Target)
 		}
 	}
 	if len(names) == 0 {
 		return fmt.Sprintf("%s has no reverse name; firmware does not need one", a), Pass
 	}
-	t := typeA
+	t := dnsmessage.TypeA
 	if a.Is6() {
-		t = typeAAAA
+		t = dnsmessage.TypeAAAA
 	}
 	for _, n := range names {
 		if b, _, err := askAny(ctx, resolvers, n, t); err == nil {

@@ -12,39 +12,23 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 )
 
-// What of DNS is needed to ask one server one question and to see the time to
-// live, the authority and the aliases of its answer, which the resolver of the
-// standard library does not show (RFC 1035).
+// A server of a zone is asked directly: the resolver of the standard library does
+// not show the time to live and the aliases of an answer.
 
-type dnsType uint16
-
-const (
-	typeA     dnsType = 1
-	typeNS    dnsType = 2
-	typeCNAME dnsType = 5
-	typeSOA   dnsType = 6
-	typePTR   dnsType = 12
-	typeAAAA  dnsType = 28
-)
-
-const (
-	rcodeSuccess  = 0
-	rcodeServFail = 2
-	rcodeNXDomain = 3
-	rcodeRefused  = 5
-)
-
-func rcodeWord(c int) string {
+// rcodeWord says why an answer holds nothing.
+func rcodeWord(c dnsmessage.RCode) string {
 	switch c {
-	case rcodeSuccess:
+	case dnsmessage.RCodeSuccess:
 		return "no such record"
-	case rcodeServFail:
+	case dnsmessage.RCodeServerFailure:
 		return "the server fails at it (SERVFAIL)"
-	case rcodeNXDomain:
+	case dnsmessage.RCodeNameError:
 		return "no such name (NXDOMAIN)"
-	case rcodeRefused:
+	case dnsmessage.RCodeRefused:
 		return "the server refuses to answer (REFUSED)"
 	}
 	return fmt.Sprintf("response code %d", c)
@@ -53,7 +37,7 @@ func rcodeWord(c int) string {
 // A record is one of an answer. Names are lower case without the last dot.
 type record struct {
 	Name   string
-	Type   dnsType
+	Type   dnsmessage.Type
 	TTL    uint32
 	Addr   netip.Addr // A, AAAA
 	Target string     // NS, CNAME, PTR
@@ -61,127 +45,72 @@ type record struct {
 
 // A dnsAnswer is what one server said to one question.
 type dnsAnswer struct {
-	RCode         int
-	Authoritative bool
-	Truncated     bool
-	Answer        []record
-	Authority     []record
+	RCode     dnsmessage.RCode
+	Truncated bool // the records are left out
+	Answer    []record
 }
 
 var errDNS = errors.New("the answer is not DNS")
 
-func question(id uint16, name string, t dnsType) ([]byte, error) {
-	b := binary.BigEndian.AppendUint16(nil, id)
-	b = append(b, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0) // recursion desired, one question
-	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
-		if label == "" || len(label) > 63 {
-			return nil, fmt.Errorf("%q is not a DNS name", name)
-		}
-		b = append(append(b, byte(len(label))), label...)
+func question(id uint16, name string, t dnsmessage.Type) ([]byte, error) {
+	n, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
+	if err != nil || len(n.String()) == 1 {
+		return nil, fmt.Errorf("%q is not a DNS name", name)
 	}
-	if len(b)-12 > 254 {
-		return nil, fmt.Errorf("%q is too long for a DNS name", name)
+	m := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: id, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: n, Type: t, Class: dnsmessage.ClassINET}},
 	}
-	b = append(b, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(t))
-	return binary.BigEndian.AppendUint16(b, 1), nil
+	b, err := m.Pack()
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a DNS name: %w", name, err)
+	}
+	return b, nil
 }
 
-// readName reads a name at off and says where the reading goes on. Pointers
-// only lead backwards, so that it ends.
-func readName(b []byte, off int) (string, int, error) {
-	var labels []string
-	next, length := -1, 0
-	for limit := off; ; {
-		if off >= len(b) {
-			return "", 0, errDNS
-		}
-		n := int(b[off])
-		switch {
-		case n == 0:
-			if next < 0 {
-				next = off + 1
-			}
-			return strings.ToLower(strings.Join(labels, ".")), next, nil
-		case n&0xc0 == 0xc0:
-			if off+1 >= len(b) {
-				return "", 0, errDNS
-			}
-			to := (n&0x3f)<<8 | int(b[off+1])
-			if to >= limit {
-				return "", 0, errDNS
-			}
-			if next < 0 {
-				next = off + 2
-			}
-			off, limit = to, to
-		case n > 63 || off+1+n > len(b):
-			return "", 0, errDNS
-		default:
-			if length += n + 1; length > 255 {
-				return "", 0, errDNS
-			}
-			labels = append(labels, string(b[off+1:off+1+n]))
-			off += 1 + n
-		}
-	}
-}
+func plainName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
 // parseDNS reads the answer to question id.
-func parseDNS(b []byte, id uint16, name string, t dnsType) (dnsAnswer, error) {
-	var a dnsAnswer
-	if len(b) < 12 || binary.BigEndian.Uint16(b) != id || b[2]&0x80 == 0 {
-		return a, errDNS
+func parseDNS(b []byte, id uint16, name string, t dnsmessage.Type) (dnsAnswer, error) {
+	var p dnsmessage.Parser
+	h, err := p.Start(b)
+	if err != nil || h.ID != id || !h.Response {
+		return dnsAnswer{}, errDNS
 	}
-	a.Authoritative, a.Truncated, a.RCode = b[2]&4 != 0, b[2]&2 != 0, int(b[3]&15)
-	questions, off := int(binary.BigEndian.Uint16(b[4:])), 12
-	for range questions {
-		asked, next, err := readName(b, off)
-		if err != nil || next+4 > len(b) {
-			return a, errDNS
-		}
-		if asked != strings.ToLower(strings.TrimSuffix(name, ".")) || dnsType(binary.BigEndian.Uint16(b[next:])) != t {
-			return a, errDNS
-		}
-		off = next + 4
+	asked, err := p.AllQuestions()
+	if err != nil {
+		return dnsAnswer{}, errDNS
 	}
-	for i, list := range []*[]record{&a.Answer, &a.Authority} {
-		for range int(binary.BigEndian.Uint16(b[6+2*i:])) {
-			r, next, err := readRecord(b, off)
-			if err != nil {
-				if a.Truncated {
-					return a, nil
-				}
-				return a, err
-			}
-			*list, off = append(*list, r), next
+	for _, q := range asked {
+		if plainName(q.Name.String()) != plainName(name) || q.Type != t {
+			return dnsAnswer{}, errDNS
 		}
+	}
+	a := dnsAnswer{RCode: h.RCode, Truncated: h.Truncated}
+	if a.Truncated {
+		return a, nil
+	}
+	all, err := p.AllAnswers()
+	if err != nil {
+		return dnsAnswer{}, errDNS
+	}
+	for _, res := range all {
+		r := record{Name: plainName(res.Header.Name.String()), Type: res.Header.Type, TTL: res.Header.TTL}
+		switch body := res.Body.(type) {
+		case *dnsmessage.AResource:
+			r.Addr = netip.AddrFrom4(body.A)
+		case *dnsmessage.AAAAResource:
+			r.Addr = netip.AddrFrom16(body.AAAA)
+		case *dnsmessage.NSResource:
+			r.Target = plainName(body.NS.String())
+		case *dnsmessage.CNAMEResource:
+			r.Target = plainName(body.CNAME.String())
+		case *dnsmessage.PTRResource:
+			r.Target = plainName(body.PTR.String())
+		}
+		a.Answer = append(a.Answer, r)
 	}
 	return a, nil
-}
-
-func readRecord(b []byte, off int) (record, int, error) {
-	name, off, err := readName(b, off)
-	if err != nil || off+10 > len(b) {
-		return record{}, 0, errDNS
-	}
-	r := record{Name: name, Type: dnsType(binary.BigEndian.Uint16(b[off:])), TTL: binary.BigEndian.Uint32(b[off+4:])}
-	data, size := off+10, int(binary.BigEndian.Uint16(b[off+8:]))
-	if data+size > len(b) {
-		return record{}, 0, errDNS
-	}
-	switch r.Type {
-	case typeA, typeAAAA:
-		var ok bool
-		if r.Addr, ok = netip.AddrFromSlice(b[data : data+size]); !ok || r.Addr.Is4() != (r.Type == typeA) {
-			return record{}, 0, errDNS
-		}
-	case typeNS, typeCNAME, typePTR:
-		if r.Target, _, err = readName(b, data); err != nil {
-			return record{}, 0, err
-		}
-	}
-	return r, data + size, nil
 }
 
 // A noAnswer says that a server did not answer at all.
@@ -200,7 +129,7 @@ func (e *noAnswer) Error() string {
 func (e *noAnswer) Unwrap() error { return e.err }
 
 // askDNS asks one server, over UDP twice and over TCP when the answer is cut.
-func askDNS(ctx context.Context, server netip.AddrPort, name string, t dnsType) (dnsAnswer, error) {
+func askDNS(ctx context.Context, server netip.AddrPort, name string, t dnsmessage.Type) (dnsAnswer, error) {
 	var id [2]byte
 	_, _ = rand.Read(id[:]) // never fails
 	n := binary.BigEndian.Uint16(id[:])
@@ -227,7 +156,7 @@ func askDNS(ctx context.Context, server netip.AddrPort, name string, t dnsType) 
 
 const dnsPatience = 1500 * time.Millisecond
 
-func exchangeUDP(ctx context.Context, server netip.AddrPort, q []byte, id uint16, name string, t dnsType) (dnsAnswer, error) {
+func exchangeUDP(ctx context.Context, server netip.AddrPort, q []byte, id uint16, name string, t dnsmessage.Type) (dnsAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, dnsPatience)
 	defer cancel()
 	c, err := new(net.Dialer).DialContext(ctx, "udp", server.String())
@@ -252,7 +181,7 @@ func exchangeUDP(ctx context.Context, server netip.AddrPort, q []byte, id uint16
 	}
 }
 
-func exchangeTCP(ctx context.Context, server netip.AddrPort, q []byte, id uint16, name string, t dnsType) (dnsAnswer, error) {
+func exchangeTCP(ctx context.Context, server netip.AddrPort, q []byte, id uint16, name string, t dnsmessage.Type) (dnsAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*dnsPatience)
 	defer cancel()
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", server.String())
@@ -277,7 +206,7 @@ func exchangeTCP(ctx context.Context, server netip.AddrPort, q []byte, id uint16
 }
 
 // askAny asks servers in turn until one answers.
-func askAny(ctx context.Context, servers []netip.AddrPort, name string, t dnsType) (dnsAnswer, netip.AddrPort, error) {
+func askAny(ctx context.Context, servers []netip.AddrPort, name string, t dnsmessage.Type) (dnsAnswer, netip.AddrPort, error) {
 	err := errors.New("no DNS server is known")
 	for _, s := range servers {
 		var a dnsAnswer
@@ -317,7 +246,7 @@ func resolversOf(given []netip.AddrPort) ([]netip.AddrPort, error) {
 // the aliases on the way, the smallest time to live, and where the road ends
 // when it leaves the answer.
 func addressesIn(a dnsAnswer, name string) (addrs []netip.Addr, aliases []string, ttl uint32, end string) {
-	end = strings.ToLower(strings.TrimSuffix(name, "."))
+	end = plainName(name)
 	ttl = ^uint32(0)
 	for range 10 {
 		moved := false
@@ -326,10 +255,10 @@ func addressesIn(a dnsAnswer, name string) (addrs []netip.Addr, aliases []string
 				continue
 			}
 			switch r.Type {
-			case typeA, typeAAAA:
+			case dnsmessage.TypeA, dnsmessage.TypeAAAA:
 				addrs = append(addrs, r.Addr.Unmap())
 				ttl = min(ttl, r.TTL)
-			case typeCNAME:
+			case dnsmessage.TypeCNAME:
 				if !moved {
 					end, moved = r.Target, true
 					aliases = append(aliases, r.Target)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/dns/dnsmessage"
 	"pgregory.net/rapid"
 
 	"github.com/provisiond/provisiond/certs"
@@ -158,7 +159,7 @@ func TestNTP(t *testing.T) {
 // TestForeignBytesDoNoHarm: whatever a stranger answers, reading ends without a panic.
 func TestForeignBytesDoNoHarm(t *testing.T) {
 	t.Parallel()
-	q, err := question(7, "provisionserver.corp.example.com", typeA)
+	q, err := question(7, "provisionserver.corp.example.com", dnsmessage.TypeA)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func TestForeignBytesDoNoHarm(t *testing.T) {
 		b := append(bytes.Clone(q), tail...)
 		b[2] |= 0x80
 		copy(b[6:12], rapid.SliceOfN(rapid.Byte(), 6, 6).Draw(t, "counts"))
-		if a, err := parseDNS(b, 7, "provisionserver.corp.example.com", typeA); err == nil {
+		if a, err := parseDNS(b, 7, "provisionserver.corp.example.com", dnsmessage.TypeA); err == nil {
 			addressesIn(a, "provisionserver.corp.example.com")
 		}
 		m := append(dhcpMessage{Reply: true}.encode()[:240], tail...)
@@ -182,14 +183,14 @@ func TestForeignBytesDoNoHarm(t *testing.T) {
 func TestDNSAnswers(t *testing.T) {
 	t.Parallel()
 	a := dnsAnswer{Answer: []record{
-		{Name: "provisionserver.corp.example.com", Type: typeCNAME, TTL: 30, Target: "amt.corp.example.com"},
-		{Name: "amt.corp.example.com", Type: typeA, TTL: 300, Addr: netip.MustParseAddr("192.0.2.1")},
+		{Name: "provisionserver.corp.example.com", Type: dnsmessage.TypeCNAME, TTL: 30, Target: "amt.corp.example.com"},
+		{Name: "amt.corp.example.com", Type: dnsmessage.TypeA, TTL: 300, Addr: netip.MustParseAddr("192.0.2.1")},
 	}}
 	addrs, aliases, ttl, _ := addressesIn(a, "ProvisionServer.corp.example.com.")
 	if len(addrs) != 1 || len(aliases) != 1 || ttl != 30 {
 		t.Error(addrs, aliases, ttl)
 	}
-	loop := dnsAnswer{Answer: []record{{Name: "a.b", Type: typeCNAME, Target: "c.b"}, {Name: "c.b", Type: typeCNAME, Target: "a.b"}}}
+	loop := dnsAnswer{Answer: []record{{Name: "a.b", Type: dnsmessage.TypeCNAME, Target: "c.b"}, {Name: "c.b", Type: dnsmessage.TypeCNAME, Target: "a.b"}}}
 	if addrs, _, _, _ := addressesIn(loop, "a.b"); len(addrs) != 0 {
 		t.Error(addrs)
 	}
@@ -197,7 +198,7 @@ func TestDNSAnswers(t *testing.T) {
 		t.Error("a pointer to itself is followed")
 	}
 	for _, bad := range []string{"", "a..b", strings.Repeat("a", 64) + ".com", strings.Repeat("abcdefgh.", 40)} {
-		if _, err := question(1, bad, typeA); err == nil {
+		if _, err := question(1, bad, dnsmessage.TypeA); err == nil {
 			t.Errorf("%q is asked for", bad)
 		}
 	}

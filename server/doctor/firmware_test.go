@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
+
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/sim"
 )
@@ -162,7 +164,7 @@ func firmware(ctx context.Context) error {
 	// As the firmware spells it; the bytes of option 15 are taken as they are.
 	suffix := string(o.Domains[0])
 	name := "ProvisionServer." + suffix
-	a, err := askDNS(ctx, netip.AddrPortFrom(o.DNS[0], 53), name, typeA)
+	a, err := askDNS(ctx, netip.AddrPortFrom(o.DNS[0], 53), name, dnsmessage.TypeA)
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", name, err)
 	}
