@@ -45,6 +45,9 @@ func (r *Run) contactBare(ctx context.Context) error {
 		if err == nil {
 			return r.opened(ctx, d, c)
 		}
+		if refusedPort(err) && r.plain() && !r.admin.CommittedAt.IsZero() {
+			return r.foundElse(ctx, err)
+		}
 		if code := codeOf(err); code != reason.TLSClientCertRefused && code != reason.TLSSuffixRejected {
 			return err
 		}
@@ -54,14 +57,15 @@ func (r *Run) contactBare(ctx context.Context) error {
 		}
 	}
 	if refused != nil && r.Profile.TLS == profile.TLSMutual {
-		return r.foundMutual(ctx, refused)
+		return r.foundElse(ctx, refused)
 	}
 	return refused
 }
 
-// foundMutual looks whether a device that refuses our setup certificates was
-// committed by an earlier attempt: with mutual TLS it then wants a console's.
-func (r *Run) foundMutual(ctx context.Context, refused error) error {
+// foundElse looks whether a device that refuses our setup certificates, or has
+// closed the port for them, was committed by an earlier attempt: with mutual TLS it
+// then wants a console's, and without TLS it listens elsewhere.
+func (r *Run) foundElse(ctx context.Context, refused error) error {
 	d, err := r.meet(ctx)
 	if err != nil {
 		return refused

@@ -11,6 +11,7 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
 )
 
 // How a device outside setup mode is called. What it was told decides, not what
@@ -27,8 +28,8 @@ const mostNames = 8
 func (r *Run) meet(ctx context.Context) (Device, error) {
 	t := r.managedTarget()
 	d, err := r.call(ctx, t)
-	if err == nil || t.Plain {
-		return d, err
+	if err == nil {
+		return d, nil
 	}
 	if codeOf(err) == reason.TLSClientCertRefused {
 		for _, name := range r.otherNames(ctx) {
@@ -42,12 +43,23 @@ func (r *Run) meet(ctx context.Context) (Device, error) {
 			}
 		}
 	}
-	if r.keepsTLS() && refusedPort(err) && r.mayBePlain() {
-		// Its certificate is from before its last set-up, which was without TLS.
-		r.withoutTLS = true
-		return r.call(ctx, r.managedTarget())
+	return r.turned(ctx, err)
+}
+
+// turned calls a device the other way that was last met without TLS: a commit of
+// ours may have given it TLS, or not have yet. To say hello to its key costs no
+// secret, and without TLS it was spoken to before.
+func (r *Run) turned(ctx context.Context, refused error) (Device, error) {
+	if !refusedPort(refused) || !r.metPlain() {
+		return nil, refused
 	}
-	return nil, err
+	r.other = !r.other
+	d, err := r.call(ctx, r.managedTarget())
+	if err != nil {
+		r.other = !r.other
+		return nil, refused
+	}
+	return d, nil
 }
 
 // meetAgain calls as meet does a device that a change was made to: under our own
@@ -57,10 +69,13 @@ func (r *Run) meetAgain(ctx context.Context) (Device, error) {
 	d, err := r.call(ctx, t)
 	if codeOf(err) == reason.TLSClientCertRefused && r.under != "" {
 		if t.Client = r.e.Trust.ConsoleAs(r.under); t.Client != nil {
-			return r.call(ctx, t)
+			d, err = r.call(ctx, t)
 		}
 	}
-	return d, err
+	if err != nil {
+		return r.turned(ctx, err)
+	}
+	return d, nil
 }
 
 // otherNames are names that the device may have been told instead of ours.
@@ -104,22 +119,38 @@ func (r *Run) managedTarget() session.Target {
 	return t
 }
 
-// plain reports whether the device speaks without TLS: the profile has none, the
-// firmware is from before AMT 16.1, which took that possibility away, and it was not
-// set up with TLS.
-func (r *Run) plain() bool { return r.mayBePlain() && !r.keepsTLS() }
+// plain reports whether the device is spoken to without TLS: one that is being set
+// up, where its profile has none; one under management, where it last let us in
+// without, by the word of the profile that it has. Firmware from AMT 16.1 on knows
+// no such thing.
+func (r *Run) plain() bool {
+	if r.Job.Run.Kind != KindProvision {
+		return r.metPlain() && !r.other
+	}
+	return r.Profile.TLS == profile.TLSNone && r.oldEnough()
+}
 
-func (r *Run) mayBePlain() bool {
+// metPlain reports whether a device under management last let us in without TLS, and
+// a person has allowed that. A row may say nothing of it: an earlier release wrote
+// it, or a person had it forgotten.
+func (r *Run) metPlain() bool {
+	return r.Job.Run.Kind != KindProvision && r.Job.Unprotected && r.oldEnough() && metWithoutTLS(r.Job.Device)
+}
+
+func metWithoutTLS(d store.Device) bool { return d.TLSVersion == withoutTLS || d.TLSVersion == "" }
+
+func (r *Run) oldEnough() bool {
 	v := r.Identity.Version
 	if v.IsZero() {
 		v = r.Job.Device.Version
 	}
-	return r.Profile.TLS == profile.TLSNone && !v.IsZero() && !v.AtLeast(16, 1)
+	return !v.IsZero() && !v.AtLeast(16, 1)
 }
+
+// withoutTLS stands in place of a version of TLS.
+const withoutTLS = "none"
 
 // keepsTLS reports whether a device under management has the TLS that it was set
 // up with, whatever its profile says by now: none wants it of no device, and takes
 // it from none.
-func (r *Run) keepsTLS() bool {
-	return !r.withoutTLS && r.Job.Run.Kind != KindProvision && !r.Job.Device.DeviceCertNotAfter.IsZero()
-}
+func (r *Run) keepsTLS() bool { return r.Job.Run.Kind != KindProvision && !r.plain() }

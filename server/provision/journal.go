@@ -122,6 +122,13 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 	if err != nil {
 		return nil, fmt.Errorf("load profile %q: %w", c.Run.Profile, err)
 	}
+	if job.Unprotected = job.Profile.TLS == profile.TLSNone; !job.Unprotected && c.Run.Kind != KindProvision && metWithoutTLS(c.Device) && j.Kept != nil {
+		had, _, err := j.Kept(ctx, tx, c.Device)
+		if err != nil {
+			return nil, fmt.Errorf("load the profile that the device has: %w", err)
+		}
+		job.Unprotected = had.TLS == profile.TLSNone
+	}
 	if job.Admin, err = tx.Credentials(ctx, c.Device.UUID, store.KindAdmin); err != nil {
 		return nil, err
 	}
@@ -521,6 +528,9 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 	}
 	if p := f.Peer; p != nil {
 		version := tls.VersionName(p.TLSVersion)
+		if len(p.Fingerprint) == 0 {
+			version = withoutTLS
+		}
 		d.TLSVersion, d.PeerFingerprint = &version, &p.Fingerprint
 		d.PeerSeen = &[]byte{}
 	}

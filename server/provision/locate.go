@@ -132,7 +132,7 @@ func (r *Run) leads(ctx context.Context) []Lead {
 	if d.Address == d.GoodAddress {
 		believed = store.ByContact
 	}
-	if !r.hasKey() || r.mayBePlain() {
+	if !r.hasKey() {
 		add(d.Address, believed) // nothing would tell it from another
 		return list
 	}

@@ -214,7 +214,7 @@ func (r *Run) pending() bool {
 		}
 	}
 	for _, s := range r.material.Settings {
-		if network(s) && s.Enabled && s.Mutual != peer.ClientCertAsked {
+		if network(s) && s.Enabled && (s.Mutual != peer.ClientCertAsked || r.plain()) {
 			return true
 		}
 	}
@@ -367,6 +367,7 @@ var saveChanges = Step{
 			r.log.Info("commit.ambiguous", zap.Error(err))
 		}
 		r.takeRope()
+		r.other = r.metPlain() // from here on it has TLS: nothing is committed that takes it away
 		if err := r.settled(ctx); err != nil {
 			if shutsOut(err) && len(r.guarded) > 0 && !r.e.ungated {
 				return r.takeBack(ctx, err)

@@ -65,9 +65,9 @@ type Run struct {
 	rope     Device           // the session that made them, open over their commit
 	told     []string         // names of consoles that the device has, had, or was told
 
-	under      string // the name under which the device let us in; "" our own
-	withoutTLS bool   // it was set up with TLS once, and not the last time
-	changed    bool   // it may have been told something that changes it
+	under   string // the name under which the device let us in; "" our own
+	other   bool   // it is met with TLS, and was without before
+	changed bool   // it may have been told something that changes it
 
 	// Of a device on its way out:
 	gone  string // how it shows that it is no longer managed; "" it still is

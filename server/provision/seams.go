@@ -86,8 +86,11 @@ type Job struct {
 	// Blind reports that Profile is not what the device was told: that version is
 	// not known any more, so that its TLS settings are not judged by it.
 	Blind bool
-	Admin []store.Credential // newest first
-	MEBx  []store.Credential // newest first
+	// Unprotected reports that this profile, or the one that the device has, wants no
+	// TLS: a person's word for logins without it.
+	Unprotected bool
+	Admin       []store.Credential // newest first
+	MEBx        []store.Credential // newest first
 	// OTP is the one-time password an agent announced for this device.
 	OTP         amt.Secret
 	OTPRequired bool

@@ -234,10 +234,10 @@ func (r *Run) letIn(p session.Peer) {
 		r.facts.LoginAs = &LoginAs{r.admin.ID, r.admin.User}
 		r.keep(r.admin)
 	}
+	r.facts.Peer = &p
 	if r.bare(p) {
 		return
 	}
-	r.facts.Peer = &p
 	if len(r.Job.Device.Vouched) > 0 {
 		r.facts.Vouched, r.Job.Device.Vouched = &[]byte{}, nil
 	}
