@@ -18,8 +18,7 @@ const (
 	typed = "abcdefghijkmnpqrstuvwx" + "ABCDEFGHJKLMNPQRSTUVWX" + "23456789" + "!-"
 )
 
-// MaxUserName and the password limits are the firmware's (LMS
-// AMT_AuthorizationService; Intel "Strong AMT and ME passwords").
+// MaxUserName and the password limits are the firmware's (amt/protocol.md 8).
 const (
 	MinPassword = 8
 	MaxPassword = 32

@@ -52,7 +52,7 @@ var statusNames = map[Status]string{
 	2082: "OPERATION_IN_PROGRESS",
 }
 
-// String is the SDK's name with the number: "DATA_MISSING (2057)".
+// String is Intel's name with the number: "DATA_MISSING (2057)".
 func (s Status) String() string {
 	if n, ok := statusNames[s]; ok {
 		return fmt.Sprintf("%s (%d)", n, uint32(s))
@@ -75,7 +75,7 @@ const (
 	ClassRefused             // the device will not do this
 )
 
-// Class sorts a status by what helps against it (protocol.md 6.13).
+// Class sorts a status by what helps against it (amt/protocol.md 6.13).
 func (s Status) Class() StatusClass {
 	switch s {
 	case 0:

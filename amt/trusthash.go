@@ -11,7 +11,7 @@ import (
 )
 
 // HashAlgorithm is the one-byte code in front of each hash of a hello
-// (SDK, CFG_GetCertificateHashEntry).
+// (amt/protocol.md 2.2).
 type HashAlgorithm uint8
 
 const (

@@ -56,7 +56,7 @@ func (u UUID) String() string {
 func (u UUID) IsZero() bool { return u == UUID{} }
 
 // placeholders are values OEMs left in SMBIOS on many machines at once, so
-// they name nothing (FOGProject pull 196, MeshCentral issue 8152).
+// they name nothing (amt/protocol.md 2.3).
 var placeholders = map[UUID]bool{
 	{}: true,
 	{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}: true,

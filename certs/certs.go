@@ -11,7 +11,7 @@
 //  3. A hello lists the roots a device trusts; Match answers with every path
 //     that ends in one of them, best first.
 //  4. Path.TLS order is leaf first and root last: the device holds hashes only,
-//     so it needs the root's bytes (protocol.md 3.5).
+//     so it needs the root's bytes (amt/protocol.md 3.5).
 package certs
 
 import (
@@ -91,7 +91,7 @@ func (p *Provisioning) Usable() bool {
 }
 
 // Validity is nil inside the leaf's validity period, else cert_expired or
-// cert_not_yet_valid. Firmware does not mind (protocol.md 3.3); we do unless
+// cert_not_yet_valid. Firmware does not mind (amt/protocol.md 3.3); we do unless
 // forced.
 func (p *Provisioning) Validity(now time.Time) *reason.Error {
 	switch {

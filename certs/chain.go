@@ -161,7 +161,7 @@ func sameEntity(a, b *x509.Certificate) bool {
 }
 
 // comparePaths puts the shortest first (a four-certificate chain has failed
-// where three worked, rpc-go issue 413), then the one that is valid longest.
+// where three worked, amt/protocol.md 3.2), then the one that is valid longest.
 func comparePaths(a, b Path) int {
 	if c := cmp.Compare(len(a.Certs), len(b.Certs)); c != 0 {
 		return c

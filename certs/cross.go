@@ -11,7 +11,7 @@ import (
 // crossSigned names, for a root of KnownRoots, older roots that have certified
 // its key as well. The cross-certificate is published by the CA; with it in the
 // bundle, the same leaf can be shown to devices that know the older root only.
-// The first two are protocol.md 3.5; the rest is what the CAs' repositories list.
+// The first two are amt/protocol.md 3.5; the rest is what the CAs' repositories list.
 var crossSigned = map[string][]string{
 	"Go Daddy Root CA - G2":                         {"Go Daddy Class 2 CA"},
 	"USERTrust RSA CA":                              {"Comodo AAA Certificate Services"},

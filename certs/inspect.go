@@ -291,7 +291,7 @@ const (
 	Refused
 )
 
-// FitFor judges algorithms and key lengths only (protocol.md 3.2). A zero
+// FitFor judges algorithms and key lengths only (amt/protocol.md 3.2). A zero
 // version is judged as the newest would be, but never Refused.
 func (p Path) FitFor(v amt.Version) (Fit, reason.Code, string) {
 	f := p.facts()

@@ -205,7 +205,7 @@ func TestACrossCertificateIsSuggested(t *testing.T) {
 
 func TestRootNames(t *testing.T) {
 	t.Parallel()
-	// protocol.md 2.5 and 2.6: by each digest given there.
+	// amt/protocol.md 2.4 and 2.5: by each digest given there.
 	for digest, want := range map[string]string{
 		"sha256:45140b3247eb9cc8c5b4f0d7b53091f73292089e6e5a63e2749dd3aca9198eda": "Go Daddy Root CA - G2",
 		"sha1:47beabc922eae80e78783462a79f45c254fde68b":                           "Go Daddy Root CA - G2",

@@ -3,7 +3,7 @@ package certs
 // knownRoots lists roots by name and digest; no certificate is kept here.
 //
 // The first part is what AMT firmware has been seen to carry: the hellos of
-// protocol.md 2.5, the SHA-1 lists of 2.6, and one AMT 11.8 list. Digests were
+// amt/protocol.md 2.4, the SHA-1 lists of 2.5, and one AMT 11.8 list. Digests were
 // computed over certificates of Debian's ca-certificates, certifi bundles and
 // Node's built-in list; where no certificate was at hand a digest is missing.
 // The second part is what public CAs sign with today or did, so that a file or

@@ -35,7 +35,7 @@ const (
 	yes
 )
 
-// generation is one row of protocol.md 3.4: which rules firmware from this
+// generation is one row of amt/protocol.md 3.4: which rules firmware from this
 // release on knows, up to the next row.
 type generation struct {
 	major, minor int
@@ -62,8 +62,7 @@ var generations = []generation{
 }
 
 // domainLabels is the extended table of R3: how many labels at the end of two
-// names under a top-level domain must agree (MeshCentral's
-// TopLevelDomainExtendedSupport, the same as in Intel's text). A domain not in
+// names under a top-level domain must agree (amt/protocol.md 3.4). A domain not in
 // it gets no relief.
 var domainLabels = map[string]int{
 	"net": 2, "com": 2, "org": 2, "gov": 2, "edu": 2, "de": 2, "ch": 2, "dk": 2, "cz": 2, "cl": 2, "ua": 2,
@@ -86,7 +85,7 @@ func generationOf(v amt.Version) generation {
 	return g
 }
 
-// Covers applies the firmware's domain rule (protocol.md 3.4): may a
+// Covers applies the firmware's domain rule (amt/protocol.md 3.4): may a
 // certificate with this name (common name or dNSName) set up a device whose own
 // DNS suffix (MEBx, else DHCP option 15) is suffix? Case and a trailing dot do
 // not matter. A zero version means the newest rules. Where sources do not know,

@@ -2,39 +2,43 @@ package deploy_test
 
 import (
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// TestTheTestsNamedInTheManualExist: the threat table and the figures stand on
-// them.
+// TestTheTestsNamedInTheManualExist: the threat table, the figures and the
+// invariants stand on them.
 func TestTheTestsNamedInTheManualExist(t *testing.T) {
 	t.Parallel()
-	manual := read(t, "README.md") + read(t, "FIGURES.md")
-	there := map[string]bool{}
+	there, pages := map[string]bool{}, map[string]string{}
 	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 	if err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+		if err != nil || d.IsDir() {
 			return err
 		}
-		text, err := os.ReadFile(path)
-		for _, m := range declared.FindAllStringSubmatch(string(text), -1) {
-			there[m[1]] = true
+		switch {
+		case strings.HasSuffix(path, "_test.go"):
+			for _, m := range declared.FindAllStringSubmatch(read(t, path), -1) {
+				there[m[1]] = true
+			}
+		case strings.HasSuffix(path, ".md"):
+			pages[path] = read(t, path)
 		}
-		return err
+		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(manual, -1)
-	if len(named) < 50 {
-		t.Errorf("the manual names %d tests only", len(named))
-	}
-	for _, m := range named {
-		if !there[m[1]] {
-			t.Errorf("the manual names %s, and there is no such test", m[1])
+	mention, count := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`"), 0
+	for path, text := range pages {
+		for _, m := range mention.FindAllStringSubmatch(text, -1) {
+			if count++; !there[m[1]] {
+				t.Errorf("%s names %s, and there is no such test", path, m[1])
+			}
 		}
+	}
+	if count < 80 {
+		t.Errorf("the pages name %d tests only", count)
 	}
 }

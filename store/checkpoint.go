@@ -29,8 +29,7 @@ import (
 // auditSigningKey is the sealed setting of the key that signs checkpoints.
 const auditSigningKey = "audit_signing_key"
 
-// How much of the audit may be without a checkpoint (reliability: 1,000 records
-// or an hour).
+// How much of the audit may be without a checkpoint.
 const (
 	CheckpointRecords = 1000
 	CheckpointEvery   = time.Hour

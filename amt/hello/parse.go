@@ -8,8 +8,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// Layout, from Intel's "Setup mode hello messages"; both versions share the
-// first 24 bytes. Integers are little-endian.
+// The layout (amt/protocol.md 2.2); both versions share the first 24 bytes. Integers are little-endian.
 //
 //	 0  2  admin credentials set, 0 or 1
 //	 2  2  interface version

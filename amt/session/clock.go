@@ -35,7 +35,7 @@ func (s *Session) ta0(ctx context.Context) (uint32, error) {
 //
 // Ta0 is the device's time, Tm1 ours when Ta0 arrived, Tm2 ours just before the
 // second call; the device moves by ((Tm1+Tm2)-(Ta0+Ta3))/2, so nothing may come
-// between the two calls (SDK, "Set the network time").
+// between the two calls (amt/protocol.md 6.5).
 func (s *Session) SetClock(ctx context.Context) (before time.Time, err error) {
 	ta0, err := s.ta0(ctx)
 	if err != nil {

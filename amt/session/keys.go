@@ -144,8 +144,8 @@ func (s *Session) Delete(ctx context.Context, handle string) error {
 
 const endpoints = "AMT_TLSProtocolEndpointCollection"
 
-// endpointNames are the two spellings known of the collection's ElementName: a
-// device's own output, and what MeshCentral writes.
+// endpointNames are the two spellings known of the collection's ElementName
+// (amt/protocol.md 6.8): a device's own, and the one that clients write.
 var endpointNames = []string{"TLSProtocolEndpoint Instances Collection", "TLSProtocolEndpointInstances Collection"}
 
 // UseCertificate makes a stored certificate, whose key is stored too, the one

@@ -35,8 +35,8 @@ func (s *Session) SetAdminPassword(ctx context.Context, user, realm string, pw a
 	return nil
 }
 
-// digestPassword is base64 of the 16 raw bytes of MD5(user:realm:password) (LMS
-// AMT_AuthorizationService), not of their hexadecimal form.
+// digestPassword is base64 of the 16 raw bytes of MD5(user:realm:password), not of
+// their hexadecimal form (amt/protocol.md 6.6).
 func digestPassword(user, realm string, pw amt.Secret) string {
 	sum := md5.Sum([]byte(user + ":" + realm + ":" + pw.Reveal()))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -32,7 +32,7 @@ func readTLSSetting(n wsman.Node) TLSSetting {
 // EnableTLS switches TLS on for the network from the next commit on. The other
 // instance, for the machine's own operating system, is left alone: with both
 // changed in one setup session the device says success to the commit and
-// ignores it (MeshCentral, in two places). mutual asks clients for certificates;
+// ignores it (amt/protocol.md 6.8). mutual asks clients for certificates;
 // trustedCN are the name suffixes accepted then, none for any.
 func (s *Session) EnableTLS(ctx context.Context, mutual bool, trustedCN []string) error {
 	settings, err := s.client.Enumerate(ctx, tlsSettingClass)

@@ -66,7 +66,7 @@ func (p *trustPolicy) verify(cs tls.ConnectionState) error {
 }
 
 // odcaShape reports whether a chain looks like what Intel's on-die authority
-// issues (rpc-go's lmsTls.go): four or six certificates, the leaf's name, and a
+// issues (amt/protocol.md 4.2): four or six certificates, the leaf's name, and a
 // ROM certificate in the fourth place. Looks prove nothing.
 func odcaShape(chain []*x509.Certificate) bool {
 	if len(chain) != 4 && len(chain) != 6 {

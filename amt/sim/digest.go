@@ -59,7 +59,7 @@ const (
 
 // authenticate holds an Authorization header against the accounts. From AMT 6
 // on a login is good for the whole connection, until the accounts change: what
-// follows needs no header (Intel's guide, "Authentication Options"). mu is held.
+// follows needs no header (amt/protocol.md 5.2). mu is held.
 func (c *conn) authenticate(req *httpRequest) (user string, v verdict) {
 	d := c.dev
 	if req.authorization == "" && c.user != "" && c.turn == d.digest.turn && d.p.has(6, 0) {

@@ -72,7 +72,7 @@ func getTime(d *Device, c *call) ([]prop, amt.Status, error) {
 	return []prop{{name: "Ta0", value: num(d.time().Unix())}}, 0, nil
 }
 
-// setTime shifts the clock by half the sum of both ways, as the SDK writes:
+// setTime shifts the clock by half the sum of both ways (amt/protocol.md 6.5):
 // d = ((Tm1+Tm2) - (Ta0+Ta3)) / 2.
 func setTime(d *Device, c *call) ([]prop, amt.Status, error) {
 	ta0, ok0 := c.numberArg("Ta0")

@@ -38,7 +38,7 @@ const maxAnswers = 2
 // set replaces the logins. One the device refused stays refused, also when it was
 // left out in between. The one in use stays in use when it comes first, whatever
 // its name is now: from AMT 6 on a login is good for the connection, so the device
-// would not ask for it again (Intel's guide, "Authentication Options").
+// would not ask for it again (amt/protocol.md 5.2).
 func (a *auth) set(logins []Login) {
 	stays := a.used != "" && a.current() != nil && len(logins) > 0 && sameLogin(logins[0], *a.current())
 	a.logins = slices.Clone(logins)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// firmwareName is the host name firmware looks for (protocol.md 1.1).
+// firmwareName is the host name firmware looks for (amt/protocol.md 1.1).
 const firmwareName = "provisionserver"
 
 const (

@@ -2,7 +2,7 @@
 // that has to be true before a device can be managed, whether it is: pass, warn
 // or fail, with a hint and the text to paste where there is one.
 //
-// The road it follows is the firmware's own (protocol.md 1.1):
+// The road it follows is the firmware's own (amt/protocol.md 1.1):
 //
 //  1. DHCP tells the device its DNS suffix, option 15 (dhcp.go).
 //  2. DNS tells it where provisionserver.<suffix> is (dns.go).

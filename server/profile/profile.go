@@ -24,7 +24,7 @@ const (
 	TLSNone   TLSMode = "none"   // plain 16992; not possible from AMT 16.1
 )
 
-// Firmware's bounds of the names it lets in with mutual TLS (protocol.md 6.8):
+// Firmware's bounds of the names it lets in with mutual TLS (amt/protocol.md 6.8):
 // CommonNameMaxCount and CommonNameMaxSize as AMT 3.0.5 has them.
 const (
 	MostTrusted   = 4
@@ -58,7 +58,7 @@ type Profile struct {
 	Domain string `json:"domain" yaml:"domain"`
 
 	// ExtendHours resets the setup window at first contact: 1 to 24, 0 leaves
-	// it alone (SDK ExtendProvisioningPeriod).
+	// it alone (amt/protocol.md 1.2).
 	ExtendHours int `json:"extend_hours" yaml:"extend_hours"`
 
 	// CertificateDays is the validity of the device's own TLS certificate.
@@ -127,7 +127,7 @@ func (p Profile) Validate() error {
 	return errors.Join(errs...)
 }
 
-// checkUser is the firmware's rule for a digest user name (protocol.md 8).
+// checkUser is the firmware's rule for a digest user name (amt/protocol.md 8).
 func checkUser(u string) error {
 	if u == "" || len(u) > 16 {
 		return errors.New("want 1 to 16 characters")

@@ -14,7 +14,7 @@ import (
 
 // commitChanges is sent once. Whatever the answer, also none, the next step
 // asks the device what it is now: the network part restarts at commit, so that
-// a cut connection is as good a sign as a reply (rpc-go issue 1463).
+// a cut connection is as good a sign as a reply (amt/protocol.md 6.9).
 var commitChanges = Step{
 	Name:  "commit",
 	Setup: true,
@@ -26,7 +26,7 @@ var commitChanges = Step{
 		err := r.Device.Commit(ctx)
 		switch {
 		case isStatus(err, amt.StatusDataMissing) && !r.mebxKnown():
-			// From AMT 19 commit insists on a MEBx password (rpc-go local.go).
+			// From AMT 19 commit insists on a MEBx password (amt/protocol.md 6.6).
 			return &reason.Error{Code: reason.MEBxPasswordRejected, Err: err}
 		case isAnyStatus(err):
 			return named(reason.CommitFailed, err)

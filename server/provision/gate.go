@@ -256,7 +256,7 @@ func (r *Run) changeTLS(ctx context.Context) error {
 	what := fmt.Sprintf("TLS with mutual %t, letting in %v,", r.Profile.TLS == profile.TLSMutual, r.Profile.TrustedCN)
 	r.told = append(r.told, was.TrustedCN...)
 	back := func(ctx context.Context, d Device) error { return d.EnableTLS(ctx, was.Mutual, was.TrustedCN) }
-	// The trusted names do not wait for the commit (settings.md); a device that asks
-	// already goes by them at once.
+	// The trusted names do not wait for the commit (amt/protocol.md 6.8); a device that
+	// asks already goes by them at once.
 	return r.guard(ctx, guarded{what, back}, r.setTLS, r.letsUsIn, was.Mutual)
 }

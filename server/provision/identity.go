@@ -146,8 +146,8 @@ func (r *Run) ours() bool {
 }
 
 // proveIdentity compares the one-time password an agent put into the device
-// with the one it announced to us (SDK "Remote Setup and Configuration Flow",
-// step 4). Bare metal has no agent, hence no OTP.
+// with the one it announced to us (amt/protocol.md 6.4). Bare metal has no agent,
+// hence no OTP.
 var proveIdentity = Step{
 	Name:   "prove_identity",
 	Setup:  true,
@@ -185,7 +185,7 @@ var extendWindow = Step{
 
 // setClock sets the device's clock even when it is right: before AMT 6.0, and
 // for TLS on every release, commit asks that the clock was set over the network
-// (SDK "Set the Network Time").
+// (amt/protocol.md 6.5).
 var setClock = Step{
 	Name:  "set_clock",
 	Setup: true,

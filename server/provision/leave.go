@@ -144,7 +144,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 		r.gone = word
 		return nil
 	case r.acked && codeOf(last) == reason.DeviceUnreachable:
-		// It said yes; its address may go silent afterwards (LMS, Unprovision).
+		// It said yes; its address may go silent afterwards (amt/protocol.md 6.11).
 		r.gone = "the device said yes and its address is silent since"
 		return nil
 	}

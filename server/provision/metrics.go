@@ -22,7 +22,7 @@ type Metrics struct {
 	jobs       *prometheus.CounterVec
 }
 
-// NewMetrics registers the names of reliability.md 6.2 for runs.
+// NewMetrics registers the metrics of runs.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{

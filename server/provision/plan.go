@@ -7,7 +7,7 @@
 // safe to repeat (Apply). After any failure, or a restart, the questions are
 // asked again from the top: there is no other recovery.
 //
-// The rules that hold at every line (reliability.md 2.3):
+// The rules that hold at every line (server/provision/invariants.md):
 //
 //  1. A device receives only what is already durable here.
 //  2. Every change is journalled before it is sent, in a write that checks the

@@ -18,7 +18,7 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// The four TLS steps follow protocol.md 6.8. What an earlier attempt left in
+// The four TLS steps follow amt/protocol.md 6.8. What an earlier attempt left in
 // the device is found by reading it back and used again, so that a device's
 // small certificate store does not fill up.
 
@@ -66,8 +66,8 @@ var makeDeviceKey = Step{
 	},
 }
 
-// generateKey waits for a device that is busy making keys: MeshCentral asks
-// every 10 seconds, up to 20 times; the pauses here grow to that.
+// generateKey waits for a device that is busy making keys. It asks up to 20 times;
+// the pauses grow to 10 seconds (amt/protocol.md 6.8).
 func (r *Run) generateKey(ctx context.Context) error {
 	pause := r.e.KeyPause
 	for range 20 {
@@ -197,7 +197,7 @@ var useCertificate = Step{
 }
 
 // enableTLS switches TLS on for the network interface only: with the local one
-// changed too, CommitChanges says success and does nothing (protocol.md 6.8).
+// changed too, CommitChanges says success and does nothing (amt/protocol.md 6.8).
 var enableTLS = Step{
 	Name:   "enable_tls",
 	Setup:  true,

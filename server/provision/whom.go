@@ -83,7 +83,7 @@ func (r *Run) greetWith(d Device, c store.Credential) error {
 
 // greetAgain hands the session in which a device was just told a password the
 // same logins again, the new one first: the change makes the device forget who
-// is logged in, and it may ask again at any moment (SDK "Authentication Options").
+// is logged in, and it may ask again at any moment (amt/protocol.md 5.2).
 func (r *Run) greetAgain(d Device, c store.Credential) {
 	peer := d.Peer()
 	logins := []session.Login{r.login(c)}
