@@ -29,7 +29,7 @@ test-long: tools-for-tests ## the long proofs: 300,000 simulated histories, ever
 	$(GO) test -timeout 60m ./server/provision -run 'TestSimulation|TestMutants|TestReplay' -v -sim.seeds=$(or $(SEEDS),300000)
 	$(GO) test -timeout 30m -parallel $(PARALLEL) ./server -run TestReplayedHellos
 	$(GO) test -tags long -timeout 30m -parallel $(PARALLEL) ./server -run TestLong
-	$(GO) test -tags 'long failpoints' -timeout 60m -parallel $(PARALLEL) ./cmd/provisiond ./server/provision
+	$(GO) test -tags 'long failpoints' -timeout 60m -parallel $(PARALLEL) ./cmd/provisiond/endtoend ./server/provision
 
 fuzz: ## each parser for FUZZTIME (default 30s)
 	@for pkg in $$($(GO) list ./...); do \
@@ -39,13 +39,13 @@ fuzz: ## each parser for FUZZTIME (default 30s)
 
 bench: tools-for-tests ## figures beside their floors, in one run: about five minutes on an idle machine
 	@set -o pipefail; $(GO) test -timeout 10m -run '^$$' -bench . -benchtime $(or $(BENCHTIME),1s) ./server/admit ./server/desk ./store ./amt/hello ./amt/session ./amt/wsman ./certs | grep -vE '^(goos|goarch|cpu|PASS)|no test files'
-	@set -o pipefail; $(GO) test -timeout 20m -tags bench -run TestBench -v ./cmd/provisiond | grep -vE '^=== '
+	@set -o pipefail; $(GO) test -timeout 20m -tags bench -run TestBench -v ./cmd/provisiond/endtoend | grep -vE '^=== '
 
 scale: tools-for-tests ## a million devices on each engine: lists, pages, claims, start; 8 GB of disk for half an hour
-	@set -o pipefail; $(GO) test -timeout 120m -tags bench -run TestScale -v ./cmd/provisiond | grep -vE '^=== '
+	@set -o pipefail; $(GO) test -timeout 120m -tags bench -run TestScale -v ./cmd/provisiond/endtoend | grep -vE '^=== '
 
 soak: tools-for-tests ## 30 minutes of hellos with kill -9, full disk, database restarts
-	$(GO) test -tags soak -timeout 60m -run TestSoak -v ./cmd/provisiond
+	$(GO) test -tags soak -timeout 60m -run TestSoak -v ./cmd/provisiond/endtoend
 
 lint: ## gofmt, vet and golangci-lint (built once from deploy/tools)
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"

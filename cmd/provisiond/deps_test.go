@@ -42,6 +42,7 @@ server           : amt amt/reason amt/door amt/hello amt/session certs store sto
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
+cmd/provisiond/endtoend : amt amt/reason server/api
 `
 
 var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/admit", "server/api/apitest", "server/profile"}

@@ -3,9 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"flag"
 	"fmt"
 	"net/http"
@@ -118,7 +116,7 @@ var (
 func playCert(t *testing.T, provctl, engine, script string) (said string, commands int) {
 	t.Helper()
 	s := emptyServer(t, engine)
-	ca := newVendorCA()
+	vendor := certtest.NewLab(time.Now()).Vendor()
 	dir := t.TempDir()
 	ids := map[string]string{}
 	phrase := ""
@@ -135,7 +133,7 @@ func playCert(t *testing.T, provctl, engine, script string) (said string, comman
 		out.WriteString(line + "\n")
 		args := strings.Fields(command)
 		if args[0] == "vendor" {
-			ca.answers(t, dir, args[1])
+			answer(t, vendor, dir, args[1])
 			continue
 		}
 		commands++
@@ -182,38 +180,15 @@ func playCert(t *testing.T, provctl, engine, script string) (said string, comman
 	return out.String(), commands
 }
 
-// vendor answers a request as a CA does that has never answered before.
-func vendor(t *testing.T, dir, request string) {
-	t.Helper()
-	newVendorCA().answers(t, dir, request)
-}
-
-// vendorCA plays a CA: the same root and intermediate throughout, and each
-// certificate lasts longer than the one before.
-type vendorCA struct {
-	root, issuing *certtest.CA
-	issued        int
-}
-
-func newVendorCA() *vendorCA {
-	root := certtest.NewLab(time.Now()).Root(certtest.Options{Name: "Test Vendor Root"})
-	return &vendorCA{root: root, issuing: root.Intermediate(certtest.Options{Name: "Test Vendor Issuing CA"})}
-}
-
-func (v *vendorCA) answers(t *testing.T, dir, request string) {
+// answer writes what the vendor sends back for a request.
+func answer(t *testing.T, v *certtest.Vendor, dir, request string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, request))
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ := pem.Decode(text)
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := v.issuing.Sign(certtest.Options{Name: csr.Subject.CommonName, Names: csr.DNSNames, NotAfter: time.Now().Add(time.Duration(365+30*v.issued) * 24 * time.Hour)}, csr.PublicKey)
-	v.issued++
-	for name, data := range map[string][]byte{"certificate.pem": certtest.PEM(leaf), "bundle.pem": certtest.PEM(v.root.Cert, v.issuing.Cert)} {
+	certificate, bundle := v.Answer(text)
+	for name, data := range map[string][]byte{"certificate.pem": certificate, "bundle.pem": bundle} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}

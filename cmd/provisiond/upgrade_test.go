@@ -22,8 +22,12 @@ func TestEveryReleasesConfigurationIsUnderstood(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
 		path := filepath.Join(dir, "provisiond.yaml")
-		if err := os.WriteFile(path, []byte(strings.ReplaceAll(readFile(t, name), "DIR", dir)), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "DIR", dir)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		cfg, _, problems := Load(path, nil, nil)
