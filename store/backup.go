@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
@@ -20,21 +21,23 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// A backup is one file that either engine writes and either reads:
+// A backup is one file that either engine writes and either reads, sealed under
+// a passphrase as an age file. What `age -d FILE | gunzip` shows are lines of JSON:
 //
-//	header, one line of JSON        who made it, when, and how the key is made of the passphrase
-//	chunks of AES-256-GCM           under that key, the header authenticated with each:
-//	  gzip
-//	    {"master": …}               the master key, so that the file opens alone
-//	    {"table": …, "columns": …}  then one JSON array a row, for each table
-//	    {"end": {table: rows}}
+//	{"format": …, "created": …}  who made it, and when
+//	{"master": …}                the master key, so that the file opens alone
+//	{"table": …, "columns": …}   then one JSON array a row, for each table
+//	{"end": {table: rows}}
+//
+// Format 1 had its first line in clear, with how the key is made of the
+// passphrase, and chunks of AES-256-GCM under that key behind it.
 //
 // What lies sealed in the database lies sealed here as well, in its own
 // envelope: a restore gives the data keys to the target's master key and leaves
 // the envelopes as they are.
 const (
 	backupFormat  = "provisiond-backup"
-	backupVersion = 1
+	backupVersion = 2
 	maxHeader     = 64 << 10
 	maxRow        = 64 << 20
 )
@@ -42,15 +45,15 @@ const (
 // notInBackup is of this moment and this machine only.
 var notInBackup = []string{"nodes"}
 
-// BackupHeader is what a backup says to everybody.
+// BackupHeader says what a backup is and where it comes from.
 type BackupHeader struct {
-	Format  string       `json:"format"`
-	Version int          `json:"version"`
-	Created time.Time    `json:"created"`
-	Program string       `json:"program"`
-	Engine  string       `json:"engine"`
-	Schema  int64        `json:"schema"`
-	Key     seal.Stretch `json:"key"`
+	Format  string        `json:"format"`
+	Version int           `json:"version"`
+	Created time.Time     `json:"created"`
+	Program string        `json:"program"`
+	Engine  string        `json:"engine"`
+	Schema  int64         `json:"schema"`
+	Key     *seal.Stretch `json:"key,omitempty"` // format 1
 }
 
 // BackupReport is what was found in a backup, or put into one.
@@ -82,27 +85,18 @@ func (db *DB) Backup(ctx context.Context, w io.Writer, passphrase amt.Secret, pr
 	if err != nil {
 		return BackupReport{}, err
 	}
-	stretch, key, err := seal.NewStretch(passphrase)
-	if err != nil {
-		return BackupReport{}, err
-	}
 	r := BackupReport{BackupHeader: BackupHeader{
-		Format: backupFormat, Version: backupVersion, Created: millis(db.clock()), Program: program, Engine: db.engine, Schema: db.schema, Key: stretch,
+		Format: backupFormat, Version: backupVersion, Created: millis(db.clock()), Program: program, Engine: db.engine, Schema: db.schema,
 	}, Rows: map[string]int64{}}
-	header, err := json.Marshal(r.BackupHeader)
+	sealed, err := seal.NewWriter(w, passphrase, db.backupWork)
 	if err != nil {
 		return r, err
 	}
-	header = append(header, '\n')
-	if _, err := w.Write(header); err != nil {
-		return r, fmt.Errorf("back up: %w", err)
-	}
-	sealed := seal.NewWriter(w, key, header)
 	zip := gzip.NewWriter(sealed)
 	out := json.NewEncoder(zip)
 	out.SetEscapeHTML(false)
 	err = db.Read(ctx, func(tx *Tx) error {
-		if err := out.Encode(backupLine{Master: db.keys.Carry().Reveal()}); err != nil {
+		if err := errors.Join(out.Encode(r.BackupHeader), out.Encode(backupLine{Master: db.keys.Carry().Reveal()})); err != nil {
 			return err
 		}
 		for _, t := range tables {
@@ -203,33 +197,86 @@ func (tx *Tx) dump(ctx context.Context, t table, out *json.Encoder) (n int64, er
 	return n, err
 }
 
-// ReadBackupHeader reads what needs no passphrase.
-func ReadBackupHeader(r io.Reader) (BackupHeader, error) {
-	h, _, err := readHeader(bufio.NewReader(r))
-	return h, err
+// IsBackup says in a sentence why a file can be no backup, for which no
+// passphrase is needed.
+func IsBackup(r io.Reader) error {
+	in := bufio.NewReader(r)
+	if aged(in) {
+		return nil
+	}
+	_, _, err := firstHeader(in)
+	return err
 }
 
-func readHeader(r *bufio.Reader) (h BackupHeader, line []byte, err error) {
-	for {
-		part, err := r.ReadSlice('\n')
+func aged(in *bufio.Reader) bool {
+	intro, _ := in.Peek(len(seal.FileIntro))
+	return string(intro) == seal.FileIntro
+}
+
+// firstHeader reads the line in clear that a backup of format 1 begins with.
+func firstHeader(in *bufio.Reader) (h BackupHeader, line []byte, err error) {
+	for err = bufio.ErrBufferFull; errors.Is(err, bufio.ErrBufferFull) && len(line) <= maxHeader; {
+		var part []byte
+		part, err = in.ReadSlice('\n')
 		line = append(line, part...)
-		if len(line) > maxHeader || err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			break
-		}
-		if err == nil {
-			break
-		}
 	}
-	if json.Unmarshal(line, &h) != nil || h.Format != backupFormat {
-		if bytes.HasPrefix(line, []byte(`{"format":"`+backupFormat)) {
-			return h, nil, seal.ErrCut
+	if err != nil && bytes.HasPrefix(line, []byte(`{"format":"`+backupFormat)) || len(line) > 0 && strings.HasPrefix(seal.FileIntro, string(line)) {
+		return h, nil, seal.ErrCut
+	}
+	h, err = parseHeader(line)
+	if err == nil && h.Key == nil {
+		err = errors.New("the backup's header lacks how its key is made: it was changed")
+	}
+	return h, line, err
+}
+
+func parseHeader(line []byte) (h BackupHeader, err error) {
+	newest := NewestSchema(Postgres)
+	switch {
+	case json.Unmarshal(line, &h) != nil || h.Format != backupFormat:
+		return h, errors.New("this is no backup of provisiond")
+	case h.Version > backupVersion:
+		return h, fmt.Errorf("the backup has format %d and this program reads up to %d: it was made by a newer provisiond (%s), so use that one",
+			h.Version, backupVersion, h.Program)
+	case h.Schema > newest:
+		return h, fmt.Errorf("the backup has schema %d and this program knows only %d: it was made by a newer provisiond (%s), so use that one",
+			h.Schema, newest, h.Program)
+	}
+	return h, nil
+}
+
+// openBackup gives the header and the lines behind it.
+func openBackup(r io.Reader, passphrase amt.Secret) (h BackupHeader, lines *bufio.Scanner, err error) {
+	in := bufio.NewReaderSize(r, 128<<10)
+	var plain io.Reader
+	inside := aged(in)
+	if inside {
+		plain, err = seal.NewReader(in, passphrase)
+	} else {
+		var line []byte
+		if h, line, err = firstHeader(in); err != nil {
+			return h, nil, err
 		}
-		return h, nil, errors.New("this is no backup of provisiond")
+		key, bad := h.Key.Open(passphrase)
+		plain, err = seal.OldReader(in, key, line), bad
 	}
-	if h.Version > backupVersion {
-		return h, nil, fmt.Errorf("the backup has format %d and this program reads up to %d: it was made by a newer provisiond (%s), so use that one", h.Version, backupVersion, h.Program)
+	if err != nil {
+		return h, nil, err
 	}
-	return h, line, nil
+	zip, err := gzip.NewReader(plain)
+	if err != nil {
+		return h, nil, whole(err)
+	}
+	lines = bufio.NewScanner(zip)
+	lines.Buffer(make([]byte, 64<<10), maxRow)
+	if !inside {
+		return h, lines, nil
+	}
+	if !lines.Scan() {
+		return h, nil, cmp.Or(whole(lines.Err()), seal.ErrCut)
+	}
+	h, err = parseHeader(lines.Bytes())
+	return h, lines, err
 }
 
 // A visitor takes what a backup holds, in its order.
@@ -243,29 +290,15 @@ type visitor struct {
 // and every count agrees.
 func walkBackup(in io.Reader, passphrase amt.Secret, v visitor) (BackupReport, error) {
 	var r BackupReport
-	buffered := bufio.NewReaderSize(in, 128<<10)
-	h, line, err := readHeader(buffered)
+	h, lines, err := openBackup(in, passphrase)
 	r.BackupHeader = h
 	if err != nil {
 		return r, err
-	}
-	if newest := NewestSchema(Postgres); h.Schema > newest {
-		return r, fmt.Errorf("the backup has schema %d and this program knows only %d: it was made by a newer provisiond (%s), so use that one", h.Schema, newest, h.Program)
 	}
 	tables, err := ownTables()
 	if err != nil {
 		return r, err
 	}
-	key, err := h.Key.Open(passphrase)
-	if err != nil {
-		return r, err
-	}
-	zip, err := gzip.NewReader(seal.NewReader(buffered, key, line))
-	if err != nil {
-		return r, whole(err)
-	}
-	lines := bufio.NewScanner(zip)
-	lines.Buffer(make([]byte, 64<<10), maxRow)
 	r.Rows = map[string]int64{}
 	var now table
 	var columns []column

@@ -2,16 +2,20 @@ package store_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/provisiond/provisiond/amt"
@@ -127,15 +131,14 @@ func TestABadBackupIsRefusedInOneSentence(t *testing.T) {
 	db := open(t, place(t, store.SQLite))
 	furnish(t, db)
 	file := backup(t, db)
-	line, body, _ := bytes.Cut(file, []byte("\n"))
-	header := func(change func(map[string]any)) []byte {
-		var h map[string]any
-		if err := json.Unmarshal(line, &h); err != nil {
-			t.Fatal(err)
-		}
-		change(h)
-		b, _ := json.Marshal(h)
-		return slices.Concat(b, []byte("\n"), body)
+	header := func(change func(map[string]any)) []byte { return rewritten(t, file, change) }
+	old, err := os.ReadFile("testdata/format-1.backup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, body, _ := bytes.Cut(old, []byte("\n"))
+	oldHeader := func(change func(map[string]any)) []byte {
+		return slices.Concat(changed(t, line, change), body)
 	}
 	flip := func(at int) []byte {
 		b := bytes.Clone(file)
@@ -147,26 +150,38 @@ func TestABadBackupIsRefusedInOneSentence(t *testing.T) {
 		pass string
 		want string
 	}{
-		"wrong passphrase": {file, "correct horse batterx", "passphrase is not the one"},
-		"no backup":        {[]byte("PK\x03\x04 something else\n"), "", "no backup of provisiond"},
-		"empty":            {nil, "", "no backup of provisiond"},
-		"cut in header":    {file[:40], "", "cut"},
-		"cut after header": {file[:len(line)+1], "", "cut"},
-		"cut in the body":  {file[:len(file)-1000], "", "cut"},
-		"last byte gone":   {file[:len(file)-1], "", "cut"},
-		"grown":            {append(bytes.Clone(file), 0), "", "cut"},
-		"changed byte":     {flip(len(file) - 30), "", "cut"},
-		"newer format":     {header(func(h map[string]any) { h["version"] = 9 }), "", "newer provisiond"},
-		"newer schema":     {header(func(h map[string]any) { h["schema"] = 99 }), "", "newer provisiond"},
-		"changed header":   {header(func(h map[string]any) { h["engine"] = "postgres" }), "", "cut"},
-		"absurd cost":      {header(func(h map[string]any) { h["key"].(map[string]any)["memory_kib"] = 1 << 30 }), "", "changed"},
+		"wrong passphrase":     {file, "correct horse batterx", "passphrase is not the one"},
+		"no passphrase":        {file, "-", "passphrase is not the one"},
+		"no backup":            {[]byte("PK\x03\x04 something else\n"), "", "no backup of provisiond"},
+		"another age file":     {aged(t, []byte("a letter\n")), "", "no backup of provisiond"},
+		"empty":                {nil, "", "no backup of provisiond"},
+		"cut in the intro":     {file[:10], "", "cut"},
+		"cut in header":        {file[:40], "", "cut"},
+		"cut in the body":      {file[:len(file)-1000], "", "cut"},
+		"last byte gone":       {file[:len(file)-1], "", "cut"},
+		"grown":                {append(bytes.Clone(file), 0), "", "cut"},
+		"changed byte":         {flip(len(file) - 30), "", "was changed"},
+		"newer format":         {header(func(h map[string]any) { h["version"] = 9 }), "", "newer provisiond"},
+		"newer schema":         {header(func(h map[string]any) { h["schema"] = 99 }), "", "newer provisiond"},
+		"absurd cost":          {bytes.Replace(file, []byte(" 4\n"), []byte(" 30\n"), 1), "", "changed"},
+		"old wrong passphrase": {old, "correct horse batterx", "passphrase is not the one"},
+		"old cut in header":    {old[:40], "", "cut"},
+		"old cut after header": {old[:len(line)+1], "", "cut"},
+		"old cut in the body":  {old[:len(old)-1000], "", "cut"},
+		"old last byte gone":   {old[:len(old)-1], "", "cut"},
+		"old grown":            {append(bytes.Clone(old), 0), "", "cut"},
+		"old newer format":     {oldHeader(func(h map[string]any) { h["version"] = 9 }), "", "newer provisiond"},
+		"old newer schema":     {oldHeader(func(h map[string]any) { h["schema"] = 99 }), "", "newer provisiond"},
+		"old changed header":   {oldHeader(func(h map[string]any) { h["engine"] = "postgres" }), "", "cut"},
+		"old without a key":    {oldHeader(func(h map[string]any) { delete(h, "key") }), "", "changed"},
+		"old absurd cost":      {oldHeader(func(h map[string]any) { h["key"].(map[string]any)["memory_kib"] = 1 << 30 }), "", "changed"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pass := passphrase
 			if c.pass != "" {
-				pass = amt.NewSecret(c.pass)
+				pass = amt.NewSecret(strings.TrimPrefix(c.pass, "-"))
 			}
 			dir := filepath.Join(t.TempDir(), "target")
 			_, err := store.RestoreBackup(t.Context(), bytes.NewReader(c.file), pass, func() (store.Options, error) {
@@ -178,6 +193,114 @@ func TestABadBackupIsRefusedInOneSentence(t *testing.T) {
 			}
 			if _, err := os.Stat(dir); err == nil {
 				t.Error("the target was touched")
+			}
+		})
+	}
+}
+
+// changed is a line of JSON that says something else.
+func changed(t *testing.T, line []byte, change func(map[string]any)) []byte {
+	t.Helper()
+	var h map[string]any
+	if err := json.Unmarshal(line, &h); err != nil {
+		t.Fatal(err)
+	}
+	change(h)
+	b, _ := json.Marshal(h)
+	return append(b, '\n')
+}
+
+// rewritten is a backup with another first line, by somebody who has the passphrase.
+func rewritten(t *testing.T, file []byte, change func(map[string]any)) []byte {
+	t.Helper()
+	line, body, _ := bytes.Cut(plain(t, file), []byte("\n"))
+	return aged(t, slices.Concat(changed(t, line, change), body))
+}
+
+// plain is what age's own library and gunzip make of a backup.
+func plain(t *testing.T, file []byte) []byte {
+	t.Helper()
+	id, err := age.NewScryptIdentity(passphrase.Reveal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := age.Decrypt(bytes.NewReader(file), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zip, err := gzip.NewReader(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(zip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// aged seals text as a backup is.
+func aged(t *testing.T, text []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := seal.NewWriter(&out, passphrase, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zip := gzip.NewWriter(w)
+	_, _ = zip.Write(text)
+	if err := errors.Join(zip.Close(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// TestAgeOpensABackup: on the day when no provisiond is at hand, age and gunzip
+// show the master key and every row, as the manual's chapter about disasters says.
+func TestAgeOpensABackup(t *testing.T) {
+	t.Parallel()
+	db := open(t, place(t, store.SQLite))
+	furnish(t, db)
+	file := backup(t, db)
+	text := plain(t, file)
+	if age, err := exec.LookPath("age"); err == nil { // it reads a passphrase from a terminal only, which script gives it
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "amt.backup"), file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "script", "-qec", age+" -d -o amt.jsonl.gz amt.backup && gunzip amt.jsonl.gz", "/dev/null")
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(passphrase.Reveal()+"\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, "amt.jsonl")); err != nil || !bytes.Equal(got, text) {
+			t.Errorf("%v: the program age shows something else than its library: %.200s", err, got)
+		}
+	}
+	lines := strings.Split(string(text), "\n")
+	if !strings.Contains(lines[0], `"version":2`) || !strings.HasPrefix(lines[1], `{"master":"`) || !strings.Contains(string(text), uuid(3).String()) {
+		t.Errorf("it begins\n%s\n%s", lines[0], lines[1])
+	}
+}
+
+// TestABackupOfTheFirstFormatOpens: it was made by the release before age.
+func TestABackupOfTheFirstFormatOpens(t *testing.T) {
+	t.Parallel()
+	file, err := os.ReadFile("testdata/format-1.backup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			o := other(t, engine)
+			r, err := store.RestoreBackup(t.Context(), bytes.NewReader(file), passphrase, func() (store.Options, error) { return o, nil })
+			if err != nil || r.Version != 1 || r.Opened != 12 || r.Audit != 5 || r.Rows["devices"] != 5 {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			o.Keys, _ = seal.New([]byte("another key, 32 bytes long, yes!"))
+			if got := credentials(t, open(t, o), 2, store.KindAdmin)[0].Password.Reveal(); got != "Admin!canary-c" {
+				t.Errorf("password %q", got)
 			}
 		})
 	}

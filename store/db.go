@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -32,6 +33,7 @@ type Options struct {
 	Beside bool
 
 	upTo     int64 // migrate so far only, 0 is all the way
+	work     int   // that guessing a backup's passphrase takes, as seal.NewWriter counts it; 0: seal.FileWork
 	restored bool  // what this node remembers is not of what was put back
 
 	// Clock replaces the process clock on SQLite, where it is the database's
@@ -55,6 +57,8 @@ type DB struct {
 	trust   *trustCache
 	schema  int64
 	slow    *slowLog
+
+	backupWork int
 
 	pool      *pgxpool.Pool // Postgres
 	commitFor time.Duration // Postgres: how long a commit may take
@@ -81,7 +85,10 @@ type DB struct {
 // Open connects, brings the schema up to date and says in one sentence what is
 // wrong when it cannot. A database that does not answer is ErrUnavailable.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	db := &DB{log: o.Log, metrics: o.Metrics, keys: o.Keys, trust: newTrustCache(), clock: o.Clock, fakeClock: o.Clock != nil, opened: time.Now(), commitFor: commitTimeout}
+	db := &DB{
+		log: o.Log, metrics: o.Metrics, keys: o.Keys, trust: newTrustCache(), clock: o.Clock, fakeClock: o.Clock != nil,
+		opened: time.Now(), commitFor: commitTimeout, backupWork: cmp.Or(o.work, seal.FileWork),
+	}
 	if db.log == nil {
 		db.log = zap.NewNop()
 	}

@@ -39,6 +39,7 @@ func place(tb testing.TB, engine string) store.Options {
 		tb.Fatal(err)
 	}
 	o := store.Options{Keys: keys}
+	o.Hasty()
 	if engine == store.Postgres {
 		o.URL = pgtest.URL(tb)
 	} else {

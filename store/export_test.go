@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// Hasty makes backups whose passphrase is guessed quickly, and made quickly.
+func (o *Options) Hasty() { o.work = 4 }
+
 // Exec runs a statement behind the store's back.
 func (db *DB) Exec(ctx context.Context, q string) error {
 	return db.Write(ctx, func(tx *Tx) error {

@@ -237,8 +237,7 @@ func openBackup(name string, passphrase func(bool) (amt.Secret, error)) (*os.Fil
 		return nil, amt.Secret{}, err
 	}
 	// Asked before the passphrase: nobody shall type one for a wrong file.
-	_, err = store.ReadBackupHeader(f)
-	if err == nil {
+	if err = store.IsBackup(f); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {

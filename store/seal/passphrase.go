@@ -1,23 +1,18 @@
 package seal
 
 import (
-	"crypto/cipher"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 
-	"golang.org/x/crypto/argon2"
+	"filippo.io/age"
 
 	"github.com/provisiond/provisiond/amt"
 )
 
-// A file under a passphrase: chunks of AES-256-GCM, each numbered in its nonce
-// and the last one marked, so that a file cut at any byte, a chunk left out and
-// two files put together all show (the STREAM construction, Hoang, Reyhanitabar,
-// Rogaway and Vizár, 2015).
+// A file under a passphrase is an age file, which `age -d` opens without this
+// program on the day when there is no other way.
 
 // ErrPassphrase means that a passphrase is not the one a file was made with.
 var ErrPassphrase = errors.New("the passphrase is not the one this file was made with")
@@ -25,174 +20,84 @@ var ErrPassphrase = errors.New("the passphrase is not the one this file was made
 // ErrCut means that a file ends before its last chunk.
 var ErrCut = errors.New("the file is cut: its end is missing")
 
-// Stretch says how a key is made of a passphrase; it is no secret.
-type Stretch struct {
-	Salt    []byte `json:"salt"`
-	Time    uint32 `json:"time"`
-	Memory  uint32 `json:"memory_kib"`
-	Threads uint8  `json:"threads"`
-	Check   []byte `json:"check"` // opens with the right passphrase only
-}
+// FileIntro is how every file of NewWriter begins.
+const FileIntro = "age-encryption.org/v1\n"
 
 // MinPassphrase is the fewest characters that are taken.
 const MinPassphrase = 12
 
+// The work of making a key of a passphrase is 2^n of scrypt's; each step doubles the memory too.
 const (
-	chunkSize  = 64 << 10
-	checkText  = "provisiond passphrase"
-	maxMemory  = 1 << 20 // KiB; a header from a stranger must not take the machine's memory
-	maxTime    = 64
-	maxThreads = 64
+	FileWork    = 17 // 128 MiB
+	maxFileWork = 20 // a file from a stranger must not take the machine's memory
 )
 
-// NewStretch chooses a salt and today's cost: argon2id, 64 MiB, 3 passes.
-func NewStretch(passphrase amt.Secret) (Stretch, cipher.AEAD, error) {
+// NewWriter seals what is written to it; Close writes the last chunk.
+func NewWriter(w io.Writer, passphrase amt.Secret, work int) (io.WriteCloser, error) {
 	if len(passphrase.Reveal()) < MinPassphrase {
-		return Stretch{}, nil, fmt.Errorf("the passphrase needs at least %d characters: it is all that protects every password in the file", MinPassphrase)
+		return nil, fmt.Errorf("the passphrase needs at least %d characters: it is all that protects every password in the file", MinPassphrase)
 	}
-	s := Stretch{Salt: make([]byte, 16), Time: 3, Memory: 64 << 10, Threads: 4}
-	if _, err := rand.Read(s.Salt); err != nil {
-		return s, nil, err
-	}
-	a, err := s.aead(passphrase)
-	if err != nil {
-		return s, nil, err
-	}
-	s.Check = a.Seal(nil, checkNonce(), []byte(checkText), nil)
-	return s, a, nil
-}
-
-// Open makes the key again, or says ErrPassphrase.
-func (s Stretch) Open(passphrase amt.Secret) (cipher.AEAD, error) {
-	if len(s.Salt) < 8 || s.Time == 0 || s.Time > maxTime || s.Memory < 8 || s.Memory > maxMemory || s.Threads == 0 || s.Threads > maxThreads {
-		return nil, errors.New("the file's header asks for a cost that no backup has: it was changed")
-	}
-	a, err := s.aead(passphrase)
+	r, err := age.NewScryptRecipient(passphrase.Reveal())
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.Open(nil, checkNonce(), s.Check, nil); err != nil {
+	r.SetWorkFactor(work)
+	return age.Encrypt(w, r)
+}
+
+// NewReader opens what NewWriter sealed. ErrPassphrase, ErrCut and sentences say
+// what is wrong; nothing of a bad chunk is ever handed out.
+func NewReader(r io.Reader, passphrase amt.Secret) (io.Reader, error) {
+	id, err := age.NewScryptIdentity(passphrase.Reveal())
+	if err != nil {
+		return nil, ErrPassphrase // it is empty
+	}
+	id.SetMaxWorkFactor(maxFileWork)
+	f := &fileReader{source: sourceReader{r: r}}
+	f.plain, err = age.Decrypt(&f.source, id)
+	switch {
+	case errors.Is(err, age.ErrIncorrectIdentity):
 		return nil, ErrPassphrase
+	case errors.Is(err, io.EOF):
+		return nil, ErrCut
 	}
-	return a, nil
+	return f, f.explain(err)
 }
 
-func (s Stretch) aead(passphrase amt.Secret) (cipher.AEAD, error) {
-	return aead(argon2.IDKey([]byte(passphrase.Reveal()), s.Salt, s.Time, s.Memory, s.Threads, KeySize))
+type fileReader struct {
+	source sourceReader
+	plain  io.Reader
 }
 
-// checkNonce is one that no chunk ever has.
-func checkNonce() []byte {
-	return []byte{255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}
+func (f *fileReader) Read(p []byte) (int, error) {
+	n, err := f.plain.Read(p)
+	return n, f.explain(err)
 }
 
-func chunkNonce(n uint64, last bool) []byte {
-	nonce := make([]byte, nonceLen)
-	binary.BigEndian.PutUint64(nonce[3:], n)
-	if last {
-		nonce[nonceLen-1] = 1
+func (f *fileReader) explain(err error) error {
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		return err
+	case f.source.err != nil:
+		return f.source.err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return ErrCut
 	}
-	return nonce
+	return fmt.Errorf("the file is cut or was changed: %w", err)
 }
 
-// NewWriter seals what is written to it; Close writes the last chunk. The key
-// must never have sealed another file, which NewStretch's salt sees to.
-func NewWriter(w io.Writer, a cipher.AEAD, header []byte) io.WriteCloser {
-	return &chunkWriter{w: w, a: a, header: header}
+// A sourceReader remembers its own failure, which age tells in other words.
+type sourceReader struct {
+	r   io.Reader
+	err error
 }
 
-type chunkWriter struct {
-	w      io.Writer
-	a      cipher.AEAD
-	header []byte
-	buf    []byte
-	n      uint64
-	closed bool
-}
-
-func (c *chunkWriter) Write(p []byte) (int, error) {
-	total := len(p)
-	for len(p) > 0 {
-		if len(c.buf) == chunkSize {
-			if err := c.flush(false); err != nil {
-				return 0, err
-			}
-		}
-		k := min(chunkSize-len(c.buf), len(p))
-		c.buf = append(c.buf, p[:k]...)
-		p = p[k:]
+func (s *sourceReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
 	}
-	return total, nil
-}
-
-func (c *chunkWriter) flush(last bool) error {
-	_, err := c.w.Write(c.a.Seal(nil, chunkNonce(c.n, last), c.buf, c.header))
-	c.n++
-	c.buf = c.buf[:0]
-	return err
-}
-
-func (c *chunkWriter) Close() error {
-	if c.closed {
-		return nil
-	}
-	c.closed = true
-	return c.flush(true)
-}
-
-// NewReader opens what NewWriter sealed. ErrCut and ErrDamaged say what is
-// wrong; nothing of a bad chunk is ever handed out.
-func NewReader(r io.Reader, a cipher.AEAD, header []byte) io.Reader {
-	return &chunkReader{r: r, a: a, header: header}
-}
-
-type chunkReader struct {
-	r      io.Reader
-	a      cipher.AEAD
-	header []byte
-	ahead  []byte // a chunk read already, to know whether another follows
-	rest   []byte
-	n      uint64
-	err    error
-}
-
-func (c *chunkReader) Read(p []byte) (int, error) {
-	for len(c.rest) == 0 {
-		if c.err != nil {
-			return 0, c.err
-		}
-		c.rest, c.err = c.next()
-	}
-	k := copy(p, c.rest)
-	c.rest = c.rest[k:]
-	return k, nil
-}
-
-func (c *chunkReader) next() ([]byte, error) {
-	buf := make([]byte, chunkSize+tagLen+1)
-	k := copy(buf, c.ahead)
-	more, err := io.ReadFull(c.r, buf[k:])
-	k += more
-	last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	if err != nil && !last {
-		return nil, err
-	}
-	chunk := buf[:k]
-	if !last {
-		chunk, c.ahead = buf[:k-1], []byte{buf[k-1]}
-	}
-	plain, err := c.a.Open(nil, chunkNonce(c.n, last), chunk, c.header)
-	if err != nil {
-		if last {
-			return nil, ErrCut // or its last chunk was changed, which helps as little
-		}
-		return nil, ErrDamaged
-	}
-	c.n++
-	if last {
-		return plain, io.EOF
-	}
-	return plain, nil
+	return n, err
 }
 
 // Carry is the master key in a form that goes into a sealed backup, nowhere else.
