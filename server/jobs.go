@@ -131,6 +131,9 @@ func (s *Server) jobResults(ctx context.Context, id int64) (n int, err error) {
 		if err != nil {
 			return err
 		}
+		if err := tx.RefuseJobItems(ctx, id); err != nil {
+			return err
+		}
 		items, runs, err := tx.JobEnded(ctx, id, jobBatch)
 		if err != nil {
 			return err

@@ -2,10 +2,17 @@ package server
 
 import (
 	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
@@ -446,5 +453,67 @@ func TestCommandJobs(t *testing.T) {
 			return err
 		})
 		start(api.JobRequest{Kind: "retire", Query: "tag:branch"}, map[string]int{"done": 4})
+	})
+}
+
+// TestForgedItemsHoldUpNoJob: devices that somebody wrote into a job by SQL are
+// refused and counted, take no room, and the job comes to its end.
+func TestForgedItemsHoldUpNoJob(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, nil, func(t *testing.T, l *lab) {
+		own, other := amt.UUID{1}, amt.UUID{2}
+		var job int64
+		l.write(func(ctx context.Context, tx *store.Tx) error {
+			err := errors.Join(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{}), tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
+			if err != nil {
+				return err
+			}
+			options, err := json.Marshal(api.JobOptions{Change: api.Change{Tags: []string{"floor-3"}}})
+			if err != nil {
+				return err
+			}
+			if job, err = tx.CreateJob(ctx, store.Job{Kind: "tag", State: store.JobWaiting, Options: options, CreatedBy: "alice"}); err != nil {
+				return err
+			}
+			if err := tx.AddJobItems(ctx, job, []amt.UUID{own}); err != nil {
+				return err
+			}
+			exec := func(q string) error { // behind the store's back, and before a node looks
+				if pg, ok := tx.Handle().(pgx.Tx); ok {
+					_, err := pg.Exec(ctx, strings.ReplaceAll(q, "NOW", "now()"))
+					return err
+				}
+				_, err := tx.Handle().(*sql.Tx).ExecContext(ctx, strings.ReplaceAll(q, "NOW", "0"))
+				return err
+			}
+			if err := exec(fmt.Sprintf("INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES (%d, '%s', 'waiting', NOW)", job, other)); err != nil {
+				return err
+			}
+			for n := range jobMost { // as many as may be under way
+				if err := exec(fmt.Sprintf("INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES (%d, '%s', 'running', NOW)", job, amt.UUID{3, byte(n >> 8), byte(n)})); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		done := l.job(job, "its end", over)
+		if want := map[string]int{"done": 1, "forged": jobMost + 1, "waiting": 0, "running": 0, "handed_over": 0, "failed": 0, "skipped": 0}; !maps.Equal(done.Counts, want) || done.Devices != 1 {
+			t.Errorf("%d devices, %v, want %v", done.Devices, done.Counts, want)
+		}
+		l.read(func(ctx context.Context, tx *store.Tx) error {
+			d, err := tx.Device(ctx, own)
+			strange, err2 := tx.Device(ctx, other)
+			if !slices.Equal(d.Tags, []string{"floor-3"}) || len(strange.Tags) != 0 {
+				t.Errorf("tags %v and %v", d.Tags, strange.Tags)
+			}
+			items, err3 := tx.JobItems(ctx, job, store.ItemForged, amt.UUID{}, 1)
+			if len(items) != 1 || items[0].UUID != other || items[0].Detail == "" {
+				t.Errorf("%+v", items)
+			}
+			return errors.Join(err, err2, err3)
+		})
+		if found, err := l.s.DB.CheckRows(t.Context()); err != nil || found.Tables["job_items"] != jobMost+1 {
+			t.Errorf("after the end %+v, %v", found, err)
+		}
 	})
 }

@@ -41,16 +41,6 @@ func (tx *Tx) AnnouncedBy(ctx context.Context, peer string) (Agent, error) {
 	return first(tx.agents(ctx, "peer", peer))
 }
 
-func first(all []Agent, err error) (Agent, error) {
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return Agent{}, err
-	}
-	return all[0], nil
-}
-
 // Announce lets a peer speak for a device until a time; ErrConflict when another
 // peer did so first. What has expired goes.
 func (tx *Tx) Announce(ctx context.Context, a Agent) error {

@@ -139,3 +139,12 @@ func (db *DB) Catalogue(ctx context.Context) (out []string, err error) {
 	})
 	return out, err
 }
+
+// SignedTables names the tables whose rows carry a MAC.
+func SignedTables() (names []string) {
+	for _, t := range signedTables {
+		name, _, _ := strings.Cut(t.table, " ")
+		names = append(names, name)
+	}
+	return names
+}

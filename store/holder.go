@@ -9,6 +9,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 // A name belongs to the device that was set up under it, until it is given back:
@@ -102,45 +103,63 @@ type ConsoleCertificate struct {
 	CreatedBy                      string
 	CreatedAt, NotAfter, RevokedAt time.Time
 	RevokedBy, Why                 string
+	signed                         []byte
 }
 
-const consoleColumns = "id, serial, name, fingerprint, issued_to, created_by, created_at, not_after, revoked_at, revoked_by, why"
+const consoleColumns = "id, serial, name, fingerprint, issued_to, created_by, created_at, not_after, revoked_at, revoked_by, why, signed"
 
 func scanConsole(s scanner) (ConsoleCertificate, error) {
 	var c ConsoleCertificate
-	err := s.Scan(&c.ID, &c.Serial, &c.Name, &c.Fingerprint, &c.IssuedTo, &c.CreatedBy, timeOf{&c.CreatedAt}, timeOf{&c.NotAfter}, timeOf{&c.RevokedAt}, &c.RevokedBy, &c.Why)
+	err := s.Scan(&c.ID, &c.Serial, &c.Name, &c.Fingerprint, &c.IssuedTo, &c.CreatedBy, timeOf{&c.CreatedAt}, timeOf{&c.NotAfter},
+		timeOf{&c.RevokedAt}, &c.RevokedBy, &c.Why, &c.signed)
 	return c, err
+}
+
+// place is named by the serial number, which is known before the row has a key.
+func (c *ConsoleCertificate) place() seal.Place {
+	return place("console_certificates", c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy, c.NotAfter)
+}
+
+// consoles reads certificates. One that is not revoked counts only with a right
+// MAC: its Why says when somebody else wrote the row, or took a revocation back.
+func (tx *Tx) consoles(ctx context.Context, q string, args ...any) ([]ConsoleCertificate, error) {
+	return list(ctx, tx, func(s scanner) (ConsoleCertificate, error) {
+		c, err := scanConsole(s)
+		if err == nil && c.RevokedAt.IsZero() && !tx.counts("console_certificates", c.ID, c.place(), c.signed) {
+			c.Why = "this server did not write the row like that: treat the certificate as revoked"
+		}
+		return c, err
+	}, q, args...)
 }
 
 // AddConsoleCertificate keeps who got a client certificate, and says its number.
 func (tx *Tx) AddConsoleCertificate(ctx context.Context, c ConsoleCertificate) (ConsoleCertificate, error) {
-	rows, err := list(ctx, tx, scanConsole, `INSERT INTO console_certificates (serial, name, fingerprint, issued_to, created_by, created_at, not_after)
-		VALUES ($1, $2, $3, $4, $5, {now}, $6) RETURNING `+consoleColumns, c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy, c.NotAfter)
-	if err == nil && len(rows) == 0 {
-		err = ErrNotFound
-	}
+	c.NotAfter = millis(c.NotAfter)
+	mac, err := tx.sign(c.place())
 	if err != nil {
 		return c, fmt.Errorf("console certificate of %s: %w", c.Name, err)
 	}
-	return rows[0], nil
+	c, err = first(tx.consoles(ctx, `INSERT INTO console_certificates (serial, name, fingerprint, issued_to, created_by, created_at, not_after, signed)
+		VALUES ($1, $2, $3, $4, $5, {now}, $6, $7) RETURNING `+consoleColumns, c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy, c.NotAfter, mac))
+	if err != nil {
+		return c, fmt.Errorf("keep a console certificate: %w", err)
+	}
+	return c, nil
 }
 
 // ConsoleCertificates lists those issued, newest first; not those that have ended
 // unless all are wanted.
 func (tx *Tx) ConsoleCertificates(ctx context.Context, all bool) ([]ConsoleCertificate, error) {
-	return list(ctx, tx, scanConsole, "SELECT "+consoleColumns+" FROM console_certificates WHERE not_after > {now} OR $1 ORDER BY id DESC", all)
+	return tx.consoles(ctx, "SELECT "+consoleColumns+" FROM console_certificates WHERE not_after > {now} OR $1 ORDER BY id DESC", all)
 }
 
 // RevokeConsoleCertificate notes that one is not to be used any more, once.
 func (tx *Tx) RevokeConsoleCertificate(ctx context.Context, id int64, by, why string) (ConsoleCertificate, error) {
-	rows, err := list(ctx, tx, scanConsole, `UPDATE console_certificates SET revoked_at = coalesce(revoked_at, {now}),
+	c, err := first(tx.consoles(ctx, `UPDATE console_certificates SET revoked_at = coalesce(revoked_at, {now}), signed = NULL,
 		revoked_by = CASE WHEN revoked_at IS NULL THEN $2 ELSE revoked_by END, why = CASE WHEN revoked_at IS NULL THEN $3 ELSE why END
-		WHERE id = $1 RETURNING `+consoleColumns, id, by, why)
-	if err == nil && len(rows) == 0 {
-		err = ErrNotFound
-	}
+		WHERE id = $1 RETURNING `+consoleColumns, id, by, why))
 	if err != nil {
-		return ConsoleCertificate{}, fmt.Errorf("console certificate %d: %w", id, err)
+		return c, fmt.Errorf("console certificate %d: %w", id, err)
 	}
-	return rows[0], nil
+	return c, nil
 }

@@ -172,6 +172,13 @@ func (h Heard) kept(tx *Tx) Device {
 func (tx *Tx) Record(ctx context.Context, heard []Heard) error {
 	// Neighbours in the index are written one after the other.
 	slices.SortFunc(heard, func(a, b Heard) int { return bytes.Compare(a.Device.UUID[:], b.Device.UUID[:]) })
+	for _, h := range heard { // before the row has the new address, or its MAC would not be right any more
+		if was := h.Before.Previous; h.Before.Known && !h.Stray && was.granted() && was.Address != h.Device.Address {
+			if err := tx.UpdateDevice(ctx, h.Device.UUID, DeviceFacts{Address: &h.Device.Address}); err != nil {
+				return err
+			}
+		}
+	}
 	write := tx.recordSQLite
 	if tx.pg != nil {
 		write = tx.recordPostgres

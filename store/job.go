@@ -39,12 +39,14 @@ const (
 	jobState   = "CASE WHEN state = 'draft' AND stopped_at IS NOT NULL THEN 'stopped' ELSE state END"
 	jobColumns = "id, kind, filter, options, " + jobState + ", per_minute, canary, target, cause, detail, not_before, created_by, approved_by, created_at, finished_at, stopped_at, resumed_at, signed"
 
-	itemState   = "CASE WHEN i.handed AND i.state = 'running' THEN 'handed_over' ELSE i.state END"
+	itemState   = "CASE WHEN i.forged THEN 'forged' WHEN i.handed AND i.state = 'running' THEN 'handed_over' ELSE i.state END"
 	itemColumns = "i.job_id, i.uuid, " + itemState + ", i.run_id, i.wave, i.proves, i.detail, i.updated_at, i.signed"
 
-	// itemGrants are the parts that something is still done about, and those that
-	// prove a wave.
-	itemGrants = "(i.state IN ('waiting', 'running') OR i.state = 'done' AND i.wave IN (1, 2)) AND i.job_id IN (SELECT id FROM jobs WHERE state <> 'done')"
+	// itemGrants are the parts that something is still done about, those that prove
+	// a wave, and those that were refused, which stay counted after their job's end.
+	itemGrants = "(i.forged OR (i.state IN ('waiting', 'running') OR i.state = 'done' AND i.wave IN (1, 2)) AND i.job_id IN (SELECT id FROM jobs WHERE state <> 'done'))"
+
+	itemForgedText = "this server did not write it like that, and it counts for nothing"
 )
 
 func (j *Job) dest() []any {
@@ -109,7 +111,7 @@ func (i *JobItem) acts() bool {
 func (tx *Tx) judgeItem(i *JobItem) bool {
 	ok := !i.acts() || tx.counts("job_items", rowKey{i.JobID, i.UUID}, i.place(), i.signed)
 	if !ok {
-		i.State, i.Detail = ItemForged, "this server did not write it like that, and it counts for nothing"
+		i.State, i.Detail = ItemForged, itemForgedText
 	}
 	return ok
 }
@@ -306,11 +308,40 @@ func (tx *Tx) JobItems(ctx context.Context, job int64, state string, after amt.U
 	case ItemHanded, ItemRunning:
 		args = append(args, state == ItemHanded)
 		fits = " AND i.state = 'running' AND i.handed = $3"
+	case ItemForged:
+		fits = " AND i.forged"
 	default:
 		args = append(args, state)
-		fits = " AND i.state = $3"
+		fits = " AND i.state = $3 AND NOT i.forged"
 	}
 	return tx.items(ctx, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2"+fits+" ORDER BY i.uuid", limit, args...)
+}
+
+// RefuseJobItems takes those items of a job out of it that were not put in by this
+// server, so that they hold up neither its pace nor its end. It looks at what is
+// under way, and at what waits as far as the first item that counts.
+func (tx *Tx) RefuseJobItems(ctx context.Context, job int64) error {
+	for _, state := range []string{ItemRunning, ItemWaiting} {
+		for after, more := (amt.UUID{}), true; more; {
+			items, err := list(ctx, tx, scanItem, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2 AND i.state = '"+state+"' ORDER BY i.uuid LIMIT $3",
+				job, after, page(0))
+			if err != nil {
+				return fmt.Errorf("items of job %d: %w", job, err)
+			}
+			var refused []statement
+			for _, i := range items {
+				if after = i.UUID; !tx.judgeItem(&i) {
+					refused = append(refused, statement{q: `UPDATE job_items SET state = 'skipped', forged = true, detail = $3, updated_at = {now}, signed = NULL
+						WHERE job_id = $1 AND uuid = $2`, args: []any{job, i.UUID, itemForgedText}})
+				}
+			}
+			if err := tx.pipeline(ctx, refused...); err != nil {
+				return fmt.Errorf("refuse items of job %d: %w", job, err)
+			}
+			more = int64(len(items)) == page(0) && (state == ItemRunning || len(refused) == len(items))
+		}
+	}
+	return nil
 }
 
 // CountJobItems counts a job's items by state.

@@ -153,6 +153,17 @@ func list[T any](ctx context.Context, tx *Tx, scan func(scanner) (T, error), q s
 	return out, err
 }
 
+// first is the one row that was asked for, or ErrNotFound.
+func first[T any](all []T, err error) (T, error) {
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return *new(T), err
+	}
+	return all[0], nil
+}
+
 func (tx *Tx) each(ctx context.Context, row func(scanner) error, q string, args ...any) error {
 	t := tx.db.texts.get(tx.db.engine, q, len(args))
 	args = tx.bind(t, args)

@@ -117,6 +117,10 @@ var signedTables = []struct {
 		j, err := scanJob(s)
 		return signedRow{j.ID, j.place(), j.signed}, err
 	}},
+	{"console_certificates", "id", consoleColumns, "revoked_at IS NULL AND not_after > {now}", int64(0), func(s scanner) (signedRow, error) {
+		c, err := scanConsole(s)
+		return signedRow{c.ID, c.place(), c.signed}, err
+	}},
 	{"job_items AS i", "i.job_id, i.uuid", itemColumns, itemGrants, rowKey{int64(0), amt.UUID{}}, func(s scanner) (signedRow, error) {
 		i, err := scanItem(s)
 		return signedRow{rowKey{i.JobID, i.UUID}, i.place(), i.signed}, err
@@ -349,7 +353,7 @@ func (db *DB) lineage() string {
 }
 
 // signedSince is the schema that has a place for MACs.
-const signedSince = 19
+const signedSince = 20
 
 // ErrOldNodes means that a node of a release that signs nothing is still about.
 var ErrOldNodes = errors.New("a node of an earlier release still writes rows that it does not sign")
@@ -655,29 +659,44 @@ func (d *Device) granted() bool {
 // grantColumns are those of a device that grant something, with its MAC; grants
 // says when they do.
 const (
-	grantColumns = "approved, assigned_profile, vouched, signed"
+	grantColumns = "approved, assigned_profile, vouched, address, signed"
 	grants       = "(approved OR assigned_profile <> '' OR length(vouched) > 0)"
 )
 
-func (d *Device) grant() []any { return []any{&d.Approved, &d.AssignedProfile, &d.Vouched, &d.Signed} }
+func (d *Device) grant() []any {
+	return []any{&d.Approved, &d.AssignedProfile, &d.Vouched, addrOf{&d.Address}, &d.Signed}
+}
 
+// place covers the address of an approval and of a person's word for whoever
+// answers next, since both are for the machine at that address.
 func (d *Device) place() seal.Place {
-	return place("devices", d.UUID, d.Approved, d.AssignedProfile, d.Vouched)
+	covered := []any{d.UUID, d.Approved, d.AssignedProfile, d.Vouched}
+	if d.Approved || len(d.Vouched) > 0 {
+		covered = append(covered, addrString(d.Address))
+	}
+	return place("devices", covered...)
 }
 
 func (d *Device) disown() { d.Approved, d.AssignedProfile, d.Vouched = false, "", nil }
 
 // regrant reads what a device is granted, to be changed and signed anew: what
-// is there without a right MAC is dropped and not signed with the rest.
+// is there without a right MAC is dropped and not signed with the rest. A new
+// address alone signs only what counts already.
 func (tx *Tx) regrant(ctx context.Context, uuid amt.UUID, f DeviceFacts, c *clause) error {
-	if f.Approved == nil && f.AssignedProfile == nil && f.Vouched == nil {
+	changed := f.Approved != nil || f.AssignedProfile != nil || f.Vouched != nil
+	if !changed && f.Address == nil {
 		return nil
 	}
 	d := Device{UUID: uuid}
 	if err := tx.one(ctx, "SELECT "+grantColumns+" FROM devices WHERE uuid = $1 {lock}", []any{uuid}, d.grant()...); err != nil {
 		return err
 	}
-	tx.settle(&d)
+	if tx.settle(&d); !changed && !d.granted() {
+		return nil
+	}
+	if f.Address != nil {
+		d.Address = *f.Address
+	}
 	if f.Approved != nil {
 		d.Approved = *f.Approved
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +41,7 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		_, err = tx.PutProfile(ctx, store.Profile{Name: "office", Document: json.RawMessage(`{"tls": "mutual",  "a": [1, 2]}`)})
 		note(err)
 		note(tx.PutName(ctx, store.Name{UUID: own, FQDN: "pc1.example.com", Source: "api"}))
-		note(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{Approved: new(true), AssignedProfile: new("office")}))
+		note(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{Approved: new(true), AssignedProfile: new("office"), Address: new(netip.MustParseAddr("10.0.0.7"))}))
 		note(tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
 		gen, err := tx.StageCredentials(ctx, own, 0, amt.NewSecret("Abcd1234!"), amt.Secret{})
 		note(err)
@@ -59,6 +61,13 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		note(tx.AddJobItems(ctx, over, []amt.UUID{own, other}))
 		_, err = tx.SkipJobItems(ctx, over, "")
 		note(errors.Join(err, tx.SetJobState(ctx, over, store.JobAborted, "")))
+		for _, serial := range []string{"01", "02"} {
+			c, err := tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: serial, Name: "console.example.com", Fingerprint: hash(serial), CreatedBy: "alice", NotAfter: tx.Now().Add(time.Hour)})
+			if note(err); serial == "02" {
+				_, err = tx.RevokeConsoleCertificate(ctx, c.ID, "alice", "left")
+				note(err)
+			}
+		}
 		_, err = tx.CreateOTP(ctx, store.OTP{UUID: own, Password: amt.NewSecret("Kx7-one-time"), ExpiresAt: tx.Now().Add(time.Hour)})
 		note(err)
 		return errors.Join(errs...)
@@ -100,7 +109,7 @@ func rights(t *testing.T, db *store.DB, own, other amt.UUID) (out []string) {
 				return err
 			}
 			if d.Approved || d.AssignedProfile != "" || len(d.Vouched) > 0 {
-				say("device %s %t %s %x", u, d.Approved, d.AssignedProfile, d.Vouched)
+				say("device %s %t %s %x %s", u, d.Approved, d.AssignedProfile, d.Vouched, d.Address)
 			}
 			all, err := tx.Credentials(ctx, u, store.KindAdmin)
 			if err != nil {
@@ -132,6 +141,12 @@ func rights(t *testing.T, db *store.DB, own, other amt.UUID) (out []string) {
 				say("kept %d %s", v, doc)
 			}
 		}
+		consoles, err4 := tx.ConsoleCertificates(ctx, true)
+		for _, c := range consoles {
+			if c.RevokedAt.IsZero() && c.Why == "" {
+				say("console %s", c.Serial)
+			}
+		}
 		jobs, err3 := tx.Jobs(ctx, "", 0)
 		for _, j := range jobs {
 			if j.State == store.JobForged || j.State == store.JobAborted {
@@ -146,7 +161,7 @@ func rights(t *testing.T, db *store.DB, own, other amt.UUID) (out []string) {
 				say("part %s %s", j.Kind, i.UUID)
 			}
 		}
-		return errors.Join(err, err2, err3)
+		return errors.Join(err, err2, err3, err4)
 	})
 	return out
 }
@@ -165,17 +180,18 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		own, other := granted(t, db)
 		honest := rights(t, db, own, other)
-		if len(honest) != 16 {
+		if len(honest) != 17 {
 			t.Fatalf("%d rights:\n%s", len(honest), strings.Join(honest, "\n"))
 		}
 		now, blob := "CAST(unixepoch('subsec') * 1000 AS integer)", func(s string) string { return fmt.Sprintf("x'%x'", s) }
 		if db.Pool() != nil {
 			now, blob = "now()", func(s string) string { return fmt.Sprintf(`'\x%x'`, s) }
 		}
-		later := now + " + 3600000"
+		hourMore := "3600000"
 		if db.Pool() != nil {
-			later = now + " + interval '1 hour'"
+			hourMore = "interval '1 hour'"
 		}
+		later := now + " + " + hourMore
 		good := func(table, where string) string { return "(SELECT signed FROM " + table + " WHERE " + where + ")" }
 		for _, c := range []struct {
 			name, attack, undo string
@@ -196,6 +212,12 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 			{"an approval with a good one's MAC", "UPDATE devices SET approved = true, assigned_profile = 'office', signed = " + good("devices", "uuid = '"+own.String()+"'") + " WHERE uuid = '" + other.String() + "'",
 				"UPDATE devices SET approved = false, assigned_profile = '', signed = NULL WHERE uuid = '" + other.String() + "'", nil},
 			{"another profile given", "UPDATE devices SET assigned_profile = 'weak' WHERE uuid = '" + own.String() + "'", "UPDATE devices SET assigned_profile = 'office' WHERE uuid = '" + own.String() + "'", []string{"device " + own.String()}},
+			{"an approval at another address", "UPDATE devices SET address = '10.6.6.6' WHERE uuid = '" + own.String() + "'", "UPDATE devices SET address = '10.0.0.7' WHERE uuid = '" + own.String() + "'", []string{"device " + own.String()}},
+			{"a revocation of a console's certificate taken back", "UPDATE console_certificates SET revoked_at = NULL, revoked_by = '', why = '' WHERE serial = '02'",
+				"UPDATE console_certificates SET revoked_at = created_at, revoked_by = 'alice', why = 'left' WHERE serial = '02'", nil},
+			{"the same with a good one's MAC", "UPDATE console_certificates SET revoked_at = NULL, why = '', signed = " + good("console_certificates", "serial = '01'") + " WHERE serial = '02'",
+				"UPDATE console_certificates SET revoked_at = created_at, revoked_by = 'alice', why = 'left', signed = NULL WHERE serial = '02'", nil},
+			{"a console's certificate for longer", "UPDATE console_certificates SET not_after = not_after + " + hourMore + " WHERE serial = '01'", "UPDATE console_certificates SET not_after = not_after - " + hourMore + " WHERE serial = '01'", []string{"console 01"}},
 			{"a word for a stranger's certificate", "UPDATE devices SET vouched = " + blob("f") + " WHERE uuid = '" + other.String() + "'", "UPDATE devices SET vouched = NULL WHERE uuid = '" + other.String() + "'", nil},
 			{"a stranger's key as proof", "UPDATE credentials SET proofs = " + blob("k"+strings.Repeat("z", 32)), "UPDATE credentials SET proofs = " + blob("k\x01"+strings.Repeat("\x00", 31)), []string{"proof"}},
 			{"an entry of the list", "INSERT INTO authorised_devices (kind, value, created_at) VALUES ('uuid', '" + other.String() + "', " + now + ")", "DELETE FROM authorised_devices WHERE value = '" + other.String() + "'", nil},
@@ -346,7 +368,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials", "runs", "jobs", "job_items", "settings"} {
+			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials", "runs", "jobs", "job_items", "settings", "console_certificates"} {
 				if err := db.Exec(t.Context(), "UPDATE "+table+" SET signed = NULL"); err != nil {
 					t.Fatal(err)
 				}
@@ -391,7 +413,7 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 					for _, r := range all {
 						if r.Action == store.ActionRowsSigned {
 							n++
-							if r.Detail["rows"] != 16.0 || r.Detail["tokens"] != 2.0 {
+							if r.Detail["rows"] != 17.0 || r.Detail["console_certificates"] != 1.0 || r.Detail["tokens"] != 2.0 {
 								t.Errorf("%v", r.Detail)
 							}
 						}
@@ -431,5 +453,78 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 				t.Errorf("signed by hand: %v", got)
 			}
 		})
+	}
+}
+
+// TestAnApprovalMovesOnOurWordOnly: whoever may move a device here takes its
+// approval along, and nobody's SQL is signed by the way.
+func TestAnApprovalMovesOnOurWordOnly(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, db *store.DB) {
+		own, other := granted(t, db)
+		at := func(u amt.UUID) (approved bool, address netip.Addr) {
+			read(t, db, func(ctx context.Context, tx *store.Tx) error {
+				d, err := tx.Device(ctx, u)
+				approved, address = d.Approved, d.Address
+				return err
+			})
+			return approved, address
+		}
+		moved := netip.MustParseAddr("10.0.0.8")
+		write(t, db, func(ctx context.Context, tx *store.Tx) error {
+			return tx.UpdateDevice(ctx, own, store.DeviceFacts{Address: &moved})
+		})
+		if ok, a := at(own); !ok || a != moved {
+			t.Errorf("an operator moved it: %t %s", ok, a)
+		}
+		for n := range 2 { // the second hello changes nothing about the address
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				_, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: own, From: netip.MustParseAddrPort("10.0.0.9:9971")})
+				return err
+			})
+			if ok, a := at(own); !ok || a.String() != "10.0.0.9" {
+				t.Errorf("hello %d that is believed: %t %s", n, ok, a)
+			}
+		}
+		for _, u := range []amt.UUID{own, other} {
+			if err := db.Exec(t.Context(), "UPDATE devices SET approved = true, address = '10.6.6.6' WHERE uuid = '"+u.String()+"'"); err != nil {
+				t.Fatal(err)
+			}
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				return tx.UpdateDevice(ctx, u, store.DeviceFacts{Address: &moved})
+			})
+			write(t, db, func(ctx context.Context, tx *store.Tx) error {
+				_, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.MustParseAddrPort("10.0.0.10:9971")})
+				return err
+			})
+			if ok, _ := at(u); ok {
+				t.Errorf("%s: what was slipped in is signed by a move", u)
+			}
+		}
+		if found, err := db.CheckRows(t.Context()); err != nil || found.Tables["devices"] != 2 {
+			t.Errorf("%+v, %v", found, err)
+		}
+	})
+}
+
+// TestTheAlertNamesEveryKindOfRow: who is paged reads what somebody may have written.
+func TestTheAlertNamesEveryKindOfRow(t *testing.T) {
+	t.Parallel()
+	words := map[string]string{
+		"tokens": "tokens", "sessions": "logins", "users": "users", "authorised_devices": "list entries", "assignment_rules": "rules", "profiles": "profiles", "names": "names",
+		"otps": "one-time passwords", "agents": "agents", "credentials": "proofs of devices", "devices": "approvals", "settings": "settings", "runs": "runs", "jobs": "jobs",
+		"job_items": "devices of jobs", "console_certificates": "console certificates",
+	}
+	rules, err := os.ReadFile("../deploy/prometheus/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, alert, _ := strings.Cut(string(rules), "alert: ProvisiondRowsRefused")
+	alert, _, _ = strings.Cut(alert, "runbook_url")
+	_, named, _ := strings.Cut(alert, "itself: ")
+	for _, table := range store.SignedTables() {
+		if word := words[table]; word == "" || !slices.ContainsFunc(strings.FieldsFunc(strings.ReplaceAll(named, " or ", ", "), func(r rune) bool { return r == ',' || r == '.' }), func(s string) bool { return strings.TrimSpace(s) == word }) {
+			t.Errorf("rows of %s: %q is not in %q", table, word, named)
+		}
 	}
 }

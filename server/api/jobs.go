@@ -535,6 +535,9 @@ func toJob(j store.Job, o JobOptions, counts map[string]int, at map[int]store.Wa
 		out.Counts[st] = counts[st]
 		out.Devices += counts[st]
 	}
+	if n := counts[store.ItemForged]; n > 0 { // no devices of this job
+		out.Counts[store.ItemForged] = n
+	}
 	if Waved(j.Kind, o.Task) {
 		out.Waves = wavesOf(out.Devices-counts[store.ItemSkipped], j.Canary)
 		for i := range out.Waves {
