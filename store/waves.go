@@ -122,8 +122,21 @@ func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 	return out, nil
 }
 
+// refusals are the reasons for which a device is left alone because of what it was
+// asked. Another version of its profile asks something else.
+var refusals = func() string {
+	var list []string
+	for _, e := range reason.All() {
+		if e.Blame == reason.ThePolicy {
+			list = append(list, string(e.Code))
+		}
+	}
+	return "('" + strings.Join(list, "', '") + "')"
+}()
+
 // NextInWave lists waiting items of a job. With idle, devices that somebody works
-// on, or that are left alone for a while, are not taken. With best, those that nobody
+// on are not taken, nor those that are left alone for a while; that another job was
+// refused holds up none that this one has not asked yet. With best, those that nobody
 // works on and that answered last time come first.
 func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit int) ([]JobItem, error) {
 	const busy = "EXISTS (SELECT 1 FROM runs r WHERE r.uuid = i.uuid AND r.state IN ('queued', 'running'))"
@@ -132,7 +145,7 @@ func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit i
 		order = "CASE WHEN " + busy + " THEN 2 WHEN d.health = 'ok' THEN 0 ELSE 1 END, "
 	}
 	if idle {
-		only = " AND (d.next_retry IS NULL OR d.next_retry <= {now}) AND NOT " + busy
+		only = " AND (d.next_retry IS NULL OR d.next_retry <= {now} OR i.run_id = 0 AND d.reason IN " + refusals + ") AND NOT " + busy
 	}
 	found, err := tx.items(ctx, "SELECT "+itemColumns+` FROM job_items i LEFT JOIN devices d ON d.uuid = i.uuid
 		WHERE i.job_id = $1 AND i.state = 'waiting'`+only+`
