@@ -29,7 +29,7 @@ type Backup struct {
 }
 
 // NewBackup writes and re-opens it.
-func NewBackup(p *Provisioning, now time.Time) (*Backup, error) {
+func NewBackup(ctx context.Context, p *Provisioning, now time.Time) (*Backup, error) {
 	passphrase, err := newPassphrase()
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func NewBackup(p *Provisioning, now time.Time) (*Backup, error) {
 		return nil, fmt.Errorf("write the backup of %s: %w", p.Name, err)
 	}
 	b := &Backup{Data: data, Passphrase: passphrase, Fingerprint: print}
-	restored, err := VerifyBackup(context.Background(), data, passphrase, print, now)
+	restored, err := VerifyBackup(ctx, data, passphrase, print, now)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("the backup of %s does not open again: %w", p.Name, err)

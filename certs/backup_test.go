@@ -12,7 +12,7 @@ func TestBackup(t *testing.T) {
 	t.Parallel()
 	shape := lab().GoDaddy("prov.corp.example.com")
 	p := newProvisioning(shape.Leaf.Cert, shape.Leaf.Key, shape.All(), now)
-	b, err := NewBackup(p, now)
+	b, err := NewBackup(t.Context(), p, now)
 	if err != nil {
 		t.Fatal(err)
 	}

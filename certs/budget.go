@@ -24,6 +24,22 @@ type budget struct {
 
 func newBudget() *budget { return &budget{rounds: maxRounds, bytes: MaxBundle} }
 
+type budgetKey struct{}
+
+// WithBudget makes everything that is read with the context cost together at most
+// what one import may: a program that reads several files of one configuration
+// calls it once. Without it each call has a budget of its own.
+func WithBudget(ctx context.Context) context.Context {
+	return context.WithValue(ctx, budgetKey{}, newBudget())
+}
+
+func budgetOf(ctx context.Context) *budget {
+	if b, ok := ctx.Value(budgetKey{}).(*budget); ok {
+		return b
+	}
+	return newBudget()
+}
+
 // spend takes rounds before they are done. An error ends the import: that of
 // ctx, or a *reason.Error.
 func (b *budget) spend(ctx context.Context, rounds, times int64) error {

@@ -164,3 +164,19 @@ func (c *countdown) Err() error {
 	}
 	return c.Context.Err()
 }
+
+// TestOneBudgetForAConfiguration: files that are read one after the other draw
+// from one budget, if their reader says that they belong together.
+func TestOneBudgetForAConfiguration(t *testing.T) {
+	t.Parallel()
+	costly := File{"a.pfx", hiddenRounds(t, "", 4000)}
+	together := context.WithValue(t.Context(), budgetKey{}, &budget{rounds: 10_000, bytes: MaxBundle})
+	for i, want := range []bool{true, true, false} {
+		_, err := Authorities(together, costly)
+		_, err2 := Authorities(t.Context(), costly)
+		within := func(err error) bool { return !strings.Contains(err.Error(), "one import may cost") }
+		if err == nil || err2 == nil || within(err) != want || !within(err2) {
+			t.Errorf("file %d: together %v, alone %v", i+1, err, err2)
+		}
+	}
+}

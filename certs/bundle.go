@@ -41,10 +41,10 @@ type Bundle struct {
 // ParseBundle reads PEM, DER, PKCS#7, PFX and zip files of these, and private
 // keys, in any order. Passwords are tried on everything that is locked, in turn.
 // The error is a *reason.Error that names the file, or that of ctx; then nothing
-// of the bundle is to be used. What all files cost together is bounded, and ends
-// with ctx.
+// of the bundle is to be used. What all files cost together is bounded (see
+// WithBudget), and ends with ctx.
 func ParseBundle(ctx context.Context, files []File, passwords ...amt.Secret) (*Bundle, error) {
-	return parseBundle(ctx, newBudget(), files, passwords...)
+	return parseBundle(ctx, budgetOf(ctx), files, passwords...)
 }
 
 func parseBundle(ctx context.Context, left *budget, files []File, passwords ...amt.Secret) (*Bundle, error) {
@@ -152,6 +152,8 @@ type bundler struct {
 	at        place // what is being read
 	certs     []found[*x509.Certificate]
 	keys      []found[crypto.Signer]
+	requests  []*x509.CertificateRequest
+	public    []crypto.PublicKey // without certificate
 	ignored   []string
 	findings  []Finding
 }
@@ -338,12 +340,20 @@ func (b *bundler) value(ctx context.Context, kind kind, raw, der []byte) error {
 		}
 		return b.key(plain, "the private key")
 	case kindRequest:
+		if r, err := x509.ParseCertificateRequest(der); err == nil {
+			b.requests = append(b.requests, r)
+		}
 		b.ignore("a certificate request, which is not yet a certificate")
 		return nil
 	case kindCRL:
 		b.ignore("a revocation list")
 		return nil
 	case kindPublicKey:
+		if k, err := x509.ParsePKIXPublicKey(der); err == nil {
+			b.public = append(b.public, k)
+		} else if k, err := x509.ParsePKCS1PublicKey(der); err == nil {
+			b.public = append(b.public, k)
+		}
 		b.ignore("a public key without certificate")
 		return nil
 	case kindMessage:

@@ -245,7 +245,7 @@ func FuzzLoadPFX(f *testing.F) {
 	f.Add(leaf.PFX(certtest.LegacyDES, "x"), "x")
 	f.Add(leaf.PFX(certtest.Modern, "x"), "x")
 	f.Fuzz(func(t *testing.T, data []byte, password string) {
-		p, err := LoadPFX(data, amt.NewSecret(password), now)
+		p, err := LoadPFX(t.Context(), data, amt.NewSecret(password), now)
 		switch {
 		case err != nil && !reason.Known(codeOf(err)):
 			t.Errorf("an unknown reason: %v", err)

@@ -94,7 +94,7 @@ func TestCrossSignedShapes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, err := LoadPFX(certtest.PFX(certtest.NoPassword, "", shape.Leaf.Key, shape.All()...), secret(""), now)
+			p, err := LoadPFX(t.Context(), certtest.PFX(certtest.NoPassword, "", shape.Leaf.Key, shape.All()...), secret(""), now)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,13 +1,13 @@
 package certs
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"strings"
 	"time"
 
@@ -50,18 +50,19 @@ func (a *Authority) ConsoleFor(key *rsa.PrivateKey, name string, now time.Time, 
 	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// ConsoleRequest reads the key of a certificate request (PEM) for a console; what
-// else it asks for is not looked at. The error is a *reason.Error with
-// cert_input_invalid or the reason that the key cannot be used.
-func ConsoleRequest(text []byte) (*rsa.PublicKey, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || !strings.HasSuffix(block.Type, "CERTIFICATE REQUEST") {
-		return nil, reason.Because(reason.CertInputInvalid, "this is no certificate request: a file that begins with -----BEGIN CERTIFICATE REQUEST----- is wanted")
-	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
+// ConsoleRequest reads a certificate request for a console, in any form that an
+// import takes, and vouches for its key; what else it asks for is not looked at.
+// The error is a *reason.Error with cert_input_invalid or the reason that the key
+// cannot be used.
+func ConsoleRequest(ctx context.Context, f File) (*x509.CertificateRequest, error) {
+	b, err := open(ctx, f)
 	if err != nil {
-		return nil, reason.Because(reason.CertInputInvalid, "the certificate request cannot be read: %w", err)
+		return nil, err
 	}
+	if len(b.requests) == 0 {
+		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate request in it: a file that begins with -----BEGIN CERTIFICATE REQUEST----- is wanted"))
+	}
+	csr := b.requests[0]
 	if err := csr.CheckSignature(); err != nil {
 		return nil, reason.Because(reason.CertInputInvalid, "the certificate request is not signed with its own key: %w", err)
 	}
@@ -74,7 +75,7 @@ func ConsoleRequest(text []byte) (*rsa.PublicKey, error) {
 	case key.N.BitLen() > 4096:
 		return nil, reason.Because(reason.KeySizeUnsupported, "the certificate request is for an RSA key of %d bits; 4096 are the most", key.N.BitLen())
 	}
-	return key, nil
+	return csr, nil
 }
 
 // permits refuses a name outside the constraints that the authority carries, if

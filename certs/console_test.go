@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -168,15 +169,18 @@ func TestConsoleRequest(t *testing.T) {
 		want reason.Code
 	}{
 		{"good", request(good), ""},
+		{"DER", must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, good)), ""},
+		{"UTF-16", inUTF16(string(request(good))), ""},
+		{"another label", bytes.ReplaceAll(request(good), []byte("CERTIFICATE REQUEST"), []byte("NEW CERTIFICATE REQUEST")), ""},
 		{"a curve", request(curve), reason.KeyTypeUnsupported},
 		{"signed with another key", pem.EncodeToMemory(broken), reason.CertInputInvalid},
 		{"no PEM", []byte("hello"), reason.CertInputInvalid},
 		{"a certificate", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}}), reason.CertInputInvalid},
 		{"no DER", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte{1}}), reason.CertInputInvalid},
 	} {
-		key, err := ConsoleRequest(c.text)
+		csr, err := ConsoleRequest(t.Context(), File{"csr", c.text})
 		var why *reason.Error
-		if c.want == "" && (err != nil || !key.Equal(&good.PublicKey)) || c.want != "" && (!errors.As(err, &why) || why.Code != c.want) {
+		if c.want == "" && (err != nil || !good.PublicKey.Equal(csr.PublicKey)) || c.want != "" && (!errors.As(err, &why) || why.Code != c.want) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}

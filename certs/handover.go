@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // A backup's passphrase can be handed over in other ways than in clear: wrapped
@@ -29,27 +29,23 @@ type Wrapper struct {
 	Fingerprint string
 }
 
-// NewWrapper reads an RSA public key as PEM, or a certificate over one in any
-// form that an import takes. Errors are *reason.Error.
-func NewWrapper(text []byte) (*Wrapper, error) {
-	var public any
-	var err error
-	plain, _ := typed.Text(text)
-	block, _ := pem.Decode([]byte(plain))
-	switch {
-	case block != nil && block.Type == "PUBLIC KEY":
-		public, err = x509.ParsePKIXPublicKey(block.Bytes)
-	case block != nil && block.Type == "RSA PUBLIC KEY":
-		public, err = x509.ParsePKCS1PublicKey(block.Bytes)
-	default:
-		list, err := Authorities(File{Name: "wrap_to", Data: text})
-		if err != nil {
-			return nil, reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate: %w", err)
-		}
-		public = list[0].PublicKey
-	}
+// NewWrapper reads an RSA public key, or a certificate over one, in any form that
+// an import takes. Errors are *reason.Error.
+func NewWrapper(ctx context.Context, f File) (*Wrapper, error) {
+	b, err := open(ctx, f)
 	if err != nil {
-		return nil, reason.Because(reason.CertInputInvalid, "the public key to wrap the passphrase to cannot be read: %w", err)
+		return nil, reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate: %w", err)
+	}
+	var public any
+	switch {
+	case len(b.public) > 0:
+		public = b.public[0]
+	case len(b.certs) > 0:
+		public = b.certs[0].what.PublicKey
+	case len(b.keys) > 0:
+		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "this is a private key, which stays with its owner; name its public half: openssl pkey -in FILE -pubout -out PUBLIC"))
+	default:
+		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate, and neither is in it%s", b.because()))
 	}
 	key, ok := public.(*rsa.PublicKey)
 	if !ok {
@@ -63,6 +59,15 @@ func NewWrapper(text []byte) (*Wrapper, error) {
 		return nil, err
 	}
 	return &Wrapper{key, print}, nil
+}
+
+// PEM is the public key in the form that every program reads.
+func (w *Wrapper) PEM() ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(w.key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
 // Wrap encrypts with RSA-OAEP and SHA-256 and writes base64, which

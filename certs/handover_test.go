@@ -82,7 +82,7 @@ func TestPassphraseSplit(t *testing.T) {
 func TestPassphraseWrapped(t *testing.T) {
 	t.Parallel()
 	key := lab().RSAKey("operator", 2048)
-	w, err := NewWrapper(publicPEM(t, &key.PublicKey))
+	w, err := NewWrapper(t.Context(), File{"key", publicPEM(t, &key.PublicKey)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,12 +98,14 @@ func TestPassphraseWrapped(t *testing.T) {
 	if got := string(openssl(t, "pkeyutl", "-decrypt", "-inkey", write(t, dir, "key", certtest.KeyPEM(key)), "-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256", "-in", write(t, dir, "wrapped", sealed))); got != "ABCDE-FGHJK" {
 		t.Errorf("openssl reads %q", got)
 	}
-	if again, err := NewWrapper(certtest.PEM(lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert)); err != nil || again.Fingerprint != w.Fingerprint {
+	if again, err := NewWrapper(t.Context(), File{"key", certtest.PEM(lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert)}); err != nil || again.Fingerprint != w.Fingerprint {
 		t.Errorf("a certificate over the same key: %v", err)
 	}
 	for name, text := range map[string][]byte{"a byte order mark": append([]byte("\xef\xbb\xbf"), publicPEM(t, &key.PublicKey)...),
+		"DER": must(x509.MarshalPKIXPublicKey(&key.PublicKey)), "PKCS#1": pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)}),
+		"UTF-16": inUTF16(string(publicPEM(t, &key.PublicKey))), "in a mail": []byte("> Dear colleague,\n> " + strings.ReplaceAll(string(publicPEM(t, &key.PublicKey)), "\n", "\n> ")), "as it is sent": must(w.PEM()),
 		"a certificate as DER": lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert.Raw} {
-		if again, err := NewWrapper(text); err != nil || again.Fingerprint != w.Fingerprint {
+		if again, err := NewWrapper(t.Context(), File{"key", text}); err != nil || again.Fingerprint != w.Fingerprint {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -122,7 +124,7 @@ func TestPassphraseWrapped(t *testing.T) {
 		"nothing": {nil, reason.CertInputInvalid}, "a private key": {certtest.KeyPEM(key), reason.CertInputInvalid}, "damaged": {[]byte("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"), reason.CertInputInvalid},
 		"1024 bits": {publicPEM(t, &small.PublicKey), reason.KeyTooSmall}, "another kind": {publicPEM(t, &curve.PublicKey), reason.KeyTypeUnsupported},
 	} {
-		if _, err := NewWrapper(c.text); codeOf(err) != c.code {
+		if _, err := NewWrapper(t.Context(), File{"key", c.text}); codeOf(err) != c.code {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 		}
 	}

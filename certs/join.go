@@ -239,7 +239,7 @@ func namesIn(certs []*x509.Certificate) string {
 // What it brings is trusted for nothing: a signature has to fit.
 func fetchIssuers(ctx context.Context, left *budget, leaf *x509.Certificate, pool []*x509.Certificate, fetch Fetch) (all []*x509.Certificate, fetched, notes []string) {
 	if left == nil {
-		left = newBudget()
+		left = budgetOf(ctx)
 	}
 	seen := map[string]bool{}
 	for range maxFetches {

@@ -74,7 +74,7 @@ func kindOf(der []byte) (kind, []asn1.RawValue) {
 		return kindKey, c // PKCS#1, DSA, SEC 1
 	case is(first, asn1.TagSequence) && is(second, asn1.TagOctetString) && len(c) == 2:
 		return kindLockedKey, c
-	case is(first, asn1.TagSequence) && is(second, asn1.TagBitString) && len(c) == 2:
+	case len(c) == 2 && is(second, asn1.TagBitString) && is(first, asn1.TagSequence), len(c) == 2 && is(second, asn1.TagInteger) && is(first, asn1.TagInteger): // PKIX, PKCS#1
 		return kindPublicKey, c
 	case signed(c) != kindUnknown:
 		return signed(c), c

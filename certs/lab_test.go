@@ -21,7 +21,7 @@ func secret(s string) amt.Secret { return amt.NewSecret(s) }
 
 func load(t *testing.T, f certtest.Leaf) *Provisioning {
 	t.Helper()
-	p, err := LoadPFX(f.PFX(certtest.Modern, "x"), secret("x"), now)
+	p, err := LoadPFX(t.Context(), f.PFX(certtest.Modern, "x"), secret("x"), now)
 	if err != nil {
 		t.Fatalf("load %s: %v", f.Cert.Subject, err)
 	}

@@ -28,8 +28,8 @@ const MaxFile = 4 << 20
 // certificates are ignored, extra adds certificates from elsewhere (a vendor's
 // bundle). An error is a *reason.Error and means that there is nothing to speak
 // about; everything else is a finding of the result, which then may not be Usable.
-func LoadPFX(data []byte, password amt.Secret, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
-	return loadPFX(context.Background(), data, []amt.Secret{password}, now, extra...)
+func LoadPFX(ctx context.Context, data []byte, password amt.Secret, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
+	return loadPFX(ctx, data, []amt.Secret{password}, now, extra...)
 }
 
 func loadPFX(ctx context.Context, data []byte, passwords []amt.Secret, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
@@ -44,24 +44,21 @@ func loadPFX(ctx context.Context, data []byte, passwords []amt.Secret, now time.
 // LoadFile reads the file of one provisioning certificate and the one that holds
 // its password; passwordFile may be empty for a file without one. Errors name
 // the file.
-func LoadFile(path, passwordFile string, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
-	data, err := readFile(path, MaxFile)
+func LoadFile(ctx context.Context, path, passwordFile string, now time.Time, extra ...*x509.Certificate) (*Provisioning, error) {
+	f, err := ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	password := amt.NewSecret("")
+	password := ""
 	if passwordFile != "" {
-		line, err := readFile(passwordFile, typed.MaxPassword)
-		if err != nil {
-			return nil, err
+		if password, err = typed.PasswordFile(passwordFile); err != nil {
+			return nil, reason.Because(reason.CertInputInvalid, "the password file: %w", err)
 		}
-		text, err := typed.Password(line)
-		if err != nil {
-			return nil, reason.Because(reason.PFXPasswordWrong, "the password file %s %w", passwordFile, err)
-		}
-		password = amt.NewSecret(text)
 	}
-	p, err := LoadPFX(data, password, now, extra...)
+	p, err := LoadPFX(ctx, f.Data, amt.NewSecret(password), now, extra...)
+	if r := (*reason.Error)(nil); errors.As(err, &r) && r.Code == reason.PFXPasswordWrong && passwordFile != "" {
+		err = reason.Because(r.Code, "%w; the password file %s %s", r, passwordFile, map[bool]string{true: "is empty", false: "was read"}[password == ""])
+	}
 	if err != nil {
 		return nil, inFile(path, err)
 	}
@@ -75,33 +72,37 @@ func inFile(path string, err error) error {
 	return reasoned(err, "%s", path)
 }
 
-func readFile(path string, limit int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, &reason.Error{Code: reason.CertInputInvalid, Err: err} // names the file itself
-	case info.IsDir():
-		return nil, reason.Because(reason.CertInputInvalid, "%s is a directory: name the file in it", path)
-	case !info.Mode().IsRegular() && info.Mode()&os.ModeNamedPipe == 0:
-		return nil, reason.Because(reason.CertInputInvalid, "%s is not a file", path)
-	case info.Size() > limit:
-		return nil, reason.Because(reason.CertInputInvalid, "%s is too large: %d bytes, at most %d are read", path, info.Size(), limit)
+// ReadFile reads a file that somebody names to this program. It is no larger than
+// MaxFile; a larger one is refused and not read in part. Errors are *reason.Error
+// and name the file.
+func ReadFile(path string) (File, error) {
+	invalid := func(format string, args ...any) (File, error) {
+		return File{}, reason.Because(reason.CertInputInvalid, format, args...)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, &reason.Error{Code: reason.CertInputInvalid, Err: err}
+		return invalid("%w", err) // names the file itself
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	info, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, &reason.Error{Code: reason.CertInputInvalid, Err: err}
-	case len(data) == 0:
-		return nil, reason.Because(reason.CertInputInvalid, "%s is empty", path)
-	case int64(len(data)) > limit:
-		return nil, reason.Because(reason.CertInputInvalid, "%s is too large: at most %d bytes are read", path, limit)
+		return invalid("%w", err)
+	case info.IsDir():
+		return invalid("%s is a directory: name the file in it", path)
+	case info.Size() > MaxFile:
+		return invalid("%s is too large: %d bytes, at most %d MB are read", path, info.Size(), MaxFile>>20)
 	}
-	return data, nil
+	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	switch {
+	case err != nil:
+		return invalid("%w", err)
+	case len(data) == 0:
+		return invalid("%s is empty: export or copy it again", path)
+	case len(data) > MaxFile:
+		return invalid("%s is too large: at most %d MB are read", path, MaxFile>>20)
+	}
+	return File{Name: path, Data: data}, nil
 }
 
 type contentInfo struct {

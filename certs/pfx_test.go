@@ -21,7 +21,7 @@ func TestLoadPFXOfEveryWriter(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, err := LoadPFX(f.PFX(style, "pässword"), secret("pässword"), now)
+			p, err := LoadPFX(t.Context(), f.PFX(style, "pässword"), secret("pässword"), now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -53,7 +53,7 @@ func TestLoadPFXOfOpenSSL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := LoadPFX(data, secret("secret"), now)
+			p, err := LoadPFX(t.Context(), data, secret("secret"), now)
 			if want, ok := map[string]reason.Code{"no key": reason.CertPrivateKeyMissing, "no certificate": reason.CertKeyMismatch}[name]; ok {
 				if codeOf(err) != want {
 					t.Errorf("want %s, got %v", want, err)
@@ -63,7 +63,7 @@ func TestLoadPFXOfOpenSSL(t *testing.T) {
 			if err != nil || !p.Usable() || len(p.Paths) != 1 {
 				t.Errorf("want a usable certificate, got %v, %v", p, err)
 			}
-			if _, err := LoadPFX(data, secret("Secret"), now); codeOf(err) != reason.PFXPasswordWrong {
+			if _, err := LoadPFX(t.Context(), data, secret("Secret"), now); codeOf(err) != reason.PFXPasswordWrong {
 				t.Errorf("a wrong password: got %v", err)
 			}
 		})
@@ -101,7 +101,7 @@ func TestLoadPFXRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := LoadPFX(c.data, secret(c.password), now)
+			_, err := LoadPFX(t.Context(), c.data, secret(c.password), now)
 			if codeOf(err) != c.want {
 				t.Fatalf("want %s, got %s: %v", c.want, codeOf(err), err)
 			}
@@ -120,7 +120,7 @@ func TestLoadPFXPrefersTheIssuedTwin(t *testing.T) {
 	l := lab()
 	f := l.Plain("Twin", "prov.corp.example.com")
 	standIn := l.Root(certtest.Options{Name: "prov.corp.example.com"}) // same key by name
-	p, err := LoadPFX(certtest.PFX(certtest.Modern, "x", f.Key, append([]*x509.Certificate{standIn.Cert}, f.Chain()...)...), secret("x"), now)
+	p, err := LoadPFX(t.Context(), certtest.PFX(certtest.Modern, "x", f.Key, append([]*x509.Certificate{standIn.Cert}, f.Chain()...)...), secret("x"), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,11 +133,11 @@ func TestLoadPFXTakesTheChainFromElsewhere(t *testing.T) {
 	t.Parallel()
 	f := lab().Plain("Elsewhere", "prov.corp.example.com")
 	bare := certtest.PFX(certtest.Modern, "x", f.Key, f.Cert)
-	p, err := LoadPFX(bare, secret("x"), now)
+	p, err := LoadPFX(t.Context(), bare, secret("x"), now)
 	if err != nil || p.Usable() || !has(p, SeverityError, reason.ChainIncomplete) {
 		t.Fatalf("without its issuers a leaf is not usable: %v %v", p, err)
 	}
-	p, err = LoadPFX(bare, secret("x"), now, f.Issuers[1], f.Issuers[0])
+	p, err = LoadPFX(t.Context(), bare, secret("x"), now, f.Issuers[1], f.Issuers[0])
 	if err != nil || !p.Usable() {
 		t.Errorf("with them it is: %v %v", p, err)
 	}
@@ -151,7 +151,7 @@ func TestLoadFile(t *testing.T) {
 	pass := write(t, dir, "password", []byte("secret\r\n"))
 	wrong := write(t, dir, "wrong", []byte("nonsense"))
 	empty := write(t, dir, "empty.pfx", nil)
-	if p, err := LoadFile(pfx, pass, now); err != nil || !p.Usable() {
+	if p, err := LoadFile(t.Context(), pfx, pass, now); err != nil || !p.Usable() {
 		t.Fatalf("a line end after the password does not belong to it: %v", err)
 	}
 	for name, c := range map[string]struct {
@@ -164,16 +164,28 @@ func TestLoadFile(t *testing.T) {
 		"no such file":        {filepath.Join(dir, "none.pfx"), pass, reason.CertInputInvalid, "none.pfx"},
 		"no such password":    {pfx, filepath.Join(dir, "none"), reason.CertInputInvalid, "none"},
 		"wrong password":      {pfx, wrong, reason.PFXPasswordWrong, pfx},
-		"empty password file": {pfx, empty, reason.CertInputInvalid, empty + " is empty"},
+		"another's password":  {pfx, wrong, reason.PFXPasswordWrong, wrong + " was read"},
+		"empty password file": {pfx, empty, reason.PFXPasswordWrong, empty + " is empty"},
+		"larger than memory":  {sparse(t, dir), pass, reason.CertInputInvalid, "sparse is too large: 2147483648 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := LoadFile(c.pfx, c.pass, now)
+			_, err := LoadFile(t.Context(), c.pfx, c.pass, now)
 			if codeOf(err) != c.want || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("want %s and %q, got %s: %v", c.want, c.says, codeOf(err), err)
 			}
 		})
 	}
+}
+
+// sparse is a file of 2 GB that takes no room.
+func sparse(t *testing.T, dir string) string {
+	t.Helper()
+	name := write(t, dir, "sparse", nil)
+	if err := os.Truncate(name, 2<<30); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 func write(t *testing.T, dir, name string, data []byte) string {

@@ -11,16 +11,25 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// Authorities reads the certificates of a file, in its order, to be trusted as
-// issuers or shown in a handshake. The file may be of any form that an import
-// takes and that has no password. Errors are *reason.Error and name the file.
-func Authorities(f File) ([]*x509.Certificate, error) {
-	b := &bundler{left: newBudget(), passwords: noPassword(), at: place{file: clip(f.Name)}}
+// open reads one file that has no password. The error names it.
+func open(ctx context.Context, f File) (*bundler, error) {
 	if err := sized(f); err != nil {
 		return nil, err
 	}
-	if err := b.file(context.Background(), f.Data); err != nil {
+	b := &bundler{left: budgetOf(ctx), passwords: noPassword(), at: place{file: clip(f.Name)}}
+	if err := b.file(ctx, f.Data); err != nil {
 		return nil, inFile(clip(f.Name), err)
+	}
+	return b, nil
+}
+
+// Authorities reads the certificates of a file, in its order, to be trusted as
+// issuers or shown in a handshake. The file may be of any form that an import
+// takes and that has no password. Errors are *reason.Error and name the file.
+func Authorities(ctx context.Context, f File) ([]*x509.Certificate, error) {
+	b, err := open(ctx, f)
+	if err != nil {
+		return nil, err
 	}
 	var out []*x509.Certificate
 	for _, c := range b.certs {
@@ -37,12 +46,12 @@ func Authorities(f File) ([]*x509.Certificate, error) {
 // Pair reads what a TLS server shows: its certificate with the chain above it,
 // and its key, from two files of any form that an import takes and that has no
 // password. Each may hold both. Errors are *reason.Error.
-func Pair(certificate, key File) (*tls.Certificate, error) {
-	above, err := Authorities(certificate)
+func Pair(ctx context.Context, certificate, key File) (*tls.Certificate, error) {
+	above, err := Authorities(ctx, certificate)
 	if err != nil {
 		return nil, err
 	}
-	b, err := ParseBundle(context.Background(), []File{certificate, key})
+	b, err := ParseBundle(ctx, []File{certificate, key})
 	var r *reason.Error
 	switch {
 	case errors.As(err, &r) && r.Code == reason.PFXPasswordWrong:

@@ -33,6 +33,15 @@ func tool(t *testing.T, dir, line string, args ...string) {
 	}
 }
 
+// inUTF16 is a text as PowerShell writes it with >.
+func inUTF16(text string) []byte {
+	out := []byte{0xff, 0xfe}
+	for _, u := range utf16.Encode([]rune(text)) {
+		out = append(out, byte(u), byte(u>>8))
+	}
+	return out
+}
+
 // TestFilesOfRealWriters: what OpenSSL, GnuTLS, NSS and Java write on this machine
 // is imported with the password it was written with.
 func TestFilesOfRealWriters(t *testing.T) {
@@ -176,10 +185,7 @@ func TestImportsDoNotDependOnWrapping(t *testing.T) {
 			case 2:
 				data = []byte("\ufeff" + strings.ReplaceAll(string(text(p)), "\n", "\r\n"))
 			case 3:
-				data = []byte{0xff, 0xfe}
-				for _, u := range utf16.Encode([]rune(string(text(p)))) {
-					data = append(data, byte(u), byte(u>>8))
-				}
+				data = inUTF16(string(text(p)))
 			case 4:
 				data = []byte("> Dear colleague,\n> " + strings.ReplaceAll(string(text(p)), "\n", "\n> "))
 			case 5:

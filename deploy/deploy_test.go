@@ -233,7 +233,7 @@ func TestTourCertificateIsUsable(t *testing.T) {
 	}
 	pfx := read(t, filepath.Join(dir, "provisioning.pfx"))
 	password := amt.NewSecret(read(t, filepath.Join(dir, "provisioning.password")))
-	cert, err := certs.LoadPFX([]byte(pfx), password, time.Now())
+	cert, err := certs.LoadPFX(t.Context(), []byte(pfx), password, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

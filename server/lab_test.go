@@ -58,7 +58,7 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 		t.Fatal(err)
 	}
 	leaf := certtest.NewLab(time.Now()).Plain("Test Root", "prov.corp.example.com")
-	p, err := certs.LoadPFX(leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	p, err := certs.LoadPFX(t.Context(), leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

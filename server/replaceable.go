@@ -3,14 +3,14 @@ package server
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/certs"
 )
 
 // lookAgain is how often at most the files of a Replaceable are looked at.
@@ -113,22 +113,12 @@ func (r *Replaceable[T]) use(texts [][]byte, v T) {
 
 func (r *Replaceable[T]) read() (texts [][]byte, v T, err error) {
 	for _, name := range r.files {
-		text, err := readFile(name)
+		f, err := certs.ReadFile(name)
 		if err != nil {
 			return nil, v, err
 		}
-		texts = append(texts, text)
+		texts = append(texts, f.Data)
 	}
 	v, err = r.parse(texts)
 	return texts, v, err
-}
-
-// readFile reads at most 1 MiB: no certificate or key is larger.
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 1<<20))
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -79,7 +80,7 @@ func utf16Text(data []byte, high int) []byte {
 // What no keyboard types is refused. Errors quote nothing of it.
 func Password(data []byte) (string, error) {
 	if len(data) > MaxPassword {
-		return "", fmt.Errorf("is larger than a password: %d bytes, at most %d are read", len(data), MaxPassword)
+		return "", fmt.Errorf("is larger than a password: at most %d bytes are read", MaxPassword)
 	}
 	text, from := Text(data)
 	s, err := utf8Of(text, from)
@@ -87,6 +88,27 @@ func Password(data []byte) (string, error) {
 		return "", err
 	}
 	return s, typable(strings.TrimRight(s, "\r\n"), &s)
+}
+
+// PasswordFile is the password that a file holds. Errors name the file.
+func PasswordFile(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return "", fmt.Errorf("%s is a directory: name the file in it", name)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxPassword+1))
+	if err != nil {
+		return "", err
+	}
+	s, err := Password(data)
+	if err != nil {
+		return "", fmt.Errorf("%s %w", name, err)
+	}
+	return s, nil
 }
 
 // typable refuses what cannot be typed, and puts the rest into *out.

@@ -224,7 +224,7 @@ func benchFloor() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			leaf := certtest.NewLab(time.Now()).Plain("Floor", "provisionserver."+o.suffix)
 			o.hashes, o.neverAsk = nil, true // no answer shall end a connection early
-			list, err := o.withRoot(leaf.Chain()[len(leaf.Chain())-1].Raw, devices)
+			list, err := o.withRoot(cmd.Context(), leaf.Chain()[len(leaf.Chain())-1].Raw, devices)
 			if err != nil {
 				return err
 			}
@@ -263,9 +263,9 @@ func benchFloor() *cobra.Command {
 }
 
 // withRoot builds devices that trust one root besides the factory's.
-func (o *deviceOptions) withRoot(der []byte, n int) ([]*sim.Device, error) {
+func (o *deviceOptions) withRoot(ctx context.Context, der []byte, n int) ([]*sim.Device, error) {
 	for _, h := range amt.HashesOf(der) {
 		o.hashes = append(o.hashes, h.String())
 	}
-	return o.devices(n)
+	return o.devices(ctx, n)
 }

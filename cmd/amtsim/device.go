@@ -24,7 +24,7 @@ func deviceCommand() *cobra.Command {
 		Short: "Run one device and tell everything that happens to it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			roots, err := o.roots()
+			roots, err := o.roots(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -53,7 +53,7 @@ logged in to it with its new password. Ends with status 0 when all are.`,
 }
 
 func (o *fleetOptions) run(ctx context.Context, out, progress io.Writer) error {
-	devices, err := o.deviceOptions.devices(o.devices)
+	devices, err := o.deviceOptions.devices(ctx, o.devices)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/certs"
 )
 
 // mix is one of each generation, so that a fleet of any size is as varied as
@@ -43,7 +43,7 @@ func (o *deviceOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.personality, "personality", "mix", "generations, divided by commas; mix: one of each in turn; all: the variants too")
 	f.StringVar(&o.suffix, "suffix", "lab.example", "domain the devices got from DHCP option 15")
 	f.StringVar(&o.mebxSuffix, "mebx-suffix", "", "domain typed in MEBx; goes before DHCP's")
-	f.StringArrayVar(&o.trust, "trust", nil, "PEM or DER file with root certificates the devices trust (repeat)")
+	f.StringArrayVar(&o.trust, "trust", nil, "a `FILE` of root certificates the devices trust, in any form that an import takes (repeat)")
 	f.StringArrayVar(&o.trust, "pfx-root", nil, "the same as --trust")
 	f.StringArrayVar(&o.hashes, "root-hash", nil, "hash of a root the devices trust, such as sha256:c3846b… (repeat)")
 	f.StringVar(&o.faults, "faults", "", "faults by name, such as drop_reply:CommitChanges,cut_before:SetMEBxPassword#2,refuse:AddCertificate=2058")
@@ -77,12 +77,12 @@ func (o *deviceOptions) personalities() ([]string, error) {
 }
 
 // devices builds n devices; none is started.
-func (o *deviceOptions) devices(n int) ([]*sim.Device, error) {
+func (o *deviceOptions) devices(ctx context.Context, n int) ([]*sim.Device, error) {
 	names, err := o.personalities()
 	if err != nil {
 		return nil, err
 	}
-	roots, err := o.roots()
+	roots, err := o.roots(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -164,21 +164,25 @@ func nextAddress(a netip.Addr) netip.Addr {
 	}
 }
 
-// roots collects the hashes of every certificate trusted, all three ways; each
-// generation keeps those it understands.
-func (o *deviceOptions) roots() ([]amt.TrustHash, error) {
+// roots collects the hashes of every certificate trusted, all three ways; of a
+// file with self-signed ones these alone. Each generation keeps those it understands.
+func (o *deviceOptions) roots(ctx context.Context) ([]amt.TrustHash, error) {
 	var all []amt.TrustHash
 	for _, file := range o.trust {
-		b, err := os.ReadFile(file)
+		f, err := certs.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("--trust: %w", err)
 		}
-		ders, err := certificatesIn(b)
+		list, err := certs.Authorities(ctx, f)
 		if err != nil {
-			return nil, fmt.Errorf("--trust %s: %w", file, err)
+			return nil, fmt.Errorf("--trust: %w", err)
 		}
-		for _, der := range ders {
-			all = append(all, amt.HashesOf(der)...)
+		roots := slices.DeleteFunc(slices.Clone(list), func(c *x509.Certificate) bool { return !bytes.Equal(c.RawIssuer, c.RawSubject) })
+		if len(roots) == 0 {
+			roots = list
+		}
+		for _, c := range roots {
+			all = append(all, amt.HashesOf(c.Raw)...)
 		}
 	}
 	for _, s := range o.hashes {
@@ -192,42 +196,6 @@ func (o *deviceOptions) roots() ([]amt.TrustHash, error) {
 		all = append(all, h)
 	}
 	return all, nil
-}
-
-// certificatesIn finds the self-signed certificates of a PEM or DER file, or
-// all of them when none is.
-func certificatesIn(b []byte) ([][]byte, error) {
-	var ders [][]byte
-	if bytes.Contains(b, []byte("-----BEGIN ")) {
-		for rest := b; ; {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				break
-			}
-			if block.Type == "CERTIFICATE" {
-				ders = append(ders, block.Bytes)
-			}
-		}
-	} else {
-		ders = [][]byte{b}
-	}
-	var roots [][]byte
-	for _, der := range ders {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, err
-		}
-		if bytes.Equal(c.RawIssuer, c.RawSubject) {
-			roots = append(roots, der)
-		}
-	}
-	if len(roots) == 0 {
-		roots = ders
-	}
-	if len(roots) == 0 {
-		return nil, fmt.Errorf("no certificate in it")
-	}
-	return roots, nil
 }
 
 func personalitiesCommand() *cobra.Command {

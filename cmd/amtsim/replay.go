@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/provisiond/provisiond/amt/hello"
 )
 
 func replayCommand() *cobra.Command {
@@ -20,19 +20,23 @@ func replayCommand() *cobra.Command {
 	var times int
 	c := &cobra.Command{
 		Use:   "replay FILE",
-		Short: "Send a captured hello, byte for byte; FILE is hexadecimal or raw, - is standard input",
+		Short: "Send captured hellos, byte for byte; FILE is of any form that provctl hello decode reads, - is standard input",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := readCapture(args[0], cmd.InOrStdin())
+			list, err := readCapture(args[0], cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
 			for range times {
-				if err := sendRaw(cmd.Context(), server, from, b, split); err != nil {
-					return err
+				for _, r := range list {
+					if err := sendRaw(cmd.Context(), server, from, r.Raw, split); err != nil {
+						return err
+					}
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "sent %d bytes to %s, %d times\n", len(b), server, times)
+			for _, r := range list {
+				fmt.Fprintf(cmd.OutOrStdout(), "sent %d bytes (%s) to %s, %d times\n", len(r.Raw), r.Form, server, times)
+			}
 			return nil
 		},
 	}
@@ -44,25 +48,26 @@ func replayCommand() *cobra.Command {
 	return c
 }
 
-// readCapture takes hexadecimal digits with any white space, or raw bytes.
-func readCapture(name string, in io.Reader) ([]byte, error) {
-	var b []byte
-	var err error
-	if name == "-" {
-		b, err = io.ReadAll(in)
-	} else {
-		b, err = os.ReadFile(name)
+// readCapture reads the hellos of a file, in any form that provctl hello decode
+// takes. What is no hello is sent as it is.
+func readCapture(name string, in io.Reader) ([]hello.Recorded, error) {
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
 	}
+	b, err := io.ReadAll(in)
 	if err != nil {
 		return nil, err
 	}
-	text := bytes.Join(bytes.Fields(b), nil)
-	if raw := make([]byte, hex.DecodedLen(len(text))); len(text) > 0 {
-		if n, err := hex.Decode(raw, text); err == nil {
-			return raw[:n], nil
-		}
+	list, err := hello.Recordings(b)
+	if err != nil {
+		list = []hello.Recorded{{Raw: b, Form: "bytes that are no hello"}}
 	}
-	return b, nil
+	return list, nil
 }
 
 func sendRaw(ctx context.Context, server, from string, b []byte, split bool) error {

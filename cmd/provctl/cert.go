@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -304,7 +302,7 @@ func (p *program) certImport() *cobra.Command {
 			if n.Files, err = uploads(args); err != nil {
 				return err
 			}
-			if err := wrapKey(wrapTo, &n.Handover); err != nil {
+			if err := p.wrapKey(wrapTo, &n.Handover); err != nil {
 				return err
 			}
 			if n.Passwords, err = p.passwordsFrom(passwords, "PROVISIOND_PFX_PASSWORD"); err != nil {
@@ -341,28 +339,16 @@ func (p *program) certImport() *cobra.Command {
 // uploads reads files that are no larger than what the server takes.
 func uploads(names []string) ([]api.FileBytes, error) {
 	var out []api.FileBytes
-	total := int64(0)
+	total := 0
 	for _, name := range names {
-		info, err := os.Stat(name)
+		f, err := certs.ReadFile(name)
 		if err != nil {
 			return nil, unusable("%w", err)
 		}
-		if total += info.Size(); info.Size() > certs.MaxFile || total > certs.MaxBundle {
-			return nil, &exitError{exitFailed, fmt.Errorf("cert_input_invalid: %s is too large: at most %d MB a file and %d MB together are read", name, certs.MaxFile>>20, certs.MaxBundle>>20)}
+		if total += len(f.Data); total > certs.MaxBundle {
+			return nil, unusable("%s is too large beside the others: at most %d MB together are read, so import fewer at a time", name, certs.MaxBundle>>20)
 		}
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, unusable("%w", err)
-		}
-		data, err := io.ReadAll(io.LimitReader(f, certs.MaxFile+1))
-		_ = f.Close()
-		if err != nil {
-			return nil, unusable("%s: %w", name, err)
-		}
-		if len(data) == 0 {
-			return nil, &exitError{exitFailed, fmt.Errorf("cert_input_invalid: %s is empty", name)}
-		}
-		out = append(out, api.FileBytes{Name: filepath.Base(name), Data: data})
+		out = append(out, api.FileBytes{Name: filepath.Base(name), Data: f.Data})
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -229,7 +230,7 @@ func (p *program) backupCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create ID", Short: "Write another backup, for when a passphrase is lost", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := wrapKey(wrapTo, &h); err != nil {
+			if err := p.wrapKey(wrapTo, &h); err != nil {
 				return err
 			}
 			c, err := p.client()
@@ -258,20 +259,23 @@ func handoverFlags(cmd *cobra.Command, wrapTo *string, h *api.Handover) {
 	cmd.Flags().IntVar(&h.Split, "split", 0, "split the backup's passphrase into `N` parts for different people; any two of them open the backup")
 }
 
-// wrapKey reads the public key that a passphrase is wrapped to.
-func wrapKey(file string, h *api.Handover) error {
+// wrapKey reads the public key that a passphrase is wrapped to. The server is
+// sent that alone, whatever else the file holds.
+func (p *program) wrapKey(file string, h *api.Handover) error {
 	if file == "" {
 		return nil
 	}
-	text, err := os.ReadFile(file)
+	f, err := certs.ReadFile(file)
 	if err != nil {
 		return unusable("--wrap-to: %w", err)
 	}
-	if len(text) > 16<<10 {
-		return unusable("--wrap-to: %s is larger than a public key", file)
+	w, err := certs.NewWrapper(p.ctx, f)
+	if err != nil {
+		return unusable("--wrap-to: %w", err)
 	}
+	text, err := w.PEM()
 	h.WrapTo = string(text)
-	return nil
+	return err
 }
 
 func (p *program) printPassphrase(f api.Passphrases, handed string) {

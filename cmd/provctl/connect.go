@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/provisiond/provisiond/amt/typed"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 )
@@ -39,9 +40,13 @@ func (p *program) open() (*api.Client, error) {
 	}
 	t := &http.Transport{ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if p.ca != "" {
-		list, err := authorities(p.ca)
+		f, err := certs.ReadFile(p.ca)
 		if err != nil {
-			return nil, unusable("--ca %w", err)
+			return nil, unusable("--ca: %w", err)
+		}
+		list, err := certs.Authorities(p.ctx, f)
+		if err != nil {
+			return nil, unusable("--ca: %w", err)
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
 		for _, c := range list {
@@ -49,15 +54,6 @@ func (p *program) open() (*api.Client, error) {
 		}
 	}
 	return &api.Client{Base: strings.TrimRight(p.address, "/"), HTTP: &http.Client{Transport: t}}, nil
-}
-
-// authorities reads certificates in any form that an import takes.
-func authorities(name string) ([]*x509.Certificate, error) {
-	files, err := uploads([]string{name})
-	if err != nil {
-		return nil, err
-	}
-	return certs.Authorities(certs.File{Name: name, Data: files[0].Data})
 }
 
 // token finds the token: never in an argument, which every user of the machine sees.
@@ -74,6 +70,7 @@ func (p *program) token() (string, error) {
 	}
 	for _, name := range candidates {
 		text, err := os.ReadFile(name)
+		text, _ = typed.Text(text)
 		switch {
 		case err == nil && strings.TrimSpace(string(text)) == "":
 			return "", &exitError{exitAuth, fmt.Errorf("the token file %s is empty", name)}

@@ -7,11 +7,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"os"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -41,7 +41,7 @@ func (p *program) consoleIssue() *cobra.Command {
 			case (csr == "") == (key == ""):
 				return usage("give --key, a new file for a key that is made here, or --csr, a request whose key is elsewhere")
 			}
-			request, keyFile, err := consoleRequest(csr, key)
+			request, keyFile, err := p.consoleRequest(csr, key)
 			if err != nil {
 				return err
 			}
@@ -75,13 +75,17 @@ func (p *program) consoleIssue() *cobra.Command {
 
 // consoleRequest reads a request, or makes a key and one for it. A key's file is
 // written before anything is asked for, so that no certificate lacks its key.
-func consoleRequest(csr, key string) ([]byte, *outFile, error) {
+func (p *program) consoleRequest(csr, key string) ([]byte, *outFile, error) {
 	if csr != "" {
-		text, err := os.ReadFile(csr)
+		f, err := certs.ReadFile(csr)
 		if err != nil {
-			return nil, nil, unusable("--csr: %v", err)
+			return nil, nil, unusable("--csr: %w", err)
 		}
-		return text, nil, nil
+		request, err := certs.ConsoleRequest(p.ctx, f)
+		if err != nil {
+			return nil, nil, unusable("--csr: %w", err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request.Raw}), nil, nil
 	}
 	made, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

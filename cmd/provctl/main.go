@@ -66,7 +66,7 @@ func unusable(format string, args ...any) error {
 
 // run is the whole program; it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := &program{in: stdin, out: stdout, err: stderr}
+	p := &program{ctx: ctx, in: stdin, out: stdout, err: stderr}
 	root := p.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -138,6 +138,7 @@ const typo = "usage"
 
 // program holds what every command shares.
 type program struct {
+	ctx      context.Context
 	in       io.Reader
 	out, err io.Writer
 

@@ -26,34 +26,20 @@ func (p *program) passwordsFrom(files []string, variable string) ([]string, erro
 			out = append(out, line)
 			continue
 		}
-		line, err := passwordFile(name)
+		line, err := typed.PasswordFile(name)
 		if err != nil {
-			return nil, err
+			return nil, unusable("the password file: %w", err)
 		}
 		out = append(out, line)
 	}
 	if v, ok := os.LookupEnv(variable); ok && len(out) == 0 {
-		out = append(out, v)
+		line, err := typed.Password([]byte(v))
+		if err != nil {
+			return nil, unusable("the variable %s %w", variable, err)
+		}
+		out = append(out, line)
 	}
 	return out, nil
-}
-
-// passwordFile is the password in a file.
-func passwordFile(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", unusable("the password file: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, typed.MaxPassword+1))
-	if err != nil {
-		return "", unusable("the password file: %w", err)
-	}
-	line, err := typed.Password(text)
-	if err != nil {
-		return "", unusable("the password file %s %w", name, err)
-	}
-	return line, nil
 }
 
 // secretLine reads one line of standard input that is a password.

@@ -34,7 +34,7 @@ func admissionOptions(p Provisioning, o *server.Options) {
 
 // odca reads the roots of hardware certificates. A root that is not Intel's is
 // taken, since a laboratory has its own, and said aloud.
-func odca(c ODCA, log *zap.Logger, o *server.Options) error {
+func odca(ctx context.Context, c ODCA, log *zap.Logger, o *server.Options) error {
 	o.ODCA = c.Policy
 	if c.Roots == "" || o.ODCA == "off" {
 		o.ODCA = "off"
@@ -43,7 +43,7 @@ func odca(c ODCA, log *zap.Logger, o *server.Options) error {
 	if o.ODCA == "" {
 		o.ODCA = "prefer"
 	}
-	roots, err := authorities("provisioning.odca.roots", c.Roots)
+	roots, err := authorities(ctx, "provisioning.odca.roots", c.Roots)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func serverAddress(s string) (netip.AddrPort, error) {
 }
 
 // lookup is the way to the sources of names outside.
-func lookup(n Names, resolvers []string) (admit.Lookup, error) {
+func lookup(ctx context.Context, n Names, resolvers []string) (admit.Lookup, error) {
 	l := admit.Lookup{ReverseDNS: resolver(resolvers), Webhook: n.Webhook, Timeout: n.Timeout}
 	if n.Webhook == "" {
 		return l, nil
@@ -100,7 +100,7 @@ func lookup(n Names, resolvers []string) (admit.Lookup, error) {
 	l.HTTP = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 5 * time.Second,
 		MaxIdleConnsPerHost: 2, MaxConnsPerHost: 16, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10}
 	if n.WebhookCA != "" {
-		list, err := authorities("provisioning.names.webhook_ca", n.WebhookCA)
+		list, err := authorities(ctx, "provisioning.names.webhook_ca", n.WebhookCA)
 		if err != nil {
 			return l, err
 		}

@@ -56,19 +56,10 @@ func passphraseIn(file string) (amt.Secret, error) {
 
 // passwordIn reads a file as a person would type what stands in it.
 func passwordIn(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, typed.MaxPassword+1))
-	if err != nil {
-		return "", err
-	}
-	line, err := typed.Password(text)
+	line, err := typed.PasswordFile(file)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("%s %w", file, err)
+		return "", err
 	case line == "":
 		return "", fmt.Errorf("%s is empty", file)
 	}
@@ -92,7 +83,7 @@ func askPassphrase(out io.Writer, twice bool) (amt.Secret, error) {
 // storeConfig loads the configuration and minds only what concerns the
 // database: a backup must be possible while a certificate's file is away.
 func storeConfig(cmd *cobra.Command, path string, flags map[string]string) (Config, error) {
-	cfg, _, problems := Load(path, os.Environ(), flags)
+	cfg, _, problems := Load(cmd.Context(), path, os.Environ(), flags)
 	problems = slices.DeleteFunc(problems, func(p Problem) bool {
 		return p.Key != "" && !strings.HasPrefix(p.Key, "data_dir") && !strings.HasPrefix(p.Key, "database") && !strings.HasPrefix(p.Key, "master_key")
 	})

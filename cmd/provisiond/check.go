@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+
+	"github.com/provisiond/provisiond/certs"
 )
 
 // exitConfig is the exit status for a configuration that cannot be used.
@@ -45,8 +48,8 @@ func configFlags(cmd *cobra.Command) func() (path string, flags map[string]strin
 }
 
 // loadConfig is Load for a command: it prints every problem to stderr.
-func loadConfig(stderr io.Writer, path string, flags map[string]string) (Config, Origins, error) {
-	cfg, origins, problems := Load(path, os.Environ(), flags)
+func loadConfig(ctx context.Context, stderr io.Writer, path string, flags map[string]string) (Config, Origins, error) {
+	cfg, origins, problems := Load(ctx, path, os.Environ(), flags)
 	return cfg, origins, refuse(stderr, problems)
 }
 
@@ -64,7 +67,7 @@ func refuse(stderr io.Writer, problems []Problem) error {
 // unusableCertificates opens the provisioning certificates whose files are there,
 // as serve will: a password that does not open its file is found before the
 // daemon is stopped for a restart.
-func unusableCertificates(cfg Config, origins Origins, known []Problem) (list []Problem) {
+func unusableCertificates(ctx context.Context, cfg Config, origins Origins, known []Problem) (list []Problem) {
 	for i := range cfg.Provisioning.Certificates {
 		key := fmt.Sprintf("provisioning.certificates[%d].", i)
 		if slices.ContainsFunc(known, func(p Problem) bool { return strings.HasPrefix(p.Key, key) }) {
@@ -72,7 +75,7 @@ func unusableCertificates(cfg Config, origins Origins, known []Problem) (list []
 		}
 		one := cfg
 		one.Provisioning.Certificates = cfg.Provisioning.Certificates[i : i+1]
-		if _, _, err := provisioningCertificates(one, zap.NewNop()); err != nil {
+		if _, _, err := provisioningCertificates(ctx, one, zap.NewNop()); err != nil {
 			list = append(list, Problem{Where: origins[key+"pfx"].Where, Key: key + "pfx", What: strings.TrimPrefix(err.Error(), "provisioning.certificates: ")})
 		}
 	}
@@ -96,8 +99,9 @@ func newConfigCheck() *cobra.Command {
 	asJSON := cmd.Flags().Bool("json", false, "print the problems as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, origins, problems := Load(path, os.Environ(), flags)
-		problems = append(problems, unusableCertificates(cfg, origins, problems)...)
+		ctx := certs.WithBudget(cmd.Context())
+		cfg, origins, problems := Load(ctx, path, os.Environ(), flags)
+		problems = append(problems, unusableCertificates(ctx, cfg, origins, problems)...)
 		if *asJSON {
 			if problems == nil {
 				problems = []Problem{}
@@ -131,7 +135,7 @@ func newConfigPrint() *cobra.Command {
 	asJSON := cmd.Flags().Bool("json", false, "print as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, origins, err := loadConfig(cmd.ErrOrStderr(), path, flags)
+		cfg, origins, err := loadConfig(cmd.Context(), cmd.ErrOrStderr(), path, flags)
 		if err != nil {
 			return err
 		}

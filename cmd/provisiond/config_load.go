@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,8 +62,8 @@ type Origins map[string]Origin
 // Load overlays the defaults with the file at path (none when empty), with env
 // (in the form of os.Environ) and with flags (key to text, only those given). It
 // reports every problem at once; the Config is to be used only when there is none.
-func Load(path string, env []string, flags map[string]string) (Config, Origins, []Problem) {
-	l := &loader{cfg: Defaults(), path: path, origins: Origins{}, env: map[string]string{}}
+func Load(ctx context.Context, path string, env []string, flags map[string]string) (Config, Origins, []Problem) {
+	l := &loader{ctx: ctx, cfg: Defaults(), path: path, origins: Origins{}, env: map[string]string{}}
 	for _, kv := range env {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			l.env[k] = v
@@ -86,6 +87,7 @@ func (p Problem) line() int {
 }
 
 type loader struct {
+	ctx      context.Context
 	cfg      Config
 	path     string
 	env      map[string]string
@@ -444,5 +446,5 @@ func unreadable(name string, err error) (what, why string) {
 	if errors.As(err, &pe) {
 		return fmt.Sprintf("the file %q cannot be read", name), pe.Err.Error()
 	}
-	return fmt.Sprintf("the file %q cannot be read", name), ""
+	return err.Error(), ""
 }

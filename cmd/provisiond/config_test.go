@@ -28,7 +28,7 @@ func write(t *testing.T, name, text string) string {
 func TestEmptyFileIsTheDefaults(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "\n# nothing\n", "---\n", "hello:\napi: {}\ndatabase: {url: \"\"}\n"} {
-		cfg, _, problems := Load(write(t, "c.yaml", text), nil, nil)
+		cfg, _, problems := Load(t.Context(), write(t, "c.yaml", text), nil, nil)
 		if len(problems) > 0 {
 			t.Fatalf("%q: %v", text, problems)
 		}
@@ -56,7 +56,7 @@ retention: {hellos: 7d}
 		"PROVISIOND_HELLO_LISTEN=127.0.0.1:2", "PROVISIOND_LOG_LEVEL=error", "PROVISIOND_ZONES=a.example, b.example",
 		"PROVISIOND_DATABASE_URL_FILE=" + secret, "PROVISIOND_SERVICE_HOST=10.0.0.1", "PROVISIOND_PORT_9971_TCP=tcp://10.0.0.1:9971",
 	}
-	cfg, origins, problems := Load(path, env, map[string]string{"log.level": "debug"})
+	cfg, origins, problems := Load(t.Context(), path, env, map[string]string{"log.level": "debug"})
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -136,7 +136,7 @@ func TestProblems(t *testing.T) {
 		{"files", "hello: {client_ca: " + text + "}\nprovisioning:\n  certificates:\n    - {pfx: " + dir + "}\n    - {pfx: " + empty + "}\n    - {pfx: /nowhere/a.pfx, password_file: relative.txt}\n    - {force: true}\n", nil, []string{
 			"{file}:1: hello.client_ca: no certificate in",
 			"{file}:4: provisioning.certificates[0].pfx: \"" + dir + "\" is a directory",
-			"{file}:5: provisioning.certificates[1].pfx: the file \"" + empty + "\" is empty",
+			"{file}:5: provisioning.certificates[1].pfx: " + empty + " is empty: export or copy it again",
 			"{file}:6: provisioning.certificates[2].pfx: there is no file \"/nowhere/a.pfx\"",
 			"{file}:6: provisioning.certificates[2].password_file: there is no file \"relative.txt\"; names without a leading slash start at",
 			"{file}:7: provisioning.certificates[3].pfx: missing"}},
@@ -173,7 +173,7 @@ func TestProblems(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			path := write(t, "c.yaml", c.yaml)
-			_, _, problems := Load(path, c.env, nil)
+			_, _, problems := Load(t.Context(), path, c.env, nil)
 			var said []string
 			for _, p := range problems {
 				said = append(said, p.String())
@@ -206,7 +206,7 @@ func TestFileThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for path, want := range map[string]string{dir: "is a directory", dir + "/no.yaml": "there is no file"} {
-		_, _, problems := Load(path, nil, nil)
+		_, _, problems := Load(t.Context(), path, nil, nil)
 		if len(problems) != 1 || !strings.Contains(problems[0].String(), want) {
 			t.Errorf("%s: %v, want one problem with %q", path, problems, want)
 		}
@@ -278,7 +278,7 @@ func FuzzLoad(f *testing.F) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, _, problems := Load(path, nil, nil)
+		_, _, problems := Load(t.Context(), path, nil, nil)
 		for _, p := range problems {
 			_ = p.String()
 		}

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -18,6 +18,7 @@ import (
 	"github.com/provisiond/provisiond/amt/typed"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 var (
@@ -121,8 +122,10 @@ func (l *loader) masterKey(m MasterKey) {
 		l.wrong("master_key."+named[1], "given together with master_key."+named[0], "the key comes from one place", "master_key: {credential: kek}")
 	}
 	if m.File != "" {
-		if b := l.mustRead("master_key.file", m.File); b != nil && len(b) != 32 && len(strings.TrimSpace(string(b))) != 64 {
-			l.wrong("master_key.file", fmt.Sprintf("%q holds %d bytes", m.File, len(b)), "a key is 32 raw bytes or 64 hexadecimal digits", "head -c 32 /dev/urandom >master.key")
+		if f, ok := l.mustRead("master_key.file", m.File); ok {
+			if _, err := seal.ParseKey(f.Data); err != nil {
+				l.wrong("master_key.file", fmt.Sprintf("%q holds no key", m.File), err.Error(), "head -c 32 /dev/urandom >master.key")
+			}
 		}
 	}
 	if m.Env != "" && l.env[m.Env] == "" {
@@ -183,11 +186,12 @@ func (l *loader) apiTLS(a API) {
 		l.wrong("api.tls.cert", "missing while api.tls.key is set", "a key works only with its certificate", "cert: /etc/provisiond/api.pem")
 		return
 	}
-	cert, key := l.mustRead("api.tls.cert", a.TLS.Cert), l.mustRead("api.tls.key", a.TLS.Key)
-	if cert == nil || key == nil {
+	cert, ok1 := l.mustRead("api.tls.cert", a.TLS.Cert)
+	key, ok2 := l.mustRead("api.tls.key", a.TLS.Key)
+	if !ok1 || !ok2 {
 		return
 	}
-	if _, err := certs.Pair(certs.File{Name: string(a.TLS.Cert), Data: cert}, certs.File{Name: string(a.TLS.Key), Data: key}); err != nil {
+	if _, err := certs.Pair(l.ctx, cert, key); err != nil {
 		l.wrong("api.tls.cert", "no pair with api.tls.key", err.Error(), "")
 	}
 }
@@ -213,10 +217,9 @@ func (l *loader) certificates(list []Certificate) {
 			l.mustRead(key+".pfx", c.PFX)
 		}
 		if c.PasswordFile != "" {
-			if b := l.mustRead(key+".password_file", c.PasswordFile); b != nil {
-				if _, err := typed.Password(b); err != nil {
-					l.wrong(key+".password_file", fmt.Sprintf("%q %v", c.PasswordFile, err), "", "")
-				}
+			if _, err := typed.PasswordFile(string(c.PasswordFile)); err != nil {
+				what, why := unreadable(string(c.PasswordFile), err)
+				l.wrong(key+".password_file", what, why, exampleFor(key+".password_file", reflect.TypeFor[File]()))
 			}
 		}
 	}
@@ -252,57 +255,34 @@ func (l *loader) profile(p Profile) {
 	}
 }
 
-// mustRead reads a file that has to be there; nil when it cannot.
-func (l *loader) mustRead(key string, name File) []byte {
-	info, err := os.Stat(string(name))
-	if err == nil && info.IsDir() {
-		l.wrong(key, fmt.Sprintf("%q is a directory", name), "a file is wanted here", exampleFor(key, reflect.TypeFor[File]()))
-		return nil
-	}
-	var b []byte
-	if err == nil {
-		b, err = readSome(string(name))
-	}
+// mustRead reads a file that has to be there; false when it cannot.
+func (l *loader) mustRead(key string, name File) (certs.File, bool) {
+	f, err := certs.ReadFile(string(name))
 	if err != nil {
 		what, why := unreadable(string(name), err)
 		l.wrong(key, what, why, exampleFor(key, reflect.TypeFor[File]()))
-		return nil
 	}
-	if len(b) == 0 {
-		l.wrong(key, fmt.Sprintf("the file %q is empty", name), "", "")
-		return nil
-	}
-	return b
-}
-
-// readSome reads at most 4 MiB: no file named here is larger.
-func readSome(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 4<<20))
+	return f, err == nil
 }
 
 // authorities checks a file of certificates that are to be trusted.
 func (l *loader) authorities(key string, name File) {
-	b := l.mustRead(key, name)
-	if b == nil {
+	f, ok := l.mustRead(key, name)
+	if !ok {
 		return
 	}
-	if _, err := certs.Authorities(certs.File{Name: string(name), Data: b}); err != nil {
+	if _, err := certs.Authorities(l.ctx, f); err != nil {
 		l.wrong(key, fmt.Sprintf("no certificate in %q", name), err.Error(), "")
 	}
 }
 
 // authorities reads such a file.
-func authorities(key string, name File) ([]*x509.Certificate, error) {
-	b, err := readSome(string(name))
+func authorities(ctx context.Context, key string, name File) ([]*x509.Certificate, error) {
+	f, err := certs.ReadFile(string(name))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	list, err := certs.Authorities(certs.File{Name: string(name), Data: b})
+	list, err := certs.Authorities(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}

@@ -72,7 +72,7 @@ func runDemo(ctx context.Context, out io.Writer, exit bool, addr string) error {
 
 	lab := certtest.NewLab(time.Now())
 	leaf := lab.Plain("Demo Root CA", "provisionserver.corp.example.com")
-	cert, err := certs.LoadPFX(leaf.PFX(certtest.Modern, "demo"), amt.NewSecret("demo"), time.Now())
+	cert, err := certs.LoadPFX(ctx, leaf.PFX(certtest.Modern, "demo"), amt.NewSecret("demo"), time.Now())
 	if err != nil {
 		return fmt.Errorf("make the demo's certificate: %w", err)
 	}

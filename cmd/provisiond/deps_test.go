@@ -26,7 +26,7 @@ amt/sim          : amt amt/hello
 migrations       :
 certs            : amt amt/reason amt/typed
 certs/certtest   : amt certs
-store/seal       : amt amt/reason
+store/seal       : amt amt/reason amt/typed
 store            : amt amt/reason migrations store/seal
 store/pgtest     :
 server/profile   : amt

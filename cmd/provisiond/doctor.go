@@ -35,7 +35,7 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 	client := cmd.Flags().Bool("from-client", false, "only print what to type on a machine of a device network to see that it reaches this server")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, _, problems := Load(path, os.Environ(), flags)
+		cfg, _, problems := Load(cmd.Context(), path, os.Environ(), flags)
 		if *client {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.TrimPrefix(doctor.FromClient(cfg.Zones), "\n"))
 			return err
@@ -53,9 +53,9 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 		if !unread(problems) {
 			d := doctorConfig(cfg, nil)
 			d.Force = map[string]bool{}
-			list, errs := certificateFiles(cfg, d.Force)
+			list, errs := certificateFiles(cmd.Context(), cfg, d.Force)
 			d.Certificates = func() ([]*certs.Provisioning, []error) { return list, errs }
-			d.TLS = tlsFilesNow(cfg)
+			d.TLS = tlsFilesNow(cmd.Context(), cfg)
 			var running api.DoctorReport
 			d.Running = func(ctx context.Context) (out doctor.Daemon) {
 				out, running = askDaemon(ctx, cfg)
@@ -115,7 +115,7 @@ func serviceOnly(cfg Config) bool {
 		}
 	}
 	if key := string(cfg.API.TLS.Key); strings.HasPrefix(key, credentials) {
-		if _, err := readSome(key); err != nil {
+		if _, err := certs.ReadFile(key); err != nil {
 			return true
 		}
 	}
@@ -208,9 +208,10 @@ func lookAt(ctx context.Context, cfg Config) (store.Survey, error) {
 }
 
 // certificateFiles loads what the configuration names.
-func certificateFiles(cfg Config, force map[string]bool) (list []*certs.Provisioning, errs []error) {
+func certificateFiles(ctx context.Context, cfg Config, force map[string]bool) (list []*certs.Provisioning, errs []error) {
+	ctx = certs.WithBudget(ctx)
 	for _, c := range cfg.Provisioning.Certificates {
-		p, err := certs.LoadFile(string(c.PFX), string(c.PasswordFile), time.Now())
+		p, err := certs.LoadFile(ctx, string(c.PFX), string(c.PasswordFile), time.Now())
 		if err != nil {
 			errs = append(errs, certificateError(string(c.PFX), err))
 			continue
@@ -226,7 +227,7 @@ func certificateFiles(cfg Config, force map[string]bool) (list []*certs.Provisio
 // askDaemon asks the daemon of this configuration, if it runs on this machine,
 // for what only it knows.
 func askDaemon(ctx context.Context, cfg Config) (out doctor.Daemon, last api.DoctorReport) {
-	base, client, err := ownDaemon(cfg, 4*time.Second)
+	base, client, err := ownDaemon(ctx, cfg, 4*time.Second)
 	if err != nil {
 		return doctor.Daemon{Unknown: err.Error()}, last
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,7 +14,7 @@ import (
 // and a client that talks to it alone: over TLS only the certificate of api.tls
 // is believed, and the one that the daemon shows until it takes that up, so that
 // a token does not go to whoever took the port.
-func ownDaemon(cfg Config, patience time.Duration) (base string, c *http.Client, err error) {
+func ownDaemon(ctx context.Context, cfg Config, patience time.Duration) (base string, c *http.Client, err error) {
 	host, port, err := net.SplitHostPort(string(cfg.API.Listen))
 	if err != nil {
 		return "", nil, fmt.Errorf("api.listen: %w", err)
@@ -25,11 +26,11 @@ func ownDaemon(cfg Config, patience time.Duration) (base string, c *http.Client,
 	if cfg.API.TLS.Cert == "" {
 		return "http://" + net.JoinHostPort(host, port), c, nil
 	}
-	if _, err := ownLeaves(cfg); err != nil {
+	if _, err := ownLeaves(ctx, cfg); err != nil {
 		return "", nil, err
 	}
 	c.Transport = &http.Transport{TLSClientConfig: server.OnlyOurs(func() [][]byte {
-		leaves, _ := ownLeaves(cfg) // as they are when the daemon has shown its own
+		leaves, _ := ownLeaves(ctx, cfg) // as they are when the daemon has shown its own
 		return leaves
 	})}
 	return "https://" + net.JoinHostPort(host, port), c, nil

@@ -43,7 +43,7 @@ does).`}
 	patience := cmd.Flags().Duration("timeout", time.Minute, "how long it may take in all")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, _, err := loadConfig(cmd.ErrOrStderr(), path, flags)
+		cfg, _, err := loadConfig(cmd.Context(), cmd.ErrOrStderr(), path, flags)
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func newServe() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		collectSeldom()
 		path, flags := given()
-		cfg, _, err := loadConfig(cmd.ErrOrStderr(), path, flags)
+		cfg, _, err := loadConfig(cmd.Context(), cmd.ErrOrStderr(), path, flags)
 		if err != nil {
 			return err
 		}
@@ -102,7 +102,8 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 	if err != nil {
 		return server.Options{}, err
 	}
-	list, force, err := provisioningCertificates(cfg, log)
+	files := certs.WithBudget(ctx)
+	list, force, err := provisioningCertificates(files, cfg, log)
 	if err != nil {
 		return server.Options{}, err
 	}
@@ -124,13 +125,13 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
 	admissionOptions(cfg.Provisioning, &o)
-	if err := odca(cfg.Provisioning.ODCA, log, &o); err != nil {
+	if err := odca(files, cfg.Provisioning.ODCA, log, &o); err != nil {
 		return o, err
 	}
-	if o.Lookup, err = lookup(cfg.Provisioning.Names, cfg.Provisioning.Resolvers); err != nil {
+	if o.Lookup, err = lookup(files, cfg.Provisioning.Names, cfg.Provisioning.Resolvers); err != nil {
 		return o, err
 	}
-	if err := tlsFiles(cfg, log, &o); err != nil {
+	if err := tlsFiles(ctx, cfg, log, &o); err != nil {
 		return o, err
 	}
 	return o, nil
@@ -155,11 +156,11 @@ func masterKeySource(cfg Config) seal.Source {
 
 // provisioningCertificates loads every PFX. One that no device could accept is
 // an error at once, with its sentence; what is merely odd is said and used.
-func provisioningCertificates(cfg Config, log *zap.Logger) (list []*certs.Provisioning, force map[string]bool, err error) {
+func provisioningCertificates(ctx context.Context, cfg Config, log *zap.Logger) (list []*certs.Provisioning, force map[string]bool, err error) {
 	force = map[string]bool{}
 	var errs []error
 	for _, c := range cfg.Provisioning.Certificates {
-		p, err := certs.LoadFile(string(c.PFX), string(c.PasswordFile), time.Now())
+		p, err := certs.LoadFile(ctx, string(c.PFX), string(c.PasswordFile), time.Now())
 		if err != nil {
 			errs = append(errs, certificateError(string(c.PFX), err))
 			continue
@@ -205,7 +206,7 @@ func newMigrate() *cobra.Command {
 	given := configFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, _, err := loadConfig(cmd.ErrOrStderr(), path, flags)
+		cfg, _, err := loadConfig(cmd.Context(), cmd.ErrOrStderr(), path, flags)
 		if err != nil {
 			return err
 		}
@@ -236,11 +237,11 @@ func newHealth() *cobra.Command {
 	given := configFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, _, problems := Load(path, os.Environ(), flags)
+		cfg, _, problems := Load(cmd.Context(), path, os.Environ(), flags)
 		if err := refuse(cmd.ErrOrStderr(), withoutTLSFiles(problems)); err != nil {
 			return err
 		}
-		base, client, err := ownDaemon(cfg, 5*time.Second)
+		base, client, err := ownDaemon(cmd.Context(), cfg, 5*time.Second)
 		if err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ Names, addresses and UUIDs of devices are in it; --hash-uuids replaces the UUIDs
 	_ = cmd.MarkFlagRequired("out")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
-		cfg, origins, problems := Load(path, os.Environ(), flags)
+		cfg, origins, problems := Load(cmd.Context(), path, os.Environ(), flags)
 		f, err := os.OpenFile(*out, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 		if err != nil {
 			return fmt.Errorf("--out: %w", err)
@@ -186,7 +186,7 @@ func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path 
 	})
 	b.add("doctor.json", func(w io.Writer) error {
 		d := doctorConfig(cfg, map[string]bool{})
-		list, errs := certificateFiles(cfg, d.Force)
+		list, errs := certificateFiles(ctx, cfg, d.Force)
 		d.Certificates = func() ([]*certs.Provisioning, []error) { return list, errs }
 		d.Running = func(ctx context.Context) doctor.Daemon {
 			running, _ := askDaemon(ctx, cfg)
@@ -262,7 +262,7 @@ func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path 
 
 // copyMetrics asks the daemon on this machine, which may be stopped.
 func copyMetrics(ctx context.Context, w io.Writer, cfg Config) error {
-	base, c, err := ownDaemon(cfg, 10*time.Second)
+	base, c, err := ownDaemon(ctx, cfg, 10*time.Second)
 	if err != nil {
 		return err
 	}

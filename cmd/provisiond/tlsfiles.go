@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -23,10 +24,10 @@ const shownFile = "api.crt"
 
 // tlsFiles loads the certificate of the API and the authorities of relays, both
 // so that they are taken up again when their files are replaced.
-func tlsFiles(cfg Config, log *zap.Logger, o *server.Options) error {
+func tlsFiles(ctx context.Context, cfg Config, log *zap.Logger, o *server.Options) error {
 	var shown []func() doctor.Shown
 	if cfg.API.TLS.Cert != "" {
-		pair, err := server.NewReplaceable("api.tls", pairFiles(cfg), pairOf(cfg), func(c *tls.Certificate) { leaveShown(cfg, c, log) }, log)
+		pair, err := server.NewReplaceable("api.tls", pairFiles(cfg), pairOf(ctx, cfg), func(c *tls.Certificate) { leaveShown(cfg, c, log) }, log)
 		if err != nil {
 			return err
 		}
@@ -39,7 +40,7 @@ func tlsFiles(cfg Config, log *zap.Logger, o *server.Options) error {
 			pool *x509.CertPool
 		}
 		r, err := server.NewReplaceable("hello.client_ca", []string{file}, func(texts [][]byte) (a authorities, err error) {
-			a.list, err = certificatesIn(file, texts[0])
+			a.list, err = certificatesIn(ctx, file, texts[0])
 			a.pool = x509.NewCertPool()
 			for _, c := range a.list {
 				a.pool.AddCert(c)
@@ -57,7 +58,7 @@ func tlsFiles(cfg Config, log *zap.Logger, o *server.Options) error {
 }
 
 // tlsFilesNow is what the files hold, for a doctor beside the daemon.
-func tlsFilesNow(cfg Config) func() []doctor.Shown {
+func tlsFilesNow(ctx context.Context, cfg Config) func() []doctor.Shown {
 	var shown []func() doctor.Shown
 	if cfg.API.TLS.Cert != "" {
 		shown = append(shown, func() doctor.Shown {
@@ -65,7 +66,7 @@ func tlsFilesNow(cfg Config) func() []doctor.Shown {
 			if err != nil {
 				return apiShown(nil, err)
 			}
-			return apiShown(pairOf(cfg)(texts))
+			return apiShown(pairOf(ctx, cfg)(texts))
 		})
 	}
 	if file := string(cfg.Hello.ClientCA); file != "" {
@@ -74,7 +75,7 @@ func tlsFilesNow(cfg Config) func() []doctor.Shown {
 			if err != nil {
 				return relaysShown(nil, err)
 			}
-			return relaysShown(certificatesIn(file, texts[0]))
+			return relaysShown(certificatesIn(ctx, file, texts[0]))
 		})
 	}
 	return all(shown)
@@ -105,10 +106,10 @@ func pairFiles(cfg Config) []string {
 	return []string{string(cfg.API.TLS.Cert), string(cfg.API.TLS.Key)}
 }
 
-func pairOf(cfg Config) func(texts [][]byte) (*tls.Certificate, error) {
+func pairOf(ctx context.Context, cfg Config) func(texts [][]byte) (*tls.Certificate, error) {
 	return func(texts [][]byte) (*tls.Certificate, error) {
 		names := pairFiles(cfg)
-		pair, err := certs.Pair(certs.File{Name: names[0], Data: texts[0]}, certs.File{Name: names[1], Data: texts[1]})
+		pair, err := certs.Pair(ctx, certs.File{Name: names[0], Data: texts[0]}, certs.File{Name: names[1], Data: texts[1]})
 		if err != nil {
 			return nil, fmt.Errorf("certificate and key are no pair: %w", err)
 		}
@@ -116,17 +117,17 @@ func pairOf(cfg Config) func(texts [][]byte) (*tls.Certificate, error) {
 	}
 }
 
-func certificatesIn(file string, text []byte) ([]*x509.Certificate, error) {
-	return certs.Authorities(certs.File{Name: file, Data: text})
+func certificatesIn(ctx context.Context, file string, text []byte) ([]*x509.Certificate, error) {
+	return certs.Authorities(ctx, certs.File{Name: file, Data: text})
 }
 
 func readAll(files []string) (texts [][]byte, err error) {
 	for _, name := range files {
-		text, err := readSome(name)
+		f, err := certs.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		texts = append(texts, text)
+		texts = append(texts, f.Data)
 	}
 	return texts, nil
 }
@@ -147,17 +148,12 @@ func leaveShown(cfg Config, pair *tls.Certificate, log *zap.Logger) {
 
 // ownLeaves are the certificates by which our daemon is known: the one of
 // api.tls, and the one it said it shows.
-func ownLeaves(cfg Config) (leaves [][]byte, err error) {
+func ownLeaves(ctx context.Context, cfg Config) (leaves [][]byte, err error) {
 	var errs []error
 	for _, name := range []string{string(cfg.API.TLS.Cert), filepath.Join(cfg.DataDir, shownFile)} {
-		text, err := readSome(name)
+		list, err := authorities(ctx, "api.tls.cert", File(name))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("api.tls.cert: %w", err))
-			continue
-		}
-		list, err := certificatesIn(name, text)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("api.tls.cert: %w", err))
+			errs = append(errs, err)
 			continue
 		}
 		leaves = append(leaves, list[0].Raw) // leaf first, as it is served

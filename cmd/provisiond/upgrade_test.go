@@ -30,7 +30,7 @@ func TestEveryReleasesConfigurationIsUnderstood(t *testing.T) {
 		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "DIR", dir)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cfg, _, problems := Load(path, nil, nil)
+		cfg, _, problems := Load(t.Context(), path, nil, nil)
 		for _, p := range problems {
 			t.Errorf("%s: %s", name, p)
 		}

@@ -174,7 +174,7 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[NewConsoleCerti
 	case profile.Admits([]string{certs.ConsoleZone}, name):
 		return out, invalid("body.name", "names in %s are of servers like this one; choose one of your own", certs.ConsoleZone)
 	}
-	key, err := certs.ConsoleRequest([]byte(b.CSR))
+	csr, err := certs.ConsoleRequest(ctx, certs.File{Name: "csr", Data: []byte(b.CSR)})
 	if err != nil {
 		return out, err
 	}
@@ -183,7 +183,7 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[NewConsoleCerti
 		days = 90
 	}
 	now := s.now()
-	der, err := a.IssueConsole(key, name, now, time.Duration(days)*24*time.Hour)
+	der, err := a.IssueConsole(csr.PublicKey, name, now, time.Duration(days)*24*time.Hour)
 	if err != nil {
 		return out, err
 	}

@@ -124,7 +124,7 @@ func TestWhyOfManagedDevices(t *testing.T) {
 // firmware compared, and the rule that decides.
 func TestWhySideBySide(t *testing.T) {
 	t.Parallel()
-	prov, err := certs.LoadPFX(certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver.corp.example.com").PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	prov, err := certs.LoadPFX(t.Context(), certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver.corp.example.com").PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func TestJobsAndAuditInTheBrowser(t *testing.T) {
 func TestPagesFitATelephone(t *testing.T) {
 	t.Parallel()
 	leaf := certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver."+strings.Repeat("longpart.", 4)+"corp.example.com")
-	prov, err := certs.LoadPFX(leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	prov, err := certs.LoadPFX(t.Context(), leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

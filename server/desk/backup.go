@@ -51,12 +51,12 @@ func (p Passphrase) IsZero() bool {
 }
 
 // prepare refuses what cannot be done before anything is written.
-func (h Handover) prepare() (func(amt.Secret) (Passphrase, string, error), error) {
+func (h Handover) prepare(ctx context.Context) (func(amt.Secret) (Passphrase, string, error), error) {
 	switch {
 	case len(h.WrapTo) > 0 && h.Split != 0:
 		return nil, reason.Because(reason.CertInputInvalid, "a passphrase is either wrapped or split")
 	case len(h.WrapTo) > 0:
-		w, err := certs.NewWrapper(h.WrapTo)
+		w, err := certs.NewWrapper(ctx, certs.File{Name: "wrap_to", Data: h.WrapTo})
 		if err != nil {
 			return nil, err
 		}
@@ -83,8 +83,8 @@ func (d *Desk) backupPath(name string) string { return filepath.Join(d.Backups, 
 
 // writeBackup makes an encrypted PKCS#12, opens it again, and writes it where
 // only this user reads it.
-func (d *Desk) writeBackup(p *certs.Provisioning) (*certs.Backup, Backup, error) {
-	b, err := certs.NewBackup(p, d.Now())
+func (d *Desk) writeBackup(ctx context.Context, p *certs.Provisioning) (*certs.Backup, Backup, error) {
+	b, err := certs.NewBackup(ctx, p, d.Now())
 	if err != nil {
 		return nil, Backup{}, err
 	}
@@ -150,7 +150,7 @@ func (d *Desk) noteBackup(ctx context.Context, tx *store.Tx, id, actor string, n
 
 // NewBackup writes another backup, for when the passphrase of the first is lost.
 func (d *Desk) NewBackup(ctx context.Context, actor, id string, h Handover) (Entry, Passphrase, error) {
-	hand, err := h.prepare()
+	hand, err := h.prepare(ctx)
 	if err != nil {
 		return Entry{}, Passphrase{}, err
 	}
@@ -158,7 +158,7 @@ func (d *Desk) NewBackup(ctx context.Context, actor, id string, h Handover) (Ent
 	if err != nil {
 		return e, Passphrase{}, err
 	}
-	b, view, err := d.writeBackup(e.Provisioning)
+	b, view, err := d.writeBackup(ctx, e.Provisioning)
 	if err != nil {
 		return e, Passphrase{}, err
 	}

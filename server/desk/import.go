@@ -53,7 +53,7 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 		return Imported{}, err
 	}
 	defer done()
-	hand, err := o.Handover.prepare()
+	hand, err := o.Handover.prepare(ctx)
 	if err != nil {
 		return Imported{}, err
 	}
@@ -201,7 +201,7 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 	}
 	var backup *certs.Backup
 	if !out.Known || before.Note.Backup.File == "" {
-		if backup, out.Backup, err = d.writeBackup(p); err != nil {
+		if backup, out.Backup, err = d.writeBackup(ctx, p); err != nil {
 			return out, err
 		}
 		if out.Passphrase, out.Backup.Handed, err = hand(backup.Passphrase); err != nil {

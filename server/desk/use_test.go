@@ -163,7 +163,7 @@ func TestNeverTouchesFiles(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, store.SQLite)
 	leaf, o := l.leaf("Vendor", "prov.corp.example.com")
-	p, err := certs.LoadPFX(leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), l.now)
+	p, err := certs.LoadPFX(t.Context(), leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), l.now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 // TestWhereTheRoadToADeviceStops: each milestone, with a device that stops there.
 func TestWhereTheRoadToADeviceStops(t *testing.T) {
 	t.Parallel()
-	p, err := certs.LoadPFX(labCertificate().PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	p, err := certs.LoadPFX(t.Context(), labCertificate().PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ type labTrust struct {
 
 func (l *labTrust) load(t *testing.T, leaf certtest.Leaf) {
 	t.Helper()
-	p, err := certs.LoadPFX(leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	p, err := certs.LoadPFX(t.Context(), leaf.PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // Source says where the master key comes from: exactly one of the fields.
@@ -127,7 +128,8 @@ func ParseKey(raw []byte) ([]byte, error) {
 	if len(raw) == KeySize {
 		return raw, nil
 	}
-	s := strings.TrimSpace(string(raw))
+	text, _ := typed.Text(raw) // PowerShell's > writes UTF-16
+	s := strings.TrimSpace(string(text))
 	if len(s) == KeySize {
 		return []byte(s), nil
 	}
