@@ -58,7 +58,7 @@ func (s *Server) numberProfile(ctx context.Context) error {
 	now := ownProfile{Digest: hex.EncodeToString(sum[:]), Version: 1}
 	var before ownProfile
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := tx.LockNetwork(ctx, ownProfileKey+p.Name); err != nil { // nodes that start together
+		if err := tx.TakeTurns(ctx, ownProfileKey+p.Name); err != nil { // nodes that start together
 			return err
 		}
 		var err error
@@ -218,7 +218,7 @@ func (s *Server) rollOutAstray(ctx context.Context, cause string, found []admit.
 				return err
 			}
 			o := store.Outgrown{Profile: p.Name, Version: p.Version, Cause: cause}
-			if err := tx.LockNetwork(ctx, "rollout "+p.Name); err != nil {
+			if err := tx.TakeTurns(ctx, "rollout "+p.Name); err != nil {
 				return err
 			}
 			var fresh []amt.UUID

@@ -40,7 +40,7 @@ const (
 
 func (s *Server) runJobs(ctx context.Context) error {
 	for _, state := range []string{store.JobWaiting, store.JobRunning} {
-		var jobs []store.Job
+		var jobs []store.BulkJob
 		if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
 			jobs, err = tx.Jobs(ctx, state, 1000)
 			return err
@@ -67,7 +67,7 @@ func (s *Server) runJobs(ctx context.Context) error {
 
 // judges reports whether this node may work on a job: a node whose configuration
 // is older than another's knows no rollout's version.
-func (s *Server) judges(ctx context.Context, j store.Job) (ours bool, err error) {
+func (s *Server) judges(ctx context.Context, j store.BulkJob) (ours bool, err error) {
 	name, _, _ := strings.Cut(j.Target, "@")
 	if j.Kind != api.KindRollout || name != s.o.Profile.Name {
 		return true, nil
@@ -85,7 +85,7 @@ func (s *Server) judges(ctx context.Context, j store.Job) (ours bool, err error)
 // endAborted gives the results of runs that were under way as their job was
 // aborted or stopped.
 func (s *Server) endAborted(ctx context.Context) error {
-	var jobs []store.Job
+	var jobs []store.BulkJob
 	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
 		if jobs, err = tx.Jobs(ctx, store.JobAborted, 10); err != nil {
 			return err
@@ -205,7 +205,7 @@ func failure(run store.Run) string {
 
 // jobBegin begins as many items as it may, and reports whether to go on at once.
 func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) {
-	var ended *store.Job
+	var ended *store.BulkJob
 	var counts map[string]int
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		more, ended = false, nil
@@ -290,7 +290,7 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 
 // jobRoom is how many items may be begun now: a sixth of the rate cap at a
 // time, so that a minute's share does not come in one second.
-func (s *Server) jobRoom(ctx context.Context, tx *store.Tx, j store.Job, counts map[string]int) (int, error) {
+func (s *Server) jobRoom(ctx context.Context, tx *store.Tx, j store.BulkJob, counts map[string]int) (int, error) {
 	room := min(jobBatch, jobMost-counts[store.ItemRunning]-counts[store.ItemHanded])
 	if j.PerMinute == 0 {
 		return room, nil
@@ -307,7 +307,7 @@ func (s *Server) jobRoom(ctx context.Context, tx *store.Tx, j store.Job, counts 
 	return min(room, j.PerMinute-lately, share-just), nil
 }
 
-func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.Job, counts map[string]int) error {
+func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.BulkJob, counts map[string]int) error {
 	data := map[string]any{"job": j.ID, "kind": j.Kind}
 	for k, n := range counts {
 		data[k] = n
@@ -318,7 +318,7 @@ func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.Job, count
 
 // beginItem begins one device's part. The device may have changed since the
 // job was made: then its part says so, and the job goes on.
-func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, o api.JobOptions, item store.JobItem) error {
+func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o api.JobOptions, item store.JobItem) error {
 	end := func(state, detail string) error {
 		if item.State, item.Detail = state, detail; state != store.ItemRunning {
 			item.Wave = 0 // what was not begun proves nothing
@@ -386,7 +386,7 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.Job, o api
 
 // commandItem gives one device a command. One that began a run is handed over: it
 // ends with what becomes of the device.
-func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.Job, o api.JobOptions, d store.Device, live store.Run, busy bool,
+func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o api.JobOptions, d store.Device, live store.Run, busy bool,
 	end func(state, detail string) error, item *store.JobItem) error {
 	var run *store.Run
 	if busy {

@@ -472,7 +472,7 @@ func TestForgedItemsHoldUpNoJob(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if job, err = tx.CreateJob(ctx, store.Job{Kind: "tag", State: store.JobWaiting, Options: options, CreatedBy: "alice"}); err != nil {
+			if job, err = tx.CreateJob(ctx, store.BulkJob{Kind: "tag", State: store.JobWaiting, Options: options, CreatedBy: "alice"}); err != nil {
 				return err
 			}
 			if err := tx.AddJobItems(ctx, job, []amt.UUID{own}); err != nil {

@@ -150,7 +150,7 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 			continue
 		}
 		// Those who count the same leases take turns, or two would take one place.
-		if err := tx.LockNetwork(ctx, lim.key); err != nil {
+		if err := tx.TakeTurns(ctx, lim.key); err != nil {
 			return time.Time{}, err
 		}
 		n, err := tx.Leases(ctx, lim.network)
@@ -229,7 +229,7 @@ func (b *breaker) wait(ctx context.Context, tx *store.Tx, network netip.Prefix) 
 
 // probe takes the place of the one attempt; another may have been faster.
 func (b *breaker) probe(ctx context.Context, tx *store.Tx, network netip.Prefix) (bool, error) {
-	if err := tx.LockNetwork(ctx, "pause "+network.String()); err != nil {
+	if err := tx.TakeTurns(ctx, "pause "+network.String()); err != nil {
 		return false, err
 	}
 	until, free, err := b.wait(ctx, tx, network)
@@ -265,7 +265,7 @@ func (b *breaker) ended(ctx context.Context, network netip.Prefix, probe, blamed
 		return
 	}
 	err := b.db().Write(ctx, func(tx *store.Tx) error {
-		if err := tx.LockNetwork(ctx, "pause "+network.String()); err != nil {
+		if err := tx.TakeTurns(ctx, "pause "+network.String()); err != nil {
 			return err
 		}
 		if clear {

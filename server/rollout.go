@@ -146,7 +146,7 @@ func (s *Server) rollOutOne(ctx context.Context, p profile.Profile, cause string
 		return err
 	}
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := tx.LockNetwork(ctx, "rollout "+p.Name); err != nil { // another node has the same idea
+		if err := tx.TakeTurns(ctx, "rollout "+p.Name); err != nil { // another node has the same idea
 			return err
 		}
 		var all []amt.UUID
@@ -199,7 +199,7 @@ func (s *Server) join(ctx context.Context, tx *store.Tx, o store.Outgrown, devic
 		if err != nil {
 			return err
 		}
-		j := store.Job{Kind: api.KindRollout, State: store.JobWaiting, Options: options, PerMinute: s.wavePace(), Canary: s.canary(), Target: target, Cause: o.Cause, CreatedBy: "system"}
+		j := store.BulkJob{Kind: api.KindRollout, State: store.JobWaiting, Options: options, PerMinute: s.wavePace(), Canary: s.canary(), Target: target, Cause: o.Cause, CreatedBy: "system"}
 		if id, err = tx.CreateJob(ctx, j); err != nil {
 			return err
 		}
@@ -220,7 +220,7 @@ func (s *Server) join(ctx context.Context, tx *store.Tx, o store.Outgrown, devic
 // supersede ends what is left of rollouts to older versions of a profile.
 func (s *Server) supersede(ctx context.Context, p profile.Profile) error {
 	target := store.Target(p.Name, p.Version)
-	var old []store.Job
+	var old []store.BulkJob
 	if err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
 		old, err = tx.OlderRollouts(ctx, p.Name, target)
 		return err
@@ -266,7 +266,7 @@ func (s *Server) wanted(ctx context.Context, tx *store.Tx, d store.Device) (p pr
 
 // rolloutItem begins a device's way to the version that a rollout is about, if it
 // still is the one that it is to have.
-func (s *Server) rolloutItem(ctx context.Context, tx *store.Tx, j store.Job, d store.Device, t store.Transition, item *store.JobItem, end func(state, detail string) error) error {
+func (s *Server) rolloutItem(ctx context.Context, tx *store.Tx, j store.BulkJob, d store.Device, t store.Transition, item *store.JobItem, end func(state, detail string) error) error {
 	p, rule, err := s.wanted(ctx, tx, d)
 	if err != nil {
 		return err

@@ -57,10 +57,10 @@ func (s *Server) wavePace() int {
 func (s *Server) canary() int { return max(s.o.MaintainCanary, 0) }
 
 // waved reports whether a job goes in waves.
-func waved(j store.Job, o api.JobOptions) bool { return api.Waved(j.Kind, o.Task) }
+func waved(j store.BulkJob, o api.JobOptions) bool { return api.Waved(j.Kind, o.Task) }
 
 // wave says which wave a job is in, and how many devices it may begin.
-func (s *Server) wave(ctx context.Context, tx *store.Tx, j store.Job, counts map[string]int) (wave, room int, err error) {
+func (s *Server) wave(ctx context.Context, tx *store.Tx, j store.BulkJob, counts map[string]int) (wave, room int, err error) {
 	at, err := tx.JobWaves(ctx, j.ID)
 	if err != nil {
 		return 0, 0, err
@@ -89,7 +89,7 @@ func (s *Server) wave(ctx context.Context, tx *store.Tx, j store.Job, counts map
 
 // losses says whether devices that were lost since a job began, or went on, hold
 // it, and why it stops when nothing more is tried with one of them.
-func losses(ctx context.Context, tx *store.Tx, j store.Job) (held bool, stop string, err error) {
+func losses(ctx context.Context, tx *store.Tx, j store.BulkJob) (held bool, stop string, err error) {
 	since := j.CreatedAt
 	if j.ResumedAt.After(since) {
 		since = j.ResumedAt
@@ -113,7 +113,7 @@ func losses(ctx context.Context, tx *store.Tx, j store.Job) (held bool, stop str
 }
 
 // stopJob stops a job aloud.
-func (s *Server) stopJob(ctx context.Context, tx *store.Tx, j store.Job, why string) error {
+func (s *Server) stopJob(ctx context.Context, tx *store.Tx, j store.BulkJob, why string) error {
 	if err := tx.StopJob(ctx, j.ID, why); err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (s *Server) stopJob(ctx context.Context, tx *store.Tx, j store.Job, why str
 
 // waveResult is what an ended run means for a device of a job in waves. stop says
 // why the job cannot go on; "" when it can.
-func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.Job, item *store.JobItem, run store.Run) (stop string, err error) {
+func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.BulkJob, item *store.JobItem, run store.Run) (stop string, err error) {
 	proving := item.Wave == waveFirst || item.Wave == waveCanary
 	d, err := tx.Device(ctx, item.UUID)
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.Job, item
 }
 
 // prove begins the run that only looks, after one that changed the device.
-func (s *Server) prove(ctx context.Context, tx *store.Tx, j store.Job, d store.Device, item *store.JobItem, run store.Run) error {
+func (s *Server) prove(ctx context.Context, tx *store.Tx, j store.BulkJob, d store.Device, item *store.JobItem, run store.Run) error {
 	if _, err := tx.LiveRun(ctx, d.UUID); err == nil {
 		return nil // somebody else asks it something; then it is this run's turn
 	}

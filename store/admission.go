@@ -84,14 +84,14 @@ func (tx *Tx) SetNextRetry(ctx context.Context, uuid amt.UUID, at time.Time) err
 	return touched(n, err, ErrNotFound)
 }
 
-// LockNetwork makes transactions that count the same network's leases wait for
-// each other; SQLite has one writer anyway. It lasts until the transaction ends.
-func (tx *Tx) LockNetwork(ctx context.Context, network string) error {
+// TakeTurns serialises transactions that use the same name, until commit. SQLite
+// has one writer anyway.
+func (tx *Tx) TakeTurns(ctx context.Context, name string) error {
 	if tx.pg == nil {
 		return nil
 	}
 	h := fnv.New64a()
-	h.Write([]byte("network " + network))
+	h.Write([]byte("network " + name)) // the prefix that nodes of earlier releases use
 	var void any
 	return tx.one(ctx, "SELECT 1 FROM (SELECT pg_advisory_xact_lock($1)) AS l", []any{int64(h.Sum64())}, &void)
 }

@@ -91,8 +91,8 @@ type Name struct {
 	signed    []byte
 }
 
-// Job is a bulk operation over a filter.
-type Job struct {
+// BulkJob is an operation over the devices that a filter found.
+type BulkJob struct {
 	ID         int64
 	Kind       string
 	Filter     json.RawMessage

@@ -294,7 +294,7 @@ func TestJobs(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		var id int64
 		write(t, db, func(ctx context.Context, tx *store.Tx) (err error) {
-			id, err = tx.CreateJob(ctx, store.Job{Kind: "unprovision", State: store.JobDraft, PerMinute: 10, CreatedBy: "a"})
+			id, err = tx.CreateJob(ctx, store.BulkJob{Kind: "unprovision", State: store.JobDraft, PerMinute: 10, CreatedBy: "a"})
 			if err != nil {
 				return err
 			}

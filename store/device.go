@@ -120,10 +120,10 @@ func like(s string) string {
 func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 	c := &clause{}
 	if len(f.Lifecycle) > 0 {
-		among(c, tx.off("lifecycle"), f.Lifecycle)
+		among(c, tx.noIndex("lifecycle"), f.Lifecycle)
 	}
 	if f.Reason != "" {
-		c.add(tx.off("reason")+" = ?", f.Reason)
+		c.add(tx.noIndex("reason")+" = ?", f.Reason)
 	}
 	if f.Health != "" {
 		c.add("health = ?", f.Health)
@@ -142,7 +142,7 @@ func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 		c.add(`(lower(suffix) = ? OR lower(suffix) LIKE ? ESCAPE '\')`, s, "%."+like(s))
 	}
 	if f.Network.IsValid() {
-		inNetwork(c, tx.off("address_key"), f.Network)
+		inNetwork(c, tx.noIndex("address_key"), f.Network)
 	}
 	if f.Profile != "" {
 		c.add("profile = ?", f.Profile)
@@ -154,14 +154,14 @@ func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 	}
 	if q := strings.TrimSpace(f.Query); q != "" {
 		if whole := wholeText(q); whole != nil {
-			whole(c, tx.off)
+			whole(c, tx.noIndex)
 		} else {
 			partText(c, q)
 		}
 	}
 	hour := "seen_hour"
 	if f.Order != ByLastSeen {
-		hour = tx.off(hour)
+		hour = tx.noIndex(hour)
 	}
 	if !f.Seen.IsZero() {
 		c.add(hour+" >= ? AND last_seen >= ?", hourOf(f.Seen), f.Seen)
@@ -172,8 +172,8 @@ func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 	return c, nil
 }
 
-// off names a column so that SQLite looks for it in no index.
-func (tx *Tx) off(column string) string {
+// noIndex prefixes the column with + so that SQLite's planner will not use an index on it.
+func (tx *Tx) noIndex(column string) string {
 	if tx.pg != nil {
 		return column
 	}

@@ -39,7 +39,7 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	few, found, err := tx.few(ctx, f)
+	rows, found, err := tx.candidates(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -53,10 +53,10 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 		return nil, err
 	}
 	if found {
-		if len(few) == 0 {
+		if len(rows) == 0 {
 			return nil, nil
 		}
-		c.args = append(c.args, tx.rows(few))
+		c.args = append(c.args, tx.rows(rows))
 		c.and = append(c.and, tx.among(tx.row(), len(c.args)))
 	}
 	if alongHours {
@@ -192,9 +192,9 @@ func (tx *Tx) heardSince(ctx context.Context, hour int64, l listing, c *clause, 
 		fmt.Sprintf(" ORDER BY seen_hour DESC, seen DESC, uuid DESC LIMIT %d) ORDER BY %s", most, l.order), c.args...)
 }
 
-// few finds the devices among which all are that the filter selects, if these
-// are few and an index knows them.
-func (tx *Tx) few(ctx context.Context, f DeviceFilter) (rows []string, found bool, err error) {
+// candidates returns a superset of the devices the filter selects, when some index
+// yields at most so many of them as are quicker to sort than to walk past.
+func (tx *Tx) candidates(ctx context.Context, f DeviceFilter) (rows []string, found bool, err error) {
 	most := max(fewest, 20*page(f.Limit))
 	if f.Order != ByUUID {
 		most = max(fewInOrder, most)

@@ -187,11 +187,11 @@ func TestTheHourFollowsTheHello(t *testing.T) {
 					_, _, err := tx.SeeHello(ctx, h)
 					return err
 				}
-				met, err := tx.Meet(ctx, []store.SeenHello{h})
+				met, err := tx.ReadArrivals(ctx, []store.SeenHello{h})
 				if err != nil {
 					return err
 				}
-				return tx.Record(ctx, []store.Heard{{Sight: met[0]}})
+				return tx.WriteOutcomes(ctx, []store.Outcome{{Arrival: met[0]}})
 			})
 		}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {

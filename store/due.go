@@ -78,7 +78,7 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 		until = fmt.Sprintf(" AND uuid <= $%d", len(args))
 	}
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices
-		WHERE uuid > $1`+until+` AND `+tx.off("lifecycle")+` IN ('provisioned', 'drifted') AND (`+tx.off("next_retry")+` IS NULL OR next_retry <= {now})
+		WHERE uuid > $1`+until+` AND `+tx.noIndex("lifecycle")+` IN ('provisioned', 'drifted') AND (`+tx.noIndex("next_retry")+` IS NULL OR next_retry <= {now})
 			AND (`+changed+` OR (`+due+`)
 				AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.finished_at > {now+$4}))
 			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
@@ -96,7 +96,7 @@ func (tx *Tx) CountLiveRuns(ctx context.Context, kind string) (int, error) {
 
 // LockJob reads a job and keeps every other node from working on it until this
 // transaction ends.
-func (tx *Tx) LockJob(ctx context.Context, id int64) (Job, error) { return tx.job(ctx, id, " {lock}") }
+func (tx *Tx) LockJob(ctx context.Context, id int64) (BulkJob, error) { return tx.job(ctx, id, " {lock}") }
 
 // JobStarted counts a job's devices that were begun within the last while.
 func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (int, error) {

@@ -91,7 +91,7 @@ func (tx *Tx) countFleet(ctx context.Context, f *Facts, expiring time.Time) erro
 			f.ExpiringCerts += ending
 		}
 		return nil
-	}, "SELECT lifecycle, health, count(*), count(CASE WHEN device_cert_not_after < $1 THEN 1 END) FROM devices GROUP BY "+tx.off("lifecycle")+", health", expiring)
+	}, "SELECT lifecycle, health, count(*), count(CASE WHEN device_cert_not_after < $1 THEN 1 END) FROM devices GROUP BY "+tx.noIndex("lifecycle")+", health", expiring)
 	if err != nil {
 		return fmt.Errorf("count devices: %w", err)
 	}

@@ -14,9 +14,9 @@ import (
 // SeeHello writes down a hello that is the device's own word. It decides nothing
 // else: a new device is discovered; an old one keeps its lifecycle.
 func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, error) {
-	met, err := tx.Meet(ctx, []SeenHello{h})
+	met, err := tx.ReadArrivals(ctx, []SeenHello{h})
 	if err == nil {
-		err = tx.Record(ctx, []Heard{{Sight: met[0], FQDN: met[0].Device.FQDN, Profile: met[0].Device.Profile}})
+		err = tx.WriteOutcomes(ctx, []Outcome{{Arrival: met[0], FQDN: met[0].Device.FQDN, Profile: met[0].Device.Profile}})
 	}
 	if err != nil {
 		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)

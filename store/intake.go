@@ -14,39 +14,39 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// Hellos are recorded in two halves: Meet reads what is known of their devices,
-// Record writes all of them down together with what was decided in between. The
-// number of statements does not grow with the number of hellos on Postgres, and
-// on SQLite each row is written once.
+// A transaction records hellos in two halves. ReadArrivals reads what the store
+// knows of their devices; the caller decides; WriteOutcomes writes all hellos down
+// with what was decided. On Postgres the number of statements does not grow with
+// the number of hellos, and on SQLite each row is written once.
 
-// A Sight is one hello's device as the hello leaves it when it is believed, and
-// what was known before.
-type Sight struct {
+// An Arrival is the device as its hello leaves it if the hello is believed, and
+// what the store knew before.
+type Arrival struct {
 	Device Device
 	Before SeenBefore
 
 	hello SeenHello
-	table int64 // of the hashes it brought
-	row   int64 // SQLite's, 0: there is none yet
+	table int64 // id of the hash list that the hello brought
+	row   int64 // SQLite's rowid; 0: the device has no row yet
 }
 
-// A Heard is a hello and what follows from it.
-type Heard struct {
-	Sight
-	// Stray: it is not the device's word. Only that it was heard is kept: no
-	// address, no hash list, nothing that it says of the device.
+// An Outcome is an arrival and what follows from it.
+type Outcome struct {
+	Arrival
+	// Stray: somebody else may have sent the hello. The store keeps that and from
+	// where it was heard, and nothing that it says of the device.
 	Stray bool
-	// Claim: the device is to be called, to see whether it is still where it was.
+	// Claim: a node calls the device, to see whether it is still where it was.
 	Claim         bool
 	WindowUntil   time.Time // zero: as it was
 	FQDN, Profile string    // what the device shall have
 	Move          *Transition
 }
 
-// Meet reads the devices of hellos that are about to be recorded in this
-// transaction, and on Postgres locks them. No two hellos may be of one device.
-func (tx *Tx) Meet(ctx context.Context, hellos []SeenHello) ([]Sight, error) {
-	out := make([]Sight, len(hellos))
+// ReadArrivals reads the devices of hellos that this transaction is about to
+// record, and on Postgres locks them. No two hellos may be of one device.
+func (tx *Tx) ReadArrivals(ctx context.Context, hellos []SeenHello) ([]Arrival, error) {
+	out := make([]Arrival, len(hellos))
 	at := map[string]int{}
 	uuids := make([]string, len(hellos))
 	for i, h := range hellos {
@@ -83,7 +83,7 @@ func (tx *Tx) Meet(ctx context.Context, hellos []SeenHello) ([]Sight, error) {
 }
 
 // tables finds or makes the hash lists, in one order for everybody.
-func (tx *Tx) tables(ctx context.Context, all []Sight) error {
+func (tx *Tx) tables(ctx context.Context, all []Arrival) error {
 	type fresh struct {
 		digest [32]byte
 		i      int
@@ -117,7 +117,7 @@ func (tx *Tx) tables(ctx context.Context, all []Sight) error {
 }
 
 // arrive works out the device as the hello leaves it when it is believed.
-func (s *Sight) arrive(tx *Tx) {
+func (s *Arrival) arrive(tx *Tx) {
 	h, old := s.hello, s.Before.Previous
 	addr := h.Address
 	if !addr.IsValid() {
@@ -154,7 +154,7 @@ func (s *Sight) arrive(tx *Tx) {
 }
 
 // kept is the device's row as the hello leaves it.
-func (h Heard) kept(tx *Tx) Device {
+func (h Outcome) kept(tx *Tx) Device {
 	d := h.Device
 	if h.Stray {
 		d = h.Before.Previous
@@ -166,13 +166,13 @@ func (h Heard) kept(tx *Tx) Device {
 	return d
 }
 
-// Record writes hellos down that Meet saw in this transaction, and what follows
-// from each. ErrConflict: another node met one of the new devices first; then
-// nothing of this transaction may be kept.
-func (tx *Tx) Record(ctx context.Context, heard []Heard) error {
+// WriteOutcomes writes down the hellos that ReadArrivals read in this transaction,
+// and what follows from each. ErrConflict: another node wrote one of the new
+// devices first, and the caller must keep nothing of this transaction.
+func (tx *Tx) WriteOutcomes(ctx context.Context, outcomes []Outcome) error {
 	// Neighbours in the index are written one after the other.
-	slices.SortFunc(heard, func(a, b Heard) int { return bytes.Compare(a.Device.UUID[:], b.Device.UUID[:]) })
-	for _, h := range heard { // before the row has the new address, or its MAC would not be right any more
+	slices.SortFunc(outcomes, func(a, b Outcome) int { return bytes.Compare(a.Device.UUID[:], b.Device.UUID[:]) })
+	for _, h := range outcomes { // before the row has the new address, or its MAC would not be right any more
 		if was := h.Before.Previous; h.Before.Known && !h.Stray && was.granted() && was.Address != h.Device.Address {
 			if err := tx.UpdateDevice(ctx, h.Device.UUID, DeviceFacts{Address: &h.Device.Address}); err != nil {
 				return err
@@ -183,10 +183,10 @@ func (tx *Tx) Record(ctx context.Context, heard []Heard) error {
 	if tx.pg != nil {
 		write = tx.recordPostgres
 	}
-	if err := write(ctx, heard); err != nil {
-		return fmt.Errorf("record %d hellos: %w", len(heard), err)
+	if err := write(ctx, outcomes); err != nil {
+		return fmt.Errorf("record %d hellos: %w", len(outcomes), err)
 	}
-	for _, h := range heard {
+	for _, h := range outcomes {
 		if !h.Before.Known {
 			continue // its row was written as it shall be
 		}
@@ -210,7 +210,7 @@ func (tx *Tx) Record(ctx context.Context, heard []Heard) error {
 }
 
 // born is a new device's lifecycle, reason and detail.
-func (h Heard) born() (Lifecycle, string, string, time.Time) {
+func (h Outcome) born() (Lifecycle, string, string, time.Time) {
 	if h.Move == nil {
 		return Discovered, "", "", time.Time{}
 	}
@@ -228,8 +228,8 @@ const (
 	insertHello = "INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at) "
 )
 
-func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
-	for _, h := range heard {
+func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
+	for _, h := range outcomes {
 		d, old := h.kept(tx), h.Before.Previous
 		var err error
 		switch {
@@ -251,14 +251,14 @@ func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
 			return err
 		}
 	}
-	for _, h := range heard {
+	for _, h := range outcomes {
 		s := h.hello
 		if _, err := tx.exec(ctx, insertHello+"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
 			s.UUID, s.From, s.Local, s.Via, s.Peer, int64(s.Version), s.Retry, s.AdminSet, s.PID, h.table, s.Trailing, s.Raw, h.Device.LastSeen); err != nil {
 			return err
 		}
 	}
-	for _, h := range heard {
+	for _, h := range outcomes {
 		if h.Move == nil || h.Before.Known {
 			continue
 		}
@@ -276,9 +276,9 @@ func (tx *Tx) recordSQLite(ctx context.Context, heard []Heard) error {
 
 // recordPostgres sends four statements in one round trip, each with a column an
 // array.
-func (tx *Tx) recordPostgres(ctx context.Context, heard []Heard) error {
+func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 	var born, known, said, events columns
-	for _, h := range heard {
+	for _, h := range outcomes {
 		d, s := h.kept(tx), h.hello
 		if h.Before.Known {
 			known.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil), tx.stamp(d.ClaimDue))

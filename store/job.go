@@ -49,26 +49,26 @@ const (
 	itemForgedText = "this server did not write it like that, and it counts for nothing"
 )
 
-func (j *Job) dest() []any {
+func (j *BulkJob) dest() []any {
 	return []any{&j.ID, &j.Kind, jsonOf{&j.Filter}, jsonOf{&j.Options}, &j.State, &j.PerMinute, &j.Canary, &j.Target, &j.Cause, &j.Detail, timeOf{&j.NotBefore}, &j.CreatedBy, &j.ApprovedBy,
 		timeOf{&j.CreatedAt}, timeOf{&j.FinishedAt}, timeOf{&j.StoppedAt}, timeOf{&j.ResumedAt}, &j.signed}
 }
 
-func (j *Job) ended() bool { return j.State == JobDone || j.State == JobAborted }
+func (j *BulkJob) ended() bool { return j.State == JobDone || j.State == JobAborted }
 
-func (j *Job) place() seal.Place {
+func (j *BulkJob) place() seal.Place {
 	return place("jobs", j.ID, j.Kind, j.Filter, j.Options, j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy)
 }
 
 // judgeJob says of a job that is not to begin anything that it is forged.
-func (tx *Tx) judgeJob(j *Job) {
+func (tx *Tx) judgeJob(j *BulkJob) {
 	if !j.ended() && !tx.counts("jobs", j.ID, j.place(), j.signed) {
 		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed there, and begins nothing; provctl job abort %d ends it", j.ID)
 	}
 }
 
-func (tx *Tx) jobs(ctx context.Context, q string, args ...any) ([]Job, error) {
-	return list(ctx, tx, func(s scanner) (Job, error) {
+func (tx *Tx) jobs(ctx context.Context, q string, args ...any) ([]BulkJob, error) {
+	return list(ctx, tx, func(s scanner) (BulkJob, error) {
 		j, err := scanJob(s)
 		if err == nil {
 			tx.judgeJob(&j)
@@ -77,19 +77,19 @@ func (tx *Tx) jobs(ctx context.Context, q string, args ...any) ([]Job, error) {
 	}, q, args...)
 }
 
-func (tx *Tx) job(ctx context.Context, id int64, lock string) (Job, error) {
+func (tx *Tx) job(ctx context.Context, id int64, lock string) (BulkJob, error) {
 	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1"+lock, id)
 	if err == nil && len(all) == 0 {
 		err = ErrNotFound
 	}
 	if err != nil {
-		return Job{}, fmt.Errorf("job %d: %w", id, err)
+		return BulkJob{}, fmt.Errorf("job %d: %w", id, err)
 	}
 	return all[0], nil
 }
 
-func scanJob(s scanner) (Job, error) {
-	var j Job
+func scanJob(s scanner) (BulkJob, error) {
+	var j BulkJob
 	err := s.Scan(j.dest()...)
 	return j, err
 }
@@ -143,7 +143,7 @@ func scanItem(s scanner) (JobItem, error) {
 }
 
 // CreateJob keeps a bulk operation; its items come with AddJobItems.
-func (tx *Tx) CreateJob(ctx context.Context, j Job) (int64, error) {
+func (tx *Tx) CreateJob(ctx context.Context, j BulkJob) (int64, error) {
 	err := tx.one(ctx, `INSERT INTO jobs (kind, filter, options, state, per_minute, canary, target, cause, not_before, created_by, approved_by, created_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) RETURNING `+jobColumns,
 		[]any{j.Kind, object(j.Filter), object(j.Options), j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy}, j.dest()...)
@@ -157,7 +157,7 @@ func (tx *Tx) CreateJob(ctx context.Context, j Job) (int64, error) {
 }
 
 // signJob signs a job as it is from now on, and writes what has changed with it.
-func (tx *Tx) signJob(ctx context.Context, j *Job, set string, args ...any) error {
+func (tx *Tx) signJob(ctx context.Context, j *BulkJob, set string, args ...any) error {
 	var mac []byte // what has ended begins nothing again
 	if !j.ended() {
 		var err error
@@ -170,13 +170,13 @@ func (tx *Tx) signJob(ctx context.Context, j *Job, set string, args ...any) erro
 }
 
 // Job reads one.
-func (tx *Tx) Job(ctx context.Context, id int64) (Job, error) { return tx.job(ctx, id, "") }
+func (tx *Tx) Job(ctx context.Context, id int64) (BulkJob, error) { return tx.job(ctx, id, "") }
 
 // Jobs lists jobs in one state ("" any), newest first.
-func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]Job, error) {
+func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]BulkJob, error) {
 	found, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE (CAST($1 AS text) = '' OR "+jobState+" = CAST($1 AS text)) ORDER BY id DESC LIMIT $2", state, page(limit))
 	if state != "" {
-		found = slices.DeleteFunc(found, func(j Job) bool { return j.State != state })
+		found = slices.DeleteFunc(found, func(j BulkJob) bool { return j.State != state })
 	}
 	return found, err
 }
@@ -185,7 +185,7 @@ func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]Job, error) 
 // approvedBy is given; ErrGone when it has, or when it is forged and not to end.
 // From its begin on lost devices hold it.
 func (tx *Tx) SetJobState(ctx context.Context, id int64, state, approvedBy string) error {
-	return tx.moveJob(ctx, id, func(j *Job) (string, []any) {
+	return tx.moveJob(ctx, id, func(j *BulkJob) (string, []any) {
 		forged := j.State == JobForged
 		if j.ended() {
 			return "", nil
@@ -210,7 +210,7 @@ func (tx *Tx) SetJobState(ctx context.Context, id int64, state, approvedBy strin
 // StopJob lets a job that is under way begin nothing more until a person has
 // looked; ErrGone when it is not under way.
 func (tx *Tx) StopJob(ctx context.Context, id int64, why string) error {
-	return tx.moveJob(ctx, id, func(j *Job) (string, []any) {
+	return tx.moveJob(ctx, id, func(j *BulkJob) (string, []any) {
 		if j.State != JobRunning {
 			return "", nil
 		}
@@ -222,7 +222,7 @@ func (tx *Tx) StopJob(ctx context.Context, id int64, why string) error {
 // ResumeJob lets a stopped job go on: devices lost until now no longer hold it.
 // ErrGone when it is not stopped.
 func (tx *Tx) ResumeJob(ctx context.Context, id int64) error {
-	return tx.moveJob(ctx, id, func(j *Job) (string, []any) {
+	return tx.moveJob(ctx, id, func(j *BulkJob) (string, []any) {
 		if j.State != JobStopped {
 			return "", nil
 		}
@@ -233,7 +233,7 @@ func (tx *Tx) ResumeJob(ctx context.Context, id int64) error {
 
 // moveJob changes a job as move says of it as it is, and signs it anew; ErrGone
 // when there is nothing to change.
-func (tx *Tx) moveJob(ctx context.Context, id int64, move func(*Job) (set string, args []any)) error {
+func (tx *Tx) moveJob(ctx context.Context, id int64, move func(*BulkJob) (set string, args []any)) error {
 	j, err := tx.LockJob(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("job %d: %w", id, ErrGone)

@@ -40,7 +40,7 @@ func (tx *Tx) Full(ctx context.Context, l Limit, key string, now time.Time) (tim
 // Take counts one, if one is allowed; else it says when the next one is. Those
 // who count under one key take turns, on whatever node they are.
 func (tx *Tx) Take(ctx context.Context, l Limit, key string, now time.Time) (until time.Time, err error) {
-	if err := tx.LockNetwork(ctx, "lately "+l.Kind+" "+key); err != nil {
+	if err := tx.TakeTurns(ctx, "lately "+l.Kind+" "+key); err != nil {
 		return time.Time{}, err
 	}
 	if until, err = tx.Full(ctx, l, key, now); err != nil || !until.IsZero() {

@@ -88,7 +88,7 @@ func TestForgedOrdersBeginNothing(t *testing.T) {
 		// A job: it moves nowhere but to its end.
 		var job int64
 		write(t, db, func(ctx context.Context, tx *store.Tx) (err error) {
-			if job, err = tx.CreateJob(ctx, store.Job{Kind: "rollout", Target: "office@2", Cause: "version", State: store.JobWaiting, Canary: 1, CreatedBy: "system"}); err != nil {
+			if job, err = tx.CreateJob(ctx, store.BulkJob{Kind: "rollout", Target: "office@2", Cause: "version", State: store.JobWaiting, Canary: 1, CreatedBy: "system"}); err != nil {
 				return err
 			}
 			if err := tx.AddJobItems(ctx, job, []amt.UUID{uuid(5)}); err != nil {

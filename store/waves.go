@@ -78,7 +78,7 @@ func (tx *Tx) LostDevices(ctx context.Context, since time.Time, limit int) ([]Lo
 		return l, err
 	}, `SELECT uuid, CASE WHEN host <> '' THEN host ELSE fqdn END, lost_at, reason, detail,
 			EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
-		FROM devices WHERE lost_at IS NOT NULL AND lost_at >= $1 AND `+tx.off("lifecycle")+` IN ('provisioned', 'drifted', 'maintaining', 'credentials_unknown')
+		FROM devices WHERE lost_at IS NOT NULL AND lost_at >= $1 AND `+tx.noIndex("lifecycle")+` IN ('provisioned', 'drifted', 'maintaining', 'credentials_unknown')
 		ORDER BY lost_at, uuid LIMIT $2`, since, page(limit))
 	if err != nil {
 		return nil, fmt.Errorf("devices lost: %w", err)
@@ -182,7 +182,7 @@ func (tx *Tx) OutgrownDevices(ctx context.Context, o Outgrown, assigned bool) ([
 		var u amt.UUID
 		err := s.Scan(&u)
 		return u, err
-	}, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.off("lifecycle")+` IN `+managedStates+` AND `+which+in+` ORDER BY uuid LIMIT $2`,
+	}, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.noIndex("lifecycle")+` IN `+managedStates+` AND `+which+in+` ORDER BY uuid LIMIT $2`,
 		append([]any{o.After, page(o.Limit), o.Profile, int64(o.Version)}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("devices that differ from profile %s: %w", o.Profile, err)
@@ -258,7 +258,7 @@ func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, er
 
 // OlderRollouts lists what has not ended of a profile's rollouts to another
 // version than the newest, as far as something waits in them or they stand still.
-func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]Job, error) {
+func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]BulkJob, error) {
 	found, err := tx.jobs(ctx, "SELECT "+jobColumns+` FROM jobs WHERE kind = '`+kindRollout+`' AND state NOT IN ('done', 'aborted')
 		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i WHERE i.job_id = jobs.id AND i.state = 'waiting'))
 		ORDER BY id`, profile+"@", len(profile)+1, newest)

@@ -160,7 +160,7 @@ func (a *Admitter) alone(ctx context.Context, h hello.Hello) (hello.Result, erro
 	var m member
 	for again := false; ; again = true {
 		err := a.DB.Write(ctx, func(tx *store.Tx) error {
-			met, err := tx.Meet(ctx, []store.SeenHello{seen(h)})
+			met, err := tx.ReadArrivals(ctx, []store.SeenHello{seen(h)})
 			if err != nil {
 				return fmt.Errorf("record the hello: %w", err)
 			}
@@ -170,7 +170,7 @@ func (a *Admitter) alone(ctx context.Context, h hello.Hello) (hello.Result, erro
 			}
 			d := m.decision
 			bare := Decision{Stray: d.Stray, Claim: d.Claim, Word: d.Word} // the rest is carryOut's
-			if err := tx.Record(ctx, []store.Heard{a.waits(a.Policy(), met[0], h, bare, tx)}); err != nil {
+			if err := tx.WriteOutcomes(ctx, []store.Outcome{a.waits(a.Policy(), met[0], h, bare, tx)}); err != nil {
 				return err
 			}
 			if err := a.heard(ctx, tx, h); err != nil {
@@ -221,7 +221,7 @@ func seen(h hello.Hello) store.SeenHello {
 }
 
 // decideTx gathers what decide needs to know from the store.
-func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, s store.Sight) (Decision, error) {
+func (a *Admitter) decideTx(ctx context.Context, tx *store.Tx, h hello.Hello, s store.Arrival) (Decision, error) {
 	dev := s.Device
 	q, failed := a.question(ctx, factsOf(tx), h, dev, nil)
 	q.Before = s.Before

@@ -56,7 +56,7 @@ func (a *Admitter) speaks(ctx context.Context, h hello.Hello) (refused string, e
 			return nil
 		}
 		peer := names[0]
-		if err := tx.LockNetwork(ctx, "agent "+peer); err != nil {
+		if err := tx.TakeTurns(ctx, "agent "+peer); err != nil {
 			return err
 		}
 		switch one, err := tx.AnnouncedBy(ctx, peer); {

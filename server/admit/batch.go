@@ -185,14 +185,14 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 	for i, m := range members {
 		hellos[i] = seen(m.h)
 	}
-	sights, err := tx.Meet(ctx, hellos)
+	arrivals, err := tx.ReadArrivals(ctx, hellos)
 	if err != nil {
 		return nil, err
 	}
-	devices := make([]store.Device, len(sights))
+	devices := make([]store.Device, len(arrivals))
 	var known []amt.UUID
 	f := factsOf(tx)
-	for i, s := range sights {
+	for i, s := range arrivals {
 		devices[i] = s.Device
 		if s.Before.Known {
 			known = append(known, s.Device.UUID)
@@ -209,11 +209,11 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 		return nil, err
 	}
 	var kept []*member
-	var heard []store.Heard
+	var outcomes []store.Outcome
 	policy := a.Policy()
 	for i, m := range members {
-		q, failed := a.question(ctx, f, m.h, sights[i].Device, nil)
-		q.Before = sights[i].Before
+		q, failed := a.question(ctx, f, m.h, arrivals[i].Device, nil)
+		q.Before = arrivals[i].Before
 		q.Twin = func() string { *failed = errNotSo; return "" }
 		if run, ok := live[m.h.UUID]; ok {
 			q.Live = &run
@@ -223,21 +223,21 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 		}
 		d := Decide(q)
 		switch {
-		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.Aside != nil || moved(sights[i].Device, sights[i].Before, d) != (store.DeviceFacts{}):
+		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.Aside != nil || moved(arrivals[i].Device, arrivals[i].Before, d) != (store.DeviceFacts{}):
 			continue
 		case *failed != nil:
 			return nil, *failed
 		}
-		m.dev, m.decision = sights[i].Device, d
+		m.dev, m.decision = arrivals[i].Device, d
 		kept = append(kept, m)
-		heard = append(heard, a.waits(policy, sights[i], m.h, d, tx))
+		outcomes = append(outcomes, a.waits(policy, arrivals[i], m.h, d, tx))
 	}
-	return kept, tx.Record(ctx, heard)
+	return kept, tx.WriteOutcomes(ctx, outcomes)
 }
 
 // waits is what carryOut and heard would do for a decision without a run.
-func (a *Admitter) waits(p Policy, s store.Sight, h hello.Hello, d Decision, tx *store.Tx) store.Heard {
-	out := store.Heard{Sight: s, FQDN: s.Device.FQDN, Profile: s.Device.Profile, Stray: !d.believed(), Claim: d.Claim}
+func (a *Admitter) waits(p Policy, s store.Arrival, h hello.Hello, d Decision, tx *store.Tx) store.Outcome {
+	out := store.Outcome{Arrival: s, FQDN: s.Device.FQDN, Profile: s.Device.Profile, Stray: !d.believed(), Claim: d.Claim}
 	if until, ok := window(p, h, s.Device, s.Before, tx.Now()); ok && !out.Stray {
 		out.WindowUntil = until
 	}

@@ -28,7 +28,7 @@ func (s *Server) lately(ctx context.Context, tx *store.Tx, user string, b JobReq
 		return 0, nil
 	}
 	if !b.DryRun {
-		if err := tx.LockNetwork(ctx, "jobs of "+user); err != nil {
+		if err := tx.TakeTurns(ctx, "jobs of "+user); err != nil {
 			return 0, err
 		}
 	}

@@ -224,7 +224,7 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (Job, error) {
 		}
 		needs := b.NeedApprover || s.needsApprover(b.Kind, b.Mode, len(found)+lately)
 		options := JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: clean(b.Note), NeedApprover: needs, Lately: lately, Change: b.Change}
-		j := store.Job{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.User}
+		j := store.BulkJob{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.User}
 		if b.NotBefore != nil {
 			j.NotBefore = *b.NotBefore
 		}
@@ -433,7 +433,7 @@ func (s *Server) getJob(ctx context.Context, in *OneJob) (JobDetail, error) {
 }
 
 func (s *Server) abortJob(ctx context.Context, in *JobAct) (Job, error) {
-	return s.moveJob(ctx, in.ID, "abort", func(tx *store.Tx, who Principal, j store.Job) error {
+	return s.moveJob(ctx, in.ID, "abort", func(tx *store.Tx, who Principal, j store.BulkJob) error {
 		if err := tx.SetJobState(ctx, j.ID, store.JobAborted, ""); err != nil {
 			return err
 		}
@@ -443,7 +443,7 @@ func (s *Server) abortJob(ctx context.Context, in *JobAct) (Job, error) {
 }
 
 func (s *Server) approveJob(ctx context.Context, in *JobAct) (Job, error) {
-	return s.moveJob(ctx, in.ID, "approve", func(tx *store.Tx, who Principal, j store.Job) error {
+	return s.moveJob(ctx, in.ID, "approve", func(tx *store.Tx, who Principal, j store.BulkJob) error {
 		switch {
 		case j.State != store.JobDraft:
 			return conflict("job %d is %s and waits for no approval", j.ID, j.State)
@@ -455,7 +455,7 @@ func (s *Server) approveJob(ctx context.Context, in *JobAct) (Job, error) {
 }
 
 func (s *Server) resumeJob(ctx context.Context, in *JobAct) (Job, error) {
-	return s.moveJob(ctx, in.ID, "resume", func(tx *store.Tx, who Principal, j store.Job) error {
+	return s.moveJob(ctx, in.ID, "resume", func(tx *store.Tx, who Principal, j store.BulkJob) error {
 		if j.State != store.JobStopped {
 			return conflict("job %d is %s and was not stopped", j.ID, j.State)
 		}
@@ -467,7 +467,7 @@ func (s *Server) resumeJob(ctx context.Context, in *JobAct) (Job, error) {
 	})
 }
 
-func (s *Server) moveJob(ctx context.Context, id int64, verb string, do func(*store.Tx, Principal, store.Job) error) (Job, error) {
+func (s *Server) moveJob(ctx context.Context, id int64, verb string, do func(*store.Tx, Principal, store.BulkJob) error) (Job, error) {
 	who, _ := PrincipalOf(ctx)
 	var out Job
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
@@ -504,7 +504,7 @@ func readJob(ctx context.Context, tx *store.Tx, id int64) (Job, error) {
 	return countJob(ctx, tx, j)
 }
 
-func countJob(ctx context.Context, tx *store.Tx, j store.Job) (Job, error) {
+func countJob(ctx context.Context, tx *store.Tx, j store.BulkJob) (Job, error) {
 	counts, err := tx.CountJobItems(ctx, j.ID)
 	if err != nil {
 		return Job{}, err
@@ -519,12 +519,12 @@ func countJob(ctx context.Context, tx *store.Tx, j store.Job) (Job, error) {
 	return toJob(j, o, counts, at), nil
 }
 
-func optionsOf(j store.Job) (o JobOptions) {
+func optionsOf(j store.BulkJob) (o JobOptions) {
 	_ = json.Unmarshal(j.Options, &o)
 	return o
 }
 
-func toJob(j store.Job, o JobOptions, counts map[string]int, at map[int]store.Wave) Job {
+func toJob(j store.BulkJob, o JobOptions, counts map[string]int, at map[int]store.Wave) Job {
 	out := Job{
 		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State, PerMinute: j.PerMinute, Lately: o.Lately,
 		NotBefore: timeOrNull(j.NotBefore), NeedApprover: o.NeedApprover, CreatedBy: j.CreatedBy, ApprovedBy: j.ApprovedBy,

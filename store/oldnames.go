@@ -1,0 +1,6 @@
+package store
+
+// Job is BulkJob.
+//
+// Deprecated: use BulkJob.
+type Job = BulkJob
