@@ -96,7 +96,9 @@ func (tx *Tx) CountLiveRuns(ctx context.Context, kind string) (int, error) {
 
 // LockJob reads a job and keeps every other node from working on it until this
 // transaction ends.
-func (tx *Tx) LockJob(ctx context.Context, id int64) (BulkJob, error) { return tx.job(ctx, id, " {lock}") }
+func (tx *Tx) LockJob(ctx context.Context, id int64) (BulkJob, error) {
+	return tx.job(ctx, id, " {lock}")
+}
 
 // JobStarted counts a job's devices that were begun within the last while.
 func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (int, error) {
