@@ -15,7 +15,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // cable is the line between one node and its database. When it is cut, nothing
@@ -117,7 +117,7 @@ func TestANodeCutOffStopsBeforeItsFenceIsTaken(t *testing.T) {
 }
 
 func nodeCutOff(t *testing.T) (shown bool) {
-	direct := pgtest.URL(t)
+	direct := storetest.URL(t)
 	u, err := url.Parse(direct)
 	if err != nil {
 		t.Fatal(err)

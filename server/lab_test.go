@@ -24,8 +24,8 @@ import (
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // lab is the daemon as it is shipped, on ports of its own, and simulated
@@ -70,7 +70,9 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 		Registry: prometheus.NewRegistry(), Log: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)),
 	}
 	if engine == store.Postgres {
-		o.DatabaseURL = pgtest.URL(t)
+		o.DatabaseURL = storetest.URL(t)
+	} else {
+		storetest.File(t, o.DataDir)
 	}
 	if change != nil {
 		change(&o)

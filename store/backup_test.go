@@ -65,7 +65,7 @@ func dump(t *testing.T, db *store.DB) map[string][]string {
 // other is an empty place whose master key is another one.
 func other(t *testing.T, engine string) store.Options {
 	t.Helper()
-	o := place(t, engine)
+	o := empty(t, engine)
 	keys, err := seal.New([]byte("another key, 32 bytes long, yes!"))
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 const benchCallers = 64
@@ -42,9 +42,9 @@ const benchDevices = 5000
 // upsert of the same row by the same number of callers.
 func BenchmarkSeeHello(b *testing.B) {
 	for _, engine := range []string{store.SQLite, store.Postgres} {
-		o := store.Options{Dir: b.TempDir()}
+		o := storetest.Options(b, engine)
 		if engine == store.Postgres {
-			o = store.Options{URL: pgtest.DurableURL(b)}
+			o = store.Options{URL: storetest.DurableURL(b)}
 		}
 		db := open(b, o)
 		for _, known := range []string{"new", "known"} {

@@ -13,6 +13,7 @@ import (
 	"github.com/provisiond/provisiond/store"
 	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,21 +32,19 @@ func forEachEngine(t *testing.T, claim func(t *testing.T, db *store.DB)) {
 	}
 }
 
-// place is an empty database.
+// place is a database with the schema and no row.
 func place(tb testing.TB, engine string) store.Options {
 	tb.Helper()
-	keys, err := seal.New(master)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	o := store.Options{Keys: keys}
-	o.Hasty()
+	return again(tb, storetest.Options(tb, engine))
+}
+
+// empty is a database without a schema, for tests of opening one.
+func empty(tb testing.TB, engine string) store.Options {
+	tb.Helper()
 	if engine == store.Postgres {
-		o.URL = pgtest.URL(tb)
-	} else {
-		o.Dir = tb.TempDir()
+		return again(tb, store.Options{URL: pgtest.URL(tb)})
 	}
-	return o
+	return again(tb, store.Options{Dir: tb.TempDir()})
 }
 
 func open(tb testing.TB, o store.Options) *store.DB {
@@ -71,6 +70,7 @@ func again(tb testing.TB, o store.Options) store.Options {
 		tb.Fatal(err)
 	}
 	o.Keys = keys
+	o.Hasty()
 	return o
 }
 

@@ -70,7 +70,7 @@ func TestASchemaFromTheFutureIsRefused(t *testing.T) {
 	for _, engine := range []string{store.SQLite, store.Postgres} {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
-			o := place(t, engine)
+			o := empty(t, engine)
 			_ = open(t, o).Close()
 			execute(t, o, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (900, true)")
 			execute(t, o, "UPDATE settings SET value = '900' WHERE key = 'schema_readable_from'")
@@ -90,7 +90,7 @@ func TestNoMigrateRefusesAnOldSchema(t *testing.T) {
 	for _, engine := range []string{store.SQLite, store.Postgres} {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
-			o := place(t, engine)
+			o := empty(t, engine)
 			o.NoMigrate = true
 			_, err := store.Open(t.Context(), o)
 			if err == nil || !strings.Contains(err.Error(), "provisiond migrate") {
@@ -109,7 +109,7 @@ func TestTheWrongMasterKeyIsNoticedAtOnce(t *testing.T) {
 	for _, engine := range []string{store.SQLite, store.Postgres} {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
-			o := place(t, engine)
+			o := empty(t, engine)
 			_ = open(t, o).Close()
 			wrong, err := seal.New([]byte(strings.Repeat("x", seal.KeySize)))
 			if err != nil {
@@ -139,7 +139,7 @@ func TestADatabaseThatIsAway(t *testing.T) {
 // that is promoted does: it is waited for like one that does not answer.
 func TestADatabaseThatTakesNoWrites(t *testing.T) {
 	t.Parallel()
-	o := place(t, store.Postgres)
+	o := empty(t, store.Postgres)
 	_ = open(t, o).Close()
 	execute(t, o, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
 	_, err := store.Open(t.Context(), o)
@@ -157,7 +157,7 @@ func TestADatabaseThatTakesNoWrites(t *testing.T) {
 // A killed process leaves its leases behind; the next one need not wait for them.
 func TestLeasesOfADeadProcessEndSoon(t *testing.T) {
 	t.Parallel()
-	o := place(t, store.SQLite)
+	o := empty(t, store.SQLite)
 	db := open(t, o)
 	hello(t, db, 1)
 	hello(t, db, 2)
@@ -233,7 +233,7 @@ func TestADatabaseThatComesBack(t *testing.T) {
 // A server that does not wait for the disk by default does so for us.
 func TestCommitsWaitForTheDisk(t *testing.T) {
 	t.Parallel()
-	o := place(t, store.Postgres)
+	o := empty(t, store.Postgres)
 	for server, want := range map[string]string{"off": "on", "on": "on", "remote_apply": "remote_apply"} {
 		db := open(t, store.Options{URL: o.URL + "&synchronous_commit=" + server})
 		var got string
@@ -246,7 +246,7 @@ func TestCommitsWaitForTheDisk(t *testing.T) {
 // TestAsManyConnectionsAsAsked: the pool is as large as the configuration says.
 func TestAsManyConnectionsAsAsked(t *testing.T) {
 	t.Parallel()
-	o := place(t, store.Postgres)
+	o := empty(t, store.Postgres)
 	for asked, want := range map[int]int32{0: 32, 3: 3} {
 		o := again(t, o)
 		o.MaxConns = asked

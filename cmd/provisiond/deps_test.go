@@ -29,13 +29,14 @@ certs/certtest   : amt certs
 store/seal       : amt amt/reason amt/typed
 store            : amt amt/reason migrations store/seal
 store/pgtest     :
+store/storetest  : store store/pgtest
 server/profile   : amt
 server/queue     : amt amt/reason store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
 server/desk      : amt amt/reason certs store
 server/api       : amt amt/reason amt/typed amt/hello certs store server/profile server/queue server/desk
-server/api/apitest : amt amt/reason store store/seal store/pgtest server/api
+server/api/apitest : amt amt/reason store store/seal store/storetest server/api
 server/console   : amt amt/reason server/api
 server/doctor    : amt amt/reason amt/session certs store
 server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/console server/doctor
@@ -45,7 +46,7 @@ cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs 
 cmd/provisiond/endtoend : amt amt/reason server/api
 `
 
-var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/admit", "server/api/apitest", "server/profile"}
+var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/api/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.

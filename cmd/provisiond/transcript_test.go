@@ -24,8 +24,8 @@ import (
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server"
 	"github.com/provisiond/provisiond/server/admit"
-	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 var updateTranscript = flag.Bool("update-transcript", false, "write what is printed now into testdata/cert.txt and renew.txt; read the difference before committing it")
@@ -85,7 +85,9 @@ func emptyServer(t *testing.T, engine string) *server.Server {
 		CheckCertificate: checkCertificate, Registry: prometheus.NewRegistry(), Log: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)),
 	}
 	if engine == "postgres" {
-		o.DatabaseURL = pgtest.URL(t)
+		o.DatabaseURL = storetest.URL(t)
+	} else {
+		storetest.File(t, o.DataDir)
 	}
 	s, err := server.New(o)
 	if err != nil {

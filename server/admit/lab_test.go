@@ -15,8 +15,8 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // desk is an Admitter on a store of its own, with a certificate that suits
@@ -42,15 +42,13 @@ func newDesk(tb testing.TB, engine string, durable bool, p Policy) *desk {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	o := store.Options{Keys: keys}
-	switch {
-	case engine == store.SQLite:
-		o.Dir = tb.TempDir()
-	case durable:
-		o.URL = pgtest.DurableURL(tb)
-	default:
-		o.URL = pgtest.URL(tb)
+	var o store.Options
+	if durable && engine == store.Postgres {
+		o.URL = storetest.DurableURL(tb)
+	} else {
+		o = storetest.Options(tb, engine)
 	}
+	o.Keys = keys
 	db, err := store.Open(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)

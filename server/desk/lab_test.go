@@ -12,8 +12,8 @@ import (
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // lab is a desk on a real store, with a vendor.
@@ -34,10 +34,8 @@ func newLab(tb testing.TB, engine string) *lab {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l := &lab{tb: tb, o: store.Options{Dir: tb.TempDir(), Keys: keys}, dir: tb.TempDir(), now: time.Now()}
-	if engine == store.Postgres {
-		l.o.URL, l.o.Dir = pgtest.URL(tb), ""
-	}
+	l := &lab{tb: tb, o: storetest.Options(tb, engine), dir: tb.TempDir(), now: time.Now()}
+	l.o.Keys = keys
 	l.vendor = certtest.NewLab(l.now)
 	l.open()
 	return l

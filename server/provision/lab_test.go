@@ -24,8 +24,8 @@ import (
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // patience is how long what is to succeed may take: machines stand still for half a
@@ -64,12 +64,8 @@ func newLab(t *testing.T, engine string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := store.Options{Keys: keys}
-	if engine == store.Postgres {
-		o.URL = pgtest.URL(t)
-	} else {
-		o.Dir = t.TempDir()
-	}
+	o := storetest.Options(t, engine)
+	o.Keys = keys
 	db, err := store.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,10 +35,11 @@ func (w worker) Work(ctx context.Context, run int64) (time.Time, error) { return
 
 func place(tb testing.TB, engine string) store.Options {
 	tb.Helper()
+	o := storetest.Options(tb, engine)
 	if engine == store.Postgres {
-		return store.Options{URL: pgtest.URL(tb) + "&pool_max_conns=10"}
+		o.URL += "&pool_max_conns=10"
 	}
-	return store.Options{Dir: tb.TempDir()}
+	return o
 }
 
 func open(tb testing.TB, o store.Options) *store.DB {

@@ -38,32 +38,62 @@ var shared struct {
 
 var number atomic.Int64
 
-// URL is a fresh, empty database. The server does not wait for the disk
+// URL is a new, empty database. The server does not wait for the disk
 // (fsync off): what is tested is what we ask of it.
 func URL(tb testing.TB) string {
 	tb.Helper()
-	return fresh(tb, &shared.fast, false)
+	return database(tb, common(tb, &shared.fast, false), "")
 }
 
-// DurableURL is the same on a server that does wait for the disk, for figures.
-func DurableURL(tb testing.TB) string {
+// Copy is a new database that holds what build put into a first one. build runs
+// once for all the tests of a binary.
+func Copy(tb testing.TB, build func(url string) error) string {
 	tb.Helper()
-	return fresh(tb, &shared.durable, true)
+	return copied(tb, common(tb, &shared.fast, false), build)
 }
 
-func fresh(tb testing.TB, slot **server, durable bool) string {
+// DurableCopy is the same on a server that does wait for the disk, for figures.
+func DurableCopy(tb testing.TB, build func(url string) error) string {
+	tb.Helper()
+	return copied(tb, common(tb, &shared.durable, true), build)
+}
+
+// common gives the server in a slot, and starts it for the first who asks.
+func common(tb testing.TB, slot **server, durable bool) *server {
 	tb.Helper()
 	shared.Lock()
+	defer shared.Unlock()
 	if *slot == nil && shared.err == nil {
 		*slot, shared.err = start(durable)
 	}
-	s, err := *slot, shared.err
-	shared.Unlock()
-	if err != nil {
-		tb.Fatalf("start a Postgres for the test: %v", err)
+	if shared.err != nil {
+		tb.Fatalf("start a Postgres for the test: %v", shared.err)
 	}
-	name := fmt.Sprintf("t%d", number.Add(1))
-	if err := s.admin("CREATE DATABASE " + name); err != nil {
+	return *slot
+}
+
+func copied(tb testing.TB, s *server, build func(url string) error) string {
+	tb.Helper()
+	s.templateOnce.Do(func() {
+		s.template = newName()
+		if s.templateErr = s.admin("CREATE DATABASE " + s.template); s.templateErr == nil {
+			s.templateErr = build(s.url(s.template))
+		}
+	})
+	if s.templateErr != nil {
+		tb.Fatalf("make the database that tests get copies of: %v", s.templateErr)
+	}
+	return database(tb, s, " TEMPLATE "+s.template)
+}
+
+// newName is one that no other test binary uses on the same server.
+func newName() string { return fmt.Sprintf("t%d_%d", os.Getpid(), number.Add(1)) }
+
+// database makes one that goes with the test.
+func database(tb testing.TB, s *server, after string) string {
+	tb.Helper()
+	name := newName()
+	if err := s.admin("CREATE DATABASE " + name + after); err != nil {
 		tb.Fatalf("make a database for the test: %v", err)
 	}
 	tb.Cleanup(func() {
@@ -124,6 +154,10 @@ type server struct {
 	durable  bool
 	cmd      *exec.Cmd
 	hold     *os.File // closing it, or our death, stops the server
+
+	templateOnce sync.Once
+	template     string // the database that Copy copies
+	templateErr  error
 }
 
 func (s *server) url(database string) string {

@@ -26,8 +26,8 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
 	"github.com/provisiond/provisiond/store/seal"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // Bench is an API with everything around it.
@@ -74,10 +74,12 @@ func New(tb testing.TB, opts ...Option) *Bench {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	where := store.Options{Dir: tb.TempDir(), Keys: keys, Log: zap.NewNop()}
+	engine := store.SQLite
 	if o.postgres {
-		where.URL, where.Dir = pgtest.URL(tb), ""
+		engine = store.Postgres
 	}
+	where := storetest.Options(tb, engine)
+	where.Keys, where.Log = keys, zap.NewNop()
 	if b.DB, err = store.Open(tb.Context(), where); err != nil {
 		tb.Fatalf("open the store: %v", err)
 	}
