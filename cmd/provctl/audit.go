@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -13,21 +12,49 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/provisiond/provisiond/server/api"
 )
 
 func (p *program) auditCommand() *cobra.Command {
+	return group("audit", "Who did what", p.auditList(), p.auditVerify(), p.auditExport(),
+		verb[api.AuditCheckpoint]{
+			use: "checkpoint", short: "Sign the audit as it stands, and show the signature and its key",
+			long: "Signs the audit as it stands. It is also signed by itself, each thousand records or each hour.\n" +
+				"A copy of what is printed, kept elsewhere, holds for all records up to there.",
+			ask: none((*api.Client).SignAudit),
+			show: func(c api.AuditCheckpoint) {
+				p.fields("record", c.Seq, "signed at", c.At, "hash", c.Hash, "signature", c.Signature, "key", c.Key)
+			},
+		}.command(p))
+}
+
+func (p *program) auditList() *cobra.Command {
 	var q api.AuditQuery
 	var device string
+	var f *pflag.FlagSet
 	limit := 1000
-	list := &cobra.Command{
-		Use: "list", Short: "Who did what, when, to what: the newest records, oldest of them first", Args: cobra.NoArgs,
-		Long: "The newest records that fit, oldest of them first. --actor, --action and --subject are parts of what is looked for, in any case.\n" +
+	return list(p, verb[[]api.AuditRecord]{
+		use: "list", short: "Who did what, when, to what: the newest records, oldest of them first",
+		long: "The newest records that fit, oldest of them first. --actor, --action and --subject are parts of what is looked for, in any case.\n" +
 			"--since and --until take a time such as 2026-11-01T22:00:00Z, a day of UTC such as 2026-11-01, or an age such as 24h or 7d.\n" +
 			"--after instead goes forward from a record, all of them or as many as --limit says.",
-		Example: "  provctl audit list --actor alice --since 7d\n  provctl audit list --action secret.reveal --device 11223344-5566-7788-99aa-bbccddeeff03\n  provctl audit list --since 2026-11-01 --until 2026-11-01 --limit 0",
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		example: "  provctl audit list --actor alice --since 7d\n" +
+			"  provctl audit list --action secret.reveal --device 11223344-5566-7788-99aa-bbccddeeff03\n" +
+			"  provctl audit list --since 2026-11-01 --until 2026-11-01 --limit 0",
+		flags: func(set *pflag.FlagSet) {
+			f = set
+			f.StringVar(&q.Actor, "actor", "", "only what was done by whom this is a part of, such as alice")
+			f.StringVar(&q.Action, "action", "", "only what this is a part of, such as secret.reveal")
+			f.StringVar(&device, "device", "", "only what was done to this `DEVICE`")
+			f.StringVar(&q.Subject, "subject", "", "only what was done to what this is a part of: a device, a user, a job")
+			f.StringVar(&q.Since, "since", "", "only from this `TIME` on")
+			f.StringVar(&q.Until, "until", "", "only before this `TIME`; a day is meant to its end")
+			f.IntVar(&limit, "limit", limit, "at most so many; 0 for all")
+			f.Int64Var(&q.After, "after", 0, "go forward from behind this record's number")
+		},
+		check: func([]string) error {
 			switch {
 			case device != "" && q.Subject != "":
 				return usage("--device is a --subject: want one of them")
@@ -36,61 +63,32 @@ func (p *program) auditCommand() *cobra.Command {
 			case limit < 0:
 				return usage("--limit: want 0, for all, or more")
 			}
+			return nil
+		},
+		ask: func(ctx context.Context, c *api.Client, _ []string) ([]api.AuditRecord, error) {
 			if device != "" {
-				c, err := p.client()
+				d, err := c.Device(ctx, device)
 				if err != nil {
-					return err
-				}
-				d, err := c.Device(cmd.Context(), device)
-				if err != nil {
-					return err
+					return nil, err
 				}
 				q.Subject = d.UUID
 			}
-			if q.Newest = q.After == 0; !q.Newest && !cmd.Flags().Changed("limit") {
+			if q.Newest = q.After == 0; !q.Newest && !f.Changed("limit") {
 				limit = 0
 			}
-			c, err := p.client()
-			if err != nil {
-				return err
-			}
-			all, more, err := auditRecords(cmd.Context(), c, q, limit)
-			if err != nil {
-				return err
-			}
+			all, more, err := auditRecords(ctx, c, q, limit)
 			if q.Newest {
 				slices.Reverse(all)
 			}
 			if more && q.Newest {
-				fmt.Fprintf(p.err, "provctl: only the newest %d that fit; --limit 0 shows all, --until those before\n", limit)
+				p.note("provctl: only the newest %d that fit; --limit 0 shows all, --until those before\n", limit)
 			}
-			if p.json {
-				return p.printJSON(all)
-			}
-			if len(all) == 0 {
-				fmt.Fprintln(p.err, "no record fits")
-				return nil
-			}
-			var t table
-			t.row("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "NAME", "DETAIL")
-			for _, r := range all {
-				detail, _ := json.Marshal(r.Detail)
-				t.row(fmt.Sprint(r.Seq), when(r.At), r.Actor, r.Action, dash(r.Subject), dash(r.FQDN), string(detail))
-			}
-			t.print(p.out)
-			return nil
+			return all, err
 		},
-	}
-	f := list.Flags()
-	f.StringVar(&q.Actor, "actor", "", "only what was done by whom this is a part of, such as alice")
-	f.StringVar(&q.Action, "action", "", "only what this is a part of, such as secret.reveal")
-	f.StringVar(&device, "device", "", "only what was done to this `DEVICE`")
-	f.StringVar(&q.Subject, "subject", "", "only what was done to what this is a part of: a device, a user, a job")
-	f.StringVar(&q.Since, "since", "", "only from this `TIME` on")
-	f.StringVar(&q.Until, "until", "", "only before this `TIME`; a day is meant to its end")
-	f.IntVar(&limit, "limit", limit, "at most so many; 0 for all")
-	f.Int64Var(&q.After, "after", 0, "go forward from behind this record's number")
-	return group("audit", "Who did what", list, p.auditVerify(), p.auditExport(), p.auditCheckpoint())
+	}, "no record fits", "SEQ|AT|ACTOR|ACTION|SUBJECT|NAME|DETAIL", func(r api.AuditRecord) []any {
+		detail, _ := json.Marshal(r.Detail)
+		return []any{r.Seq, r.At, r.Actor, r.Action, r.Subject, r.FQDN, string(detail)}
+	})
 }
 
 // auditRecords reads pages until limit records are there, 0: all; more reports
@@ -120,17 +118,49 @@ func auditRecords(ctx context.Context, c *api.Client, q api.AuditQuery, limit in
 
 func (p *program) auditVerify() *cobra.Command {
 	file, key, against, kept := "", "", "", ""
+	var marks []api.AuditMark
+	var old api.AuditFileChecked // of --against
+	server := verb[api.AuditVerified]{
+		ask: func(ctx context.Context, c *api.Client, _ []string) (api.AuditVerified, error) {
+			if against != "" {
+				var err error
+				if old, err = checkAuditFile(against, key); err != nil {
+					return api.AuditVerified{}, err
+				}
+			}
+			return verifyAudit(ctx, c, against, old, marks)
+		},
+		show: func(v api.AuditVerified) {
+			if !v.Intact {
+				return
+			}
+			p.say("the chain holds: %d records\n", v.Records)
+			if v.Checkpoint != nil {
+				p.say("signed up to record %d at %s\n", v.Checkpoint.Seq, when(v.Checkpoint.At))
+			}
+			if against != "" {
+				p.say("it is the one that %s has, up to record %d\n", against, old.Records)
+			}
+		},
+		status: func(v api.AuditVerified) error {
+			if !v.Intact {
+				return failed("the chain is broken: %s", v.Problem)
+			}
+			return nil
+		},
+	}
 	cmd := &cobra.Command{
-		Use: "verify [--file FILE [--key KEY] | --against FILE] [--checkpoint RECORD:HASH]", Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
+		Use:   "verify [--file FILE [--key KEY] | --against FILE] [--checkpoint RECORD:HASH]",
+		Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
 		Long: "Checks the chain of the server's audit and its signed checkpoints. --against also holds it against an earlier\n" +
 			"export: whoever rewrote the whole chain, signatures and all, cannot have rewritten that copy.\n" +
 			"--file checks an export by itself and asks no server; --key says whose signature it has to bear, as audit checkpoint shows it.\n" +
 			"--checkpoint holds either against one that was kept elsewhere: the log has each (audit.checkpoint), the metrics\n" +
 			"provisiond_audit_checkpoint_record and _hash (its first 48 bits; printf %012x) and the file store.seen in each node's data folder.",
-		Example: "  provctl audit verify\n  provctl audit verify --against /mnt/elsewhere/audit-2026-10.jsonl\n  provctl audit verify --file audit-2026-10.jsonl --key 9b1f…",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			mark, err := readMark(kept)
-			if err != nil {
+		Example: "  provctl audit verify\n  provctl audit verify --against /mnt/elsewhere/audit-2026-10.jsonl\n" +
+			"  provctl audit verify --file audit-2026-10.jsonl --key 9b1f…",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if marks, err = readMark(kept); err != nil {
 				return err
 			}
 			switch {
@@ -138,21 +168,21 @@ func (p *program) auditVerify() *cobra.Command {
 				return usage("want --file, which asks no server, or --against, which does")
 			case key != "" && file == "" && against == "":
 				return usage("--key goes with --file or --against")
-			case file != "":
-				f, err := checkAuditFile(file, key, mark...)
-				if err != nil {
-					return err
-				}
-				if p.json {
-					return p.printJSON(f)
-				}
-				fmt.Fprintf(p.out, "the chain holds: %d records, signed at %s\n", f.Records, when(&f.SignedAt))
-				if key == "" {
-					fmt.Fprintf(p.out, "signed by %s: is that the server's? provctl audit checkpoint shows it, and --key compares\n", f.Key)
-				}
-				return nil
+			case file == "":
+				return server.run(cmd.Context(), p, args)
 			}
-			return p.verifyAudit(cmd, against, key, mark)
+			f, err := checkAuditFile(file, key, marks...)
+			if err != nil {
+				return err
+			}
+			if p.json {
+				return p.printJSON(f)
+			}
+			p.say("the chain holds: %d records, signed at %s\n", f.Records, when(&f.SignedAt))
+			if key == "" {
+				p.say("signed by %s: is that the server's? provctl audit checkpoint shows it, and --key compares\n", f.Key)
+			}
+			return nil
 		},
 	}
 	f := cmd.Flags()
@@ -185,36 +215,34 @@ func checkAuditFile(name, key string, marks ...api.AuditMark) (api.AuditFileChec
 	defer in.Close()
 	f, err := api.CheckAuditFile(in, marks...)
 	if err != nil {
-		return f, &exitError{exitFailed, fmt.Errorf("%s was changed, or is no export of an audit: %w", name, err)}
+		return f, failed("%s was changed, or is no export of an audit: %w", name, err)
 	}
 	if key != "" && !strings.EqualFold(key, f.Key) {
-		return f, &exitError{exitFailed, fmt.Errorf("%s was signed with another key: %s", name, f.Key)}
+		return f, failed("%s was signed with another key: %s", name, f.Key)
 	}
 	return f, nil
 }
 
-func (p *program) verifyAudit(cmd *cobra.Command, against, key string, marks []api.AuditMark) error {
-	var old api.AuditFileChecked
-	var err error
-	if against != "" {
-		if old, err = checkAuditFile(against, key); err != nil {
-			return err
+// verifyAudit asks the server whether its chain is whole, and whether it is the one
+// of an earlier export and of checkpoints that were kept elsewhere.
+func verifyAudit(ctx context.Context, c *api.Client, against string, old api.AuditFileChecked, marks []api.AuditMark) (api.AuditVerified, error) {
+	v, err := c.VerifyAudit(ctx)
+	if err != nil {
+		return v, err
+	}
+	record := func(seq int64) (hash string, err error) {
+		page, err := c.Audit(ctx, api.AuditQuery{After: seq - 1, Limit: 1})
+		if err == nil && len(page.Records) > 0 && page.Records[0].Seq == seq {
+			hash = page.Records[0].Hash
 		}
-	}
-	c, err := p.client()
-	if err != nil {
-		return err
-	}
-	v, err := c.VerifyAudit(cmd.Context())
-	if err != nil {
-		return err
+		return hash, err
 	}
 	if against != "" && v.Intact {
-		page, err := c.Audit(cmd.Context(), api.AuditQuery{After: old.Records - 1, Limit: 1})
+		hash, err := record(old.Records)
 		if err != nil {
-			return err
+			return v, err
 		}
-		if len(page.Records) == 0 || page.Records[0].Hash != old.Hash {
+		if hash != old.Hash {
 			v.Intact, v.Problem = false, fmt.Sprintf("record %d is not the one that %s has: the chain was made anew", old.Records, against)
 		}
 	}
@@ -222,42 +250,24 @@ func (p *program) verifyAudit(cmd *cobra.Command, against, key string, marks []a
 		if !v.Intact {
 			break
 		}
-		page, err := c.Audit(cmd.Context(), api.AuditQuery{After: m.Seq - 1, Limit: 1})
+		text, err := record(m.Seq)
 		if err != nil {
-			return err
+			return v, err
 		}
-		var hash []byte
-		if len(page.Records) > 0 && page.Records[0].Seq == m.Seq {
-			hash, _ = hex.DecodeString(page.Records[0].Hash)
-		}
-		if !m.Fits(hash) {
-			v.Intact, v.Problem = false, fmt.Sprintf("record %d is missing or is not the one whose checkpoint was kept: the end was cut off, or the chain was made anew", m.Seq)
+		if hash, _ := hex.DecodeString(text); !m.Fits(hash) {
+			v.Intact = false
+			v.Problem = fmt.Sprintf("record %d is missing or is not the one whose checkpoint was kept: the end was cut off, or the chain was made anew", m.Seq)
 		}
 	}
-	if p.json {
-		if err := p.printJSON(v); err != nil {
-			return err
-		}
-	} else if v.Intact {
-		fmt.Fprintf(p.out, "the chain holds: %d records\n", v.Records)
-		if v.Checkpoint != nil {
-			fmt.Fprintf(p.out, "signed up to record %d at %s\n", v.Checkpoint.Seq, when(v.Checkpoint.At))
-		}
-		if against != "" {
-			fmt.Fprintf(p.out, "it is the one that %s has, up to record %d\n", against, old.Records)
-		}
-	}
-	if !v.Intact {
-		return &exitError{exitFailed, errors.New("the chain is broken: " + v.Problem)}
-	}
-	return nil
+	return v, nil
 }
 
 func (p *program) auditExport() *cobra.Command {
 	file := ""
 	cmd := &cobra.Command{
 		Use: "export --out FILE", Short: "Sign the audit and write it to a file that can be checked without a server", Args: cobra.NoArgs,
-		Long: "Signs the audit as it stands and writes all of it as JSON lines: keep the file on another machine.\nprovctl audit verify --file FILE checks it, and no byte of it can be another one unseen.",
+		Long: "Signs the audit as it stands and writes all of it as JSON lines: keep the file on another machine.\n" +
+			"provctl audit verify --file FILE checks it, and no byte of it can be another one unseen.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return usage("--out is needed: a new file for the export")
@@ -271,47 +281,19 @@ func (p *program) auditExport() *cobra.Command {
 			if err == nil {
 				err = w.Flush()
 			}
-			if err != nil {
-				return out.drop(err)
+			if err == nil {
+				err = out.write(nil)
 			}
-			if err := out.write(nil); err != nil {
+			if err != nil {
 				return out.drop(err)
 			}
 			if p.json {
 				return p.printJSON(last)
 			}
-			fmt.Fprintf(p.out, "%d records: written to %s\nsigned by %s\n", last.Seq, file, last.Key)
+			p.say("%d records: written to %s\nsigned by %s\n", last.Seq, file, last.Key)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&file, "out", "", "write it to a new `FILE`")
+	outFlag(cmd.Flags(), &file, "it")
 	return cmd
-}
-
-func (p *program) auditCheckpoint() *cobra.Command {
-	return &cobra.Command{
-		Use: "checkpoint", Short: "Sign the audit as it stands, and show the signature and its key", Args: cobra.NoArgs,
-		Long: "Signs the audit as it stands. It is also signed by itself, each thousand records or each hour.\nA copy of what is printed, kept elsewhere, holds for all records up to there.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := p.client()
-			if err != nil {
-				return err
-			}
-			last, err := c.SignAudit(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if p.json {
-				return p.printJSON(last)
-			}
-			var t table
-			t.row("record", fmt.Sprint(last.Seq))
-			t.row("signed at", when(last.At))
-			t.row("hash", last.Hash)
-			t.row("signature", last.Signature)
-			t.row("key", last.Key)
-			t.print(p.out)
-			return nil
-		},
-	}
 }

@@ -2,52 +2,29 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strings"
-	"unicode"
 
 	"github.com/provisiond/provisiond/server/api"
 )
 
-// say prints what may hold texts of a stranger's certificate.
-func (p *program) say(format string, args ...any) { fmt.Fprintf(clean{p.out}, format, args...) }
-
-// clean keeps what a certificate says from steering the terminal.
-type clean struct{ w io.Writer }
-
-// Write replaces control characters and marks that turn the direction of writing.
-func (c clean) Write(b []byte) (int, error) {
-	text := strings.Map(func(r rune) rune {
-		if r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
-			return '\uFFFD'
-		}
-		return r
-	}, string(b))
-	if _, err := io.WriteString(c.w, text); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
-// printReport tells everything that is worth saying about a certificate; whole
+// sayReport tells everything that is worth saying about a certificate; whole
 // with the digest of every certificate, else of the roots only.
-func (p *program) printReport(r *api.CertificateReport, whole bool) {
-	p.say("certificate %s\n", r.ID)
-	p.say("  names      %s\n", strings.Join(r.Names, ", "))
-	p.say("  valid      %s to %s, %d days left\n", r.NotBefore.Format("2006-01-02"), r.NotAfter.Format("2006-01-02"), r.DaysLeft)
+func (p *program) sayReport(r *api.CertificateReport, whole bool) {
+	p.say("certificate %s\n  names      %s\n", r.ID, strings.Join(r.Names, ", "))
+	p.say("  valid      %s to %s, %d days left\n", day(r.NotBefore), day(r.NotAfter), r.DaysLeft)
 	if r.Request != "" {
 		p.say("  request    %s\n", r.Request)
 	}
 	for i, c := range r.Chains {
 		p.say("  chain %d    ends in %s\n", i+1, c.Root)
 		for depth, k := range c.Certs {
-			p.say("    %s%s  %s, %s, until %s\n", strings.Repeat("  ", depth), k.Name, k.Key, k.Signature, k.NotAfter.Format("2006-01-02"))
-			in := strings.Repeat("  ", depth)
+			in := strings.Repeat("  ", depth+2)
+			p.say("%s%s  %s, %s, until %s\n", in, k.Name, k.Key, k.Signature, day(k.NotAfter))
 			if whole || k.Firmware != "" {
-				p.say("    %ssha256 %s\n", in, k.SHA256)
+				p.say("%ssha256 %s\n", in, k.SHA256)
 			}
 			if k.Firmware != "" {
-				p.say("    %ssha1   %s\n    %s%s\n", in, k.SHA1, in, k.Firmware)
+				p.say("%ssha1   %s\n%s%s\n", in, k.SHA1, in, k.Firmware)
 			}
 		}
 	}
@@ -55,7 +32,7 @@ func (p *program) printReport(r *api.CertificateReport, whole bool) {
 	for _, s := range r.Serves {
 		serves = append(serves, s.String())
 	}
-	p.say("  serves     %s\n", dash(strings.Join(serves, ", ")))
+	p.say("  serves     %s\n", cell(serves))
 	var t table
 	for i := 0; i < len(r.Accepted); {
 		first := r.Accepted[i]
@@ -69,28 +46,27 @@ func (p *program) printReport(r *api.CertificateReport, whole bool) {
 		}
 		t.row(which, string(first.Answer), first.Why)
 	}
-	t.print(clean{p.out})
+	p.print(t)
 	for _, f := range r.Findings {
 		p.say("  %s %s: %s\n", f.Severity, f.Code, f.Detail)
 	}
 	for _, d := range r.Differences {
 		p.say("  differs from the request: %s: asked %s, issued %s\n", d.Field, d.Asked, d.Issued)
 	}
-	for _, a := range r.LeftAside {
-		p.say("  left aside: %s\n", a)
-	}
-	for _, u := range r.Unrelated {
-		p.say("  not part of any chain of it: %s\n", u)
-	}
-	for _, i := range r.Ignored {
-		p.say("  ignored: %s\n", i)
-	}
-	for _, f := range r.Fetched {
-		p.say("  fetched from %s\n", f)
+	p.lines("  left aside: %s\n", r.LeftAside)
+	p.lines("  not part of any chain of it: %s\n", r.Unrelated)
+	p.lines("  ignored: %s\n", r.Ignored)
+	p.lines("  fetched from %s\n", r.Fetched)
+}
+
+// lines says each of some things in a line of its own.
+func (p *program) lines(format string, list []string) {
+	for _, s := range list {
+		p.say(format, s)
 	}
 }
 
-func (p *program) printGroups(title string, groups []api.CertificateGroup) {
+func (p *program) sayGroups(title string, groups []api.CertificateGroup) {
 	if len(groups) == 0 {
 		return
 	}
@@ -103,5 +79,5 @@ func (p *program) printGroups(title string, groups []api.CertificateGroup) {
 		}
 		t.row(fmt.Sprintf("%7d", g.Devices), kind, "AMT "+g.Version, g.Suffix, strings.Join(g.Sample, ", "))
 	}
-	t.print(clean{p.out})
+	p.print(t)
 }

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/provisiond/provisiond/server/api"
 )
@@ -15,7 +15,29 @@ import (
 const maxHello = 64 << 20
 
 func (p *program) helloCommand() *cobra.Command {
-	cmd := group("hello", "Recorded hellos", p.helloDecode(), p.helloList(), p.helloShow(), p.helloExport())
+	limit := 0
+	cmd := group("hello", "Recorded hellos", p.helloDecode(),
+		verb[api.KeptHellos]{
+			use: "list DEVICE", short: "The hellos of a device that are kept, newest first", args: cobra.ExactArgs(1),
+			flags: func(f *pflag.FlagSet) { f.IntVar(&limit, "limit", 0, "at most so many (0: 100)") },
+			ask: func(ctx context.Context, c *api.Client, args []string) (api.KeptHellos, error) {
+				return c.Hellos(ctx, args[0], limit)
+			},
+			json: func(l api.KeptHellos) any { return l.Hellos },
+			show: func(l api.KeptHellos) {
+				if len(l.Hellos) == 0 {
+					p.note("no hello of %s is kept\n", l.UUID)
+					return
+				}
+				rows(p, "ID|AT|FROM|VIA|RETRY|HASHES", l.Hellos, func(h api.KeptHello) []any {
+					if h.Peer != "" {
+						h.Via += " " + h.Peer
+					}
+					return []any{h.ID, h.At, h.From, h.Via, h.Retry, h.Hashes}
+				})
+			},
+		}.command(p),
+		p.helloShow(), p.helloExport())
 	cmd.Long = `Recorded hellos: those that lie in a file, and those that the server keeps.
 
   provctl hello decode capture.pcapng       each hello in a capture of port 9971
@@ -30,187 +52,119 @@ func (p *program) helloDecode() *cobra.Command {
 		Long: "Read a recorded hello, whatever a tool made of it: its bytes, hexadecimal digits, a dump of xxd, hexdump, od or Wireshark, a list of 0x01,\n" +
 			"base64, or each hello of a pcap or pcapng file. What it was taken for is said. - reads standard input. Known roots are named.",
 		RunE: func(_ *cobra.Command, args []string) error {
-			raw, err := p.readHello(args[0])
+			raw, err := p.fileUpTo(args[0], maxHello, "cut it down to the hellos, such as tcpdump -r FILE -w SMALL port 9971")
 			if err != nil {
 				return err
 			}
 			all, err := api.DecodeHellos(raw)
-			if err != nil {
-				return &exitError{exitFailed, fmt.Errorf("%s: %w", args[0], err)}
-			}
-			if p.json {
-				if len(all) == 1 {
-					return p.printJSON(all[0])
-				}
+			switch {
+			case err != nil:
+				return failed("%s: %w", args[0], err)
+			case p.json && len(all) == 1:
+				return p.printJSON(all[0])
+			case p.json:
 				return p.printJSON(all)
 			}
 			for i, d := range all {
 				if i > 0 {
 					p.say("\n")
 				}
-				p.printHello(d)
+				p.sayHello(d)
 			}
 			return nil
 		},
 	}
 }
 
-func (p *program) printHello(d api.HelloDecoded) {
+func (p *program) sayHello(d api.HelloDecoded) {
+	p.fields("taken for", d.Form, "version", fmt.Sprintf("%d (%s)", d.Version, map[int]string{2: "PSK", 3: "PKI"}[d.Version]), "uuid", d.UUID,
+		"retry", d.Retry, "admin credentials set", map[bool]string{true: "yes", false: "no"}[d.AdminCredentialsSet], "hashes", len(d.Hashes))
 	var t table
-	t.row("taken for", d.Form)
-	t.row("version", fmt.Sprintf("%d (%s)", d.Version, map[int]string{2: "PSK", 3: "PKI"}[d.Version]))
-	t.row("uuid", d.UUID)
-	t.row("retry", fmt.Sprint(d.Retry))
-	t.row("admin credentials set", map[bool]string{true: "yes", false: "no"}[d.AdminCredentialsSet])
-	t.row("hashes", fmt.Sprint(len(d.Hashes)))
-	t.print(p.out)
-	var h table
 	for i, r := range d.Hashes {
-		name := r.Name
-		if name == "" {
-			name = "(not a known root)"
+		if r.Name == "" {
+			r.Name = "(not a known root)"
 		}
-		h.row(fmt.Sprintf("%4d", i+1), r.Algorithm, r.Hash, name)
+		t.row(fmt.Sprintf("%4d", i+1), r.Algorithm, r.Hash, r.Name)
 	}
-	h.print(p.out)
+	p.print(t)
 }
 
-func (p *program) helloList() *cobra.Command {
-	limit := 0
-	cmd := &cobra.Command{
-		Use: "list DEVICE", Short: "The hellos of a device that are kept, newest first", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := p.keptHellos(cmd, args[0], limit)
-			if err != nil {
-				return err
-			}
-			if p.json {
-				return p.printJSON(l.Hellos)
-			}
-			if len(l.Hellos) == 0 {
-				fmt.Fprintf(p.err, "no hello of %s is kept\n", l.UUID)
-				return nil
-			}
-			var t table
-			t.row("ID", "AT", "FROM", "VIA", "RETRY", "HASHES")
-			for _, h := range l.Hellos {
-				via := h.Via
-				if h.Peer != "" {
-					via += " " + h.Peer
-				}
-				t.row(fmt.Sprint(h.ID), when(&h.At), h.From, via, fmt.Sprint(h.Retry), fmt.Sprint(h.Hashes))
-			}
-			t.print(clean{p.out})
-			return nil
-		},
+// A keptHello is one of those that the server keeps.
+type keptHello struct {
+	api.KeptHello
+	raw     []byte
+	decoded api.HelloDecoded
+}
+
+// helloVerb is about one hello of a device: the last, or the one of --id.
+func (p *program) helloVerb(v verb[keptHello], decode bool) *cobra.Command {
+	id := int64(0)
+	more := v.flags
+	v.args = cobra.ExactArgs(1)
+	v.flags = func(f *pflag.FlagSet) {
+		f.Int64Var(&id, "id", 0, "another one than the last, by its ID in provctl hello list")
+		if more != nil {
+			more(f)
+		}
 	}
-	cmd.Flags().IntVar(&limit, "limit", 0, "at most so many (0: 100)")
-	return cmd
+	v.ask = func(ctx context.Context, c *api.Client, args []string) (h keptHello, err error) {
+		limit := 1
+		if id != 0 {
+			limit = 1000
+		}
+		l, err := c.Hellos(ctx, args[0], limit)
+		if err != nil {
+			return h, err
+		}
+		for _, k := range l.Hellos {
+			if id == 0 || k.ID == id {
+				h.KeptHello = k
+				if h.raw, err = hex.DecodeString(k.Hex); err == nil && decode {
+					h.decoded, err = decodeHello(k, h.raw)
+				}
+				return h, err
+			}
+		}
+		if id != 0 {
+			return h, failed("hello %d is not kept of %s; provctl hello list %s shows which are", id, l.UUID, l.UUID)
+		}
+		return h, failed("no hello of %s is kept", l.UUID)
+	}
+	return v.command(p)
+}
+
+func decodeHello(k api.KeptHello, raw []byte) (api.HelloDecoded, error) {
+	all, err := api.DecodeHellos(raw)
+	if err != nil {
+		return api.HelloDecoded{}, failed("hello %d: %w", k.ID, err)
+	}
+	all[0].Form = fmt.Sprintf("hello %d of %s from %s", k.ID, when(&k.At), k.From)
+	return all[0], nil
 }
 
 func (p *program) helloShow() *cobra.Command {
-	id := int64(0)
-	cmd := &cobra.Command{
-		Use: "show DEVICE", Short: "The last hello of a device in words", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			h, raw, err := p.keptHello(cmd, args[0], id)
-			if err != nil {
-				return err
-			}
-			all, err := api.DecodeHellos(raw)
-			if err != nil {
-				return &exitError{exitFailed, fmt.Errorf("hello %d: %w", h.ID, err)}
-			}
-			all[0].Form = fmt.Sprintf("hello %d of %s from %s", h.ID, when(&h.At), h.From)
-			if p.json {
-				return p.printJSON(all[0])
-			}
-			p.printHello(all[0])
-			return nil
-		},
-	}
-	helloID(cmd, &id)
-	return cmd
+	return p.helloVerb(verb[keptHello]{
+		use: "show DEVICE", short: "The last hello of a device in words",
+		json: func(h keptHello) any { return h.decoded },
+		show: func(h keptHello) { p.sayHello(h.decoded) },
+	}, true)
 }
 
 func (p *program) helloExport() *cobra.Command {
-	id, file := int64(0), ""
-	cmd := &cobra.Command{
-		Use: "export DEVICE --out FILE", Short: "Write the last hello of a device to a file, as its bytes", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	file := ""
+	return p.helloVerb(verb[keptHello]{
+		use: "export DEVICE --out FILE", short: "Write the last hello of a device to a file, as its bytes",
+		flags: func(f *pflag.FlagSet) { f.StringVar(&file, "out", "", "the new `FILE`") },
+		check: func([]string) error {
 			if file == "" {
 				return usage("--out: which file is to hold the hello?")
 			}
-			h, raw, err := p.keptHello(cmd, args[0], id)
-			if err != nil {
-				return err
-			}
-			out, err := newFile("--out", file)
-			if err != nil {
-				return err
-			}
-			if err := out.write(raw); err != nil {
-				return &exitError{exitFailed, err}
-			}
-			p.say("hello %d of %s, %d bytes, written to %s\n", h.ID, when(&h.At), len(raw), file)
 			return nil
 		},
-	}
-	helloID(cmd, &id)
-	cmd.Flags().StringVar(&file, "out", "", "the new `FILE`")
-	return cmd
-}
-
-func helloID(cmd *cobra.Command, id *int64) {
-	cmd.Flags().Int64Var(id, "id", 0, "another one than the last, by its ID in provctl hello list")
-}
-
-func (p *program) keptHellos(cmd *cobra.Command, device string, limit int) (api.KeptHellos, error) {
-	c, err := p.client()
-	if err != nil {
-		return api.KeptHellos{}, err
-	}
-	return c.Hellos(cmd.Context(), device, limit)
-}
-
-// keptHello is one of them; id 0 is the last.
-func (p *program) keptHello(cmd *cobra.Command, device string, id int64) (api.KeptHello, []byte, error) {
-	limit := 1
-	if id != 0 {
-		limit = 1000
-	}
-	l, err := p.keptHellos(cmd, device, limit)
-	if err != nil {
-		return api.KeptHello{}, nil, err
-	}
-	for _, h := range l.Hellos {
-		if id == 0 || h.ID == id {
-			raw, err := hex.DecodeString(h.Hex)
-			return h, raw, err
-		}
-	}
-	if id != 0 {
-		return api.KeptHello{}, nil, &exitError{exitFailed, fmt.Errorf("hello %d is not kept of %s; provctl hello list %s shows which are", id, l.UUID, l.UUID)}
-	}
-	return api.KeptHello{}, nil, &exitError{exitFailed, fmt.Errorf("no hello of %s is kept", l.UUID)}
-}
-
-func (p *program) readHello(name string) ([]byte, error) {
-	from := p.in
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, &exitError{exitConfig, err}
-		}
-		defer f.Close()
-		from = f
-	}
-	b, err := io.ReadAll(io.LimitReader(from, maxHello+1))
-	if err != nil {
-		return nil, &exitError{exitConfig, err}
-	}
-	if len(b) > maxHello {
-		return nil, &exitError{exitFailed, fmt.Errorf("%s is longer than %d MiB: cut it down to the hellos, such as tcpdump -r FILE -w SMALL port 9971", name, maxHello>>20)}
-	}
-	return b, nil
+		out: &file, bytes: func(h keptHello) []byte { return h.raw },
+		json: func(h keptHello) any { return h.KeptHello },
+		show: func(h keptHello) {
+			p.say("hello %d of %s, %d bytes, written to %s\n", h.ID, when(&h.At), len(h.raw), file)
+		},
+	}, false)
 }
