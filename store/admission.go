@@ -13,10 +13,10 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// Revoke takes the device away from whoever works on it: the fence grows, so
-// that run's next write fails and it stops. The lease is left to run out, so
-// that nobody else begins while its last request may be on its way. It reports
-// whether somebody had the device.
+// Revoke takes the device away from the run that works on it: the fence grows,
+// so that the run's next write fails and it stops. Revoke leaves the lease to
+// run out, so that nobody else begins while the run's last request may be on
+// its way. It reports whether a run had the device.
 func (tx *Tx) Revoke(ctx context.Context, uuid amt.UUID) (bool, error) {
 	n, err := tx.exec(ctx, "UPDATE devices SET fence = fence + 1, owner = '' WHERE uuid = $1 AND owner <> ''", uuid)
 	if err != nil {
@@ -25,8 +25,8 @@ func (tx *Tx) Revoke(ctx context.Context, uuid amt.UUID) (bool, error) {
 	return n > 0, nil
 }
 
-// StopRun ends a live run for good, also one that is being worked on: its next
-// write is refused, and nothing is sent after that.
+// StopRun ends a live run for good, even while a worker is on it: the store
+// refuses the worker's next write, and the worker sends nothing after that.
 func (tx *Tx) StopRun(ctx context.Context, uuid amt.UUID, runID int64, why string) error {
 	if _, err := tx.Revoke(ctx, uuid); err != nil {
 		return err
@@ -34,11 +34,12 @@ func (tx *Tx) StopRun(ctx context.Context, uuid amt.UUID, runID int64, why strin
 	return tx.FinishRun(ctx, runID, RunCancelled, reason.Cancelled, why, string(reason.ThePolicy))
 }
 
-// waitingStates are those in which a device still needs its setup window.
+// waitingStates are the lifecycles of devices that still need their setup
+// window.
 const waitingStates = "'discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'failed'"
 
 // ClosingWindows lists devices not set up yet whose setup window ends within a
-// time, the next to close first, and that no event has said this of since.
+// time and whose timeline does not say so yet, the next to close first.
 func (tx *Tx) ClosingWindows(ctx context.Context, within time.Duration, limit int) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
 		AND window_until > {now} AND window_until <= {now+$1}
@@ -54,9 +55,10 @@ func (tx *Tx) CountClosing(ctx context.Context, within time.Duration) (int, erro
 	return n, err
 }
 
-// ExpiredWindows lists devices not set up yet whose window ended so long ago,
-// that nobody works on, and that hold no password of ours: one that was sent
-// may have been committed, and then the window is of no importance.
+// ExpiredWindows lists devices not set up yet whose window ended at least since
+// ago, that no run works on and that hold no password of ours. A device that
+// was sent a password may have committed it, and then its window does not
+// matter.
 func (tx *Tx) ExpiredWindows(ctx context.Context, since time.Duration, limit int) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
 		AND window_until <= {now+$1} AND owner = ''
@@ -64,7 +66,7 @@ func (tx *Tx) ExpiredWindows(ctx context.Context, since time.Duration, limit int
 		ORDER BY window_until LIMIT $2`, -since.Milliseconds(), page(limit))
 }
 
-// shifted adds milliseconds to a column of a time.
+// shifted is the SQL for a time column plus milliseconds.
 func (tx *Tx) shifted(column, ms string) string {
 	if tx.pg != nil {
 		return "(" + column + " + CAST(" + ms + " AS bigint) * interval '1 millisecond')"
@@ -72,13 +74,13 @@ func (tx *Tx) shifted(column, ms string) string {
 	return "(" + column + " + " + ms + ")"
 }
 
-// DueForIdentity lists devices whose name is to be looked up now.
+// DueForIdentity lists devices whose name a node should look up now.
 func (tx *Tx) DueForIdentity(ctx context.Context, limit int) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE lifecycle = 'pending_identity'
 		AND (next_retry IS NULL OR next_retry <= {now}) ORDER BY next_retry LIMIT $1`, page(limit))
 }
 
-// SetNextRetry says when a device is looked at again, without an event.
+// SetNextRetry sets when a node looks at the device again, without an event.
 func (tx *Tx) SetNextRetry(ctx context.Context, uuid amt.UUID, at time.Time) error {
 	n, err := tx.exec(ctx, "UPDATE devices SET next_retry = $2 WHERE uuid = $1", uuid, at)
 	return touched(n, err, ErrNotFound)
@@ -96,7 +98,8 @@ func (tx *Tx) TakeTurns(ctx context.Context, name string) error {
 	return tx.one(ctx, "SELECT 1 FROM (SELECT pg_advisory_xact_lock($1)) AS l", []any{int64(h.Sum64())}, &void)
 }
 
-// Leases counts the leases that last, those of a network alone when it is valid.
+// Leases counts the leases that last: those in a network, or all if the network
+// is not valid.
 func (tx *Tx) Leases(ctx context.Context, network netip.Prefix) (int, error) {
 	var n int
 	q, args := "SELECT count(*) FROM devices WHERE owner <> '' AND lease_until > {lease}", []any(nil)
@@ -108,7 +111,8 @@ func (tx *Tx) Leases(ctx context.Context, network netip.Prefix) (int, error) {
 	return n, err
 }
 
-// AuthorisationOf finds the entry for exactly this kind and value, expired or not.
+// AuthorisationOf finds the list's entry for exactly this kind and value,
+// expired or not.
 func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (AuthorisedDevice, error) {
 	found, err := ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind, strings.ToLower(value))
 	if err == nil && len(found) == 0 {
@@ -120,7 +124,7 @@ func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (Authoris
 	return found[0], nil
 }
 
-// Names lists a page of the names assigned, by UUID.
+// Names lists a page of the assigned names, by UUID.
 func (tx *Tx) Names(ctx context.Context, after amt.UUID, limit int) ([]Name, error) {
 	return tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE uuid > $1 ORDER BY uuid LIMIT $2", after, page(limit))
 }
@@ -132,8 +136,9 @@ func (tx *Tx) DeleteName(ctx context.Context, uuid amt.UUID) error {
 }
 
 // strangers are rows that anybody who reaches the hello port can make: nobody
-// approved them, no run was ever made for them, and they hold no password. Whom
-// a person turned away or keeps out is no stranger: forgotten, it could ask again.
+// approved the device, no run was ever made for it, and it holds no password. A
+// device that a person turned away or keeps out is no stranger: once forgotten,
+// it could ask again.
 const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'failed', 'quarantined', 'dormant') AND NOT approved
 	AND hello_count > 0 AND fence = 0 AND provisioned_at IS NULL AND tags = '[]' AND serial = '' AND mac = ''
 	AND reason NOT IN ('uuid_duplicate', 'rejected', 'policy_denied', 'kept_out')
@@ -146,9 +151,9 @@ func (tx *Tx) CountStrangers(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// PruneStrangers keeps the newest so many rows of devices that nobody approved
-// and nothing was done with; the others go with their hellos and events, those
-// not heard for longest first. It works in short transactions.
+// PruneStrangers keeps the newest keep rows of devices that nobody approved and
+// no run touched. It removes the others with their hellos and events, those
+// silent for longest first, in short transactions.
 func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err error) {
 	const pick, batch = 10000, 500
 	for {
@@ -173,7 +178,7 @@ func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err er
 			err := db.Write(ctx, func(tx *Tx) error {
 				n = 0
 				for _, u := range some {
-					// Somebody may have approved it since it was picked.
+					// A person may have approved the device since the pick.
 					m, err := tx.exec(ctx, "DELETE "+strangers+" AND uuid = $1", u)
 					if err != nil {
 						return err

@@ -9,11 +9,11 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// Agent is who may speak for a device that has no name yet: whoever announced it
-// first, until that expires.
+// Agent is the peer that speaks for a device without a name: the one that
+// announced the device first, until that expires.
 type Agent struct {
 	UUID    amt.UUID
-	Peer    string // as its certificate names it
+	Peer    string // the name in its certificate
 	Expires time.Time
 	signed  []byte
 }
@@ -31,18 +31,20 @@ func (tx *Tx) agents(ctx context.Context, which string, arg any) ([]Agent, error
 	}, "SELECT "+agentColumns+" FROM agents WHERE expires > {now} AND "+which+" = $1", arg)
 }
 
-// AgentOf is who announced a device first, if that has not expired, or ErrNotFound.
+// AgentOf finds the peer that announced a device first and whose word has not
+// expired, or returns ErrNotFound.
 func (tx *Tx) AgentOf(ctx context.Context, uuid amt.UUID) (Agent, error) {
 	return first(tx.agents(ctx, "uuid", uuid))
 }
 
-// AnnouncedBy is the device that a peer announced, or ErrNotFound.
+// AnnouncedBy finds the device that a peer announced, or returns ErrNotFound.
 func (tx *Tx) AnnouncedBy(ctx context.Context, peer string) (Agent, error) {
 	return first(tx.agents(ctx, "peer", peer))
 }
 
-// Announce lets a peer speak for a device until a time; ErrConflict when another
-// peer did so first. What has expired goes.
+// Announce lets a peer speak for a device until a time, and removes
+// announcements that have expired. ErrConflict: another peer announced the
+// device first.
 func (tx *Tx) Announce(ctx context.Context, a Agent) error {
 	a.Expires = millis(a.Expires)
 	mac, err := tx.sign(a.place())

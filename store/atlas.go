@@ -7,21 +7,21 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// FleetGroup counts devices that are alike in what decides about a provisioning
-// certificate.
+// FleetGroup counts devices that agree in everything that decides which
+// provisioning certificate fits.
 type FleetGroup struct {
-	Table   int64       // the list of hashes they announced last
-	Version amt.Version // zero: not known yet
+	Table   int64       // id of the hash list they announced last
+	Version amt.Version // zero: unknown
 	Suffix  string
 	Devices int
-	Waiting int // of these, not under management yet
+	Waiting int // how many of them are not under management yet
 }
 
 // waitingFor are the lifecycles of devices that still need a provisioning
 // certificate.
 const waitingFor = `('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'provisioning', 'verifying', 'failed', 'dormant')`
 
-// FleetGroups counts every device that announced a list of hashes, but for
+// FleetGroups counts all devices that announced a list of hashes, except
 // retired ones.
 func (tx *Tx) FleetGroups(ctx context.Context) ([]FleetGroup, error) {
 	var out []FleetGroup
@@ -44,12 +44,12 @@ func (tx *Tx) FleetGroups(ctx context.Context) ([]FleetGroup, error) {
 
 // SuffixGroup counts devices by DNS suffix and release.
 type SuffixGroup struct {
-	Suffix  string      // what the device said; else the domain of the name it goes by
-	Version amt.Version // zero: not known yet
+	Suffix  string      // the suffix the device reported, else the domain of its name
+	Version amt.Version // zero: unknown
 	Devices int
 }
 
-// SuffixGroups counts every device whose DNS suffix or domain is known, but for
+// SuffixGroups counts all devices whose DNS suffix or domain is known, except
 // retired ones.
 func (tx *Tx) SuffixGroups(ctx context.Context) ([]SuffixGroup, error) {
 	var out []SuffixGroup
@@ -70,7 +70,7 @@ func (tx *Tx) SuffixGroups(ctx context.Context) ([]SuffixGroup, error) {
 	return out, nil
 }
 
-// TrustTables reads every distinct list of hashes that was announced.
+// TrustTables reads every distinct list of hashes that a device announced.
 func (tx *Tx) TrustTables(ctx context.Context) (map[int64][]amt.TrustHash, error) {
 	out := map[int64][]amt.TrustHash{}
 	err := tx.each(ctx, func(s scanner) error {
@@ -90,7 +90,8 @@ func (tx *Tx) TrustTables(ctx context.Context) (map[int64][]amt.TrustHash, error
 	return out, nil
 }
 
-// DevicesOfGroup names some devices of a group: those that wait, or the others.
+// DevicesOfGroup lists some devices of a group: the waiting ones, or the
+// others.
 func (tx *Tx) DevicesOfGroup(ctx context.Context, g FleetGroup, waiting bool, limit int) ([]amt.UUID, error) {
 	which := "NOT IN "
 	if waiting {

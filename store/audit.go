@@ -26,11 +26,11 @@ func (e *AuditError) Error() string {
 	return fmt.Sprintf("audit record %d: %s", e.Seq, e.Problem)
 }
 
-// Audit appends to the chain, in the transaction of the change it is about.
-// Each record's hash covers the one before; the head's row is locked, so there
-// is one chain, whatever the number of nodes. On Postgres that happens with the
-// commit and not before: whoever holds that lock keeps every other change that
-// is audited waiting.
+// Audit appends to the chain, in the transaction of the change that the record
+// describes. Each record's hash covers the one before. A lock on the head's row
+// keeps one chain, whatever the number of nodes. On Postgres the append happens
+// with the commit and not before: whoever holds that lock makes every other
+// audited change wait.
 func (tx *Tx) Audit(ctx context.Context, r AuditRecord) error {
 	err := tx.audit(ctx, r)
 	if err != nil {
@@ -45,7 +45,7 @@ func (tx *Tx) audit(ctx context.Context, r AuditRecord) error {
 	if r.Detail == nil {
 		r.Detail = map[string]any{}
 	}
-	detail, err := json.Marshal(r.Detail) // keys sorted
+	detail, err := json.Marshal(r.Detail) // sorts the keys
 	if err != nil {
 		return err
 	}
@@ -73,9 +73,9 @@ func (tx *Tx) audit(ctx context.Context, r AuditRecord) error {
 	)
 }
 
-// Postgres computes auditHash itself, so that nobody's turn to run on this side
-// of the line lies between the lock and the commit. The lock is a statement of
-// its own: only the next one is certain to see what its last holder committed.
+// Postgres computes auditHash itself, so that no work of this process lies
+// between the lock and the commit. The lock is a statement of its own: only the
+// next statement is certain to see what the lock's last holder committed.
 const (
 	lockAudit   = "SELECT seq FROM audit_head WHERE id = 1 FOR UPDATE"
 	appendAudit = `WITH r AS (
@@ -94,8 +94,8 @@ const (
 		UPDATE audit_head SET seq = kept.seq, hash = kept.hash FROM kept WHERE id = 1`
 )
 
-// commitAudited appends what the transaction has to say and commits, in one
-// round trip.
+// commitAudited appends the transaction's records and commits, in one round
+// trip.
 func (tx *Tx) commitAudited(ctx context.Context) error {
 	b := &pgx.Batch{}
 	b.Queue(lockAudit)
@@ -109,7 +109,7 @@ func (tx *Tx) commitAudited(ctx context.Context) error {
 			_ = res.Close()
 			tx.db.metrics.audit.WithLabelValues("error").Inc()
 			if p := (*pgconn.PgError)(nil); errors.As(err, &p) {
-				return fmt.Errorf("audit: %w", kind(err)) // what followed was skipped
+				return fmt.Errorf("audit: %w", kind(err)) // Postgres skipped the rest
 			}
 			return commitOutcome(err)
 		}
@@ -121,7 +121,8 @@ func (tx *Tx) commitAudited(ctx context.Context) error {
 	return commitOutcome(errors.Join(err, res.Close()))
 }
 
-// auditHash is SHA-256 over the row, each part with its length, and the hash before.
+// auditHash is SHA-256 over the row, each part with its length, and the
+// previous hash.
 func auditHash(r AuditRecord, detail, prev []byte) []byte {
 	var b []byte
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Seq))
@@ -145,7 +146,7 @@ func scanAudit(s scanner) (auditRow, error) {
 	err := s.Scan(&r.Seq, timeOf{&r.At}, &r.Actor, &r.Action, &r.Subject, &detail, &r.prev, &r.Hash)
 	if err == nil {
 		r.detail = []byte(detail)
-		// A detail that is not JSON any more is VerifyAudit's to report.
+		// VerifyAudit reports a detail that is not JSON any more.
 		_ = json.Unmarshal(r.detail, &r.Detail)
 	}
 	return r, err
@@ -153,11 +154,12 @@ func scanAudit(s scanner) (auditRow, error) {
 
 const auditColumns = "seq, at, actor, action, subject, detail, prev_hash, hash"
 
-// VerifyAudit walks the whole chain, holds the signed checkpoints against it,
-// and what this node remembers of it, and counts its records; *AuditError says
-// where it is broken.
+// VerifyAudit walks the whole chain, compares it with the signed checkpoints
+// and with what this node remembers, and counts the records. An *AuditError
+// says where the chain is broken.
 func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
-	// Before the first question: what is remembered is never newer than what is read.
+	// Load the memory before the first query, so that it is never newer than what
+	// the query reads.
 	var seen remembered
 	if tx.db.keys != nil {
 		seen = tx.db.memory.of(tx.db.lineage())
@@ -207,21 +209,21 @@ func (tx *Tx) VerifyAudit(ctx context.Context) (int64, error) {
 	return n, tx.verifyCheckpoints(ctx, checkpoints, signed, n)
 }
 
-// AuditFilter chooses records, newest first. The texts are parts of what is
-// looked for, in any case; empty is any.
+// AuditFilter chooses records, newest first. Each text matches part of its
+// column in any case; an empty text matches all.
 type AuditFilter struct {
 	Before                 int64 // seq; 0: from the newest
 	Actor, Action, Subject string
-	Since, Until           time.Time // zero is any; Until itself is left out
+	Since, Until           time.Time // zero: no bound; Until itself is excluded
 	Limit                  int
 }
 
-// auditReach bounds how many records one question looks through: there is no
-// index on what is searched, and the table only grows.
+// auditReach bounds how many records one query looks through: no index covers
+// the searched columns, and the table only grows.
 const auditReach = 100_000
 
-// NewestAudit lists records, newest first; next is where to go on, 0 at the end.
-// A page may be short or empty and have a next all the same.
+// NewestAudit lists records, newest first. next is where the next page begins,
+// 0 at the end. A page may be short or empty and still have a next.
 func (tx *Tx) NewestAudit(ctx context.Context, f AuditFilter) (found []AuditRecord, next int64, err error) {
 	if f.Before <= 0 {
 		if err := tx.one(ctx, "SELECT seq + 1 FROM audit_head WHERE id = 1", nil, &f.Before); err != nil {
@@ -269,12 +271,12 @@ func (tx *Tx) NewestAudit(ctx context.Context, f AuditFilter) (found []AuditReco
 	return found, next, nil
 }
 
-// auditSkew is by how much the clocks of two nodes may differ: the records' times
-// rise with their numbers but for that.
+// auditSkew is how far the clocks of two nodes may differ. Apart from that,
+// records' times rise with their numbers.
 const auditSkew = time.Hour
 
-// auditBefore reports whether the record seq, or the first one there is behind
-// it, was written before a moment.
+// auditBefore reports whether record seq, or the first record after it, is
+// older than a moment.
 func (tx *Tx) auditBefore(ctx context.Context, seq int64, at time.Time) (bool, error) {
 	var first time.Time
 	err := tx.one(ctx, "SELECT at FROM audit WHERE seq >= $1 ORDER BY seq LIMIT 1", []any{seq}, timeOf{&first})

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// An exported audit is a file of JSON lines that can be checked without a
+// An exported audit is a file of JSON lines that anybody can check without a
 // server:
 //
 //  1. {"audit":1,"key":…}: the public key, in hexadecimal digits.
 //  2. The records in their order, each with its hash.
-//  3. Behind a record that has one, its signed checkpoint. The last line is one.
+//  3. After a record that has one, its signed checkpoint. The last line is one.
 //
-// Each line is written in one way only, so that no byte of the file can be
-// another one without being noticed.
+// Each line has exactly one valid form, so that the check notices every changed
+// byte.
 
 type auditFileHead struct {
 	Audit int    `json:"audit"`
@@ -34,7 +34,7 @@ type auditFileRecord struct {
 	Actor   string `json:"actor"`
 	Action  string `json:"action"`
 	Subject string `json:"subject"`
-	Detail  string `json:"detail"` // the JSON text that was hashed, byte for byte
+	Detail  string `json:"detail"` // the hashed JSON text, byte for byte
 	Hash    string `json:"hash"`
 }
 
@@ -48,7 +48,7 @@ type auditFileCheckpoint struct {
 const auditFileTime = "2006-01-02T15:04:05.000Z"
 
 func auditLine(v any) string {
-	b, _ := json.Marshal(v) // strings and numbers only
+	b, _ := json.Marshal(v) // v holds strings and numbers only
 	return string(b)
 }
 
@@ -61,9 +61,9 @@ func AuditFileHead(key ed25519.PublicKey) string {
 	return auditLine(auditFileHead{1, hex.EncodeToString(key)})
 }
 
-// AuditFileLines are the next lines of an export: up to limit records behind
-// after, none behind through, with their checkpoints. next is the last record's
-// number; 0 when through was reached.
+// AuditFileLines are the next lines of an export: at most limit records after
+// the record after and up to through, with their checkpoints. next is the last
+// record's number; 0 when the lines reach through.
 func (tx *Tx) AuditFileLines(ctx context.Context, after, through int64, limit int) (lines []string, next int64, err error) {
 	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", after, through, page(limit))
 	if err != nil || len(rows) == 0 {
@@ -94,17 +94,17 @@ type AuditFile struct {
 	Last        AuditCheckpoint
 }
 
-// AuditMark is what was kept of a checkpoint: its record and the first bytes of
-// the hash, as the log, the metrics and a node's data folder have them.
+// AuditMark is a checkpoint as somebody kept it: its record, and the first
+// bytes of the hash as the log, the metrics and a node's data folder show them.
 type AuditMark struct {
 	Seq  int64
 	Hash []byte
 }
 
-// Fits reports whether a record's hash is the one that was kept.
+// Fits reports whether a record's hash begins with the kept bytes.
 func (m AuditMark) Fits(hash []byte) bool { return len(m.Hash) > 0 && bytes.HasPrefix(hash, m.Hash) }
 
-// AuditFileError says in which line of an export something is wrong.
+// AuditFileError says which line of an export is wrong, and how.
 type AuditFileError struct {
 	Line    int
 	Problem string
@@ -115,11 +115,12 @@ func (e *AuditFileError) Error() string { return fmt.Sprintf("line %d: %s", e.Li
 // maxAuditLine bounds a line: a record's detail is small.
 const maxAuditLine = 1 << 20
 
-// CheckAuditFile reads an export to its end. The chain has to begin with the
-// first record, each checkpoint has to be signed by the file's key, and the last
-// line has to be one. Whether the key is the server's is for who knows it.
+// CheckAuditFile reads an export to its end. The chain must begin with the
+// first record, the file's key must have signed each checkpoint, and the last
+// line must be a checkpoint. The caller decides whether the key is the
+// server's.
 //
-// marks are checkpoints that were kept elsewhere: the file has to hold their
+// marks are checkpoints that somebody kept elsewhere: the file must hold their
 // records, with their hashes.
 func CheckAuditFile(r io.Reader, marks ...AuditMark) (AuditFile, error) {
 	var f AuditFile
@@ -191,7 +192,7 @@ func CheckAuditFile(r io.Reader, marks ...AuditMark) (AuditFile, error) {
 
 var errAuditLine = errors.New("this is no line of an exported audit")
 
-// decodeLine accepts a line only as it would be written.
+// decodeLine accepts a line only in its one valid form.
 func decodeLine(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
@@ -216,7 +217,7 @@ func readAuditHead(text []byte) (ed25519.PublicKey, error) {
 	return key, nil
 }
 
-// lowerHex reads digits as they are written here.
+// lowerHex reads hexadecimal digits in lower case only.
 func lowerHex(s string) ([]byte, error) {
 	b, err := hex.DecodeString(s)
 	if err != nil || hex.EncodeToString(b) != s {

@@ -42,7 +42,7 @@ const (
 	maxRow        = 64 << 20
 )
 
-// notInBackup is of this moment and this machine only.
+// notInBackup are tables about this moment and this machine only.
 var notInBackup = []string{"nodes"}
 
 // BackupHeader says what a backup is and where it comes from.
@@ -56,15 +56,15 @@ type BackupHeader struct {
 	Key     *seal.Stretch `json:"key,omitempty"` // format 1
 }
 
-// BackupReport is what was found in a backup, or put into one.
+// BackupReport counts what a backup holds.
 type BackupReport struct {
 	BackupHeader
 	Rows   map[string]int64
-	Opened int64 // envelopes that were opened: passwords, keys
-	Audit  int64 // records of the audit chain, which is whole
+	Opened int64 // how many envelopes the verification opened: passwords, keys
+	Audit  int64 // how many records the audit chain has; it is whole
 }
 
-// backupLine is every line that is not a row.
+// backupLine is any line that is not a row.
 type backupLine struct {
 	Master  string           `json:"master,omitempty"`
 	Table   string           `json:"table,omitempty"`
@@ -72,8 +72,8 @@ type backupLine struct {
 	End     map[string]int64 `json:"end,omitempty"`
 }
 
-// Backup writes one unchanging picture of the database. The daemon may go on
-// meanwhile.
+// Backup writes one unchanging picture of the database, while the daemon may go
+// on.
 func (db *DB) Backup(ctx context.Context, w io.Writer, passphrase amt.Secret, program string) (BackupReport, error) {
 	if db.keys == nil {
 		return BackupReport{}, errors.New("back up: without the master key the passwords in the backup could never be read")
@@ -131,7 +131,7 @@ func (tx *Tx) dump(ctx context.Context, t table, out *json.Encoder) (n int64, er
 				e = "CAST(extract(epoch FROM " + c.name + ") * 1000 AS bigint)"
 			}
 		} else if c.kind == kindBytes {
-			// The driver gives an empty blob as nothing, which is NULL.
+			// The driver returns an empty blob as nil, which would become NULL.
 			e = "CASE WHEN " + c.name + " IS NOT NULL THEN hex(" + c.name + ") END"
 		}
 		exprs = append(exprs, e)
@@ -197,8 +197,8 @@ func (tx *Tx) dump(ctx context.Context, t table, out *json.Encoder) (n int64, er
 	return n, err
 }
 
-// IsBackup says in a sentence why a file can be no backup, for which no
-// passphrase is needed.
+// IsBackup says in a sentence why a file cannot be a backup; it needs no
+// passphrase.
 func IsBackup(r io.Reader) error {
 	in := bufio.NewReader(r)
 	if aged(in) {
@@ -213,7 +213,7 @@ func aged(in *bufio.Reader) bool {
 	return string(intro) == seal.FileIntro
 }
 
-// firstHeader reads the line in clear that a backup of format 1 begins with.
+// firstHeader reads the clear line that begins a backup of format 1.
 func firstHeader(in *bufio.Reader) (h BackupHeader, line []byte, err error) {
 	for err = bufio.ErrBufferFull; errors.Is(err, bufio.ErrBufferFull) && len(line) <= maxHeader; {
 		var part []byte
@@ -245,7 +245,7 @@ func parseHeader(line []byte) (h BackupHeader, err error) {
 	return h, nil
 }
 
-// openBackup gives the header and the lines behind it.
+// openBackup returns the header and the lines after it.
 func openBackup(r io.Reader, passphrase amt.Secret) (h BackupHeader, lines *bufio.Scanner, err error) {
 	in := bufio.NewReaderSize(r, 128<<10)
 	var plain io.Reader
@@ -279,15 +279,15 @@ func openBackup(r io.Reader, passphrase amt.Secret) (h BackupHeader, lines *bufi
 	return h, lines, err
 }
 
-// A visitor takes what a backup holds, in its order.
+// A visitor receives a backup's contents, in their order.
 type visitor struct {
 	master func(*seal.Keyring) error
 	table  func(t table, columns []column) error
 	row    func(t table, columns []column, row []any) error
 }
 
-// walkBackup reads a whole backup. It returns nil only when the end was reached
-// and every count agrees.
+// walkBackup reads a whole backup. nil means that it reached the end and every
+// count agrees.
 func walkBackup(in io.Reader, passphrase amt.Secret, v visitor) (BackupReport, error) {
 	var r BackupReport
 	h, lines, err := openBackup(in, passphrase)
@@ -370,7 +370,7 @@ func walkBackup(in io.Reader, passphrase amt.Secret, v visitor) (BackupReport, e
 	return r, nil
 }
 
-// whole gives gzip's and the chunks' words for one and the same thing.
+// whole gives one error for a cut file, whether gzip or the seal noticed it.
 func whole(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return seal.ErrCut

@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// BackupSetting is the key under which the last backup is recorded.
+// BackupSetting is the key of the setting that records the last backup.
 const BackupSetting = "backup.last"
 
-// LastBackup is what is remembered of the newest backup.
+// LastBackup describes the newest backup.
 type LastBackup struct {
 	At   time.Time `json:"at"`
 	File string    `json:"file"`
 	Size int64     `json:"size"` // bytes
 }
 
-// PutLastBackup remembers a backup that was made and opened again.
+// PutLastBackup records a backup that was written and opened again.
 func (tx *Tx) PutLastBackup(ctx context.Context, b LastBackup) error {
 	text, err := json.Marshal(b)
 	if err != nil {
@@ -26,7 +26,7 @@ func (tx *Tx) PutLastBackup(ctx context.Context, b LastBackup) error {
 	return tx.PutSetting(ctx, BackupSetting, string(text))
 }
 
-// LastBackup is the newest backup, or ErrNotFound.
+// LastBackup reads the record of the newest backup, or returns ErrNotFound.
 func (tx *Tx) LastBackup(ctx context.Context) (LastBackup, error) {
 	var b LastBackup
 	v, err := tx.Setting(ctx, BackupSetting)

@@ -12,12 +12,12 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// ErrPassphrase says that a backup was made with another passphrase.
+// ErrPassphrase says that the backup has another passphrase.
 var ErrPassphrase = seal.ErrPassphrase
 
-// VerifyBackup reads a backup to its end, opens every envelope in it with the
-// keys it carries and walks its audit chain. What it accepts, RestoreBackup can
-// restore.
+// VerifyBackup reads a backup to its end, opens every envelope with the keys in
+// the backup, and walks the backup's audit chain. RestoreBackup can restore
+// every backup that VerifyBackup accepts.
 func VerifyBackup(ctx context.Context, in io.Reader, passphrase amt.Secret) (BackupReport, error) {
 	c := &checker{prev: []byte{}}
 	r, err := walkBackup(in, passphrase, visitor{
@@ -40,7 +40,7 @@ type sealedRow struct {
 type checker struct {
 	keys   *seal.Keyring
 	opened int64
-	early  []sealedRow // come before the data keys in the file
+	early  []sealedRow // rows that precede the data keys in the file
 
 	audit    int64
 	prev     []byte
@@ -48,7 +48,7 @@ type checker struct {
 	headHash []byte
 }
 
-// field finds a value of a row by its column's name; nil when it is NULL.
+// field returns a row's value by its column's name; the zero value for NULL.
 func field[T any](columns []column, row []any, name string) (v T) {
 	for i, c := range columns {
 		if c.name == name {
@@ -59,7 +59,7 @@ func field[T any](columns []column, row []any, name string) (v T) {
 	return v
 }
 
-// sealedIn names the place of the envelope that a row holds, if it holds one.
+// sealedIn names the place of a row's envelope, if the row has one.
 func sealedIn(t table, columns []column, row []any) (column string, at seal.Place) {
 	text := func(name string) string { return field[string](columns, row, name) }
 	switch t.name {

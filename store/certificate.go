@@ -27,8 +27,8 @@ func (tx *Tx) openCertificate(ctx context.Context, r certificateRow) (Certificat
 	return r.Certificate, err
 }
 
-// PutCertificate keeps a provisioning certificate under its id. Without a key
-// the one already kept stays.
+// PutCertificate stores a provisioning certificate under its id. If c has no
+// key, the stored key stays.
 func (tx *Tx) PutCertificate(ctx context.Context, c Certificate) error {
 	var sealed []byte
 	var key int64
@@ -56,7 +56,7 @@ func (tx *Tx) PutCertificate(ctx context.Context, c Certificate) error {
 	return err2
 }
 
-// Certificate reads one with its key.
+// Certificate reads one certificate with its key.
 func (tx *Tx) Certificate(ctx context.Context, id string) (Certificate, error) {
 	var r certificateRow
 	if err := tx.one(ctx, "SELECT "+certificateColumns+" FROM certificates WHERE id = $1", []any{id}, r.dest()...); err != nil {
@@ -65,7 +65,7 @@ func (tx *Tx) Certificate(ctx context.Context, id string) (Certificate, error) {
 	return tx.openCertificate(ctx, r)
 }
 
-// Certificates lists all of them with their keys.
+// Certificates lists all certificates with their keys.
 func (tx *Tx) Certificates(ctx context.Context) ([]Certificate, error) {
 	rows, err := list(ctx, tx, func(s scanner) (certificateRow, error) {
 		var r certificateRow
@@ -87,19 +87,20 @@ func (tx *Tx) SetCertificateState(ctx context.Context, id, state string) error {
 	return touched(n, err, ErrNotFound)
 }
 
-// DeleteCertificate forgets a certificate and its key, for good.
+// DeleteCertificate deletes a certificate and its key, for good.
 func (tx *Tx) DeleteCertificate(ctx context.Context, id string) error {
 	n, err := tx.exec(ctx, "DELETE FROM certificates WHERE id = $1", id)
 	return touched(n, err, ErrNotFound)
 }
 
-// PutCertificateRequest keeps a new request and its key, or the new state of one.
+// PutCertificateRequest stores a new request and its key, or the new state of a
+// request.
 func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (int64, error) {
 	if r.ID != 0 {
 		n, err := tx.exec(ctx, "UPDATE certificate_requests SET state = $2, certificate = $3, updated_at = {now} WHERE id = $1", r.ID, r.State, r.Certificate)
 		return r.ID, touched(n, err, ErrNotFound)
 	}
-	row := rand.Text() // the id is not known before the insert
+	row := rand.Text() // the insert has yet to choose the id
 	sealed, key, err := tx.seal(r.Key, seal.At("certificate_requests", "sealed_key", row))
 	if err != nil {
 		return 0, fmt.Errorf("certificate request: %w", err)
@@ -122,7 +123,7 @@ func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (
 	return id, nil
 }
 
-// CertificateRequests lists all of them with their keys, newest first.
+// CertificateRequests lists all requests with their keys, newest first.
 func (tx *Tx) CertificateRequests(ctx context.Context) ([]CertificateRequest, error) {
 	type row struct {
 		CertificateRequest
@@ -144,7 +145,7 @@ func (tx *Tx) CertificateRequests(ctx context.Context) ([]CertificateRequest, er
 	return out, err
 }
 
-// NoteBackup writes down that somebody took an export of a certificate.
+// NoteBackup records that somebody exported a certificate.
 func (tx *Tx) NoteBackup(ctx context.Context, b CertificateBackup) error {
 	_, err := tx.exec(ctx, "INSERT INTO certificate_backups (certificate, digest, actor, at) VALUES ($1, $2, $3, {now})", b.Certificate, b.Digest, b.Actor)
 	return err

@@ -18,23 +18,24 @@ import (
 )
 
 // The chain of the audit keeps anybody from changing one record unseen, but
-// whoever owns the database can compute the whole of it anew. So the chain is
-// signed now and then, with a key that is sealed like every secret: a copy of a
-// checkpoint that is kept elsewhere holds for all records before it.
+// whoever owns the database can compute the whole chain anew. So the daemon
+// signs the chain now and then, with a key that is sealed like every secret. A
+// copy of a checkpoint outside the database vouches for all records before it.
 //
-// Elsewhere is, without anybody's doing: the log, two metrics, and the data
-// folder of each node, which also keeps where the audit ended a minute ago
-// (memory.go). Nothing is signed that contradicts what this node has seen.
+// Copies outside the database come about by themselves: in the log, in two
+// metrics, and in each node's data folder, which also keeps where the audit
+// ended a minute ago (memory.go). A node signs nothing that contradicts what it
+// has seen.
 
 // auditSigningKey is the sealed setting of the key that signs checkpoints.
 const auditSigningKey = "audit_signing_key"
 
-// How much of the audit may be without a checkpoint.
+// How many records, and how much time, may pass without a checkpoint.
 const (
 	CheckpointRecords = 1000
 	CheckpointEvery   = time.Hour
 
-	// checkpointLate is by how much a checkpoint may be late before it is missing.
+	// checkpointLate is how late a checkpoint may come before the doctor misses it.
 	checkpointLate = 10 * time.Minute
 )
 
@@ -46,7 +47,7 @@ type AuditCheckpoint struct {
 	Signature []byte // Ed25519
 }
 
-// message is what is signed.
+// message is the text that the key signs.
 func (c AuditCheckpoint) message() []byte {
 	b := []byte("provisiond audit checkpoint 1\n")
 	b = binary.BigEndian.AppendUint64(b, uint64(c.Seq))
@@ -54,12 +55,13 @@ func (c AuditCheckpoint) message() []byte {
 	return append(b, c.Hash...)
 }
 
-// Verify reports whether the checkpoint was signed with key's other half.
+// Verify reports whether key's private half signed the checkpoint.
 func (c AuditCheckpoint) Verify(key ed25519.PublicKey) bool {
 	return len(key) == ed25519.PublicKeySize && ed25519.Verify(key, c.message(), c.Signature)
 }
 
-// AuditKey is the public key of checkpoints; ErrNotFound before the first one.
+// AuditKey is the public key of the checkpoints; ErrNotFound before the first
+// one.
 func (tx *Tx) AuditKey(ctx context.Context) (ed25519.PublicKey, error) {
 	key, err := tx.SealedSetting(ctx, auditSigningKey)
 	if err != nil {
@@ -69,8 +71,8 @@ func (tx *Tx) AuditKey(ctx context.Context) (ed25519.PublicKey, error) {
 	return public, err
 }
 
-// SignAudit signs the chain as it stands. A chain that has not grown since the
-// last checkpoint gets no second one, and an empty chain none: ErrNotFound.
+// SignAudit signs the chain as it stands. It makes no second checkpoint of an
+// unchanged chain, and none of an empty one: ErrNotFound.
 func (tx *Tx) SignAudit(ctx context.Context) (AuditCheckpoint, error) {
 	var c AuditCheckpoint
 	if err := tx.one(ctx, "SELECT seq, hash FROM audit_head WHERE id = 1 {lock}", nil, &c.Seq, &c.Hash); err != nil {
@@ -100,8 +102,8 @@ func (tx *Tx) SignAudit(ctx context.Context) (AuditCheckpoint, error) {
 	return c, nil
 }
 
-// signingKey makes the key when there is none. The audit's head is locked, so
-// no other node does the same.
+// signingKey makes the key if there is none. The transaction holds the lock on
+// the audit's head, so no other node does the same.
 func (tx *Tx) signingKey(ctx context.Context) (amt.Secret, error) {
 	key, err := tx.SealedSetting(ctx, auditSigningKey)
 	if !errors.Is(err, ErrNotFound) {
@@ -113,7 +115,7 @@ func (tx *Tx) signingKey(ctx context.Context) (amt.Secret, error) {
 	return key, tx.CreateSealedSetting(ctx, auditSigningKey, key)
 }
 
-// LastCheckpoint is the newest one, or ErrNotFound.
+// LastCheckpoint is the newest checkpoint, or ErrNotFound.
 func (tx *Tx) LastCheckpoint(ctx context.Context) (AuditCheckpoint, error) {
 	var c AuditCheckpoint
 	if err := tx.one(ctx, "SELECT seq, at, hash, signature FROM audit_checkpoints ORDER BY seq DESC LIMIT 1", nil, &c.Seq, timeOf{&c.At}, &c.Hash, &c.Signature); err != nil {
@@ -122,7 +124,8 @@ func (tx *Tx) LastCheckpoint(ctx context.Context) (AuditCheckpoint, error) {
 	return c, nil
 }
 
-// AuditCheckpoints lists those of the records behind after up to through.
+// AuditCheckpoints lists the checkpoints of the records after after, up to
+// through.
 func (tx *Tx) AuditCheckpoints(ctx context.Context, after, through int64) ([]AuditCheckpoint, error) {
 	return list(ctx, tx, func(s scanner) (AuditCheckpoint, error) {
 		var c AuditCheckpoint
@@ -131,8 +134,9 @@ func (tx *Tx) AuditCheckpoints(ctx context.Context, after, through int64) ([]Aud
 	}, "SELECT seq, at, hash, signature FROM audit_checkpoints WHERE seq > $1 AND seq <= $2 ORDER BY seq", after, through)
 }
 
-// TendAudit is what a node does about the audit each minute: it compares it with
-// what it has seen of it, signs it when that is due, and remembers how it is now.
+// TendAudit is a node's work on the audit each minute: it compares the audit
+// with what the node has seen, signs it when that is due, and remembers where
+// it ends now.
 func (db *DB) TendAudit(ctx context.Context) error {
 	if db.keys == nil {
 		return nil
@@ -160,8 +164,8 @@ func (db *DB) TendAudit(ctx context.Context) error {
 	return err
 }
 
-// asRemembered holds the audit, which ends with record head, against what this
-// node saw of it before.
+// asRemembered compares the audit, which ends with record head, with what this
+// node saw before.
 func (tx *Tx) asRemembered(ctx context.Context, r remembered, head int64) error {
 	if r.Head == nil {
 		return nil
@@ -193,7 +197,7 @@ func (tx *Tx) asRemembered(ctx context.Context, r remembered, head int64) error 
 	return nil
 }
 
-// rememberAudit writes down, outside the database, how the audit is.
+// rememberAudit notes, outside the database, where the audit ends.
 func (db *DB) rememberAudit(ctx context.Context) error {
 	var head rememberedHead
 	var hash []byte
@@ -229,8 +233,8 @@ func (db *DB) rememberAudit(ctx context.Context) error {
 	return nil
 }
 
-// SignAuditWhenDue makes a checkpoint when enough was recorded since the last
-// one, or anything and enough time went by.
+// SignAuditWhenDue makes a checkpoint after a number of new records, or after a
+// time if there is any new record.
 func (db *DB) SignAuditWhenDue(ctx context.Context) error {
 	if db.keys == nil {
 		return nil
@@ -258,11 +262,11 @@ func (db *DB) SignAuditWhenDue(ctx context.Context) error {
 }
 
 // checkpointDue finds a record that has waited for its checkpoint longer than
-// this process, which would have made it, lets it wait.
+// this process lets one wait.
 func (tx *Tx) checkpointDue(ctx context.Context, all []AuditCheckpoint) error {
 	const longest = CheckpointEvery + checkpointLate
 	now := tx.Now()
-	if tx.db.up.IsZero() || tx.db.beside || now.Sub(tx.db.up) < longest { // whoever only looks makes none
+	if tx.db.up.IsZero() || tx.db.beside || now.Sub(tx.db.up) < longest { // a process that only looks makes no checkpoint
 		return nil
 	}
 	var last AuditCheckpoint
@@ -283,7 +287,7 @@ func (tx *Tx) checkpointDue(ctx context.Context, all []AuditCheckpoint) error {
 	return err
 }
 
-// verifyCheckpoints holds the signatures against the chain. hashes are those of
+// verifyCheckpoints compares the signatures with the chain. hashes are those of
 // the records that have a checkpoint.
 func (tx *Tx) verifyCheckpoints(ctx context.Context, all []AuditCheckpoint, hashes map[int64][]byte, records int64) error {
 	if tx.db.keys == nil {

@@ -13,17 +13,18 @@ func credentialPlace(uuid amt.UUID, generation int, kind string) seal.Place {
 	return seal.At("credentials", "sealed", uuid, generation, kind)
 }
 
-// StageCredentials seals both passwords of a new generation as candidates, with
-// which a set-up of its own begins. A device may hear them only after the
-// transaction is known to have committed.
+// StageCredentials seals both passwords of a new generation as candidates and
+// begins a set-up with them. The caller may send them to a device only after it
+// knows that the transaction committed.
 func (tx *Tx) StageCredentials(ctx context.Context, uuid amt.UUID, runID int64, admin, mebx amt.Secret) (int, error) {
 	return tx.StageWithin(ctx, uuid, runID, 0, admin, mebx)
 }
 
-// StageWithin is StageCredentials for a device that went through the set-up
-// which began with generation setup, and is known by its proofs; 0 begins another.
+// StageWithin is StageCredentials for a device that is known by the proofs of
+// an earlier set-up: the one that began with generation setup. 0 begins
+// another.
 func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup int, admin, mebx amt.Secret) (int, error) {
-	// The device's row is locked, so that two stagers take two generations.
+	// The lock on the device's row gives two stagers two generations.
 	var id string
 	if err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid = $1 {lock}", []any{uuid}, &id); err != nil {
 		return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
@@ -60,8 +61,8 @@ func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup
 	return gen, nil
 }
 
-// Credentials reads a device's passwords, newest generation first; kind "" is
-// both. Every one that may be on the device is among them.
+// Credentials reads a device's passwords, newest generation first; kind ""
+// reads both kinds. It returns every password that the device may hold.
 func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Credential, error) {
 	type row struct {
 		Credential
@@ -80,7 +81,8 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 	}
 	out := make([]Credential, len(rows))
 	for i, r := range rows {
-		// Opened after the rows are read: a key made elsewhere is another query.
+		// Open after reading the rows: a key that another node made needs another
+		// query.
 		if r.Password, err = tx.open(ctx, r.sealed, credentialPlace(r.UUID, r.Generation, r.Kind)); err != nil {
 			return nil, fmt.Errorf("credential %d of %s: %w", r.ID, uuid, err)
 		}
@@ -94,8 +96,9 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 	return out, nil
 }
 
-// MarkSent notes, before the bytes leave, to whom a password is about to be told
-// and for which user; commits says that a device outside setup mode holds it as soon as it hears it.
+// MarkSent notes, before the bytes leave, which device is about to hear a
+// password and for which user. commits says that a device outside setup mode
+// holds the password as soon as it hears it.
 func (tx *Tx) MarkSent(ctx context.Context, id int64, user, realm string, peer []byte, address netip.Addr, commits bool) error {
 	_, err := tx.amend(ctx, "id = $1", []any{id}, func(c *Credential) {
 		c.Peer = peer
@@ -112,8 +115,8 @@ func (tx *Tx) MarkSent(ctx context.Context, id int64, user, realm string, peer [
 	return nil
 }
 
-// LoginAs keeps the user under whose name a device took a password that was not
-// handed out by this release.
+// LoginAs keeps the user name under which a device took a password that this
+// release did not hand out.
 func (tx *Tx) LoginAs(ctx context.Context, id int64, user string) error {
 	n, err := tx.exec(ctx, "UPDATE credentials SET login = $2 WHERE id = $1", id, user)
 	if err := touched(n, err, ErrNotFound); err != nil {
@@ -122,7 +125,7 @@ func (tx *Tx) LoginAs(ctx context.Context, id int64, user string) error {
 	return nil
 }
 
-// MarkRefused notes that the device did not take these passwords.
+// MarkRefused notes that the device refused these passwords.
 func (tx *Tx) MarkRefused(ctx context.Context, ids []int64) error {
 	for _, id := range ids {
 		n, err := tx.exec(ctx, "UPDATE credentials SET refused_at = {now} WHERE id = $1", id)
@@ -133,11 +136,11 @@ func (tx *Tx) MarkRefused(ctx context.Context, ids []int64) error {
 	return nil
 }
 
-// Activate notes that the device answers to this password. The active one
-// before becomes retired and is kept.
+// Activate notes that the device answers to this password. The password that
+// was active becomes retired, and stays.
 func (tx *Tx) Activate(ctx context.Context, id int64) error {
 	fail := func(err error) error { return fmt.Errorf("activate credential %d: %w", id, err) }
-	// One active password at a time: the other one goes first.
+	// Only one password may be active, so retire the other one first.
 	if _, err := tx.exec(ctx, `UPDATE credentials SET state = 'retired', retired_at = {now} WHERE state = 'active' AND id <> $1
 		AND (uuid, kind) = (SELECT c.uuid, c.kind FROM credentials c WHERE c.id = $1)`, id); err != nil {
 		return fail(err)

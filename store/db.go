@@ -17,27 +17,27 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// Options say where the truth lives.
+// Options say where the database is and how to open it.
 type Options struct {
 	URL       string        // postgres://…; "" is SQLite in Dir
 	Dir       string        // data directory: SQLite's database, and on both engines what this node remembers of it
-	Keys      *seal.Keyring // nil: nothing can be sealed or opened
+	Keys      *seal.Keyring // nil: the store can seal and open nothing
 	Log       *zap.Logger
 	Metrics   *Metrics
-	MaxConns  int           // to Postgres at a time, unless the URL says pool_max_conns; 0: 32
-	Slow      time.Duration // statements that take longer are logged without their values; 0 none
+	MaxConns  int           // Postgres: most connections, unless the URL says pool_max_conns; 0: 32
+	Slow      time.Duration // the store logs slower statements, without their values; 0: none
 	NoMigrate bool          // refuse a schema older than this program instead of migrating it
 
-	// Beside opens a database that a daemon may be running on: nothing is
-	// migrated, no lease is ended and on SQLite the directory is not locked.
+	// Beside opens a database on which a daemon may be running: the store migrates
+	// nothing, ends no lease and on SQLite does not lock the directory.
 	Beside bool
 
-	upTo     int64 // migrate so far only, 0 is all the way
+	upTo     int64 // the last migration to apply; 0: all
 	work     int   // that guessing a backup's passphrase takes, as seal.NewWriter counts it; 0: seal.FileWork
-	restored bool  // what this node remembers is not of what was put back
+	restored bool  // the node's memory is of another database than the restored one
 
-	// Clock replaces the process clock on SQLite, where it is the database's
-	// clock as well; for simulations. Postgres always asks the database.
+	// Clock replaces the process clock on SQLite, where it is the database's clock
+	// as well; for simulations. Postgres always uses its own.
 	Clock func() time.Time
 }
 
@@ -47,7 +47,7 @@ const (
 	Postgres = "postgres"
 )
 
-// DB is the open store. All methods may be called from any goroutine.
+// DB is the open store. Any goroutine may call its methods.
 type DB struct {
 	engine  string
 	log     *zap.Logger
@@ -68,13 +68,13 @@ type DB struct {
 	lock        *dirLock
 	dir         string // SQLite: the data directory
 	clock       func() time.Time
-	opened      time.Time // with its monotonic part: what leases are counted from
+	opened      time.Time // with its monotonic part, from which SQLite's lease clock counts
 	fakeClock   bool
 
-	up     time.Time // when it was opened, by the wall clock
-	beside bool      // a daemon may be at it
+	up     time.Time // the time of opening, by the wall clock
+	beside bool      // a daemon may be running on it
 
-	strict  atomic.Bool // rows without a right MAC do not count
+	strict  atomic.Bool // rows without a right MAC count for nothing
 	refused refusedRows
 	memory  *memory
 
@@ -82,8 +82,8 @@ type DB struct {
 	closeErr  error
 }
 
-// Open connects, brings the schema up to date and says in one sentence what is
-// wrong when it cannot. A database that does not answer is ErrUnavailable.
+// Open connects and brings the schema up to date, or says in one sentence what
+// is wrong. ErrUnavailable: the database does not answer.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	db := &DB{
 		log: o.Log, metrics: o.Metrics, keys: o.Keys, trust: newTrustCache(), clock: o.Clock, fakeClock: o.Clock != nil,
@@ -132,7 +132,7 @@ func (db *DB) SchemaVersion() int64 { return db.schema }
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
 // SQL is SQLite's one write connection, nil on Postgres; for the queue. Never
-// ask it for a connection inside Write: there is only the one you are holding.
+// ask it for a connection inside Write, which holds the only one.
 func (db *DB) SQL() *sql.DB { return db.write }
 
 // Close waits for writes under way; later ones get ErrClosed.
@@ -160,7 +160,7 @@ func (db *DB) Close() error {
 	return db.closeErr
 }
 
-// Ping asks the database for an answer.
+// Ping checks that the database answers.
 func (db *DB) Ping(ctx context.Context) error {
 	var err error
 	if db.pool != nil {
@@ -177,10 +177,10 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Write runs fn in a transaction and answers when it is durable. fn may run
-// more than once; its error is handed back and nothing of it is kept. It holds
-// up every other writer on SQLite: no network and no waiting inside it, and no
-// Write or Read, which would wait for itself.
+// Write runs fn in a transaction and returns when the commit is durable. fn may
+// run more than once. When fn fails, Write keeps nothing of it and returns its
+// error. On SQLite fn holds up every other writer: it must not use the network,
+// wait, or call Write or Read, which would wait for itself.
 func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	start := time.Now()
 	var err error
@@ -206,8 +206,8 @@ func (db *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
 	return err
 }
 
-// resultWord is the metric's result. A refusal by our own rules is an answer,
-// not a failure of the store.
+// resultWord is the metric's result. A refusal by the store's own rules is an
+// answer, not a failure.
 func resultWord(err error) string {
 	var held ErrHeld
 	switch {
@@ -222,21 +222,21 @@ func resultWord(err error) string {
 // A Tx is one transaction, used by one goroutine until its closure returns.
 type Tx struct {
 	db    *DB
-	ctx   context.Context // the transaction's own, for Now; Postgres only
+	ctx   context.Context // the transaction's own context, for Now; Postgres only
 	pg    pgx.Tx
 	lite  *sql.Tx
 	write bool
-	now   time.Time // SQLite: when the closure began; Postgres: once asked
-	lease time.Time // SQLite: the same on the clock that leases are counted with
-	after []func()  // run after the commit
+	now   time.Time // SQLite: the start of the closure; Postgres: the first answer
+	lease time.Time // SQLite: the same moment on the clock of the leases
+	after []func()  // runs after the commit
 
-	audits []auditRow // Postgres: appended with the commit
+	audits []auditRow // Postgres: appended together with the commit
 
-	newKey uint32 // a data key made here, not to be used before the commit
+	newKey uint32 // a data key that this transaction made, unusable before the commit
 }
 
 // Handle is the transaction itself, pgx.Tx or *sql.Tx, for River's InsertTx. On
-// SQLite hand it no context that can end: an interrupted statement takes the
+// SQLite give it a context that cannot end: an interrupted statement takes the
 // whole batch with it.
 func (tx *Tx) Handle() any {
 	if tx.pg != nil {
@@ -245,12 +245,12 @@ func (tx *Tx) Handle() any {
 	return tx.lite
 }
 
-// Now is the database's clock in milliseconds, UTC: on Postgres the server's,
-// asked once a transaction, on SQLite this process's.
+// Now is the database's clock in milliseconds, UTC: on Postgres the server's
+// clock, read once a transaction; on SQLite this process's clock.
 func (tx *Tx) Now() time.Time {
 	if tx.now.IsZero() && tx.pg != nil {
 		var t time.Time
-		// A failure shows again at the next statement.
+		// The next statement reports the failure.
 		if err := tx.pg.QueryRow(tx.ctx, "SELECT clock_timestamp()").Scan(&t); err != nil {
 			t = tx.db.clock()
 		}
@@ -261,8 +261,8 @@ func (tx *Tx) Now() time.Time {
 
 func millis(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
-// clocks gives SQLite's two: the wall clock for what people read, and one that
-// no clock step can move for leases.
+// clocks returns SQLite's two clocks: the wall clock, for what people read, and
+// one for leases that no clock step can move.
 func (db *DB) clocks() (wall, lease time.Time) {
 	wall = millis(db.clock())
 	if db.fakeClock {

@@ -7,7 +7,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// Certificate is a provisioning certificate known to the store.
+// Certificate is a provisioning certificate in the store.
 type Certificate struct {
 	ID        string // hex SHA-256 of the leaf's DER, first 16 digits
 	Name      string
@@ -15,7 +15,7 @@ type Certificate struct {
 	State     string     // active, standby, retired
 	Source    string     // file, desk
 	Chain     []byte     // PEM, leaf first
-	Key       amt.Secret // PEM; zero for one that lives in a file
+	Key       amt.Secret // PEM; zero: the key is in a file
 	NotBefore time.Time
 	NotAfter  time.Time
 	CreatedAt time.Time
@@ -30,13 +30,14 @@ type CertificateRequest struct {
 	CSR         []byte     // PEM
 	Key         amt.Secret // PEM
 	State       string     // open, issued, cancelled
-	Certificate string     // id, once issued
+	Certificate string     // id of the issued certificate
 	CreatedBy   string
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 }
 
-// CertificateBackup is an export somebody took: the fact, not the key.
+// CertificateBackup records that somebody exported a certificate; it does not
+// hold the key.
 type CertificateBackup struct {
 	ID          int64
 	Certificate string
@@ -48,14 +49,15 @@ type CertificateBackup struct {
 // Profile is one version of what an operator wants of a device.
 type Profile struct {
 	Name      string
-	Version   int // 0 on write: the next
+	Version   int // 0 on write: the next version
 	Document  json.RawMessage
 	CreatedBy string
 	CreatedAt time.Time
 	signed    []byte
 }
 
-// AssignmentRule maps a device to a profile; the lowest position that matches wins.
+// AssignmentRule maps a device to a profile; the lowest position that matches
+// wins.
 type AssignmentRule struct {
 	ID        int64
 	Position  int
@@ -71,7 +73,7 @@ type AssignmentRule struct {
 type AuthorisedDevice struct {
 	ID        int64
 	Kind      string // uuid, serial, mac, network
-	Value     string // in its canonical form, lower case
+	Value     string // canonical, lower case
 	Profile   string
 	FQDN      string
 	Note      string
@@ -98,11 +100,11 @@ type BulkJob struct {
 	Filter     json.RawMessage
 	Options    json.RawMessage
 	State      string // draft, waiting, running, stopped, done, aborted, forged
-	PerMinute  int    // 0: no cap
-	Canary     int    // devices of the second wave, after the first one is proved
-	Target     string // of a rollout: what its devices are brought to
-	Cause      string // of a rollout: what made them differ from it
-	Detail     string // why it was stopped, or ended early
+	PerMinute  int    // 0: no limit
+	Canary     int    // how many devices the second wave has
+	Target     string // of a rollout: the profile and version that its devices get
+	Cause      string // of a rollout: why the devices differ from the target
+	Detail     string // why the job stopped, or ended early
 	NotBefore  time.Time
 	CreatedBy  string
 	ApprovedBy string
@@ -119,14 +121,14 @@ type JobItem struct {
 	UUID      amt.UUID
 	State     string // waiting, running, handed_over, done, failed, skipped, forged
 	RunID     int64
-	Wave      int   // 1, 2 or 3; 0: not begun, or in no waves
-	Proves    int64 // the run that RunID is to prove by a login; 0: none
+	Wave      int   // 1, 2 or 3; 0: not begun, or the job has no waves
+	Proves    int64 // the run that RunID proves by a login; 0: none
 	Detail    string
 	UpdatedAt time.Time
 	signed    []byte
 }
 
-// OTP is a one-time password issued to a host agent.
+// OTP is a one-time password for a host agent.
 type OTP struct {
 	ID        int64
 	UUID      amt.UUID

@@ -49,16 +49,16 @@ func (tx *Tx) Device(ctx context.Context, uuid amt.UUID) (Device, error) {
 	return d, nil
 }
 
-// RealmHolder finds another device that has this digest realm, retired ones left
-// out: ErrNotFound when there is none.
+// RealmHolder finds another device with this digest realm that is not retired,
+// or returns ErrNotFound.
 func (tx *Tx) RealmHolder(ctx context.Context, realm string, but amt.UUID) (amt.UUID, error) {
 	var u amt.UUID
 	err := tx.one(ctx, "SELECT uuid FROM devices WHERE realm = $1 AND realm <> '' AND uuid <> $2 AND lifecycle <> 'retired' ORDER BY uuid LIMIT 1", []any{realm, but}, &u)
 	return u, err
 }
 
-// ImportDevice makes the row of a device that nobody has heard yet, with the
-// event imported. A device already there is left as it is: ErrConflict.
+// ImportDevice makes the row of a device that no node has heard yet, with the
+// event imported. ErrConflict: the device is there already, and stays as it is.
 func (tx *Tx) ImportDevice(ctx context.Context, uuid amt.UUID, actor string, f DeviceFacts) error {
 	n, err := tx.exec(ctx, "INSERT INTO devices (uuid, first_seen) VALUES ($1, {now}) ON CONFLICT DO NOTHING", uuid)
 	if err := touched(n, err, ErrConflict); err != nil {
@@ -94,7 +94,7 @@ type clause struct {
 	args []any
 }
 
-// add takes a condition in which each ? stands for the next value.
+// add appends a condition in which each ? stands for the next argument.
 func (c *clause) add(cond string, args ...any) {
 	for _, a := range args {
 		c.args = append(c.args, a)
@@ -110,13 +110,13 @@ func (c *clause) where() string {
 	return " WHERE " + strings.Join(c.and, " AND ")
 }
 
-// like escapes what LIKE would take as a pattern.
+// like escapes what LIKE would read as a pattern.
 func like(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(s))
 }
 
-// deviceClause is a filter as conditions. On SQLite they keep off the indexes:
-// which one a list is read along is decided before.
+// deviceClause turns a filter into conditions. On SQLite they use no index,
+// since candidates has already decided along which index to read the list.
 func (tx *Tx) deviceClause(f DeviceFilter) (*clause, error) {
 	c := &clause{}
 	if len(f.Lifecycle) > 0 {
@@ -200,8 +200,8 @@ func inNetwork(c *clause, column string, network netip.Prefix) {
 	c.add(column+" <> '' AND "+column+" >= ? AND "+column+" <= ?", lo, hi)
 }
 
-// wholeText is the condition for a text that is all of a UUID, an address or a
-// MAC, which an index finds; nil for any other.
+// wholeText is the condition for a text that is a whole UUID, address or MAC,
+// which an index finds; nil for any other text.
 func wholeText(q string) func(c *clause, column func(string) string) {
 	if u, err := amt.ParseUUID(q); err == nil {
 		return func(c *clause, column func(string) string) { c.add(column("uuid")+" = ?", u) }
@@ -252,7 +252,8 @@ func (tx *Tx) CountMatching(ctx context.Context, f DeviceFilter) (int, error) {
 	return n, err
 }
 
-// CountDevices counts by lifecycle. Every lifecycle is there, with 0 if need be.
+// CountDevices counts devices by lifecycle. The map has every lifecycle, if
+// need be with 0.
 func (tx *Tx) CountDevices(ctx context.Context) (map[Lifecycle]int, error) {
 	out := map[Lifecycle]int{}
 	for _, l := range Lifecycles() {
@@ -268,7 +269,7 @@ func (tx *Tx) CountDevices(ctx context.Context) (map[Lifecycle]int, error) {
 	return out, err
 }
 
-// A Column is what CountBy can group devices by.
+// A Column is one that CountBy can group devices by.
 type Column string
 
 const (
@@ -280,12 +281,14 @@ const (
 	ColumnSuffix    Column = "suffix"
 	ColumnProfile   Column = "profile"
 	ColumnTLS       Column = "tls_version"
-	// ColumnCertificate is the provisioning certificate a device was set up with, by id.
+	// ColumnCertificate is the id of the provisioning certificate that set a device
+	// up.
 	ColumnCertificate Column = "certificate"
 )
 
-// CountBy counts devices by one column, retired ones left out, of ColumnReason
-// those without one, and of ColumnCertificate those that were never set up with it.
+// CountBy counts devices by one column. It leaves out retired devices, under
+// ColumnReason those without a reason, and under ColumnCertificate those whose
+// set-up did not end.
 func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 	switch col {
 	case ColumnLifecycle, ColumnReason, ColumnHealth, ColumnMajor, ColumnVersion, ColumnSuffix, ColumnProfile, ColumnTLS, ColumnCertificate:
@@ -294,10 +297,10 @@ func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 	}
 	which := "lifecycle <> 'retired'"
 	if col == ColumnReason {
-		which += " AND reason <> ''" // an index has these alone
+		which += " AND reason <> ''" // an index holds exactly these rows
 	}
 	if col == ColumnCertificate {
-		which += " AND provisioned_at IS NOT NULL" // it is noted as soon as a device takes it
+		which += " AND provisioned_at IS NOT NULL" // the column is set as soon as a device takes the certificate
 	}
 	out := map[string]int{}
 	err := tx.each(ctx, func(s scanner) error {
@@ -338,7 +341,8 @@ func addressKey(a netip.Addr) string {
 	return string(out[:])
 }
 
-// UpdateDevice writes down what was learnt; nil fields stay.
+// UpdateDevice writes what a run or a person learnt about a device; nil fields
+// stay.
 func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) error {
 	c := &clause{}
 	set(c, "device_mode", f.DeviceMode)
@@ -414,7 +418,7 @@ func set[T string | bool | int | int64 | time.Time | []byte | json.RawMessage | 
 }
 
 // Transition moves a device and writes the event that says why, both or
-// neither. Data holds no secret.
+// neither. t.Data must hold no secret.
 func (tx *Tx) Transition(ctx context.Context, t Transition) error {
 	n, err := tx.exec(ctx, `UPDATE devices SET lifecycle = CASE WHEN CAST($2 AS text) = '' THEN lifecycle ELSE CAST($2 AS text) END,
 		reason = $3, detail = $4, next_retry = $5 WHERE uuid = $1`, t.UUID, t.To, t.Reason, t.Detail, t.NextRetry)
@@ -428,7 +432,7 @@ func (tx *Tx) Transition(ctx context.Context, t Transition) error {
 	return err
 }
 
-// evidence is the event's data: what was given, and where the device went.
+// evidence is the event's data: t.Data, and where the device went.
 func (t Transition) evidence() map[string]any {
 	if t.To == "" {
 		return t.Data
@@ -439,7 +443,7 @@ func (t Transition) evidence() map[string]any {
 	return data
 }
 
-// data is the evidence as the column has it.
+// data is the evidence in the column's form.
 func (t Transition) data() (any, error) {
 	e := t.evidence()
 	if len(e) == 0 {

@@ -10,22 +10,23 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// A list is read in one of two ways, so that a page of a million devices costs
-// about what one of a thousand does. Where the filter leaves few devices, and an
-// index finds them, they are found first and sorted. Where it leaves many, the
-// list is read along an index that has its order, and what the filter refuses is
-// passed over. SQLite keeps no statistics from which it could choose itself.
+// The store reads a list in one of two ways, so that a page of a million
+// devices costs about as much as a page of a thousand. If an index finds a few
+// devices among which all results are, the store reads these and sorts them.
+// Otherwise it walks along an index that has the list's order and skips what
+// the filter refuses. SQLite keeps no statistics, so it cannot choose the way
+// itself.
 
-// So many devices are looked for before the other way is taken, and more where
-// the page is long. UUIDs have nothing to do with what a filter asks for; names
-// and hellos do, so that a walk along these can be much longer than it should.
+// At most so many devices are worth sorting instead of walking, and more if the
+// page is long. UUIDs are unrelated to what a filter asks for; names and hellos
+// are not, so that a walk along these can be much longer than it should.
 const (
 	fewest     = 5000
 	fewInOrder = 20_000
 )
 
-// Devices lists a page. The page after is asked for with the last row's Cursor,
-// so rows that come and go in between shift nothing.
+// Devices lists a page. The last row's Cursor asks for the next page, so that
+// rows that come and go in between shift nothing.
 func (tx *Tx) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	out, err := tx.devices(ctx, f)
 	if err != nil {
@@ -46,7 +47,7 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	alongHours := f.Order == ByLastSeen && !found
 	conditions := f
 	if alongHours {
-		conditions.Lifecycle = nil // each is read by itself
+		conditions.Lifecycle = nil // ofEach reads each lifecycle by itself
 	}
 	c, err := tx.deviceClause(conditions)
 	if err != nil {
@@ -70,10 +71,10 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
 }
 
-// A listing is an order and the place in it where a page begins.
+// A listing is an order, and the place in it where a page begins.
 type listing struct {
 	order string
-	seen  string // last_seen, where it sorts
+	seen  string // the SQL by which last_seen sorts
 	after string // a condition, "" for the first page
 	args  []any
 }
@@ -101,7 +102,7 @@ func (tx *Tx) listing(f DeviceFilter) (l listing, err error) {
 			l.after, l.args = "(fqdn, uuid) > (?, ?)", []any{f.After[:i], u}
 		}
 	case ByLastSeen:
-		// Never heard of sorts last, as the year 1970.
+		// A device that was never heard sorts last, as the year 1970.
 		l.seen = "coalesce(last_seen, " + tx.epoch() + ")"
 		l.order = "seen_hour DESC, " + l.seen + " DESC, uuid DESC"
 		if f.After != "" {
@@ -119,14 +120,14 @@ func (tx *Tx) listing(f DeviceFilter) (l listing, err error) {
 	return l, nil
 }
 
-// hourOf is what the column seen_hour holds of a last_seen.
+// hourOf is the value of the column seen_hour for a last_seen.
 func hourOf(t time.Time) int64 { return unixMilli(t) / 3_600_000 }
 
-// heard lists a page by last_seen. The index has the devices of each lifecycle
-// in the order of the hour they were heard in; within an hour they are sorted,
-// and there can be very many in the hour of those that were never heard. So it
-// is found out first how far back so many devices go, and the filter c is tried
-// on these alone; where it leaves too few of them, on eight times as many.
+// heard lists a page by last_seen. The index holds each lifecycle's devices by
+// the hour of their last hello. SQLite has to sort within an hour, and the hour
+// of devices that were never heard can hold very many. So hourOfThe first finds
+// how far back a number of devices go, and heard tries the filter c on these
+// alone; if too few pass, on eight times as many.
 func (tx *Tx) heard(ctx context.Context, l listing, c *clause, f DeviceFilter) ([]Device, error) {
 	among := page(f.Limit)
 	if len(c.and) > 0 {
@@ -144,7 +145,7 @@ func (tx *Tx) heard(ctx context.Context, l listing, c *clause, f DeviceFilter) (
 	}
 }
 
-// ofEach puts together what each lifecycle of the filter gives.
+// ofEach joins the rows of each lifecycle that the filter asks for.
 func (f DeviceFilter) ofEach(c *clause, columns, order string, most int64) string {
 	states := f.Lifecycle
 	if len(states) == 0 {
@@ -163,7 +164,8 @@ func (f DeviceFilter) ofEach(c *clause, columns, order string, most int64) strin
 }
 
 // hourOfThe finds the hour of the n-th device of a list, whatever the rest of
-// the filter; all says that there are not so many. It looks into the index alone.
+// the filter says; all reports that there are fewer than n. It reads only the
+// index.
 func (tx *Tx) hourOfThe(ctx context.Context, n int64, l listing, f DeviceFilter) (hour int64, all bool, err error) {
 	c := &clause{}
 	if l.after != "" {
@@ -223,14 +225,14 @@ func scanText(s scanner) (text string, err error) {
 	return text, err
 }
 
-// called finds the rows of devices whose name or serial number is this text, all
-// of it, and with labels also those whose name begins with it as a label.
+// called finds the rows of devices whose whole name or serial number is this
+// text; with labels also those whose name begins with the text as a label.
 func (tx *Tx) called(ctx context.Context, text string, labels bool, most int64) ([]string, error) {
 	c := &clause{}
 	among(c, "fqdn", []string{text, strings.ToLower(text)})
 	parts := []string{c.and[0]}
 	if labels {
-		c.add("fqdn >= ? AND fqdn < ?", strings.ToLower(text)+".", strings.ToLower(text)+"/") // the sign behind a dot
+		c.add("fqdn >= ? AND fqdn < ?", strings.ToLower(text)+".", strings.ToLower(text)+"/") // '/' is the character after '.'
 		parts = append(parts, c.and[1])
 	}
 	among(c, "serial", []string{text, strings.ToLower(text), strings.ToUpper(text)})
@@ -242,8 +244,8 @@ func (tx *Tx) called(ctx context.Context, text string, labels bool, most int64) 
 	return list(ctx, tx, scanText, "SELECT row FROM ("+strings.Join(parts, " UNION ")+fmt.Sprintf(") AS found LIMIT $%d", len(c.args)), c.args...)
 }
 
-// DevicesCalled finds devices by all of their name, of its first label, or of
-// their serial number; those heard last stand first.
+// DevicesCalled finds devices by their whole name, its first label, or their
+// whole serial number; those heard last come first.
 func (tx *Tx) DevicesCalled(ctx context.Context, text string, limit int) ([]Device, error) {
 	if text = strings.TrimSpace(text); text == "" {
 		return nil, nil
@@ -255,8 +257,8 @@ func (tx *Tx) DevicesCalled(ctx context.Context, text string, limit int) ([]Devi
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE "+tx.among(tx.row(), 1)+" ORDER BY seen_hour DESC, last_seen DESC, uuid", tx.rows(rows))
 }
 
-// row is what finds a device's row. On SQLite every index holds the number, so
-// that finding too many costs nothing but a look into the index.
+// row is the column that identifies a device's row. On SQLite every index holds
+// the rowid, so that finding too many rows costs only a look into the index.
 func (tx *Tx) row() string {
 	if tx.pg != nil {
 		return "uuid"
@@ -264,7 +266,7 @@ func (tx *Tx) row() string {
 	return "rowid"
 }
 
-// rows is the argument for among.
+// rows is the argument for tx.among.
 func (tx *Tx) rows(found []string) any {
 	if tx.pg != nil {
 		return found
@@ -272,9 +274,9 @@ func (tx *Tx) rows(found []string) any {
 	return "[" + strings.Join(found, ",") + "]"
 }
 
-// narrow are the parts of a filter that an index answers by itself, and last a
-// part of a text, for which every device is looked at: in the order they are
-// stored in, which is several times faster than in a list's.
+// narrow returns the parts of a filter that an index answers by itself. Last
+// comes a part of a text, for which SQLite looks at every device, in the order
+// of storage: several times faster than in a list's order.
 func (tx *Tx) narrow(ctx context.Context, f DeviceFilter) (all []*clause, err error) {
 	part := func() *clause {
 		c := &clause{}
@@ -315,7 +317,7 @@ func (tx *Tx) narrow(ctx context.Context, f DeviceFilter) (all []*clause, err er
 			return nil, err
 		}
 	}
-	if f.Order != ByLastSeen { // whose own index begins with the lifecycle and has the hour
+	if f.Order != ByLastSeen { // the index of ByLastSeen begins with the lifecycle and has the hour
 		states := f.Lifecycle
 		if len(states) == 0 {
 			states = Lifecycles()
@@ -350,12 +352,12 @@ func (f DeviceFilter) suffixFits(s string) bool {
 	return s == want || strings.HasSuffix(s, "."+want)
 }
 
-// mostWords is how many different words of a column are looked at.
+// mostWords is how many different words of a column the store looks at.
 const mostWords = 1000
 
-// words is the condition that a column, which an index has, holds a word that
-// fits. The index is asked for one word after the other: there are few. Where
-// there are more it is a condition that leaves everybody.
+// words adds the condition that an indexed column holds a word that fits. It
+// asks the index for one word after the other, since there are few. If there
+// are more than mostWords, the condition lets every device pass.
 func (tx *Tx) words(ctx context.Context, c *clause, column string, fits func(string) bool) error {
 	next := "SELECT " + column + " FROM devices WHERE " + column + " <> ''%s ORDER BY " + column + " LIMIT 1"
 	all, err := list(ctx, tx, scanText, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT $1", int64(mostWords+1))

@@ -13,26 +13,27 @@ import (
 	"modernc.org/sqlite"
 )
 
-// One SQL text serves both engines; $1 works on both. What differs is written
-// as a word in braces and put in here:
+// One SQL text serves both engines; $1 works on both. The text names what
+// differs by a word in braces:
 //
 //	{now}      the wall clock, in the column's own form
-//	{lease}    the clock that leases are compared with
+//	{lease}    the clock of the leases
 //	{lease+$3} the same plus $3 milliseconds
-//	{lock}     FOR UPDATE, where rows can be locked
+//	{lock}     FOR UPDATE, if the engine can lock rows
 //	{follow}   only rows that no open transaction can slip in front of
 //
 // On SQLite a clock is one more parameter, so that the text stays the same and
 // its prepared statement can be used again (statements.go).
 var words = regexp.MustCompile(`\{(now|lease|lock|follow)(\+\$\d+)?\}`)
 
-// A text is a query as one engine wants it.
+// A text is a query in one engine's form.
 type text struct {
 	sql        string
 	now, lease bool // SQLite: append the clock's value as a parameter, in this order
 }
 
-// maxTexts is far above what this program asks; only a list's filters can be so many.
+// maxTexts is far above the number of this program's queries; only a list's
+// filters can be so many.
 const maxTexts = 2000
 
 func translate(engine, q string, nargs int) *text {
@@ -44,8 +45,8 @@ func translate(engine, q string, nargs int) *text {
 			case w == "{lock}":
 				return "FOR UPDATE"
 			case w == "{follow}":
-				// A transaction forgotten open somewhere on the server delays by
-				// the second term, not for ever.
+				// The second term bounds the delay by a transaction that somebody left open on
+				// the server.
 				return "(xact < pg_snapshot_xmin(pg_current_snapshot()) OR at < " + clock + " - interval '15 seconds')"
 			case strings.Contains(w, "+"):
 				n := w[strings.Index(w, "$") : len(w)-1]
@@ -96,7 +97,7 @@ func (c *textCache) get(engine, q string, nargs int) *text {
 		return t.(*text)
 	}
 	t := translate(engine, q, nargs)
-	if c.n.Load() >= maxTexts { // only filters can be so many
+	if c.n.Load() >= maxTexts {
 		return t
 	}
 	v, there := c.m.LoadOrStore(k, t)
@@ -113,7 +114,7 @@ const (
 	liteForeignKey = 787
 )
 
-// kind turns an engine's word for a broken rule into ours.
+// kind turns an engine's word for a broken constraint into the store's error.
 func kind(err error) error {
 	var p *pgconn.PgError
 	if errors.As(err, &p) {

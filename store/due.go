@@ -12,26 +12,26 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// Due says what makes a managed device worth a maintenance run.
+// Due says which managed devices need a maintenance run.
 type Due struct {
-	CertBefore time.Time // its own certificate ends before; zero: not looked at
-	// Passwords says by profile since when a password must have been changed;
-	// "" is of devices without a profile of their own.
+	CertBefore time.Time // the device's own certificate ends before; zero: any
+	// Passwords says by profile since when a device must have changed its password;
+	// "" is for devices without a profile of their own.
 	Passwords     map[string]time.Time
-	ContactBefore time.Time     // it was last spoken to before
-	Names         bool          // the name wanted is not the one it has
-	Rest          time.Duration // a device looked at within this time is left alone
+	ContactBefore time.Time     // the last contact was before
+	Names         bool          // the device does not have the wanted name
+	Rest          time.Duration // leave a device alone for so long after its last run
 	After         amt.UUID
-	Among         int // so many devices are looked through at most; 0: all
+	Among         int // look through at most so many devices; 0: all
 	Limit         int
 }
 
-// DueDevices lists managed devices, by UUID, for which something is due, which
-// nobody works on and which were not looked at lately. next is the device to go
-// on after, zero when all were looked through.
+// DueDevices lists managed devices, by UUID, that need a maintenance run, that
+// no run works on and that rested. next is the device after which to go on,
+// zero after the last one.
 func (tx *Tx) DueDevices(ctx context.Context, d Due) (found []Device, next amt.UUID, err error) {
 	if d.Among > 0 {
-		// The key alone is walked through, which is quick.
+		// Walking the key alone is quick.
 		err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid > $1 ORDER BY uuid LIMIT 1 OFFSET $2", []any{d.After, int64(d.Among - 1)}, &next)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, next, fmt.Errorf("devices with maintenance due: %w", err)
@@ -54,8 +54,8 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 		}
 	}
 	args := []any{d.After, d.CertBefore, d.ContactBefore, -d.Rest.Milliseconds(), page(d.Limit)}
-	// A reason on a managed device is a run that failed: it is looked at again. On
-	// one that drifted it is what differs, or that its setup is gone.
+	// A reason on a managed device means that its run failed, so it gets another.
+	// On a drifted device the reason says what differs, or that its setup is gone.
 	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> '' OR reason = '" + string(reason.ReappearedUnprovisioned) + "'"
 	const misnamed = "fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	if d.Names {
@@ -65,8 +65,8 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 		args = append(args, name, d.Passwords[name])
 		due += fmt.Sprintf(" OR profile = $%d AND password_changed_at < $%d", len(args)-1, len(args))
 	}
-	// What a person changed just now does not wait for the rest: a run that comes
-	// through has the device up to date, and one that fails sets next_retry.
+	// What a person changed just now does not wait for the rest: a run that
+	// succeeds brings the device up to date, and one that fails sets next_retry.
 	changed := "1 = 0"
 	if d.Names {
 		changed += " OR " + misnamed + ` AND EXISTS (SELECT 1 FROM names n WHERE n.uuid = devices.uuid
@@ -94,13 +94,13 @@ func (tx *Tx) CountLiveRuns(ctx context.Context, kind string) (int, error) {
 	return n, nil
 }
 
-// LockJob reads a job and keeps every other node from working on it until this
-// transaction ends.
+// LockJob reads a job and keeps every other node from it until this transaction
+// ends.
 func (tx *Tx) LockJob(ctx context.Context, id int64) (BulkJob, error) {
 	return tx.job(ctx, id, " {lock}")
 }
 
-// JobStarted counts a job's devices that were begun within the last while.
+// JobStarted counts the job's devices that began within a time.
 func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (int, error) {
 	var n int
 	err := tx.one(ctx, `SELECT count(*) FROM job_items i LEFT JOIN runs r ON r.id = i.run_id WHERE i.job_id = $1
@@ -112,9 +112,9 @@ func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (i
 	return n, nil
 }
 
-// JobDevicesOf lists devices, at most so many, that jobs of a kind reach without
-// another user's approval: those a user made within the last while, or that have
-// not ended. A device whose part was skipped was not reached.
+// JobDevicesOf lists at most most devices that a user's jobs of a kind reach
+// without another user's approval. It counts jobs that the user made within a
+// time or that have not ended, and leaves out devices that a job skipped.
 func (tx *Tx) JobDevicesOf(ctx context.Context, kind, user string, within time.Duration, most int) ([]amt.UUID, error) {
 	found, err := list(ctx, tx, func(s scanner) (amt.UUID, error) {
 		var u amt.UUID
@@ -129,8 +129,8 @@ func (tx *Tx) JobDevicesOf(ctx context.Context, kind, user string, within time.D
 	return found, nil
 }
 
-// JobEnded lists items of a job that are under way or handed over and whose run
-// is over, with that run.
+// JobEnded lists a job's items that are under way or handed over and whose run
+// has ended, each with that run.
 func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []Run, error) {
 	var items []JobItem
 	var runs []Run

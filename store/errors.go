@@ -7,35 +7,35 @@ import (
 )
 
 var (
-	// ErrNotFound means no such row.
+	// ErrNotFound means that there is no such row.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict means that a row which must be the only one of its kind is
-	// already there: a live run, a token of that name.
+	// ErrConflict means that a row which must be unique is already there: a live
+	// run, a token of that name.
 	ErrConflict = errors.New("already there")
-	// ErrFenced means that the lease under which the caller acts is over or
-	// taken by another: stop, write nothing, say nothing to the device.
+	// ErrFenced means that the caller's lease has ended or another run has it:
+	// stop, write nothing, send nothing to the device.
 	ErrFenced = errors.New("the lease on this device is over or held by another run")
 	// ErrGone means that the run is not live any more.
 	ErrGone = errors.New("the run is over")
-	// ErrUnknownOutcome means that the line to the database broke during the
-	// commit. It may have happened. For secrets it counts as not committed.
+	// ErrUnknownOutcome means that the connection to the database broke during the
+	// commit, which may have happened. A secret counts as not committed.
 	ErrUnknownOutcome = errors.New("the outcome of the commit is not known")
-	// ErrClosed means that the store was closed before the closure began.
+	// ErrClosed means that Close came before the closure began.
 	ErrClosed = errors.New("the store is closed")
 	// ErrUnavailable means that the database did not answer; trying again may help.
 	ErrUnavailable = errors.New("the database does not answer")
 )
 
-// ErrHeld says that another run owns the device, or that a quiet period after
-// an ambiguous failure still lasts, and until when.
+// ErrHeld says until when another run has the device, or until when a quiet
+// period after an ambiguous failure lasts.
 type ErrHeld struct{ Until time.Time }
 
 func (e ErrHeld) Error() string {
 	return fmt.Sprintf("the device is held until %s", e.Until.UTC().Format(time.RFC3339))
 }
 
-// A PanicError is a panic inside a closure, handed back to its caller; other
-// closures of the same batch are not touched by it.
+// A PanicError is a panic inside a closure. The caller of that closure gets it;
+// other closures of the same batch are unharmed.
 type PanicError struct {
 	Value any
 	Stack []byte

@@ -69,8 +69,8 @@ func (tx *Tx) Events(ctx context.Context, f EventFilter) ([]Event, error) {
 	return out, nil
 }
 
-// LastEvent is the id of the newest event, 0 when there is none: where a
-// follower that wants no history begins.
+// LastEvent is the id of the newest event, 0 if there is none: the place where
+// a follower begins that wants no history.
 func (tx *Tx) LastEvent(ctx context.Context) (int64, error) {
 	var id int64
 	err := tx.one(ctx, "SELECT coalesce(max(id), 0) FROM events", nil, &id)

@@ -16,23 +16,23 @@ type Facts struct {
 	Health    map[string]int // ok, warn, unreachable; "" unknown
 	Secrets   map[string]int // passwords by candidate, active, retired
 
-	Due           int           // runs that wait and could be worked on
-	OldestRunning time.Duration // how long the longest attempt under way has taken, 0 none
-	Lost          int           // managed devices that were changed and have not answered since
-	Stopped       int           // jobs that were stopped and wait for a person
+	Due           int           // runs that a worker could take now
+	OldestRunning time.Duration // age of the oldest attempt under way, 0: none
+	Lost          int           // managed devices that a run changed and that have not answered since
+	Stopped       int           // stopped jobs that wait for a person
 	ExpiringCerts int           // managed devices whose own certificate ends within 30 days
-	Backup        time.Time     // of the last backup, zero when there was none
+	Backup        time.Time     // time of the last backup, zero: none
 	Bytes         int64         // the database's size
 	ClockOffset   time.Duration // this process's clock less the database's
 }
 
-// Facts reads all of them in one picture of the database.
+// Facts reads all figures from one picture of the database.
 func (db *DB) Facts(ctx context.Context) (Facts, error) {
 	f := Facts{Lifecycle: map[Lifecycle]int{}, Health: map[string]int{}, Secrets: map[string]int{}}
 	err := db.Read(ctx, func(tx *Tx) (err error) {
 		before := time.Now()
 		now := tx.Now()
-		if tx.pg != nil { // half the journey, so that latency is no offset
+		if tx.pg != nil { // half the round trip, so that latency does not count as offset
 			f.ClockOffset = before.Add(time.Since(before) / 2).Sub(now)
 		}
 		if err := tx.countFleet(ctx, &f, now.AddDate(0, 0, 30)); err != nil {
@@ -69,8 +69,7 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 	return f, err
 }
 
-// countFleet looks at every device once: three questions would be three walks
-// through a table that can be large.
+// countFleet answers three questions in one walk, since the table can be large.
 func (tx *Tx) countFleet(ctx context.Context, f *Facts, expiring time.Time) error {
 	for _, l := range Lifecycles() {
 		f.Lifecycle[l] = 0
@@ -120,7 +119,7 @@ func (tx *Tx) size(ctx context.Context, bytes *int64) error {
 	return nil
 }
 
-// CheckAudit walks the audit chain as VerifyAudit does and counts the outcome.
+// CheckAudit verifies the audit chain and counts the outcome in the metrics.
 func (db *DB) CheckAudit(ctx context.Context) (records int64, err error) {
 	err = db.Read(ctx, func(tx *Tx) error {
 		records, err = tx.VerifyAudit(ctx)

@@ -11,8 +11,8 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// SeeHello writes down a hello that is the device's own word. It decides nothing
-// else: a new device is discovered; an old one keeps its lifecycle.
+// SeeHello records a hello that the device itself sent. A new device becomes
+// discovered; a known one keeps its lifecycle.
 func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, error) {
 	met, err := tx.ReadArrivals(ctx, []SeenHello{h})
 	if err == nil {
@@ -34,22 +34,22 @@ func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloReco
 		FROM hellos WHERE uuid = $1 ORDER BY id DESC LIMIT $2`, uuid, page(limit))
 }
 
-// WasSent reports whether a device was sent a password that it may hold.
+// WasSent reports whether a run sent the device a password that it may hold.
 func (tx *Tx) WasSent(ctx context.Context, uuid amt.UUID) (bool, error) {
 	var n int
 	err := tx.one(ctx, "SELECT count(*) FROM credentials WHERE uuid = $1 AND sent_at IS NOT NULL", []any{uuid}, &n)
 	return n > 0, err
 }
 
-// Claimed lists devices that somebody claims from elsewhere and that nobody works
-// on, those that wait longest first.
+// Claimed lists devices in whose name somebody said hello elsewhere and that no
+// run works on, those that wait longest first.
 func (tx *Tx) Claimed(ctx context.Context, limit int) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE claim_due IS NOT NULL AND claim_due <= {now}
 		AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running')) ORDER BY claim_due LIMIT $1`, page(limit))
 }
 
-// TrustHashes gives a hash list in the order the device sent it. The list of a
-// number never changes and is shared: it must not be written to.
+// TrustHashes returns a hash list in the order the device sent it. The list of
+// an id never changes, and callers share it: they must not write to it.
 func (tx *Tx) TrustHashes(ctx context.Context, table int64) ([]amt.TrustHash, error) {
 	cache := tx.db.trust
 	if hashes, ok := cache.list(table); ok {
@@ -61,7 +61,7 @@ func (tx *Tx) TrustHashes(ctx context.Context, table int64) ([]amt.TrustHash, er
 	}
 	keep := func() { cache.keep(table, hashes) }
 	if tx.write {
-		tx.after = append(tx.after, keep) // the number may be given again after a rollback
+		tx.after = append(tx.after, keep) // after a rollback the id may get another list
 	} else {
 		keep()
 	}
@@ -92,7 +92,7 @@ func trustDigest(hashes []amt.TrustHash) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// trustTable finds or makes the row of a hash list; 0 for an empty one.
+// trustTable finds or makes the row of a hash list; 0 for an empty list.
 func (tx *Tx) trustTable(ctx context.Context, hashes []amt.TrustHash) (int64, error) {
 	if len(hashes) == 0 {
 		return 0, nil
@@ -115,14 +115,15 @@ func (tx *Tx) trustTable(ctx context.Context, hashes []amt.TrustHash) (int64, er
 	if err := tx.pipeline(ctx, all...); err != nil {
 		return 0, fmt.Errorf("hash list: %w", err)
 	}
-	// Only after the commit, or a rolled-back id would be handed out.
+	// Cache only after the commit, or other transactions would use an id that was
+	// rolled back.
 	cache := tx.db.trust
 	tx.after = append(tx.after, func() { cache.put(digest, id) })
 	return id, nil
 }
 
-// A trustCache remembers the few hash lists of a fleet. An entry lasts an
-// hour, so that used_at tells what may be pruned; the size is bounded since
+// A trustCache remembers the few hash lists of a fleet. An entry lasts an hour,
+// so that used_at tells what Prune may remove. The size is bounded, since
 // anybody can send a list of their own.
 type trustCache struct {
 	mu    sync.RWMutex

@@ -12,24 +12,25 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// A name belongs to the device that was set up under it, until it is given back:
-// one that went back to its factory state, was retired, or is not known any more
-// has none. Nor has one whose set-up ended before it was committed, unless
-// somebody is at it: a stranger that begins under a name and does not come
-// through keeps nobody from it.
+// A name belongs to the device that was set up under it until the device gives
+// it back: a device that went back to its factory state, was retired or is
+// unknown has no name. Neither has a device whose set-up ended before its
+// commit, unless a run works on it, so that a stranger that begins under a name
+// and fails keeps nobody from it.
 
-// unnamed says of d that it lost its claim to a name.
+// unnamed is the condition that d lost its claim to a name.
 const unnamed = `(d.lifecycle IN ('retired', 'unprovisioned') OR d.provisioned_at IS NULL AND d.reason <> '` + string(reason.CommitUnverified) + `'
 	AND d.lifecycle NOT IN ('provisioning', 'verifying', 'provisioned', 'drifted', 'maintaining', 'unprovisioning'))`
 
-// ClaimName gives a device a name that no other has. Of two that want one at once
-// the second waits for the first's transaction. The answer is who has it then: the
-// device itself, or another, to whom nothing happened. The device's other names
-// are given back, but for keep, which it still bears.
+// ClaimName gives a device a name that no other device has. Of two devices that
+// want one name at once, the second waits for the first's transaction. The
+// answer is the holder: the device itself, or another device, which stays as it
+// was. The device gives back all its other names except keep, which it still
+// bears.
 func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (amt.UUID, error) {
 	name, keep = strings.ToLower(name), strings.ToLower(keep)
 	var holder amt.UUID
-	// Whoever made the row, it is locked from here on.
+	// From here on this transaction holds the row, whoever made it.
 	err := tx.one(ctx, `INSERT INTO name_holders (name, uuid, claimed_at) VALUES ($1, $2, {now})
 		ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING uuid`, []any{name, uuid}, &holder)
 	if err == nil && holder != uuid {
@@ -42,7 +43,7 @@ func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (
 	if err != nil {
 		return holder, fmt.Errorf("name %s: %w", name, err)
 	}
-	// Who had it before names had rows.
+	// An earlier release gave the name out without a row.
 	others, err := list(ctx, tx, func(s scanner) (u amt.UUID, err error) { return u, s.Scan(&u) },
 		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+unnamed+" ORDER BY d.provisioned_at, d.uuid LIMIT 1", name, uuid)
 	if err != nil {
@@ -64,11 +65,11 @@ func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (
 // A SharedName is a name that several managed devices bear.
 type SharedName struct {
 	Name    string
-	Devices []amt.UUID // in the order in which they were set up
+	Devices []amt.UUID // in the order of their set-ups
 }
 
-// SharedNames lists names that several managed devices bear: earlier releases gave
-// them out. of limits it to one name; "" is all.
+// SharedNames lists names that several managed devices bear, since earlier
+// releases gave them out twice. of limits it to one name; "" is all.
 func (tx *Tx) SharedNames(ctx context.Context, of string, limit int) ([]SharedName, error) {
 	type row struct {
 		name string
@@ -93,7 +94,7 @@ func (tx *Tx) SharedNames(ctx context.Context, of string, limit int) ([]SharedNa
 }
 
 // A ConsoleCertificate is a client certificate of the device CA that another
-// console got.
+// console has.
 type ConsoleCertificate struct {
 	ID                             int64
 	Serial                         string // hexadecimal
@@ -115,13 +116,15 @@ func scanConsole(s scanner) (ConsoleCertificate, error) {
 	return c, err
 }
 
-// place is named by the serial number, which is known before the row has a key.
+// place names the row by the serial number, since the row has no id yet when it
+// is signed.
 func (c *ConsoleCertificate) place() seal.Place {
 	return place("console_certificates", c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy, c.NotAfter)
 }
 
-// consoles reads certificates. One that is not revoked counts only with a right
-// MAC: its Why says when somebody else wrote the row, or took a revocation back.
+// consoles reads certificates. A certificate that is not revoked counts only
+// with a right MAC: its Why says if somebody else wrote the row or took a
+// revocation back.
 func (tx *Tx) consoles(ctx context.Context, q string, args ...any) ([]ConsoleCertificate, error) {
 	return list(ctx, tx, func(s scanner) (ConsoleCertificate, error) {
 		c, err := scanConsole(s)
@@ -132,7 +135,8 @@ func (tx *Tx) consoles(ctx context.Context, q string, args ...any) ([]ConsoleCer
 	}, q, args...)
 }
 
-// AddConsoleCertificate keeps who got a client certificate, and says its number.
+// AddConsoleCertificate records who got a client certificate, and returns it
+// with its id.
 func (tx *Tx) AddConsoleCertificate(ctx context.Context, c ConsoleCertificate) (ConsoleCertificate, error) {
 	c.NotAfter = millis(c.NotAfter)
 	mac, err := tx.sign(c.place())
@@ -147,13 +151,14 @@ func (tx *Tx) AddConsoleCertificate(ctx context.Context, c ConsoleCertificate) (
 	return c, nil
 }
 
-// ConsoleCertificates lists those issued, newest first; not those that have ended
-// unless all are wanted.
+// ConsoleCertificates lists the issued certificates, newest first; expired ones
+// only if all is set.
 func (tx *Tx) ConsoleCertificates(ctx context.Context, all bool) ([]ConsoleCertificate, error) {
 	return tx.consoles(ctx, "SELECT "+consoleColumns+" FROM console_certificates WHERE not_after > {now} OR $1 ORDER BY id DESC", all)
 }
 
-// RevokeConsoleCertificate notes that one is not to be used any more, once.
+// RevokeConsoleCertificate notes that a certificate must not be used any more.
+// The first revocation's words stay.
 func (tx *Tx) RevokeConsoleCertificate(ctx context.Context, id int64, by, why string) (ConsoleCertificate, error) {
 	c, err := first(tx.consoles(ctx, `UPDATE console_certificates SET revoked_at = coalesce(revoked_at, {now}), signed = NULL,
 		revoked_by = CASE WHEN revoked_at IS NULL THEN $2 ELSE revoked_by END, why = CASE WHEN revoked_at IS NULL THEN $3 ELSE why END

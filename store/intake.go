@@ -39,7 +39,7 @@ type Outcome struct {
 	// Claim: a node calls the device, to see whether it is still where it was.
 	Claim         bool
 	WindowUntil   time.Time // zero: as it was
-	FQDN, Profile string    // what the device shall have
+	FQDN, Profile string    // what the device gets
 	Move          *Transition
 }
 
@@ -57,7 +57,7 @@ func (tx *Tx) ReadArrivals(ctx context.Context, hellos []SeenHello) ([]Arrival, 
 	if err := tx.tables(ctx, out); err != nil {
 		return nil, err
 	}
-	// One order for everybody, or two nodes' batches could lock each other out.
+	// All nodes lock in one order, or two batches could lock each other out.
 	q := "SELECT 0, " + deviceColumns + " FROM devices WHERE " + tx.among("uuid", 1) + " ORDER BY uuid {lock}"
 	if tx.pg == nil {
 		q = "SELECT rowid, " + deviceColumns + " FROM devices WHERE " + tx.among("uuid", 1)
@@ -82,7 +82,7 @@ func (tx *Tx) ReadArrivals(ctx context.Context, hellos []SeenHello) ([]Arrival, 
 	return out, nil
 }
 
-// tables finds or makes the hash lists, in one order for everybody.
+// tables finds or makes the hash lists, in one order for all nodes.
 func (tx *Tx) tables(ctx context.Context, all []Arrival) error {
 	type fresh struct {
 		digest [32]byte
@@ -116,7 +116,7 @@ func (tx *Tx) tables(ctx context.Context, all []Arrival) error {
 	return nil
 }
 
-// arrive works out the device as the hello leaves it when it is believed.
+// arrive sets the device to what it is if the hello is believed.
 func (s *Arrival) arrive(tx *Tx) {
 	h, old := s.hello, s.Before.Previous
 	addr := h.Address
@@ -145,7 +145,7 @@ func (s *Arrival) arrive(tx *Tx) {
 	}
 	d.TrustTable, d.HelloRetry, d.AdminFlag = s.table, h.Retry, h.AdminSet
 	if h.Version == 0 && h.Via == "agent" {
-		d.TrustTable, d.HelloRetry, d.AdminFlag = old.TrustTable, old.HelloRetry, old.AdminFlag // no word of the firmware
+		d.TrustTable, d.HelloRetry, d.AdminFlag = old.TrustTable, old.HelloRetry, old.AdminFlag // an agent's announcement says nothing of the firmware
 	}
 	s.Device = d
 	if s.Before.Known {
@@ -153,7 +153,7 @@ func (s *Arrival) arrive(tx *Tx) {
 	}
 }
 
-// kept is the device's row as the hello leaves it.
+// kept is the device's row after the hello.
 func (h Outcome) kept(tx *Tx) Device {
 	d := h.Device
 	if h.Stray {
@@ -170,9 +170,9 @@ func (h Outcome) kept(tx *Tx) Device {
 // and what follows from each. ErrConflict: another node wrote one of the new
 // devices first, and the caller must keep nothing of this transaction.
 func (tx *Tx) WriteOutcomes(ctx context.Context, outcomes []Outcome) error {
-	// Neighbours in the index are written one after the other.
+	// Write neighbours in the index one after the other.
 	slices.SortFunc(outcomes, func(a, b Outcome) int { return bytes.Compare(a.Device.UUID[:], b.Device.UUID[:]) })
-	for _, h := range outcomes { // before the row has the new address, or its MAC would not be right any more
+	for _, h := range outcomes { // before the row gets the new address, which its MAC does not cover yet
 		if was := h.Before.Previous; h.Before.Known && !h.Stray && was.granted() && was.Address != h.Device.Address {
 			if err := tx.UpdateDevice(ctx, h.Device.UUID, DeviceFacts{Address: &h.Device.Address}); err != nil {
 				return err
@@ -188,7 +188,7 @@ func (tx *Tx) WriteOutcomes(ctx context.Context, outcomes []Outcome) error {
 	}
 	for _, h := range outcomes {
 		if !h.Before.Known {
-			continue // its row was written as it shall be
+			continue // its row is complete
 		}
 		var f DeviceFacts
 		if h.FQDN != h.Device.FQDN {
@@ -209,7 +209,7 @@ func (tx *Tx) WriteOutcomes(ctx context.Context, outcomes []Outcome) error {
 	return nil
 }
 
-// born is a new device's lifecycle, reason and detail.
+// born returns a new device's lifecycle, reason, detail and next retry.
 func (h Outcome) born() (Lifecycle, string, string, time.Time) {
 	if h.Move == nil {
 		return Discovered, "", "", time.Time{}
@@ -242,7 +242,7 @@ func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
 				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9, seen_hour = $10,
 				address_by = $11, heard_from = $12, claim_due = $13 WHERE rowid = $1`,
 				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable, hourOf(d.LastSeen), d.AddressBy, d.HeardFrom, d.ClaimDue)
-		default: // no index has anything to do with what changes
+		default: // no index covers what changes
 			_, err = tx.exec(ctx, `UPDATE devices SET hello_retry = $2, admin_flag = $3, last_seen = $4,
 				first_seen = $5, hello_count = hello_count + 1, window_until = coalesce($6, window_until), address_by = $7, heard_from = $8 WHERE rowid = $1`,
 				h.row, d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.AddressBy, d.HeardFrom)
@@ -274,8 +274,8 @@ func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
 	return nil
 }
 
-// recordPostgres sends four statements in one round trip, each with a column an
-// array.
+// recordPostgres sends four statements in one round trip, each with an array
+// per column.
 func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 	var born, known, said, events columns
 	for _, h := range outcomes {
@@ -323,7 +323,7 @@ func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 	return nil
 }
 
-// columns turns rows into one array a column.
+// columns turns rows into one array per column.
 type columns struct {
 	n    int
 	args []any
@@ -354,8 +354,8 @@ func bytesOrNull(b []byte) any {
 	return b
 }
 
-// among is the condition that a column is one of the values of a set, which is
-// the parameter of that number.
+// among is the condition that a column is one of the values of a set, the
+// parameter of that number.
 func (tx *Tx) among(column string, param int) string {
 	if tx.pg != nil {
 		return fmt.Sprintf("%s = ANY($%d)", column, param)
@@ -368,7 +368,7 @@ func (tx *Tx) set(values []string) any {
 	if tx.pg != nil {
 		return values
 	}
-	b, _ := json.Marshal(values) // strings can always be encoded
+	b, _ := json.Marshal(values) // strings always encode
 	return string(b)
 }
 
@@ -388,7 +388,8 @@ func (tx *Tx) LiveRuns(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Run,
 	return out, nil
 }
 
-// NamesOf reads the names assigned to UUIDs; one without a name is not among them.
+// NamesOf reads the names assigned to UUIDs; the map leaves out those without a
+// name.
 func (tx *Tx) NamesOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Name, error) {
 	out := map[amt.UUID]Name{}
 	all, err := tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE "+tx.among("uuid", 1), tx.set(texts(uuids)))
@@ -401,7 +402,8 @@ func (tx *Tx) NamesOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Name,
 	return out, nil
 }
 
-// CalledOf says what devices are called: the name wanted, or else the one they have.
+// CalledOf returns what people call devices: the wanted name, or else the name
+// they have.
 func (tx *Tx) CalledOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]string, error) {
 	out := map[amt.UUID]string{}
 	err := tx.each(ctx, func(s scanner) error {
@@ -428,13 +430,13 @@ func texts(uuids []amt.UUID) []string {
 }
 
 // Authorisations are the entries of the list of authorised devices that may
-// speak of some devices.
+// apply to some devices.
 type Authorisations struct {
 	exact    map[[2]string]AuthorisedDevice // by kind and value
 	networks []AuthorisedDevice
 }
 
-// Authorisations reads the entries, not expired, that may speak of devices.
+// Authorisations reads the entries, not expired, that may apply to the devices.
 func (tx *Tx) Authorisations(ctx context.Context, devices ...Device) (Authorisations, error) {
 	var uuids, serials, macs []string
 	for _, d := range devices {
@@ -476,8 +478,8 @@ func (tx *Tx) Authorisations(ctx context.Context, devices ...Device) (Authorisat
 	return a, nil
 }
 
-// For finds the entry that lets one of the devices in: by UUID, serial, MAC or
-// network, the narrowest first; ErrNotFound when nobody authorised it.
+// For finds the entry that lets a device in: by UUID, serial, MAC or network,
+// the narrowest first; ErrNotFound if nobody authorised the device.
 func (a Authorisations) For(d Device) (AuthorisedDevice, error) {
 	for _, key := range [][2]string{{"uuid", d.UUID.String()}, {"serial", strings.ToLower(d.Serial)}, {"mac", strings.ToLower(d.MAC)}} {
 		if e, ok := a.exact[key]; ok && key[1] != "" {
@@ -496,7 +498,7 @@ func (a Authorisations) For(d Device) (AuthorisedDevice, error) {
 	return best, nil
 }
 
-// Networks gives the entries that name a network of an address.
+// Networks returns the ids of entries whose network holds an address.
 func (a Authorisations) Networks(at netip.Addr) (ids []int64) {
 	for _, e := range a.networks {
 		if p, err := netip.ParsePrefix(e.Value); err == nil && p.Contains(at) {

@@ -18,20 +18,21 @@ const (
 	// JobStopped is a job that lost a device, or proved none, and waits for a
 	// person. Its row says draft, which nodes of every version leave alone.
 	JobStopped = "stopped"
-	// JobForged is one that has not ended and that nobody here ordered, or not like
-	// that (signed.go). It begins nothing; what a person can do is abort it.
+	// JobForged is a job that has not ended and that nobody ordered here, or not
+	// like that (signed.go). It begins nothing; a person can abort it.
 	JobForged  = "forged"
 	JobDone    = "done"
 	JobAborted = "aborted"
 
 	ItemWaiting = "waiting"
 	ItemRunning = "running"
-	// ItemHanded is a device that was given its command, and whose run has not ended.
+	// ItemHanded is a device that got its command and whose run has not ended.
 	ItemHanded  = "handed_over"
 	ItemDone    = "done"
 	ItemFailed  = "failed"
 	ItemSkipped = "skipped"
-	// ItemForged is one that no job here was made with. It counts for nothing.
+	// ItemForged is a device that no job of this server was made with. It counts
+	// for nothing.
 	ItemForged = "forged"
 )
 
@@ -42,8 +43,8 @@ const (
 	itemState   = "CASE WHEN i.forged THEN 'forged' WHEN i.handed AND i.state = 'running' THEN 'handed_over' ELSE i.state END"
 	itemColumns = "i.job_id, i.uuid, " + itemState + ", i.run_id, i.wave, i.proves, i.detail, i.updated_at, i.signed"
 
-	// itemGrants are the parts that something is still done about, those that prove
-	// a wave, and those that were refused, which stay counted after their job's end.
+	// itemGrants selects the items that a job still acts on, those that prove a
+	// wave, and the refused ones, which stay counted after their job's end.
 	itemGrants = "(i.forged OR (i.state IN ('waiting', 'running') OR i.state = 'done' AND i.wave IN (1, 2)) AND i.job_id IN (SELECT id FROM jobs WHERE state <> 'done'))"
 
 	itemForgedText = "this server did not write it like that, and it counts for nothing"
@@ -60,7 +61,7 @@ func (j *BulkJob) place() seal.Place {
 	return place("jobs", j.ID, j.Kind, j.Filter, j.Options, j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy)
 }
 
-// judgeJob says of a job that is not to begin anything that it is forged.
+// judgeJob marks a job as forged that this server did not write like that.
 func (tx *Tx) judgeJob(j *BulkJob) {
 	if !j.ended() && !tx.counts("jobs", j.ID, j.place(), j.signed) {
 		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed there, and begins nothing; provctl job abort %d ends it", j.ID)
@@ -102,12 +103,13 @@ func (i *JobItem) place() seal.Place {
 	return place("job_items", i.JobID, i.UUID, i.State, i.RunID, i.Wave, i.Proves)
 }
 
-// acts reports whether something is still done about a device's part.
+// acts reports whether the job still acts on the item.
 func (i *JobItem) acts() bool {
 	return i.State == ItemWaiting || i.State == ItemRunning || i.State == ItemHanded
 }
 
-// judgeItem says whether a part is one of ours, or grants nothing any more.
+// judgeItem marks an item as forged that this server did not write like that,
+// and reports whether it counts.
 func (tx *Tx) judgeItem(i *JobItem) bool {
 	ok := !i.acts() || tx.counts("job_items", rowKey{i.JobID, i.UUID}, i.place(), i.signed)
 	if !ok {
@@ -116,7 +118,8 @@ func (tx *Tx) judgeItem(i *JobItem) bool {
 	return ok
 }
 
-// items lists those that count, at most so many: ones that do not take no room.
+// items lists at most limit items that count, and passes over those that do
+// not.
 func (tx *Tx) items(ctx context.Context, q string, limit int, args ...any) ([]JobItem, error) {
 	var out []JobItem
 	most, seen := int(page(limit)), 0
@@ -142,7 +145,7 @@ func scanItem(s scanner) (JobItem, error) {
 	return i, err
 }
 
-// CreateJob keeps a bulk operation; its items come with AddJobItems.
+// CreateJob stores a bulk operation; AddJobItems adds its items.
 func (tx *Tx) CreateJob(ctx context.Context, j BulkJob) (int64, error) {
 	err := tx.one(ctx, `INSERT INTO jobs (kind, filter, options, state, per_minute, canary, target, cause, not_before, created_by, approved_by, created_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) RETURNING `+jobColumns,
@@ -156,9 +159,9 @@ func (tx *Tx) CreateJob(ctx context.Context, j BulkJob) (int64, error) {
 	return j.ID, nil
 }
 
-// signJob signs a job as it is from now on, and writes what has changed with it.
+// signJob signs a job as it is now, and writes what changed with it.
 func (tx *Tx) signJob(ctx context.Context, j *BulkJob, set string, args ...any) error {
-	var mac []byte // what has ended begins nothing again
+	var mac []byte // a job that has ended begins nothing again
 	if !j.ended() {
 		var err error
 		if mac, err = tx.sign(j.place()); err != nil {
@@ -169,7 +172,7 @@ func (tx *Tx) signJob(ctx context.Context, j *BulkJob, set string, args ...any) 
 	return touched(n, err, ErrGone)
 }
 
-// Job reads one.
+// Job reads one job.
 func (tx *Tx) Job(ctx context.Context, id int64) (BulkJob, error) { return tx.job(ctx, id, "") }
 
 // Jobs lists jobs in one state ("" any), newest first.
@@ -181,9 +184,9 @@ func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]BulkJob, err
 	return found, err
 }
 
-// SetJobState moves a job that has not ended, and notes who approved it when
-// approvedBy is given; ErrGone when it has, or when it is forged and not to end.
-// From its begin on lost devices hold it.
+// SetJobState moves a job that has not ended, and notes who approved it if
+// approvedBy is given. ErrGone: the job has ended, or it is forged and state is
+// no end. From its begin on, lost devices hold the job.
 func (tx *Tx) SetJobState(ctx context.Context, id int64, state, approvedBy string) error {
 	return tx.moveJob(ctx, id, func(j *BulkJob) (string, []any) {
 		forged := j.State == JobForged
@@ -207,8 +210,8 @@ func (tx *Tx) SetJobState(ctx context.Context, id int64, state, approvedBy strin
 	})
 }
 
-// StopJob lets a job that is under way begin nothing more until a person has
-// looked; ErrGone when it is not under way.
+// StopJob keeps a running job from beginning anything more until a person has
+// looked; ErrGone if the job is not running.
 func (tx *Tx) StopJob(ctx context.Context, id int64, why string) error {
 	return tx.moveJob(ctx, id, func(j *BulkJob) (string, []any) {
 		if j.State != JobRunning {
@@ -220,7 +223,7 @@ func (tx *Tx) StopJob(ctx context.Context, id int64, why string) error {
 }
 
 // ResumeJob lets a stopped job go on: devices lost until now no longer hold it.
-// ErrGone when it is not stopped.
+// ErrGone if the job is not stopped.
 func (tx *Tx) ResumeJob(ctx context.Context, id int64) error {
 	return tx.moveJob(ctx, id, func(j *BulkJob) (string, []any) {
 		if j.State != JobStopped {
@@ -231,8 +234,8 @@ func (tx *Tx) ResumeJob(ctx context.Context, id int64) error {
 	})
 }
 
-// moveJob changes a job as move says of it as it is, and signs it anew; ErrGone
-// when there is nothing to change.
+// moveJob lets move change a job, and signs it anew; ErrGone if move changes
+// nothing.
 func (tx *Tx) moveJob(ctx context.Context, id int64, move func(*BulkJob) (set string, args []any)) error {
 	j, err := tx.LockJob(ctx, id)
 	if errors.Is(err, ErrNotFound) {
@@ -251,13 +254,14 @@ func (tx *Tx) moveJob(ctx context.Context, id int64, move func(*BulkJob) (set st
 	return nil
 }
 
-// SetJobDetail says why a job ended early.
+// SetJobDetail notes why a job ended early.
 func (tx *Tx) SetJobDetail(ctx context.Context, id int64, detail string) error {
 	n, err := tx.exec(ctx, "UPDATE jobs SET detail = $2 WHERE id = $1", id, detail)
 	return touched(n, err, ErrNotFound)
 }
 
-// AddJobItems adds devices to a job; one that is there already stays as it is.
+// AddJobItems adds devices to a job; a device that is there already stays as it
+// is.
 func (tx *Tx) AddJobItems(ctx context.Context, job int64, devices []amt.UUID) error {
 	all := make([]statement, len(devices))
 	for i, u := range devices {
@@ -274,7 +278,7 @@ func (tx *Tx) AddJobItems(ctx context.Context, job int64, devices []amt.UUID) er
 	return nil
 }
 
-// PutJobItem writes one device's part.
+// PutJobItem writes one device's part of a job.
 func (tx *Tx) PutJobItem(ctx context.Context, i JobItem) error {
 	state, handed := i.State, i.State == ItemHanded
 	if handed {
@@ -292,8 +296,8 @@ func (tx *Tx) PutJobItem(ctx context.Context, i JobItem) error {
 	return nil
 }
 
-// JobItems lists a page of a job's items in one state, by UUID. With "" it is a
-// page of all, those that do not count among them.
+// JobItems lists a page of a job's items in one state, by UUID. With "" it
+// lists all states, and items that do not count too.
 func (tx *Tx) JobItems(ctx context.Context, job int64, state string, after amt.UUID, limit int) ([]JobItem, error) {
 	fits, args := "", []any{job, after}
 	switch state {
@@ -317,9 +321,9 @@ func (tx *Tx) JobItems(ctx context.Context, job int64, state string, after amt.U
 	return tx.items(ctx, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2"+fits+" ORDER BY i.uuid", limit, args...)
 }
 
-// RefuseJobItems takes those items of a job out of it that were not put in by this
-// server, so that they hold up neither its pace nor its end. It looks at what is
-// under way, and at what waits as far as the first item that counts.
+// RefuseJobItems takes items out of a job that this server did not put in, so
+// that they hold up neither its pace nor its end. It looks at the items under
+// way, and at the waiting ones as far as the first that counts.
 func (tx *Tx) RefuseJobItems(ctx context.Context, job int64) error {
 	for _, state := range []string{ItemRunning, ItemWaiting} {
 		for after, more := (amt.UUID{}), true; more; {

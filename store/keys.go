@@ -11,7 +11,8 @@ import (
 )
 
 // openKeys loads the wrapped data keys and makes the first one in an empty
-// database. A wrong master key ends here, before anything is sealed with it.
+// database. A wrong master key fails here, before the store seals anything with
+// it.
 func (db *DB) openKeys(ctx context.Context) error {
 	if db.keys == nil {
 		return nil
@@ -28,11 +29,11 @@ func (db *DB) openKeys(ctx context.Context) error {
 	})
 }
 
-// loadKeys takes up data keys that are durable, those only: an envelope under
-// a key that is rolled back could never be opened.
+// loadKeys takes up durable data keys only: an envelope under a key that is
+// rolled back could never be opened.
 func (tx *Tx) loadKeys(ctx context.Context) error {
 	if tx.lite != nil && tx.write {
-		// The other closures of this batch are not committed yet.
+		// The other closures of this batch have not committed yet.
 		return tx.db.readSQLite(ctx, func(r *Tx) error { return r.loadKeys(ctx) })
 	}
 	return tx.each(ctx, func(s scanner) error {
@@ -50,15 +51,15 @@ func (tx *Tx) loadKeys(ctx context.Context) error {
 	}, "SELECT id, wrapped FROM data_keys ORDER BY id")
 }
 
-// NewDataKey makes the key that seals from this transaction's commit on. What
-// is sealed already moves over with Reseal.
+// NewDataKey makes the key that seals from this transaction's commit on. Reseal
+// moves the older envelopes to it.
 func (tx *Tx) NewDataKey(ctx context.Context) (uint32, error) {
 	keys, err := tx.keyring()
 	if err != nil {
 		return 0, err
 	}
-	// Two nodes may do this at once: the lower one wins, the other's insert
-	// does nothing and it uses what is there.
+	// If two nodes do this at once, the first insert wins; the other node's insert
+	// does nothing, and it uses the winner's key.
 	var top int64
 	if err := tx.one(ctx, "SELECT coalesce(max(id), 0) FROM data_keys", nil, &top); err != nil {
 		return 0, err
@@ -79,7 +80,8 @@ func (tx *Tx) NewDataKey(ctx context.Context) (uint32, error) {
 		}
 	}
 	tx.newKey = id
-	// Only after the commit: an envelope whose key was rolled back is lost.
+	// Only after the commit, since envelopes under a key that is rolled back are
+	// lost.
 	db := tx.db
 	tx.after = append(tx.after, func() {
 		if err := keys.Use(id, wrapped); err != nil {
@@ -97,7 +99,7 @@ func (tx *Tx) keyring() (*seal.Keyring, error) {
 }
 
 // seal puts a secret into an envelope for its place; keyID goes beside it, so
-// that rotation finds what is still under an old key.
+// that rotation finds the envelopes under an old key.
 func (tx *Tx) seal(s amt.Secret, at seal.Place) (sealed []byte, keyID int64, err error) {
 	keys, err := tx.keyring()
 	if err != nil {
@@ -118,7 +120,7 @@ func (tx *Tx) open(ctx context.Context, sealed []byte, at seal.Place) (amt.Secre
 		return amt.Secret{}, err
 	}
 	s, err := keys.Open(sealed, at)
-	if errors.Is(err, seal.ErrUnknownKey) { // made by another node since
+	if errors.Is(err, seal.ErrUnknownKey) { // another node made the key since
 		if err := tx.loadKeys(ctx); err != nil {
 			return amt.Secret{}, err
 		}

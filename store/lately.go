@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// Kinds of what is counted in the table lately.
+// Kinds of events that the table lately counts.
 const (
-	LatelyReveal = "reveal" // a password was read; key: the token's name
-	LatelySilent = "silent" // a call met nobody; key: the address
+	LatelyReveal = "reveal" // somebody read a password; key: the token's name
+	LatelySilent = "silent" // nobody answered a call; key: the address
 )
 
-// A Limit allows Most of one kind within any time of this length.
+// A Limit allows Most events of a kind within any time of this length.
 type Limit struct {
 	Kind   string
 	Most   int
 	Within time.Duration
 }
 
-// Full is when the next one is allowed; zero: at once.
+// Full is when the limit allows the next event; zero: at once.
 func (tx *Tx) Full(ctx context.Context, l Limit, key string, now time.Time) (time.Time, error) {
 	if l.Most <= 0 {
 		return now.Add(l.Within), nil
@@ -37,8 +37,8 @@ func (tx *Tx) Full(ctx context.Context, l Limit, key string, now time.Time) (tim
 	return times[0].Add(l.Within), nil
 }
 
-// Take counts one, if one is allowed; else it says when the next one is. Those
-// who count under one key take turns, on whatever node they are.
+// Take counts an event if the limit allows it; otherwise until is when it
+// allows the next. Callers with the same key take turns, on all nodes.
 func (tx *Tx) Take(ctx context.Context, l Limit, key string, now time.Time) (until time.Time, err error) {
 	if err := tx.TakeTurns(ctx, "lately "+l.Kind+" "+key); err != nil {
 		return time.Time{}, err
@@ -49,8 +49,8 @@ func (tx *Tx) Take(ctx context.Context, l Limit, key string, now time.Time) (unt
 	return time.Time{}, tx.Count(ctx, l, key, now)
 }
 
-// Count counts one whether it is allowed or not. What no question would find
-// any more goes, so a key never has more than Most rows.
+// Count counts an event whether the limit allows it or not. It removes what no
+// query would find any more, so that a key never has more than Most rows.
 func (tx *Tx) Count(ctx context.Context, l Limit, key string, now time.Time) error {
 	if _, err := tx.exec(ctx, "INSERT INTO lately (kind, key, at) VALUES ($1, $2, $3)", l.Kind, key, now); err != nil {
 		return fmt.Errorf("limit %s of %s: %w", l.Kind, key, err)
@@ -60,13 +60,13 @@ func (tx *Tx) Count(ctx context.Context, l Limit, key string, now time.Time) err
 	return err
 }
 
-// Uncount forgets all of one key.
+// Uncount forgets all events of a key.
 func (tx *Tx) Uncount(ctx context.Context, kind, key string) error {
 	_, err := tx.exec(ctx, "DELETE FROM lately WHERE kind = $1 AND key = $2", kind, key)
 	return err
 }
 
-// Counted reports whether anything is counted under a key.
+// Counted reports whether a key has any event.
 func (tx *Tx) Counted(ctx context.Context, kind, key string) (bool, error) {
 	var n int
 	err := tx.one(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM lately WHERE kind = $1 AND key = $2 LIMIT 1) AS t", []any{kind, key}, &n)

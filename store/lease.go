@@ -13,23 +13,24 @@ import (
 // Who may act on a device.
 //
 //  1. Claim takes the device's lease for a run and raises its fence by one, in
-//     one statement. It succeeds only when no lease lasts and the run is live
-//     and due.
+//     one statement. It succeeds only if no lease lasts and the run is live and
+//     due.
 //  2. The caller counts the lease on its own monotonic clock from before it
-//     asked, and never learns its end from a later read: by then another run
-//     may have it.
+//     asked. It never learns the lease's end from a later read: by then another
+//     run may have it.
 //  3. Every write about the device goes through Renew, CheckFence or Release
 //     with the fence in the same transaction. ErrFenced means: stop.
-//  4. Release gives the lease back. A quiet period goes with it after an
-//     ambiguous failure: bytes may still be on their way to the device, which
-//     knows no fence.
+//  4. Release gives the lease back. After an ambiguous failure it adds a quiet
+//     period, since bytes may still be on their way to the device, which knows
+//     no fence.
 //
-// Expiry is judged by the database's clock: on Postgres the server's, on SQLite
-// a clock of this process that no clock step moves.
+// The database's clock judges when a lease ends: on Postgres the server's, on
+// SQLite a clock of this process that no clock step moves.
 
-// Claim takes the device for a run. ErrHeld says until when somebody else has
-// it (or the run or the device is to be left alone), ErrGone that the run is over,
-// or that nobody here ordered it; then the transaction has to be given up.
+// Claim takes the device for a run. ErrHeld says until when another run has the
+// device, or until when the run or the device must wait. ErrGone says that the
+// run is over or that nobody here ordered it; then the caller must give up the
+// transaction.
 func (tx *Tx) Claim(ctx context.Context, runID int64, node string, lease time.Duration) (Claim, error) {
 	c, err := tx.claim(ctx, runID, node, lease)
 	var held ErrHeld
@@ -67,7 +68,7 @@ func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Du
 	var r Run
 	err = tx.one(ctx, `UPDATE runs SET state = 'running', attempt = attempt + 1, node = $2, fence = $3, started_at = coalesce(started_at, {now})
 		WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)
-	if errors.Is(err, ErrNotFound) { // it ended between the two statements
+	if errors.Is(err, ErrNotFound) { // another transaction ended it between the two statements
 		return Claim{}, ErrGone
 	}
 	if tx.judgeRun(&r); r.Forged && err == nil {
@@ -76,8 +77,8 @@ func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Du
 	return Claim{Run: r, Device: d, Fence: d.Fence}, err
 }
 
-// whyHeld explains a claim that met no row. What it reads is for the caller's
-// patience only and decides nothing.
+// whyHeld explains a claim that met no row. Its answer only tells the caller
+// how long to wait.
 func (tx *Tx) whyHeld(ctx context.Context, runID int64) error {
 	r, err := tx.Run(ctx, runID)
 	if errors.Is(err, ErrNotFound) || err == nil && !r.Live() {
@@ -100,7 +101,7 @@ func (tx *Tx) whyHeld(ctx context.Context, runID int64) error {
 	return ErrHeld{Until: until}
 }
 
-// leaseShift is by how much the leases' clock is ahead of the wall clock.
+// leaseShift is how far the leases' clock is ahead of the wall clock.
 func (tx *Tx) leaseShift() time.Duration {
 	if tx.pg != nil {
 		return 0
@@ -108,15 +109,16 @@ func (tx *Tx) leaseShift() time.Duration {
 	return tx.lease.Sub(tx.now)
 }
 
-// Renew extends the lease from now; ErrFenced when it is over or taken.
+// Renew extends the lease from now; ErrFenced if the lease has ended or another
+// run has it.
 func (tx *Tx) Renew(ctx context.Context, uuid amt.UUID, fence int64, lease time.Duration) error {
 	n, err := tx.exec(ctx, `UPDATE devices SET lease_until = {lease+$3}
 		WHERE uuid = $1 AND fence = $2 AND owner <> '' AND lease_until > {lease}`, uuid, fence, lease.Milliseconds())
 	return tx.fenced("renew the lease on "+uuid.String(), n, err)
 }
 
-// CheckFence keeps the lease as it is until this transaction ends, or says
-// ErrFenced: writes beside it cannot be those of a stale run.
+// CheckFence keeps the lease as it is until this transaction ends, or returns
+// ErrFenced: so no stale run writes beside it.
 func (tx *Tx) CheckFence(ctx context.Context, uuid amt.UUID, fence int64) error {
 	var one int
 	err := tx.one(ctx, `SELECT 1 FROM devices WHERE uuid = $1 AND fence = $2 AND owner <> '' AND lease_until > {lease} {lock}`,
@@ -128,10 +130,10 @@ func (tx *Tx) CheckFence(ctx context.Context, uuid amt.UUID, fence int64) error 
 	return tx.fenced("device "+uuid.String(), n, err)
 }
 
-// Release gives the lease back and puts a run that is still running back in
-// the queue. With a quietUntil nobody can claim the device before; it is for
-// the seconds after an ambiguous failure. A back-off of minutes belongs in
-// PostponeRun, or a hello could not shorten it.
+// Release gives the lease back and requeues a run that is still running.
+// quietUntil keeps everybody from the device until then; it is for the seconds
+// after an ambiguous failure. A back-off of minutes belongs in PostponeRun, or
+// a hello could not shorten it.
 func (tx *Tx) Release(ctx context.Context, uuid amt.UUID, fence int64, quietUntil time.Time) error {
 	if !quietUntil.IsZero() {
 		quietUntil = quietUntil.Add(tx.leaseShift())

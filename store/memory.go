@@ -13,31 +13,32 @@ import (
 )
 
 // MemoryFile is the file in a node's data folder that holds what the node
-// remembers of the database: what no writer of the database can take back.
+// remembers of the database, so that no writer of the database can take it
+// back.
 const MemoryFile = "store.seen"
 
-// remembered is what MemoryFile holds.
+// remembered is the content of MemoryFile.
 type remembered struct {
 	Lineage    string          `json:"lineage"`     // of which database
-	RowsSigned bool            `json:"rows_signed"` // its rows were signed
+	RowsSigned bool            `json:"rows_signed"` // somebody signed its rows
 	Head       *rememberedHead `json:"head,omitempty"`
 
-	Checkpoint     int64  `json:"checkpoint,omitempty"` // the record of the newest one
+	Checkpoint     int64  `json:"checkpoint,omitempty"` // the newest checkpoint's record
 	CheckpointHash string `json:"checkpoint_hash,omitempty"`
 }
 
-// rememberedHead is where the audit ended when this node looked last.
+// rememberedHead is where the audit ended when this node last looked.
 type rememberedHead struct {
 	Seq  int64     `json:"seq"`
 	Hash string    `json:"hash"`
 	Seen time.Time `json:"seen"`
 }
 
-// A memory reads and writes MemoryFile. What cannot be written is logged: a full
-// disk keeps nobody from a password.
+// A memory reads and writes MemoryFile. It logs what it cannot write, since a
+// full disk must keep nobody from a password.
 type memory struct {
-	file string // "" remembers nothing
-	only bool   // reads only: a daemon may be at the file
+	file string // "": remembers nothing
+	only bool   // never writes: a daemon may use the file
 	log  *zap.Logger
 	mu   sync.Mutex
 }
@@ -50,7 +51,8 @@ func newMemory(o Options, log *zap.Logger) *memory {
 	return m
 }
 
-// of is what is remembered of a database: nothing when the file is of another one.
+// of returns what the node remembers of a database: nothing if the file is of
+// another database.
 func (m *memory) of(lineage string) remembered {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -75,7 +77,7 @@ func (m *memory) read(lineage string) remembered {
 	return r
 }
 
-// forget is for a database that was put back: what was remembered is of another time.
+// forget is for a restored database: the memory is of another time.
 func (m *memory) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,7 +89,7 @@ func (m *memory) forget() {
 	}
 }
 
-// keep changes what is remembered of a database.
+// keep changes what the node remembers of a database.
 func (m *memory) keep(lineage string, change func(r *remembered)) {
 	if m.file == "" || m.only || lineage == "" {
 		return

@@ -78,8 +78,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// What a key is used for, and where it is: in this process, whatever the master
-// key's own source is.
+// What a key does, and where it is: in this process, whatever the source of the
+// master key.
 const (
 	keyBackend = "memory"
 	keySeal    = "seal"
@@ -88,8 +88,8 @@ const (
 	keyUnwrap  = "unwrap"
 )
 
-// checkpoint shows a checkpoint to whoever keeps metrics: a float holds 53 bits of
-// a hash exactly.
+// checkpoint shows a checkpoint to whoever stores metrics. A float holds 53
+// bits of a hash exactly.
 func (m *Metrics) checkpoint(c AuditCheckpoint) {
 	if len(c.Hash) < 6 {
 		return

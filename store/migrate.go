@@ -23,13 +23,13 @@ import (
 	"github.com/provisiond/provisiond/migrations"
 )
 
-// migrationLock is the key of the one advisory lock under which both
-// migrators run: River's has none of its own, and three nodes that start on
-// an empty database would trip over each other.
+// migrationLock is the key of the one advisory lock under which both migrators
+// run. River's migrator has none, and three nodes that start on an empty
+// database would trip over each other.
 const migrationLock = 0x70726f766973696f // "provisio"
 
 func (db *DB) migrateSQLite(ctx context.Context, o Options) error {
-	// The lock on the data directory is the lock here.
+	// The lock on the data directory serves here.
 	if err := db.goose(ctx, goose.DialectSQLite3, db.write, o); err != nil {
 		return err
 	}
@@ -42,8 +42,8 @@ func (db *DB) migratePostgres(ctx context.Context, o Options) error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	// Polled, since a session that waits inside the server would hold back a
-	// CREATE INDEX CONCURRENTLY of the one that migrates.
+	// Poll, since a session that waits inside the server would block a CREATE INDEX
+	// CONCURRENTLY of the node that migrates.
 	for got := false; !got; {
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrationLock)).Scan(&got); err != nil {
 			return fmt.Errorf("lock the schema: %w", err)
@@ -105,8 +105,8 @@ func (db *DB) goose(ctx context.Context, dialect goose.Dialect, std *sql.DB, o O
 	return nil
 }
 
-// schemaNow is the newest migration applied, 0 for an empty database. It asks
-// without making goose's table, so that a refusal leaves no trace.
+// schemaNow is the newest applied migration, 0 for an empty database. It does
+// not make goose's table, so that a refusal leaves no trace.
 func (db *DB) schemaNow(ctx context.Context, std *sql.DB) (int64, error) {
 	there := "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'"
 	if db.engine == Postgres {
@@ -120,9 +120,9 @@ func (db *DB) schemaNow(ctx context.Context, std *sql.DB) (int64, error) {
 	return v, err
 }
 
-// newer decides about a schema from the future. A migration that the program
-// before can live with says so in the setting schema_readable_from, so that
-// nodes of two versions can work side by side during an upgrade.
+// newer decides about a schema from the future. A migration that the release
+// before can work with says so in the setting schema_readable_from, so that
+// nodes of two versions can run side by side during an upgrade.
 func (db *DB) newer(ctx context.Context, std *sql.DB, current, target int64) error {
 	var from int64
 	err := std.QueryRowContext(ctx, "SELECT CAST(value AS integer) FROM settings WHERE key = 'schema_readable_from'").Scan(&from)

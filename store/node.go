@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Name is what a node calls itself in leases and to the queue: no two
-// processes ever share it, since Boot is new at each start.
+// Name is the node's name in leases and in the queue. No two processes ever
+// share it, since Boot is new at each start.
 func (n Node) Name() string { return n.ID + "/" + n.Boot }
 
-// Heartbeat says that a node lives.
+// Heartbeat records that a node lives.
 func (tx *Tx) Heartbeat(ctx context.Context, n Node) error {
 	_, err := tx.exec(ctx, `INSERT INTO nodes (id, boot, address, version, started_at, seen_at, signs) VALUES ($1, $2, $3, $4, {now}, {now}, true)
 		ON CONFLICT (id, boot) DO UPDATE SET address = excluded.address, version = excluded.version, seen_at = excluded.seen_at`,
@@ -29,18 +29,18 @@ func scanNode(s scanner) (Node, error) {
 	return n, err
 }
 
-// Nodes lists every process that has not been forgotten.
+// Nodes lists every process that nobody has forgotten yet.
 func (tx *Tx) Nodes(ctx context.Context) ([]Node, error) {
 	return list(ctx, tx, scanNode, "SELECT "+nodeColumns+" FROM nodes ORDER BY id, started_at")
 }
 
-// SilentNodes lists those not heard for age, by the database's clock.
+// SilentNodes lists nodes without a heartbeat for age, by the database's clock.
 func (tx *Tx) SilentNodes(ctx context.Context, age time.Duration) ([]Node, error) {
 	return list(ctx, tx, scanNode, "SELECT "+nodeColumns+" FROM nodes WHERE seen_at <= {now+$1} ORDER BY seen_at", -age.Milliseconds())
 }
 
-// ForgetNode removes a node that has left or is given up. If it lives after
-// all, its next heartbeat brings it back.
+// ForgetNode removes a node that has left or is given up. If it still lives,
+// its next heartbeat brings it back.
 func (tx *Tx) ForgetNode(ctx context.Context, n Node) error {
 	_, err := tx.exec(ctx, "DELETE FROM nodes WHERE id = $1 AND boot = $2", n.ID, n.Boot)
 	return err

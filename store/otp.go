@@ -9,7 +9,7 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// CreateOTP keeps a one-time password issued to a host agent.
+// CreateOTP stores a one-time password for a host agent.
 func (tx *Tx) CreateOTP(ctx context.Context, o OTP) (int64, error) {
 	row := rand.Text()
 	sealed, key, err := tx.seal(o.Password, seal.At("otps", "sealed", row))
@@ -29,8 +29,8 @@ func (tx *Tx) CreateOTP(ctx context.Context, o OTP) (int64, error) {
 	return id, nil
 }
 
-// OTPFor is the newest one-time password issued for a device that is neither
-// used nor expired, or ErrNotFound.
+// OTPFor is the newest one-time password of a device that is neither used nor
+// expired, or ErrNotFound.
 func (tx *Tx) OTPFor(ctx context.Context, uuid amt.UUID) (OTP, error) {
 	all, err := tx.LiveOTPs(ctx, uuid)
 	if err == nil && len(all) == 0 {
@@ -56,13 +56,14 @@ func scanOTP(s scanner) (otpRow, error) {
 	return r, err
 }
 
-// at names a password's row: the envelope alone could be given to another device.
+// at names a password's whole row, since a writer of the database could move
+// the envelope alone to another device.
 func (o OTP) at(row string) seal.Place { return place("otps", row, o.UUID, o.IssuedTo, o.ExpiresAt) }
 
 func (r otpRow) at() seal.Place { return r.OTP.at(r.place) }
 
-// LiveOTPs lists a device's passwords that are neither used nor expired,
-// newest first.
+// LiveOTPs lists a device's passwords that are neither used nor expired, newest
+// first.
 func (tx *Tx) LiveOTPs(ctx context.Context, uuid amt.UUID) ([]OTP, error) {
 	rows, err := list(ctx, tx, scanOTP, "SELECT "+otpColumns+` FROM otps WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now} ORDER BY id DESC`, uuid)
 	var out []OTP
@@ -78,7 +79,7 @@ func (tx *Tx) LiveOTPs(ctx context.Context, uuid amt.UUID) ([]OTP, error) {
 	return out, err
 }
 
-// UseOTP spends one; ErrGone when it was spent or has expired.
+// UseOTP spends a password; ErrGone if it is spent already or has expired.
 func (tx *Tx) UseOTP(ctx context.Context, id int64) error {
 	n, err := tx.exec(ctx, "UPDATE otps SET used_at = {now} WHERE id = $1 AND used_at IS NULL AND expires_at > {now}", id)
 	return touched(n, err, ErrGone)

@@ -9,20 +9,21 @@ import (
 	"time"
 )
 
-// PausedNetwork is a network in which no attempts are made for a while, on no
-// node: attempt after attempt failed there for the network's sake.
+// PausedNetwork is a network in which no node makes attempts for a while, since
+// attempt after attempt failed there because of the network.
 type PausedNetwork struct {
 	Network netip.Prefix `json:"network"`
-	Since   time.Time    `json:"since"` // of this pause
+	Since   time.Time    `json:"since"` // begin of this pause
 	Until   time.Time    `json:"until"`
 	Pauses  int          `json:"pauses"` // in a row
-	Node    string       `json:"node"`   // that saw the last failure
-	// Probe is until when the one attempt that is let through after the pause has
-	// the network for itself; zero before it has begun.
+	Node    string       `json:"node"`   // the one that saw the last failure
+	// Probe is the end of the time that the one attempt after the pause has the
+	// network for itself; zero before that attempt begins.
 	Probe time.Time `json:"probe"`
 }
 
-// NetworkOf is the unit of limits and pauses: a /24 or a /64.
+// NetworkOf is the network that limits and pauses count for an address: a /24
+// or a /64.
 func NetworkOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	if !a.IsValid() {
@@ -38,8 +39,8 @@ func NetworkOf(a netip.Addr) netip.Prefix {
 
 const pausedKey = "network_paused:"
 
-// PausedNetwork reads what is known of a network's pause, over or not;
-// ErrNotFound when it has none.
+// PausedNetwork reads a network's pause, over or not; ErrNotFound if it has
+// none.
 func (tx *Tx) PausedNetwork(ctx context.Context, network netip.Prefix) (p PausedNetwork, err error) {
 	text, err := tx.Setting(ctx, pausedKey+network.String())
 	if err != nil {
@@ -51,8 +52,8 @@ func (tx *Tx) PausedNetwork(ctx context.Context, network netip.Prefix) (p Paused
 	return p, nil
 }
 
-// PauseNetwork writes a pause down for every node. The caller holds
-// LockNetwork for the network.
+// PauseNetwork writes a pause for every node. The caller has called TakeTurns
+// for the network.
 func (tx *Tx) PauseNetwork(ctx context.Context, p PausedNetwork) error {
 	text, err := json.Marshal(p)
 	if err != nil {
@@ -61,13 +62,13 @@ func (tx *Tx) PauseNetwork(ctx context.Context, p PausedNetwork) error {
 	return tx.PutSetting(ctx, pausedKey+p.Network.String(), string(text))
 }
 
-// ResumeNetwork forgets a pause; done is false when there was none.
+// ResumeNetwork deletes a pause; done is false if there was none.
 func (tx *Tx) ResumeNetwork(ctx context.Context, network netip.Prefix) (done bool, err error) {
 	n, err := tx.exec(ctx, "DELETE FROM settings WHERE key = $1", pausedKey+network.String())
 	return n > 0, err
 }
 
-// PausedNetworks lists the pauses that are not forgotten, in no order.
+// PausedNetworks lists all pauses, in no order.
 func (tx *Tx) PausedNetworks(ctx context.Context) ([]PausedNetwork, error) {
 	texts, err := list(ctx, tx, func(s scanner) (text string, err error) { err = s.Scan(&text); return text, err },
 		"SELECT value FROM settings WHERE key LIKE $1 ORDER BY key LIMIT 10000", pausedKey+"%")

@@ -12,7 +12,7 @@ import (
 
 const profileColumns = "name, version, document, created_by, created_at, signed"
 
-// profileKey names a version of a profile in one text.
+// profileKey is the SQL that names a version of a profile in one text.
 const profileKey = "(name || ':' || CAST(version AS text))"
 
 func (p *Profile) dest() []any {
@@ -21,8 +21,8 @@ func (p *Profile) dest() []any {
 
 func (p *Profile) place() seal.Place { return place("profiles", p.Name, p.Version, p.Document) }
 
-// PutProfile keeps a new version of a profile and says its number. Versions
-// are never changed: devices refer to them. ErrConflict when somebody else
+// PutProfile stores a new version of a profile and returns its number. A
+// version never changes, since devices refer to it. ErrConflict: somebody else
 // wrote the same version.
 func (tx *Tx) PutProfile(ctx context.Context, p Profile) (int, error) {
 	var top int
@@ -49,7 +49,7 @@ func (tx *Tx) Profile(ctx context.Context, name string, version int) (Profile, e
 	all, err := tx.profiles(ctx, "SELECT "+profileColumns+` FROM profiles WHERE name = $1 AND (version = $2 OR CAST($2 AS integer) = 0)
 		ORDER BY version DESC LIMIT 1`, name, version)
 	if err == nil && len(all) == 0 && version == 0 {
-		all, err = tx.ProfileVersions(ctx, name) // the newest may be a stranger's
+		all, err = tx.ProfileVersions(ctx, name) // the newest row may be forged
 	}
 	if err == nil && len(all) == 0 {
 		err = ErrNotFound
@@ -60,19 +60,19 @@ func (tx *Tx) Profile(ctx context.Context, name string, version int) (Profile, e
 	return all[0], nil
 }
 
-// Profiles lists the newest version of each.
+// Profiles lists the newest version of each profile.
 func (tx *Tx) Profiles(ctx context.Context) ([]Profile, error) {
 	return tx.profiles(ctx, "SELECT "+profileColumns+` FROM profiles p
 		WHERE version = (SELECT max(version) FROM profiles WHERE name = p.name) ORDER BY name`)
 }
 
-// ProfileVersions lists all versions of one, newest first.
+// ProfileVersions lists all versions of a profile, newest first.
 func (tx *Tx) ProfileVersions(ctx context.Context, name string) ([]Profile, error) {
 	return tx.profiles(ctx, "SELECT "+profileColumns+" FROM profiles WHERE name = $1 ORDER BY version DESC", name)
 }
 
-// ProfilePage lists versions of one, newest first, older than before; 0 is from
-// the newest.
+// ProfilePage lists the versions of a profile before before, newest first; 0
+// begins with the newest.
 func (tx *Tx) ProfilePage(ctx context.Context, name string, before, limit int) ([]Profile, error) {
 	return tx.profiles(ctx, "SELECT "+profileColumns+` FROM profiles WHERE name = $1 AND (version < $2 OR CAST($2 AS integer) = 0)
 		ORDER BY version DESC LIMIT $3`, name, before, page(limit))
@@ -85,7 +85,7 @@ func (tx *Tx) profiles(ctx context.Context, q string, args ...any) ([]Profile, e
 	}, q, args...)
 }
 
-// AssignmentRules lists the rules in the order they are tried.
+// AssignmentRules lists the rules in the order of their positions.
 func (tx *Tx) AssignmentRules(ctx context.Context) ([]AssignmentRule, error) {
 	return ours(ctx, tx, func(s scanner) (AssignmentRule, bool, error) {
 		r, err := scanRule(s)
@@ -105,7 +105,7 @@ func (r *AssignmentRule) place() seal.Place {
 	return place("assignment_rules", r.Name, r.Position, r.Match, r.Assign, r.Enabled)
 }
 
-// PutAssignmentRule makes a rule or changes the one of that name.
+// PutAssignmentRule makes a rule, or changes the rule of that name.
 func (tx *Tx) PutAssignmentRule(ctx context.Context, r AssignmentRule) (int64, error) {
 	r.Match, r.Assign = object(r.Match), object(r.Assign)
 	mac, err := tx.sign(r.place())
@@ -148,13 +148,14 @@ func (a *AuthorisedDevice) place() seal.Place {
 	return place("authorised_devices", a.Kind, a.Value, a.Profile, a.FQDN, a.ExpiresAt)
 }
 
-// ourEntry reads an entry and says whether it is one of ours.
+// ourEntry reads an entry and reports whether its MAC is right.
 func (tx *Tx) ourEntry(s scanner) (AuthorisedDevice, bool, error) {
 	a, err := scanAuthorised(s)
 	return a, err == nil && tx.counts("authorised_devices", a.ID, a.place(), a.signed), err
 }
 
-// Authorise lets a device in, or changes what it is let in with.
+// Authorise lets a device in, or changes the profile and name with which it
+// comes in.
 func (tx *Tx) Authorise(ctx context.Context, a AuthorisedDevice) (int64, error) {
 	a.Value = strings.ToLower(a.Value)
 	mac, err := tx.sign(a.place())
@@ -174,7 +175,7 @@ func (tx *Tx) Authorise(ctx context.Context, a AuthorisedDevice) (int64, error) 
 }
 
 // AuthorisedFor finds the entry that lets a device in: by UUID, serial, MAC or
-// network, the narrowest first; ErrNotFound when nobody authorised it.
+// network, the narrowest first; ErrNotFound if nobody authorised the device.
 func (tx *Tx) AuthorisedFor(ctx context.Context, d Device) (AuthorisedDevice, error) {
 	a, err := tx.Authorisations(ctx, d)
 	if err != nil {
@@ -188,7 +189,7 @@ func (tx *Tx) AuthorisedDevices(ctx context.Context, after int64, limit int) ([]
 	return ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE id > $1 ORDER BY id LIMIT $2", after, page(limit))
 }
 
-// UsedAuthorisation notes that a device was let in by an entry.
+// UsedAuthorisation notes that an entry let a device in.
 func (tx *Tx) UsedAuthorisation(ctx context.Context, id int64) error {
 	_, err := tx.exec(ctx, "UPDATE authorised_devices SET used_at = {now} WHERE id = $1", id)
 	return err
@@ -233,7 +234,7 @@ func (n *Name) dest() []any {
 
 func (n *Name) place() seal.Place { return place("names", n.UUID, n.FQDN, n.Source) }
 
-// names reads those that are ours.
+// names reads the names with a right MAC.
 func (tx *Tx) names(ctx context.Context, q string, args ...any) ([]Name, error) {
 	return ours(ctx, tx, func(s scanner) (n Name, ok bool, err error) {
 		err = s.Scan(n.dest()...)

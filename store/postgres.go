@@ -23,7 +23,7 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	db.engine = Postgres
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
-		// pgx's error quotes the URL with the password taken out.
+		// pgx's error quotes the URL without the password.
 		return fmt.Errorf("database url: %w", err)
 	}
 	if !strings.Contains(o.URL, "pool_max_conns") { // pgx's own default is 4
@@ -37,8 +37,8 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		p["application_name"] = "provisiond"
 	}
 	p["timezone"] = "UTC"
-	// A node that is cut off in mid-transaction must not keep its locks on
-	// devices for the hours that TCP would.
+	// A node that loses its network in mid-transaction must not keep its locks on
+	// devices for the hours that TCP would wait.
 	for name, value := range map[string]string{
 		"idle_in_transaction_session_timeout": "60s", "tcp_user_timeout": "30s",
 		"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
@@ -65,8 +65,8 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	return db.migratePostgres(ctx, o)
 }
 
-// notWritable is a database that answers and takes no writes: it may be the
-// primary again in a moment, so it is ErrUnavailable.
+// notWritable is a database that answers and takes no writes. It may become the
+// primary in a moment, so it counts as ErrUnavailable.
 type notWritable string
 
 func (e notWritable) Error() string      { return "the database takes no writes: " + string(e) }
@@ -86,16 +86,16 @@ func (db *DB) takesWrites(ctx context.Context) error {
 	return nil
 }
 
-// durable makes commits wait for the disk where the server's default is not
-// to: a device must never hear a password that a crash can take back. Stronger
+// durable makes commits wait for the disk if the server's default does not: a
+// device must never hear a password that a crash can take back. Stronger
 // settings (remote_apply) stay as they are.
 func durable(ctx context.Context, c *pgx.Conn) error {
 	_, err := c.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
 	return err
 }
 
-// writePostgres runs fn in one transaction. A deadlock or a serialization
-// failure is nobody's fault: the whole closure runs again.
+// writePostgres runs fn in one transaction, and runs the whole closure again
+// after a deadlock or a serialization failure.
 func (db *DB) writePostgres(ctx context.Context, fn func(tx *Tx) error) error {
 	for try := 1; ; try++ {
 		err := db.writeOnce(ctx, fn)
@@ -120,15 +120,15 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
 	if err != nil {
 		return fmt.Errorf("begin a write: %w", err)
 	}
-	defer c.Release() // closes it when a transaction is still open
+	defer c.Release() // closes the connection if a transaction is still open
 	p, err := c.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin a write: %w", err)
 	}
 	tx := &Tx{db: db, ctx: ctx, pg: p, write: true}
 	err = contain(tx, fn)
-	// A context of its own: the caller's end must not leave the outcome open. Its
-	// time begins here: what the closure took is not the commit's to pay.
+	// The commit has a context of its own: the caller's end must not leave the
+	// outcome open. Its time begins here, so that the closure does not use it up.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), db.commitFor)
 	defer cancel()
 	if err != nil {
@@ -143,7 +143,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 	db.metrics.done("commit", start, err)
 	if err != nil {
-		_ = p.Rollback(end) // of no effect where it was committed or the line is gone
+		_ = p.Rollback(end) // has no effect after a commit or on a broken connection
 		return err
 	}
 	for _, f := range tx.after {
@@ -152,7 +152,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) error {
 	return nil
 }
 
-// commitOutcome sorts a failed commit: the server said no, or nobody knows.
+// commitOutcome sorts a failed commit: the server refused it, or nobody knows.
 func commitOutcome(err error) error {
 	if err == nil {
 		return nil

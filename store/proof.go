@@ -21,9 +21,8 @@ const (
 	ProofHardware ProofKind = 'h' // the public key of its hardware identity, below Intel's on-die root
 )
 
-// A Proof is one thing by which a device that went through a set-up is known
-// again: the SHA-256 of something that only this device can show in a TLS
-// handshake.
+// A Proof identifies a device that went through a set-up: the SHA-256 of
+// something that only this device can show in a TLS handshake.
 type Proof struct {
 	Kind ProofKind
 	Hash [32]byte
@@ -33,8 +32,8 @@ type Proof struct {
 // renewal adds one.
 const maxProofs = 8
 
-// AddProofs puts more proofs behind the list, each once, and keeps the newest
-// eight. It reports whether the list changed.
+// AddProofs appends proofs to the list, each once, and keeps the newest eight.
+// It reports whether the list changed.
 func AddProofs(list []Proof, more ...Proof) ([]Proof, bool) {
 	changed := false
 	list = slices.Clone(list)
@@ -72,23 +71,24 @@ func proofBytes(list []Proof) []byte {
 	return b.Bytes()
 }
 
-// A Holder is the most that may hold a password.
+// A Holder is the widest circle of devices that may hold a password.
 type Holder string
 
 // Holders.
 const (
-	HeldByNobody Holder = "nobody" // it was made for an attempt, and left for nobody
-	HeldInSetup  Holder = "setup"  // it was handed out in a set-up whose commit was never on its way
-	HeldByAny    Holder = "any"    // any device, or a person
+	HeldByNobody Holder = "nobody" // a run made it for an attempt, and sent it to no device
+	HeldInSetup  Holder = "setup"  // a set-up sent it whose commit never left
+	HeldByAny    Holder = "any"    // any device, or a person, may hold it
 )
 
-// Holder says who may hold this password. A row without a right MAC says nothing.
+// Holder says who may hold this password. A row without a right MAC says
+// nothing.
 func (c Credential) Holder() Holder {
 	switch {
 	case c.Forged || c.State != CredentialCandidate || c.Typed():
 		return HeldByAny
 	case !c.Begins():
-		return HeldByAny // a known device is to get it next
+		return HeldByAny // a known device gets it next
 	case c.SentAt.IsZero():
 		return HeldByNobody
 	case c.CommittedAt.IsZero() && c.Setup != 0:
@@ -97,15 +97,15 @@ func (c Credential) Holder() Holder {
 	return HeldByAny
 }
 
-// Begins reports whether a set-up begins with this password: it is for whichever
-// device goes through that.
+// Begins reports whether a set-up begins with this password: whichever device
+// goes through the set-up may get it.
 func (c Credential) Begins() bool { return c.Setup == 0 || c.Setup == c.Generation }
 
-// Typed reports whether a password comes from a person, not from a run.
+// Typed reports whether a person, not a run, entered the password.
 func (c Credential) Typed() bool { return c.RunID == 0 }
 
-// What a password's MAC covers: whose it is, who may hold it, and what the device
-// is known by to which it may be answered.
+// trustColumns are what a password's MAC covers: whose it is, who may hold it,
+// and the proofs of the device that may hear it.
 const trustColumns = "id, uuid, generation, kind, state, setup, proofs, peer, sent_at, committed_at, run_id, signed"
 
 func (c *Credential) trust() []any {
@@ -116,8 +116,8 @@ func (c Credential) place() seal.Place {
 	return place("credentials", c.UUID, c.Generation, c.Kind, string(c.Holder()), c.Setup, proofBytes(c.Proofs), c.Peer)
 }
 
-// amend changes what a password's MAC covers, and signs the row anew. A row that
-// was not ours before does not become so by it. set, if not empty, are more
+// amend changes what a password's MAC covers, and signs the row anew. It does
+// not sign a row whose MAC was wrong before. set, if not empty, are more
 // columns, and args their values from $8 on.
 func (tx *Tx) amend(ctx context.Context, where string, key []any, change func(*Credential), set string, args ...any) (Credential, error) {
 	var c Credential
@@ -141,10 +141,10 @@ func (tx *Tx) amend(ctx context.Context, where string, key []any, change func(*C
 	return c, touched(n, err, ErrNotFound)
 }
 
-// Known writes what a device is known by that goes through the set-up which began
-// with this generation of its admin password. commits says that a commit is about
-// to leave, after which a device outside setup mode may hold the password. A row
-// of an earlier release becomes the beginning of a set-up of its own.
+// Known writes the proofs of the device in the set-up that began with this
+// generation of its admin password. commits says that a commit is about to
+// leave, after which a device outside setup mode may hold the password. A row
+// of an earlier release becomes the begin of a set-up of its own.
 func (tx *Tx) Known(ctx context.Context, uuid amt.UUID, setup int, list []Proof, commits bool) error {
 	_, err := tx.amend(ctx, "uuid = $1 AND generation = $2 AND kind = 'admin'", []any{uuid, setup}, func(c *Credential) {
 		c.Setup, c.Proofs = setup, list
@@ -158,8 +158,8 @@ func (tx *Tx) Known(ctx context.Context, uuid amt.UUID, setup int, list []Proof,
 	return nil
 }
 
-// adoptPins makes the certificate that a device showed last what it is known by,
-// where a release that kept nothing else set it up.
+// adoptPins makes a proof of the certificate that a device showed last, for
+// devices that a release without proofs set up.
 func (db *DB) adoptPins(ctx context.Context) error {
 	var last int64
 	err := db.Read(ctx, func(tx *Tx) error {
@@ -171,7 +171,7 @@ func (db *DB) adoptPins(ctx context.Context) error {
 	return err
 }
 
-// pinPage is how many passwords are looked at in one transaction.
+// pinPage is how many passwords one transaction looks at.
 const pinPage = 5000
 
 func (tx *Tx) adoptPins(ctx context.Context, after, upTo int64) error {
@@ -195,13 +195,14 @@ func (tx *Tx) blob() string {
 	return "blob"
 }
 
-// VouchFirst is Device.Vouched when a person said: whoever answers first.
+// VouchFirst is Device.Vouched after a person said: trust whoever answers
+// first.
 var VouchFirst = []byte{'f'}
 
 // Vouch keeps a person's word for the certificate with which a device answers
-// next: its SHA-256, or nil for the first one that answers. Passwords which the
-// device may hold are answered to it; when it takes one, its key is the device's
-// and the word is spent.
+// next: its SHA-256, or nil for the first one that answers. A run may send
+// passwords that the device may hold to whoever shows it. When that machine
+// takes one, its key becomes the device's and the word is spent.
 func (tx *Tx) Vouch(ctx context.Context, uuid amt.UUID, fingerprint []byte) error {
 	if fingerprint == nil {
 		fingerprint = VouchFirst

@@ -18,8 +18,8 @@ import (
 // scanner is a row.
 type scanner interface{ Scan(dest ...any) error }
 
-// bind puts arguments into the form a column has: a time as milliseconds or
-// timestamptz (zero is NULL), words and addresses as text.
+// bind converts arguments to their columns' form: a time to milliseconds or
+// timestamptz (zero is NULL), words and addresses to text.
 func (tx *Tx) bind(t *text, args []any) []any {
 	out := make([]any, len(args), len(args)+2)
 	for i, a := range args {
@@ -85,9 +85,9 @@ func addrString(a netip.Addr) string {
 	return a.String()
 }
 
-// live is the context of one statement. On SQLite's write connection a
-// statement is never interrupted: that would roll back every closure of the
-// batch. The caller's context is looked at before each instead.
+// live is the context of one statement. On SQLite's write connection nothing
+// may interrupt a statement, since that would roll back every closure of the
+// batch. So live checks the caller's context before each statement instead.
 func (tx *Tx) live(ctx context.Context) (context.Context, error) {
 	if tx.pg != nil || !tx.write {
 		return ctx, nil
@@ -95,7 +95,7 @@ func (tx *Tx) live(ctx context.Context) (context.Context, error) {
 	return context.Background(), ctx.Err()
 }
 
-// exec runs a statement and says how many rows it touched.
+// exec runs a statement and returns how many rows it touched.
 func (tx *Tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
 	t := tx.db.texts.get(tx.db.engine, q, len(args))
 	args = tx.bind(t, args)
@@ -116,7 +116,7 @@ func (tx *Tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
-// one runs a statement that gives at most one row; none is ErrNotFound.
+// one runs a statement that returns at most one row; none is ErrNotFound.
 func (tx *Tx) one(ctx context.Context, q string, args []any, dest ...any) error {
 	t := tx.db.texts.get(tx.db.engine, q, len(args))
 	args = tx.bind(t, args)
@@ -140,7 +140,7 @@ func noRows(err error) error {
 	return kind(err)
 }
 
-// list collects rows. scan copies one.
+// list collects rows; scan copies one.
 func list[T any](ctx context.Context, tx *Tx, scan func(scanner) (T, error), q string, args ...any) ([]T, error) {
 	var out []T
 	err := tx.each(ctx, func(s scanner) error {
@@ -200,7 +200,7 @@ func (tx *Tx) each(ctx context.Context, row func(scanner) error, q string, args 
 	return kind(rows.Err())
 }
 
-// A statement of a pipeline; dest nil when it gives no row.
+// A statement of a pipeline; dest is nil if it returns no row.
 type statement struct {
 	q    string
 	args []any
@@ -244,7 +244,7 @@ func (tx *Tx) pipeline(ctx context.Context, all ...statement) error {
 	return res.Close()
 }
 
-// touched makes an error of a statement that met no row.
+// touched turns a statement that met no row into an error.
 func touched(n int64, err, none error) error {
 	if err == nil && n == 0 {
 		return none
@@ -252,7 +252,7 @@ func touched(n int64, err, none error) error {
 	return err
 }
 
-// What a column holds, back in our types.
+// Scanners from a column's form to Go types.
 
 type timeOf struct{ t *time.Time }
 
@@ -290,7 +290,7 @@ func (s versionOf) Scan(src any) error {
 	return s.v.UnmarshalText([]byte(v))
 }
 
-// uuidOf reads a uuid that may be NULL.
+// uuidOf reads a UUID that may be NULL.
 type uuidOf struct{ u *amt.UUID }
 
 func (s uuidOf) Scan(src any) error {

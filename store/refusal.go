@@ -8,25 +8,25 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// AttemptFailed is the event of an attempt that came to nothing.
+// AttemptFailed is the event of a failed attempt.
 const AttemptFailed = "attempt_failed"
 
-// Refusal is what a device's answer to our certificates depended on. It stands in
-// the event of the attempt that failed, so that the device is not asked the same
-// again until one of these is another.
+// Refusal is what a device's answer to our certificates depended on. The failed
+// attempt's event keeps it, so that no run asks the device the same again until
+// one of these has changed.
 type Refusal struct {
-	Certificates []string // as certs.Offers says them
+	Certificates []string // in the form of certs.Offers
 	Suffix       string
 	Address      string
 }
 
-// Data is a refusal as an event keeps it.
+// Data is the refusal in the event's form.
 func (r Refusal) Data() map[string]any {
 	return map[string]any{"offered": strings.Join(r.Certificates, " "), "suffix": r.Suffix, "address": r.Address}
 }
 
-// LastRefusal is what the device's last attempt that failed depended on; ErrNotFound
-// when that is not kept.
+// LastRefusal reads what the device's last failed attempt depended on;
+// ErrNotFound if its event does not say.
 func (tx *Tx) LastRefusal(ctx context.Context, uuid amt.UUID) (Refusal, error) {
 	last, err := tx.Events(ctx, EventFilter{UUID: uuid, Name: AttemptFailed, Newest: true, Limit: 1})
 	if err != nil {
@@ -39,7 +39,7 @@ func (tx *Tx) LastRefusal(ctx context.Context, uuid amt.UUID) (Refusal, error) {
 	return Refusal{Certificates: strings.Fields(word("offered")), Suffix: word("suffix"), Address: word("address")}, nil
 }
 
-// Differs says in words what is another since, "" nothing.
+// Differs says in words what has changed since; "": nothing.
 func (r Refusal) Differs(now Refusal) string {
 	switch {
 	case !slices.Equal(r.Certificates, now.Certificates):

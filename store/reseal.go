@@ -8,7 +8,8 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// Everything sealed: where it lies and how its row names its place.
+// sealedColumns are all columns with envelopes, and how a row names its
+// envelope's place.
 var sealedColumns = []struct {
 	table, column, key, id string
 	place                  func(s scanner, sealed *[]byte) (id any, at seal.Place, err error)
@@ -35,9 +36,9 @@ func keyed(table, column string) func(s scanner, b *[]byte) (any, seal.Place, er
 	}
 }
 
-// Reseal moves at most limit envelopes to the newest data key and says how
-// many it moved; call it until that is 0. It is the only thing that ever
-// changes a ciphertext, and what is in it stays the same.
+// Reseal moves at most limit envelopes to the newest data key and returns how
+// many it moved; call it until that is 0. Nothing else ever changes a
+// ciphertext, and the secret inside stays the same.
 func (tx *Tx) Reseal(ctx context.Context, limit int) (int, error) {
 	keys, err := tx.keyring()
 	if err != nil {
@@ -81,7 +82,7 @@ func (tx *Tx) Reseal(ctx context.Context, limit int) (int, error) {
 	return moved, nil
 }
 
-// SealedUnder counts envelopes by data key: a key that is missing here seals
+// SealedUnder counts envelopes by data key: a key that the map lacks seals
 // nothing any more.
 func (tx *Tx) SealedUnder(ctx context.Context) (map[uint32]int, error) {
 	out := map[uint32]int{}

@@ -11,11 +11,11 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// RestoreBackup fills an empty database from a backup, which it first verifies
-// to the end: whatever is wrong with the file, the target has not been touched.
-// The rows go in in one transaction, at the schema they were taken from, and are
-// then migrated like any older database. Keys of the target wrap what was
-// wrapped by the master key of the source.
+// RestoreBackup fills an empty database from a backup. It first verifies the
+// file to its end, so that a bad file leaves the target untouched. One
+// transaction inserts the rows at the backup's schema; then the store migrates
+// them like any older database. The target's master key wraps the data keys
+// that the source's master key wrapped.
 func RestoreBackup(ctx context.Context, file io.ReadSeeker, passphrase amt.Secret, target func() (Options, error)) (BackupReport, error) {
 	report, err := VerifyBackup(ctx, file, passphrase)
 	if err != nil {
@@ -29,7 +29,7 @@ func RestoreBackup(ctx context.Context, file io.ReadSeeker, passphrase amt.Secre
 		return report, err
 	}
 	keys := o.Keys
-	o.Keys, o.upTo = nil, report.Schema // no data key is made: those of the backup come
+	o.Keys, o.upTo = nil, report.Schema // make no data key: the backup brings its own
 	db, err := Open(ctx, o)
 	if err != nil {
 		return report, err
@@ -50,7 +50,7 @@ func RestoreBackup(ctx context.Context, file io.ReadSeeker, passphrase amt.Secre
 	if n, err := db.CheckAudit(ctx); err != nil || n != report.Audit {
 		return report, fmt.Errorf("look at what was restored: %d of %d audit records: %w", n, report.Audit, err)
 	}
-	if !db.strict.Load() && keys != nil { // the backup, which opened, is of a time before rows were signed
+	if !db.strict.Load() && keys != nil { // the backup opened, and is older than the signing of rows
 		if _, err := db.ResignRows(ctx, "restore", "the backup is of a time before rows were signed"); err != nil {
 			return report, fmt.Errorf("sign what was restored: %w", err)
 		}
@@ -59,7 +59,7 @@ func RestoreBackup(ctx context.Context, file io.ReadSeeker, passphrase amt.Secre
 }
 
 func (tx *Tx) restore(ctx context.Context, file io.ReadSeeker, passphrase amt.Secret, keys *seal.Keyring) error {
-	if _, err := file.Seek(0, io.SeekStart); err != nil { // a transaction may be tried again
+	if _, err := file.Seek(0, io.SeekStart); err != nil { // Write may try the transaction again
 		return err
 	}
 	if err := tx.mustBeEmpty(ctx); err != nil {
@@ -126,8 +126,8 @@ func (tx *Tx) restore(ctx context.Context, file io.ReadSeeker, passphrase amt.Se
 	return nil
 }
 
-// mustBeEmpty refuses a database that somebody uses, and takes away the rows
-// that the schema itself made.
+// mustBeEmpty refuses a database in use, and deletes the rows that the schema
+// itself made.
 func (tx *Tx) mustBeEmpty(ctx context.Context) error {
 	tables, err := ownTables()
 	if err != nil {
@@ -146,9 +146,9 @@ func (tx *Tx) mustBeEmpty(ctx context.Context) error {
 			return fmt.Errorf("look for %s: %w", t.name, err)
 		}
 		if n == 0 {
-			continue // of a later schema than the backup's
+			continue // the backup's schema is older than this table
 		}
-		if t.name == "settings" { // what the schema says of itself, the backup says again
+		if t.name == "settings" { // the backup brings the schema's own settings too
 			if _, err := tx.exec(ctx, "DELETE FROM settings WHERE key = 'schema_readable_from'"); err != nil {
 				return fmt.Errorf("clear settings: %w", err)
 			}

@@ -6,38 +6,37 @@ import (
 	"time"
 )
 
-// Retention bounds what grows. Zero keeps for ever. Credentials and the audit
-// chain are never touched; neither is what a live run may need.
+// Retention bounds what grows; zero keeps for ever. Prune never touches
+// credentials, the audit chain, or what a live run may need.
 type Retention struct {
-	HelloAge        time.Duration // hellos older than this go
+	HelloAge        time.Duration // Prune removes hellos older than this
 	HellosPerDevice int           // and all but the newest so many of each device
 	EventAge        time.Duration
 	EventsPerDevice int
-	RunAge          time.Duration // ended runs, with their steps; a device's newest run stays
+	RunAge          time.Duration // of ended runs with their steps; a device's newest run stays
 	RunsPerDevice   int
-	StepAge         time.Duration // the steps of ended runs, earlier than the run itself
+	StepAge         time.Duration // of the steps of ended runs, which go before the run
 	JobAge          time.Duration // ended bulk jobs
-	OTPAge          time.Duration // one-time passwords after their end
-	SessionAge      time.Duration // console logins after their end
-	LatelyAge       time.Duration // what is counted under limits
-	Batch           int           // rows a transaction: 500
+	OTPAge          time.Duration // of one-time passwords, from their end
+	SessionAge      time.Duration // of console logins, from their end
+	LatelyAge       time.Duration // of events counted under limits
+	Batch           int           // rows per transaction: 500
 }
 
-// Pruned counts what was removed.
+// Pruned counts the removed rows.
 type Pruned struct {
 	Hellos, Events, Runs, Steps, Jobs, OTPs, Sessions, Lately, TrustTables int64
 }
 
 const (
 	defaultPruneBatch = 500
-	// trustGrace is far above trustCacheAge: a hash list nobody refers to is not
-	// removed while a node may still hand out its id.
+	// trustGrace is far above trustCacheAge, so that Prune removes no hash list
+	// whose id a node may still hand out.
 	trustGrace = 24 * time.Hour
 )
 
 // Prune removes what is past its time, in many short transactions, so that
-// hellos never wait long behind it. It may be stopped at any moment, and any
-// node may run it.
+// hellos never wait long. Any node may run it, and stop it at any moment.
 func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 	var p Pruned
 	batch := int64(r.Batch)
@@ -54,8 +53,8 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 		}
 		return nil
 	}
-	// ids grow with time, so the first of a table by id are the oldest: looking
-	// at those alone needs no index on the time.
+	// ids grow with time, so a table's first rows by id are its oldest, and finding
+	// them needs no index on the time.
 	log := func(n *int64, age time.Duration, table string) error {
 		if age <= 0 {
 			return nil
@@ -106,7 +105,7 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 	return p, err
 }
 
-// repeat runs a bounded deletion until it finds less than a batch.
+// repeat runs a bounded deletion until it deletes less than a batch.
 func (db *DB) repeat(ctx context.Context, total *int64, q string, age, batch int64) error {
 	for {
 		var n int64
@@ -124,15 +123,15 @@ func (db *DB) repeat(ctx context.Context, total *int64, q string, age, batch int
 	}
 }
 
-// pruneEach keeps the newest so many rows of each device. Devices are looked
-// through in the order of their UUID, a page at a time.
+// pruneEach keeps the newest keep rows of each device. It walks the devices by
+// UUID, a page at a time.
 func (db *DB) pruneEach(ctx context.Context, total *int64, table string, keep int, batch int64) error {
 	if keep <= 0 {
 		return nil
 	}
 	type over struct {
 		uuid string
-		from int64 // the oldest id to keep
+		from int64 // the oldest id that stays
 	}
 	after := "00000000-0000-0000-0000-000000000000"
 	for {

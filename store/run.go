@@ -20,17 +20,18 @@ func (r *Run) dest() []any {
 		&r.Reason, &r.Detail, &r.Blame, &r.signed}
 }
 
-// place names a run by its device and its beginning: no device has two at once.
+// place names a run by its device and its creation time: no device has two runs
+// at once.
 func (r *Run) place() seal.Place {
 	return place("runs", r.UUID, r.CreatedAt, r.Kind, r.Trigger, r.Profile, r.Task)
 }
 
-// judgeRun says whether a run that is to be worked on was ordered here.
+// judgeRun marks a live run as forged that nobody ordered here.
 func (tx *Tx) judgeRun(r *Run) {
 	r.Forged = r.Live() && !tx.counts("runs", r.UUID, r.place(), r.signed)
 }
 
-// runs lists those that count.
+// runs lists the runs that count.
 func (tx *Tx) runs(ctx context.Context, q string, args ...any) ([]Run, error) {
 	return ours(ctx, tx, func(s scanner) (Run, bool, error) {
 		r, err := scanRun(s)
@@ -47,14 +48,14 @@ func scanRun(s scanner) (Run, error) {
 	return r, err
 }
 
-// Live reports whether the run is still to be worked on.
+// Live reports whether the run still waits or is under way.
 func (r Run) Live() bool { return !r.Forged && (r.State == RunQueued || r.State == RunRunning) }
 
-// CreateRun makes the one live run of a device; ErrConflict when there is one
-// already, whoever made it and on whichever node.
+// CreateRun makes the one live run of a device; ErrConflict if the device has
+// one already, whoever made it on whichever node.
 func (tx *Tx) CreateRun(ctx context.Context, n NewRun) (Run, error) {
 	r, err := tx.createRun(ctx, n)
-	if err == ErrNotFound { //nolint:errorlint // no row came back; wrapped, it would be the device that is missing
+	if err == ErrNotFound { // the insert returned no row; a wrapped ErrNotFound is the missing device
 		var gone bool
 		switch gone, err = tx.endForged(ctx, n.UUID); {
 		case err == nil && gone:
@@ -84,7 +85,7 @@ func (tx *Tx) createRun(ctx context.Context, n NewRun) (Run, error) {
 	return r, err
 }
 
-// endForged ends the live run of a device if nobody here ordered it.
+// endForged ends a device's live run if nobody ordered it here.
 func (tx *Tx) endForged(ctx context.Context, uuid amt.UUID) (bool, error) {
 	var r Run
 	if err := tx.one(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND "+liveRuns, []any{uuid}, r.dest()...); err != nil {
@@ -118,12 +119,12 @@ func (tx *Tx) LiveRun(ctx context.Context, uuid amt.UUID) (Run, error) {
 	return all[0], nil
 }
 
-// ProbeRun is the kind of run that looks whether a device is where it is believed
-// to be, since somebody says hello in its name elsewhere. It changes nothing.
+// ProbeRun is the kind of run that checks whether a device is still where it
+// was, since somebody says hello in its name elsewhere. It changes nothing.
 const ProbeRun = "probe"
 
-// LiveWork is LiveRun for who wants to work on the device: a probe gives way, and
-// comes again while the device is claimed.
+// LiveWork is LiveRun for callers that want to work on the device: a probe
+// gives way, and comes again while somebody claims the device.
 func (tx *Tx) LiveWork(ctx context.Context, uuid amt.UUID) (Run, error) {
 	r, err := tx.LiveRun(ctx, uuid)
 	if err != nil || r.Kind != ProbeRun {
@@ -140,42 +141,41 @@ func (tx *Tx) Runs(ctx context.Context, uuid amt.UUID, limit int) ([]Run, error)
 	return list(ctx, tx, scanRun, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 ORDER BY id DESC LIMIT $2", uuid, page(limit))
 }
 
-// WaitingRuns lists live runs whose time came before a moment ago and whose
-// device is free: what a sweeper queues again if its job was lost.
+// WaitingRuns lists live runs that have been due for a time and whose device is
+// free: the sweeper requeues them if the queue lost their job.
 func (tx *Tx) WaitingRuns(ctx context.Context, since time.Duration, limit int) ([]Run, error) {
 	return tx.runs(ctx, "SELECT "+prefixed("r", runColumns)+` FROM runs r JOIN devices d ON d.uuid = r.uuid
 		WHERE r.state IN ('queued', 'running') AND r.not_before <= {now+$1} AND (d.lease_until IS NULL OR d.lease_until <= {lease+$1})
 		ORDER BY r.not_before LIMIT $2`, -since.Milliseconds(), page(limit))
 }
 
-// FarRuns lists live runs that wait for a time further ahead than any pause is
-// long: they were written while a clock was ahead.
+// FarRuns lists live runs that are due later than any pause lasts: a node wrote
+// them while its clock was ahead.
 func (tx *Tx) FarRuns(ctx context.Context, beyond time.Duration, limit int) ([]Run, error) {
 	return tx.runs(ctx, "SELECT "+runColumns+` FROM runs
 		WHERE state IN ('queued', 'running') AND not_before > {now+$1} ORDER BY not_before LIMIT $2`, beyond.Milliseconds(), page(limit))
 }
 
-// liveRuns is what the indexes of live runs are restricted to. SQLite does not
-// see that one of the two states lies in it, and walks through all runs there
-// ever were.
+// liveRuns is the condition of the partial indexes on live runs. SQLite does
+// not see that one of the two states implies it, and would walk through all
+// runs.
 const liveRuns = "state IN ('queued', 'running')"
 
-// OldestWaiting says since when the longest-waiting run could have been worked
-// on; zero when none waits.
+// OldestWaiting is when the longest-waiting run became due; zero if none waits.
 func (tx *Tx) OldestWaiting(ctx context.Context) (time.Time, error) {
 	var t time.Time
 	err := tx.one(ctx, "SELECT min(not_before) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil, timeOf{&t})
 	return t, err
 }
 
-// HastenRun lets a live run be worked on at t if it would have waited longer;
-// zero is now.
+// HastenRun makes a live run due at t if it would have waited longer; zero is
+// now.
 func (tx *Tx) HastenRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, sooner)
 }
 
-// AskForRun is HastenRun by a person: the run is theirs from now on, and is not held
-// up as one that nobody asked for.
+// AskForRun is HastenRun on a person's word: the run becomes theirs, and a
+// network's pause does not hold it up.
 func (tx *Tx) AskForRun(ctx context.Context, id int64, t time.Time) error {
 	r, err := tx.Run(ctx, id)
 	if err == nil && !r.Live() {
@@ -192,7 +192,7 @@ func (tx *Tx) AskForRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, sooner+", triggered_by = 'api', signed = $2", mac)
 }
 
-// PostponeRun lets a live run wait until t, whatever it waited for before.
+// PostponeRun makes a live run wait until t, whatever it waited for before.
 func (tx *Tx) PostponeRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, "%[1]s")
 }
@@ -215,8 +215,9 @@ func (tx *Tx) moveRun(ctx context.Context, id int64, t time.Time, to string, mor
 	return nil
 }
 
-// FinishRun ends a live run as done, failed or cancelled, so that nothing begins
-// it again; ErrGone when it has ended before. The caller has checked its fence in the same transaction.
+// FinishRun ends a live run for good as done, failed or cancelled; ErrGone if
+// it has ended before. The caller has checked its fence in the same
+// transaction.
 func (tx *Tx) FinishRun(ctx context.Context, id int64, state string, code reason.Code, detail, blame string) error {
 	switch state {
 	case RunDone, RunFailed, RunCancelled:
@@ -237,8 +238,8 @@ func (tx *Tx) SetRunCertificate(ctx context.Context, id int64, certificate strin
 	return touched(n, err, ErrNotFound)
 }
 
-// PutSteps writes lines of a run's journal; a line with the same attempt and
-// number is replaced.
+// PutSteps writes lines of a run's journal. A line replaces the one with the
+// same attempt and number.
 func (tx *Tx) PutSteps(ctx context.Context, runID int64, steps []StepRecord) error {
 	all := make([]statement, len(steps))
 	for i, s := range steps {
