@@ -14,6 +14,7 @@ import (
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/doctor"
+	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -158,4 +159,4 @@ func (c *checks) report() api.DoctorReport {
 	return out
 }
 
-func (c *checks) api() api.Doctor { return api.Doctor{Last: c.report, Run: c.run} }
+func (c *checks) api() rest.Doctor { return rest.Doctor{Last: c.report, Run: c.run} }

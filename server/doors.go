@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/provisiond/provisiond/amt/door"
-	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/rest"
 )
 
 // Connections of the API and the console share the process's descriptors with the
@@ -142,7 +142,7 @@ func (l *apiDoor) behind(h *http.Server) {
 	}
 	h.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if a := apiConnOf(c); a != nil {
-			ctx = api.WithVouch(ctx, a.vouch)
+			ctx = rest.WithVouch(ctx, a.vouch)
 		}
 		return ctx
 	}

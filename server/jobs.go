@@ -16,6 +16,7 @@ import (
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -231,7 +232,7 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 		if counts, err = tx.CountJobItems(ctx, id); err != nil {
 			return err
 		}
-		var o api.JobOptions
+		var o rest.JobOptions
 		if err := json.Unmarshal(j.Options, &o); err != nil {
 			return err
 		}
@@ -318,7 +319,7 @@ func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.BulkJob, c
 
 // beginItem begins one device's part. The device may have changed since the
 // job was made: then its part says so, and the job goes on.
-func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o api.JobOptions, item store.JobItem) error {
+func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, item store.JobItem) error {
 	end := func(state, detail string) error {
 		if item.State, item.Detail = state, detail; state != store.ItemRunning {
 			item.Wave = 0 // what was not begun proves nothing
@@ -342,7 +343,7 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o
 	if verb == api.KindRollout {
 		verb = provision.KindMaintain
 	}
-	if p := api.Refused(verb, d); p != nil {
+	if p := rest.Refused(verb, d); p != nil {
 		return end(store.ItemSkipped, p.Detail)
 	}
 	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Actor: actor, NextRetry: d.NextRetry, Data: map[string]any{"job": j.ID}}
@@ -386,14 +387,14 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o
 
 // commandItem gives one device a command. One that began a run is handed over: it
 // ends with what becomes of the device.
-func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o api.JobOptions, d store.Device, live store.Run, busy bool,
+func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, d store.Device, live store.Run, busy bool,
 	end func(state, detail string) error, item *store.JobItem) error {
 	var run *store.Run
 	if busy {
 		run = &live
 	}
-	who := api.Principal{Name: j.CreatedBy, User: j.CreatedBy, Job: j.ID}
-	said, id, err := api.Bulk(ctx, tx, s.bulkDeps(), j.Kind, who, d, run, o.Note, o.Change)
+	who := rest.Principal{Name: j.CreatedBy, User: j.CreatedBy, Job: j.ID}
+	said, id, err := rest.Bulk(ctx, tx, s.bulkDeps(), j.Kind, who, d, run, o.Note, o.Change)
 	var refused *api.Problem
 	switch {
 	case errors.As(err, &refused):
@@ -402,7 +403,7 @@ func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob,
 		return err
 	}
 	item.RunID = id
-	if id != 0 && api.Begins(j.Kind) {
+	if id != 0 && rest.Begins(j.Kind) {
 		said, _, _ = strings.Cut(said, ";")
 		return end(store.ItemHanded, said)
 	}
@@ -410,8 +411,8 @@ func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob,
 }
 
 // bulkDeps is what commands stand on that begin a run.
-func (s *Server) bulkDeps() api.Deps {
-	return api.Deps{StartRun: startRun, Enqueue: s.enqueue}
+func (s *Server) bulkDeps() rest.Deps {
+	return rest.Deps{StartRun: startRun, Enqueue: s.enqueue}
 }
 
 func startRun(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {

@@ -8,9 +8,9 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -147,7 +147,7 @@ const (
 func (s *Server) reseal(ctx context.Context) error {
 	wanted := ""
 	err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
-		wanted, err = tx.Setting(ctx, api.ResealKey)
+		wanted, err = tx.Setting(ctx, rest.ResealKey)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) || err == nil && wanted == "" {
@@ -159,7 +159,7 @@ func (s *Server) reseal(ctx context.Context) error {
 		if err = s.DB.Write(ctx, func(tx *store.Tx) (err error) {
 			n, err = tx.Reseal(ctx, resealBatch)
 			if err == nil && n == 0 {
-				err = tx.PutSetting(ctx, api.ResealKey, "")
+				err = tx.PutSetting(ctx, rest.ResealKey, "")
 			}
 			return err
 		}); err == nil && n == 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
+	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -195,7 +196,7 @@ func (s *Server) join(ctx context.Context, tx *store.Tx, o store.Outgrown, devic
 	target := store.Target(o.Profile, o.Version)
 	id, err := tx.RolloutOf(ctx, target, o.Cause)
 	if errors.Is(err, store.ErrNotFound) {
-		options, err := json.Marshal(api.JobOptions{Change: api.Change{Profile: o.Profile}})
+		options, err := json.Marshal(rest.JobOptions{Change: api.Change{Profile: o.Profile}})
 		if err != nil {
 			return err
 		}

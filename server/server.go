@@ -32,6 +32,7 @@ import (
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/queue"
+	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -58,7 +59,7 @@ type Server struct {
 	engine *provision.Engine
 	queue  *queue.Queue
 	hello  *hello.Server
-	api    *api.Server
+	api    *rest.Server
 	checks *checks
 
 	dueMu    sync.Mutex         // one look for what is due at a time
@@ -365,14 +366,14 @@ func (s *Server) enqueue(ctx context.Context, tx *store.Tx, runID int64, at time
 }
 
 func (s *Server) startAPI(ctx context.Context) error {
-	if err := api.EnsureAdminToken(ctx, s.DB, s.TokenFile()); err != nil {
+	if err := rest.EnsureAdminToken(ctx, s.DB, s.TokenFile()); err != nil {
 		return fmt.Errorf("write the first admin token: %w", err)
 	}
-	s.api = api.New(api.Deps{
+	s.api = rest.New(rest.Deps{
 		DB: s.DB, StartRun: startRun,
 		Reconsider: s.Admit.Reconsider, WouldStart: func(ctx context.Context, tx *store.Tx, rules []profile.Rule, made string) (int, error) {
 			return s.Admit.WouldStart(ctx, tx, admit.Change{Rules: rules, Profile: made})
-		}, WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: api.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
+		}, WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: rest.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
 		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, MostAttempts: s.o.Attempts, SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Canary: s.canary(), WavePace: s.wavePace(), Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})

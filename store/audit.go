@@ -3,8 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/provisiond/provisiond/store/chain"
 )
 
 // AuditError says where the audit chain is broken.
@@ -121,18 +121,12 @@ func (tx *Tx) commitAudited(ctx context.Context) error {
 	return commitOutcome(errors.Join(err, res.Close()))
 }
 
-// auditHash is SHA-256 over the row, each part with its length, and the
-// previous hash.
-func auditHash(r AuditRecord, detail, prev []byte) []byte {
-	var b []byte
-	b = binary.BigEndian.AppendUint64(b, uint64(r.Seq))
-	b = binary.BigEndian.AppendUint64(b, uint64(r.At.UnixMilli()))
-	for _, part := range [][]byte{[]byte(r.Actor), []byte(r.Action), []byte(r.Subject), detail, prev} {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
-		b = append(b, part...)
-	}
-	sum := sha256.Sum256(b)
-	return sum[:]
+// auditHash is the hash of a record whose detail is this text.
+func auditHash(r AuditRecord, detail, prev []byte) []byte { return linked(r, detail).HashAfter(prev) }
+
+// linked is a record as the chain holds it.
+func linked(r AuditRecord, detail []byte) chain.Record {
+	return chain.Record{Seq: r.Seq, At: r.At, Actor: r.Actor, Action: r.Action, Subject: r.Subject, Detail: detail, Hash: r.Hash}
 }
 
 type auditRow struct {
@@ -291,4 +285,29 @@ func (tx *Tx) AuditRecords(ctx context.Context, after int64, limit int) ([]Audit
 		out[i] = r.AuditRecord
 	}
 	return out, err
+}
+
+// AuditFileLines are the next lines of an export: at most limit records after
+// the record after and up to through, with their checkpoints. next is the last
+// record's number; 0 when the lines reach through.
+func (tx *Tx) AuditFileLines(ctx context.Context, after, through int64, limit int) (lines []string, next int64, err error) {
+	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", after, through, page(limit))
+	if err != nil || len(rows) == 0 {
+		return nil, 0, err
+	}
+	last := rows[len(rows)-1].Seq
+	checkpoints, err := tx.AuditCheckpoints(ctx, after, last)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, r := range rows {
+		lines = append(lines, linked(r.AuditRecord, r.detail).Line())
+		for len(checkpoints) > 0 && checkpoints[0].Seq <= r.Seq {
+			lines, checkpoints = append(lines, checkpoints[0].Line()), checkpoints[1:]
+		}
+	}
+	if last < through {
+		next = last
+	}
+	return lines, next, nil
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"context"
-
 	"github.com/provisiond/provisiond/store"
+	"github.com/provisiond/provisiond/store/chain"
 )
 
 // cutAudit takes the records behind seq away, and the checkpoints, as somebody
@@ -152,17 +152,17 @@ func TestAFileIsHeldAgainstACheckpoint(t *testing.T) {
 		other[0] ^= 1
 		for _, c := range []struct {
 			name, file string
-			mark       store.AuditMark
+			mark       chain.Mark
 			ok         bool
 		}{
-			{"whole", file, store.AuditMark{Seq: 5, Hash: first.Hash}, true},
-			{"its first digits", file, store.AuditMark{Seq: 5, Hash: first.Hash[:6]}, true},
-			{"another hash", file, store.AuditMark{Seq: 5, Hash: other}, false},
-			{"of another record", file, store.AuditMark{Seq: 4, Hash: first.Hash}, false},
-			{"cut behind it", cut, store.AuditMark{Seq: 5, Hash: first.Hash}, true},
-			{"cut before it", cut, store.AuditMark{Seq: 8, Hash: first.Hash}, false},
+			{"whole", file, chain.Mark{Seq: 5, Hash: first.Hash}, true},
+			{"its first digits", file, chain.Mark{Seq: 5, Hash: first.Hash[:6]}, true},
+			{"another hash", file, chain.Mark{Seq: 5, Hash: other}, false},
+			{"of another record", file, chain.Mark{Seq: 4, Hash: first.Hash}, false},
+			{"cut behind it", cut, chain.Mark{Seq: 5, Hash: first.Hash}, true},
+			{"cut before it", cut, chain.Mark{Seq: 8, Hash: first.Hash}, false},
 		} {
-			if _, err := store.CheckAuditFile(strings.NewReader(c.file), c.mark); (err == nil) != c.ok {
+			if _, err := chain.CheckFile(strings.NewReader(c.file), c.mark); (err == nil) != c.ok {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/store/chain"
 	"github.com/provisiond/provisiond/store/seal"
 )
 
@@ -39,26 +39,8 @@ const (
 	checkpointLate = 10 * time.Minute
 )
 
-// An AuditCheckpoint says what the chain was when it ended with record Seq.
-type AuditCheckpoint struct {
-	Seq       int64
-	At        time.Time
-	Hash      []byte // of record Seq
-	Signature []byte // Ed25519
-}
-
-// message is the text that the key signs.
-func (c AuditCheckpoint) message() []byte {
-	b := []byte("provisiond audit checkpoint 1\n")
-	b = binary.BigEndian.AppendUint64(b, uint64(c.Seq))
-	b = binary.BigEndian.AppendUint64(b, uint64(c.At.UnixMilli()))
-	return append(b, c.Hash...)
-}
-
-// Verify reports whether key's private half signed the checkpoint.
-func (c AuditCheckpoint) Verify(key ed25519.PublicKey) bool {
-	return len(key) == ed25519.PublicKeySize && ed25519.Verify(key, c.message(), c.Signature)
-}
+// AuditCheckpoint says what the chain was when it ended with a record.
+type AuditCheckpoint = chain.Checkpoint
 
 // AuditKey is the public key of the checkpoints; ErrNotFound before the first
 // one.
@@ -93,7 +75,7 @@ func (tx *Tx) SignAudit(ctx context.Context) (AuditCheckpoint, error) {
 		return c, err
 	}
 	c.At = millis(tx.Now())
-	if c.Signature, _, err = seal.Sign(key, c.message()); err != nil {
+	if c.Signature, _, err = seal.Sign(key, c.Message()); err != nil {
 		return c, fmt.Errorf("sign the audit: %w", err)
 	}
 	if _, err := tx.exec(ctx, "INSERT INTO audit_checkpoints (seq, at, hash, signature) VALUES ($1, $2, $3, $4)", c.Seq, c.At, c.Hash, c.Signature); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/store"
+	"github.com/provisiond/provisiond/store/chain"
 )
 
 func record(t *testing.T, db *store.DB, n int) {
@@ -38,7 +39,7 @@ func export(t *testing.T, db *store.DB) []byte {
 		if err != nil {
 			return err
 		}
-		out.WriteString(store.AuditFileHead(key) + "\n")
+		out.WriteString(chain.Head(key) + "\n")
 		for after := int64(0); ; {
 			lines, next, err := tx.AuditFileLines(ctx, after, last.Seq, 3)
 			for _, l := range lines {
@@ -61,21 +62,21 @@ func TestAuditFileTamper(t *testing.T) {
 		first := sign(t, db)
 		record(t, db, 4)
 		file := export(t, db)
-		got, err := store.CheckAuditFile(bytes.NewReader(file))
+		got, err := chain.CheckFile(bytes.NewReader(file))
 		if err != nil || got.Records != 9 || got.Checkpoints != 2 || got.Last.Seq != 9 || first.Seq != 5 {
 			t.Fatalf("%+v, %v\n%s", got, err, file)
 		}
 		for i := range file {
 			bad := bytes.Clone(file)
 			bad[i] ^= []byte{0x01, 0x20, 0x80}[(i+len(db.Engine()))%3] // 0x20 changes the case of a letter
-			if _, err := store.CheckAuditFile(bytes.NewReader(bad)); err == nil {
+			if _, err := chain.CheckFile(bytes.NewReader(bad)); err == nil {
 				t.Fatalf("byte %d of %d, %q made %q, was not noticed", i, len(file), file[i], bad[i])
 			}
 		}
 		lines := bytes.SplitAfter(file, []byte("\n"))
 		for i := range len(lines) - 1 {
 			bad := append(bytes.Join(lines[:i], nil), bytes.Join(lines[i+1:], nil)...)
-			_, err := store.CheckAuditFile(bytes.NewReader(bad))
+			_, err := chain.CheckFile(bytes.NewReader(bad))
 			if i == 6 && err == nil {
 				continue // one checkpoint of two: the other one holds for more
 			}
@@ -83,7 +84,7 @@ func TestAuditFileTamper(t *testing.T) {
 				t.Errorf("line %d was left out and nobody noticed", i+1)
 			}
 		}
-		if _, err := store.CheckAuditFile(bytes.NewReader(file[:len(file)-1])); err == nil {
+		if _, err := chain.CheckFile(bytes.NewReader(file[:len(file)-1])); err == nil {
 			t.Error("a cut file was not noticed")
 		}
 	})

@@ -65,6 +65,41 @@ func Recordings(data []byte) ([]Recorded, error) {
 	return []Recorded{{data, "the bytes themselves"}}, nil
 }
 
+// A FormError says what a file was taken for, and why that is no hello.
+type FormError struct {
+	Form string
+	Err  error
+}
+
+func (e *FormError) Error() string { return "taken for " + e.Form + ": " + e.Err.Error() }
+
+// Unwrap gives the error of Parse.
+func (e *FormError) Unwrap() error { return e.Err }
+
+// Decoded is a hello of a file, read.
+type Decoded struct {
+	Message
+	Form string
+}
+
+// Decode reads the hellos that Recordings finds: at least one, or an error that
+// says what the file was taken for.
+func Decode(data []byte) ([]Decoded, error) {
+	found, err := Recordings(data)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Decoded, len(found))
+	for i, r := range found {
+		m, err := Parse(r.Raw)
+		if err != nil {
+			return nil, &FormError{r.Form, err}
+		}
+		out[i] = Decoded{m, r.Form}
+	}
+	return out, nil
+}
+
 func isHello(b []byte) bool {
 	_, err := Parse(b)
 	return err == nil

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -56,7 +57,7 @@ func (p *program) helloDecode() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := api.DecodeHellos(raw)
+			all, err := decodeHellos(raw)
 			switch {
 			case err != nil:
 				return failed("%s: %w", args[0], err)
@@ -74,6 +75,21 @@ func (p *program) helloDecode() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// decodeHellos reads the hellos of a file without a server.
+func decodeHellos(raw []byte) ([]api.HelloDecoded, error) {
+	found, err := hello.Decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	var all []api.HelloDecoded
+	for _, m := range found {
+		all = append(all, api.HelloDecoded{
+			Form: m.Form, Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount), AdminCredentialsSet: m.AdminCredentialsSet, Hashes: api.Roots(m.Hashes),
+		})
+	}
+	return all, nil
 }
 
 func (p *program) sayHello(d api.HelloDecoded) {
@@ -134,7 +150,7 @@ func (p *program) helloVerb(v verb[keptHello], decode bool) *cobra.Command {
 }
 
 func decodeHello(k api.KeptHello, raw []byte) (api.HelloDecoded, error) {
-	all, err := api.DecodeHellos(raw)
+	all, err := decodeHellos(raw)
 	if err != nil {
 		return api.HelloDecoded{}, failed("hello %d: %w", k.ID, err)
 	}

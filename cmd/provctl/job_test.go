@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/server/rest/apitest"
 )
 
 // TestJobsOfManyAsk: over more than five devices provctl asks with their number where

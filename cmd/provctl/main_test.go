@@ -17,7 +17,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/server/rest/apitest"
 )
 
 var update = flag.Bool("update", false, "write what is printed now into the transcripts; read the difference before committing it")

@@ -26,27 +26,29 @@ amt/sim          : amt amt/hello
 migrations       :
 certs            : amt amt/reason amt/typed
 certs/certtest   : amt certs
+store/chain      :
+server/api       : amt amt/reason certs store/chain
 store/seal       : amt amt/reason amt/typed
-store            : amt amt/reason migrations store/seal
+store            : amt amt/reason migrations store/chain store/seal
 store/pgtest     :
 store/storetest  : store store/pgtest
 server/profile   : amt
 server/queue     : amt amt/reason store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
-server/desk      : amt amt/reason certs store
-server/api       : amt amt/reason amt/typed amt/hello certs store server/profile server/queue server/desk
-server/api/apitest : amt amt/reason store store/seal store/storetest server/api
-server/console   : amt amt/reason server/api
+server/desk      : amt amt/reason certs store server/api
+server/rest      : amt amt/reason amt/typed amt/hello certs store store/chain server/profile server/queue server/api server/desk
+server/rest/apitest : amt amt/reason store store/seal store/pgtest server/api server/rest
+server/console   : amt amt/reason server/api server/rest
 server/doctor    : amt amt/reason amt/session certs store
-server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/console server/doctor
+server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/rest server/console server/doctor
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
 cmd/provisiond/endtoend : amt amt/reason server/api
 `
 
-var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/api/apitest", "server/profile"}
+var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/admit", "server/rest/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.

@@ -21,7 +21,7 @@ func (c *Client) RequestCertificate(ctx context.Context, r NewCertificateRequest
 
 // CertificateRequests lists those that wait, or all.
 func (c *Client) CertificateRequests(ctx context.Context, all bool) (CertificateRequestList, error) {
-	return call[CertificateRequestList](ctx, c, http.MethodGet, "/api/v1/certificates/requests", values(requestQuery{all}), nil)
+	return call[CertificateRequestList](ctx, c, http.MethodGet, "/api/v1/certificates/requests", values(RequestQuery{all}), nil)
 }
 
 // CertificateRequest is one request.
@@ -103,7 +103,7 @@ func (c *Client) AdviseNames(ctx context.Context, suffixes []string) (NameAdvice
 
 // ChangeRoot says whom a change of the root would cut off.
 func (c *Client) ChangeRoot(ctx context.Context, from, to string) (RootChange, error) {
-	return call[RootChange](ctx, c, http.MethodGet, certPath("advice", "change"), values(rootQuery{from, to}), nil)
+	return call[RootChange](ctx, c, http.MethodGet, certPath("advice", "change"), values(RootQuery{from, to}), nil)
 }
 
 // CreateRoot makes a root of one's own.

@@ -3,25 +3,118 @@ package api
 import (
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
-	"github.com/provisiond/provisiond/server/desk"
 )
 
-// What package desk says is said here in the same words.
+// What package certs says is said here in the same words.
 type (
-	CertificateRequest   = desk.Request
-	CertificateRequested = desk.Requested
-	CertificateChanged   = desk.Changed
-	CertificateVerdict   = desk.Verdict
-	CertificateGroup     = desk.Group
-	CertificateReport    = certs.Report
-	CertificateAdvice    = certs.Advice
-	Acceptance           = certs.Acceptance
-	NameAdvice           = certs.Proposal
-	RootChange           = desk.RootChange
-	OwnRoot              = desk.Root
-	Banner               = desk.Banner
+	CertificateReport = certs.Report
+	CertificateAdvice = certs.Advice
+	Acceptance        = certs.Acceptance
+	NameAdvice        = certs.Proposal
 )
+
+// CertificateRequest is a certificate that was asked for.
+type CertificateRequest struct {
+	ID          string    `json:"id" doc:"first 16 digits of the key's fingerprint"`
+	Name        string    `json:"name"`
+	Names       []string  `json:"names"`
+	Key         string    `json:"key" doc:"kind and length, such as RSA 2048"`
+	State       string    `json:"state" doc:"open, issued or cancelled"`
+	Certificate string    `json:"certificate,omitempty" doc:"what answered it"`
+	Follows     string    `json:"follows,omitempty" doc:"id of the certificate whose renewal it is, while that is under way"`
+	CreatedBy   string    `json:"created_by"`
+	CreatedAt   time.Time `json:"created_at"`
+	CSR         string    `json:"csr" doc:"PKCS#10 as PEM: what goes to the CA"`
+}
+
+// CertificateRequested is a new request with what to tell the CA.
+type CertificateRequested struct {
+	CertificateRequest
+	OrderText string              `json:"order_text" doc:"what to tell the CA, in the words of its order form"`
+	Serves    []CertificateServes `json:"serves" doc:"which DNS suffixes such a certificate serves, by generation"`
+}
+
+// CertificateServes are the DNS suffixes that a generation accepts for a list of names.
+type CertificateServes struct {
+	Version  string   `json:"version"`
+	Suffixes []string `json:"suffixes"`
+	Unsure   []string `json:"unsure,omitempty" doc:"no source is certain of these"`
+}
+
+// CertificateVerdict is a simulated device's answer to a real handshake.
+type CertificateVerdict struct {
+	Accepted    bool     `json:"accepted"`
+	Says        string   `json:"says" doc:"the answer in words"`
+	Code        string   `json:"code,omitempty" doc:"the reason of a refusal"`
+	Firmware    string   `json:"firmware" doc:"the release whose rules were applied"`
+	Suffix      string   `json:"suffix"`
+	Root        string   `json:"root,omitempty" doc:"where the chain that was shown ends"`
+	RootFrom    string   `json:"root_from,omitempty" doc:"why the device trusts it: firmware, devices or added"`
+	Chain       []string `json:"chain,omitempty" doc:"what was shown, leaf first"`
+	TLS         string   `json:"tls,omitempty"`
+	DeviceSaid  []string `json:"device_said,omitempty" doc:"the device's own words, which real firmware keeps to itself"`
+	Devices     int      `json:"devices" doc:"recorded devices of this AMT major release"`
+	Trusting    int      `json:"trusting" doc:"of these, how many announced one of the certificate's roots"`
+	Certificate string   `json:"certificate"`
+}
+
+// CertificateChanged is what a change of the list in use did, or would do.
+type CertificateChanged struct {
+	Said     string              `json:"said"`
+	DryRun   bool                `json:"dry_run"`
+	InUse    []string            `json:"in_use" doc:"ids of the certificates in use afterwards"`
+	Gain     []CertificateGroup  `json:"gain" doc:"devices that no certificate in use serves now, and one would"`
+	Lose     []CertificateGroup  `json:"lose" doc:"devices that no certificate in use would serve any more"`
+	Requeued CertificateRequeued `json:"requeued"`
+	Managed  string              `json:"managed,omitempty" doc:"what becomes of devices under management when a certificate goes out of use"`
+	// Shared are CA certificates of the chain that others need as well; each
+	// keeps its own copy, so that nothing is taken from them.
+	Shared []string `json:"shared,omitempty"`
+}
+
+// CertificateGroup is a number of devices that are alike in what decides about a
+// certificate.
+type CertificateGroup struct {
+	Version string   `json:"amt_version"`
+	Suffix  string   `json:"suffix"`
+	Waiting bool     `json:"waiting" doc:"not under management yet; a managed device needs the certificate only when it is set up anew"`
+	Devices int      `json:"devices"`
+	Sample  []string `json:"sample" doc:"UUIDs of some of them"`
+}
+
+// CertificateRequeued counts the devices that were queued again.
+type CertificateRequeued struct {
+	Devices int  `json:"devices"`
+	Running bool `json:"running" doc:"it takes longer; the events certificate_matched show the rest"`
+}
+
+// RootChange is what going from one root to another does to the fleet.
+type RootChange struct {
+	From    string             `json:"from"`
+	To      string             `json:"to"`
+	Served  int                `json:"served" doc:"devices that trust the old root and the new one"`
+	Gain    int                `json:"gain" doc:"devices that trust the new root only"`
+	CutOff  int                `json:"cut_off" doc:"devices that trust the old root only"`
+	Devices []CertificateGroup `json:"devices" doc:"those that are cut off"`
+}
+
+// OwnRoot is one's own root without its key.
+type OwnRoot struct {
+	Name     string          `json:"name"`
+	NotAfter time.Time       `json:"not_after"`
+	PEM      string          `json:"pem"`
+	Hashes   []amt.TrustHash `json:"-"`
+	Words    []string        `json:"hashes" doc:"what goes into the devices, such as sha256:45140b…"`
+}
+
+// Banner is something that an operator should see wherever they look.
+type Banner struct {
+	Code  string `json:"code"`
+	Level string `json:"level" doc:"error or warn"`
+	Text  string `json:"text"`
+}
 
 // CertificateRequestList is every request that waits for its certificate.
 type CertificateRequestList struct {
@@ -74,13 +167,13 @@ type Passphrases struct {
 
 // ImportResult is what became of an import.
 type ImportResult struct {
-	Report    *CertificateReport `json:"report"`
-	Refused   string             `json:"refused,omitempty" doc:"dry run: why it would be refused"`
-	State     string             `json:"state" doc:"active, standby or removed; empty after a dry run"`
-	Known     bool               `json:"known" doc:"it was here before; its chains are now those of the report"`
-	Activated bool               `json:"activated" doc:"it came into use by this"`
-	Backup    *BackupView        `json:"backup,omitempty"`
-	Requeued  desk.Requeued      `json:"requeued" doc:"devices that failed for a certificate reason and were queued again"`
+	Report    *CertificateReport  `json:"report"`
+	Refused   string              `json:"refused,omitempty" doc:"dry run: why it would be refused"`
+	State     string              `json:"state" doc:"active, standby or removed; empty after a dry run"`
+	Known     bool                `json:"known" doc:"it was here before; its chains are now those of the report"`
+	Activated bool                `json:"activated" doc:"it came into use by this"`
+	Backup    *BackupView         `json:"backup,omitempty"`
+	Requeued  CertificateRequeued `json:"requeued" doc:"devices that failed for a certificate reason and were queued again"`
 	Passphrases
 }
 
@@ -149,8 +242,17 @@ type RenewCertificate struct {
 
 // CertificateRenewed is what a renewal did, or would do.
 type CertificateRenewed struct {
-	desk.Renewed
-	Import *ImportResult `json:"import,omitempty" doc:"own-root: how the successor was taken in"`
+	Certificate string                `json:"certificate" doc:"the one that is renewed"`
+	Mode        string                `json:"mode" enum:"manual,own-root"`
+	DryRun      bool                  `json:"dry_run"`
+	Said        string                `json:"said"`
+	Names       []string              `json:"names" doc:"of the successor, common name first"`
+	NotAfter    *time.Time            `json:"not_after,omitempty" doc:"own-root: the successor's end"`
+	Roots       []string              `json:"roots" doc:"what the successor ends in; manual: what it has to end in for keep to hold"`
+	Request     *CertificateRequested `json:"request,omitempty" doc:"manual: what to order with"`
+	Keep        []CertificateGroup    `json:"keep" doc:"devices that only this certificate serves, and the successor too"`
+	Lose        []CertificateGroup    `json:"lose" doc:"devices that the successor would not serve in its place"`
+	Import      *ImportResult         `json:"import,omitempty" doc:"own-root: how the successor was taken in"`
 }
 
 // CertificateRenewal is the renewal mode of a certificate and how far its
@@ -179,4 +281,15 @@ type NewRoot struct {
 type NewIssued struct {
 	Names []string `json:"names" minItems:"1" maxItems:"100" doc:"the common name, then further DNS names"`
 	Days  int      `json:"days,omitempty" minimum:"0" maximum:"3650" doc:"default 1095"`
+}
+
+// requestQuery selects requests.
+type RequestQuery struct {
+	All bool `query:"all" doc:"those issued and cancelled too"`
+}
+
+// rootQuery names two roots.
+type RootQuery struct {
+	From string `query:"from" required:"true" maxLength:"200" doc:"a root's name, or a hash such as sha256:45140b…"`
+	To   string `query:"to" required:"true" maxLength:"200"`
 }

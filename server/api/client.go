@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/go-chi/chi/v5"
 )
 
 // Client asks a daemon. Errors are *Problem when the daemon refused, and
@@ -90,7 +88,7 @@ func refusal(resp *http.Response) error {
 	p := &Problem{}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if json.Unmarshal(b, p) != nil || p.Code == "" {
-		return problem(resp.StatusCode, CodeInternal, "%s answered %s, which is not what this daemon says: is the address right?", resp.Request.URL.Host, resp.Status)
+		return NewProblem(resp.StatusCode, CodeInternal, "%s answered %s, which is not what this daemon says: is the address right?", resp.Request.URL.Host, resp.Status)
 	}
 	p.Status = resp.StatusCode
 	return p
@@ -299,7 +297,7 @@ func (c *Client) Ready(ctx context.Context) (Health, error) {
 	defer resp.Body.Close()
 	var out Health
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&out); err != nil {
-		return out, problem(resp.StatusCode, CodeInternal, "%s is not a provisiond: is the address right?", c.Base)
+		return out, NewProblem(resp.StatusCode, CodeInternal, "%s is not a provisiond: is the address right?", c.Base)
 	}
 	return out, nil
 }
@@ -366,57 +364,44 @@ func (c *Client) followOnce(ctx context.Context, after *int64, uuid string, fn f
 	return nil
 }
 
-// Client asks this server from inside its own process, in the name of p, on the
-// same road as everybody else: roles, limits, audit and metrics hold.
-func (s *Server) Client(p Principal) *Client {
-	return &Client{Base: "http://in-process", HTTP: &http.Client{Transport: inProcess{s, p}}}
+// AddressDevice says where a device is.
+func (c *Client) AddressDevice(ctx context.Context, uuid string, n NewAddress) (ActionResult, error) {
+	return call[ActionResult](ctx, c, http.MethodPut, devicePath(uuid, "/address"), nil, n)
 }
 
-// ServeAs answers r in the name of p, who has been made out already.
-func (s *Server) ServeAs(p Principal, w http.ResponseWriter, r *http.Request) {
-	// A request inside of another one starts its way through the routes anew.
-	ctx := context.WithValue(WithPrincipal(r.Context(), p), chi.RouteCtxKey, (*chi.Context)(nil))
-	s.ServeHTTP(w, r.WithContext(ctx))
+// DeviceCA reads the authority of the devices' certificates.
+func (c *Client) DeviceCA(ctx context.Context) (DeviceCA, error) {
+	return call[DeviceCA](ctx, c, http.MethodGet, "/api/v1/device-ca", nil, nil)
 }
 
-type inProcess struct {
-	s *Server
-	p Principal
+// ConsoleCertificates lists client certificates of other consoles.
+func (c *Client) ConsoleCertificates(ctx context.Context, all bool) (ConsoleCertificateList, error) {
+	return call[ConsoleCertificateList](ctx, c, http.MethodGet, "/api/v1/console-certificates", values(ConsoleQuery{all}), nil)
 }
 
-// RoundTrip answers without a network.
-func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := &memoryResponse{header: http.Header{}}
-	sr := r.Clone(r.Context())
-	sr.RequestURI = r.URL.RequestURI()
-	if sr.Body == nil {
-		sr.Body = http.NoBody
-	}
-	t.s.ServeAs(t.p, w, sr)
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	return &http.Response{
-		Status: http.StatusText(w.status), StatusCode: w.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: w.header,
-		Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r,
-	}, nil
+// IssueConsoleCertificate issues one.
+func (c *Client) IssueConsoleCertificate(ctx context.Context, n NewConsoleCertificate) (ConsoleCertificateIssued, error) {
+	return call[ConsoleCertificateIssued](ctx, c, http.MethodPost, "/api/v1/console-certificates", nil, n)
 }
 
-type memoryResponse struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
+// RevokeConsoleCertificate notes that one is not to be used any more.
+func (c *Client) RevokeConsoleCertificate(ctx context.Context, id int64, why string) (ConsoleCertificateRevoked, error) {
+	return call[ConsoleCertificateRevoked](ctx, c, http.MethodPost, fmt.Sprintf("/api/v1/console-certificates/%d/revoke", id), nil, RevokeConsole{Why: why})
 }
 
-func (w *memoryResponse) Header() http.Header { return w.header }
-
-func (w *memoryResponse) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
+// Doctor is what the checks found last.
+func (c *Client) Doctor(ctx context.Context) (DoctorReport, error) {
+	return call[DoctorReport](ctx, c, http.MethodGet, "/api/v1/doctor", nil, nil)
 }
 
-func (w *memoryResponse) Write(b []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
-	return w.body.Write(b)
+// RunDoctor makes all checks now.
+func (c *Client) RunDoctor(ctx context.Context) (DoctorReport, error) {
+	return call[DoctorReport](ctx, c, http.MethodPost, "/api/v1/doctor/run", nil, nil)
+}
+
+// Hellos lists the recorded hellos of a device, newest first.
+func (c *Client) Hellos(ctx context.Context, device string, limit int) (KeptHellos, error) {
+	return call[KeptHellos](ctx, c, http.MethodGet, devicePath(device, "/hellos"), values(struct {
+		Limit int `query:"limit"`
+	}{limit}), nil)
 }

@@ -141,5 +141,24 @@ func (r Role) May(operation string) bool {
 	return known && (r == Admin || slices.Contains(roles, r))
 }
 
+// Allowed are the roles that may call an operation, beside Admin; known is false
+// where there is no such operation.
+func Allowed(operation string) (roles []Role, known bool) {
+	roles, known = grants[operation]
+	return roles, known
+}
+
+// Operations lists what a role may call.
+func (r Role) Operations() []string {
+	out := []string{}
+	for op := range grants {
+		if r.May(op) {
+			out = append(out, op)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Valid reports whether r is one of the roles.
 func (r Role) Valid() bool { return slices.Contains(Roles(), r) }

@@ -27,7 +27,7 @@ func Strictly(document, into any) error {
 	err = dec.Decode(into)
 	if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) {
 		where := cmp.Or(t.Field, "the document")
-		return fmt.Errorf("%s: want %s, not %s", clip(where, 100), wanted(t.Type), cmp.Or(yamlWords[t.Value], t.Value))
+		return fmt.Errorf("%s: want %s, not %s", Clip(where, 100), wanted(t.Type), cmp.Or(yamlWords[t.Value], t.Value))
 	}
 	if err != nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
@@ -94,7 +94,7 @@ func unknownKey(document any, t reflect.Type, where string) error {
 		for _, key := range slices.Sorted(maps.Keys(doc)) {
 			field, known := fields[key]
 			if !known {
-				return fmt.Errorf("unknown key %q%s", clip(strings.TrimPrefix(where+"."+key, "."), 100), meant(key, names))
+				return fmt.Errorf("unknown key %q%s", Clip(strings.TrimPrefix(where+"."+key, "."), 100), Meant(key, names))
 			}
 			if err := unknownKey(doc[key], field, strings.TrimPrefix(where+"."+key, ".")); err != nil {
 				return err
@@ -105,7 +105,7 @@ func unknownKey(document any, t reflect.Type, where string) error {
 }
 
 // meant proposes the name that a misspelt one is nearest to, or lists them all.
-func meant(word string, names []string) string {
+func Meant(word string, names []string) string {
 	near := Nearest(word, names, 1)
 	if i := slices.IndexFunc(names, func(n string) bool { return strings.HasPrefix(n, strings.ToLower(word)) }); near == "" && i >= 0 {
 		near = names[i]

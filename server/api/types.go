@@ -330,3 +330,65 @@ type ProblemField struct {
 	Location string `json:"location"`
 	Message  string `json:"message"`
 }
+
+// DoctorCheck is one thing the doctor looked at.
+type DoctorCheck struct {
+	Name   string `json:"name"`
+	Status string `json:"status" enum:"pass,skip,warn,fail" doc:"skip: it did not look, since there was nothing to look at or nothing names it"`
+	Detail string `json:"detail"`
+	Hint   string `json:"hint" doc:"what to do, with the text to paste; empty when nothing"`
+}
+
+// DoctorReport is the doctor's last round on this node.
+type DoctorReport struct {
+	Checks  []DoctorCheck `json:"checks"`
+	Worst   string        `json:"worst" enum:"pass,skip,warn,fail" doc:"skip: it did not look, since there was nothing to look at or nothing names it"`
+	At      *time.Time    `json:"at" doc:"null: not yet"`
+	Node    string        `json:"node"`
+	Started *time.Time    `json:"started" doc:"when this daemon started"`
+	Scraped *time.Time    `json:"scraped" doc:"when somebody last asked for metrics; null: never"`
+}
+
+// Whoami is the caller as the server sees it.
+type Whoami struct {
+	Name       string   `json:"name" doc:"of the token"`
+	User       string   `json:"user" doc:"whose token it is"`
+	Role       string   `json:"role"`
+	Operations []string `json:"operations" doc:"what this role may call"`
+	Server     string   `json:"server" doc:"the server's version"`
+}
+
+// ReasonList is the whole catalogue.
+type ReasonList struct {
+	Reasons []Reason `json:"reasons"`
+}
+
+// CertificateList is every provisioning certificate that is loaded.
+type CertificateList struct {
+	Certificates []Certificate `json:"certificates"`
+}
+
+// HelloBytes is a hello in one of two forms.
+type HelloBytes struct {
+	Hex    string `json:"hex,omitempty" maxLength:"65536" doc:"hexadecimal digits, or what a tool made of them: a dump of xxd, hexdump, od or Wireshark, a list of 0x01, base64"`
+	Base64 string `json:"base64,omitempty" maxLength:"65536" doc:"the bytes, or a file of any form that the command provctl hello decode takes"`
+}
+
+// KeptHello is a hello of a device as it was recorded.
+type KeptHello struct {
+	ID     int64     `json:"id"`
+	At     time.Time `json:"at"`
+	From   string    `json:"from"`
+	Via    string    `json:"via" doc:"plain, relay or agent"`
+	Peer   string    `json:"peer,omitempty" doc:"subject of the relay's or agent's certificate"`
+	Retry  int64     `json:"retry"`
+	Hashes int       `json:"hashes"`
+	Hex    string    `json:"hex" doc:"its bytes"`
+}
+
+// KeptHellos are the recorded hellos of a device, newest first.
+type KeptHellos struct {
+	UUID   string      `json:"uuid"`
+	Name   string      `json:"name,omitempty"`
+	Hellos []KeptHello `json:"hellos"`
+}

@@ -14,7 +14,8 @@ import (
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/server/rest"
+	"github.com/provisiond/provisiond/server/rest/apitest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -135,7 +136,7 @@ func TestPagesFitATelephone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := open(t, apitest.With(func(d *api.Deps) { d.Certs = func() []*certs.Provisioning { return []*certs.Provisioning{prov} } }))
+	b := open(t, apitest.With(func(d *rest.Deps) { d.Certs = func() []*certs.Provisioning { return []*certs.Provisioning{prov} } }))
 	d := apitest.Device{Lifecycle: "failed", Reason: reason.WSMANFault, Detail: strings.Repeat("a fault ", 30)}
 	name := strings.Repeat("longname", 7) + ".corp.example.com"
 	d.Facts.FQDN = &name

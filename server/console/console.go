@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/rest"
 )
 
 //go:embed pages static
@@ -39,7 +40,7 @@ type Config struct {
 
 // Console serves the pages.
 type Console struct {
-	api    *api.Server
+	api    *rest.Server
 	cfg    Config
 	log    *zap.Logger
 	pages  map[string]*template.Template
@@ -56,7 +57,7 @@ type asset struct {
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // New wires the pages to the API; give the result to api.Server.Mount.
-func New(a *api.Server, cfg Config) (*Console, error) {
+func New(a *rest.Server, cfg Config) (*Console, error) {
 	if cfg.SessionLifetime == 0 {
 		cfg.SessionLifetime = 12 * time.Hour
 	}
@@ -158,7 +159,7 @@ func (c *Console) serveStatic(w http.ResponseWriter, r *http.Request) {
 type visit struct {
 	w   http.ResponseWriter
 	r   *http.Request
-	who api.Principal
+	who rest.Principal
 	api *api.Client
 }
 

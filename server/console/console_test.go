@@ -15,8 +15,8 @@ import (
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/api/apitest"
 	"github.com/provisiond/provisiond/server/console"
+	"github.com/provisiond/provisiond/server/rest/apitest"
 )
 
 // browser is somebody with a cookie jar who does not follow redirects.

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/api/apitest"
+	"github.com/provisiond/provisiond/server/rest/apitest"
 )
 
 const hostile = `<script>document.title='owned'</script>`

@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/rest"
 )
 
 type overviewData struct {
@@ -185,7 +186,7 @@ func actions(d api.Device, role api.Role) []action {
 	}
 	var out []action
 	for _, a := range all {
-		if role.May(a.Verb+"-device") && api.Offered(a.Verb, d) {
+		if role.May(a.Verb+"-device") && rest.Offered(a.Verb, d) {
 			out = append(out, a)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -182,14 +183,7 @@ func (d *Desk) held() []*certs.Provisioning {
 }
 
 // RootChange is what going from one root to another does to the fleet.
-type RootChange struct {
-	From    string  `json:"from"`
-	To      string  `json:"to"`
-	Served  int     `json:"served" doc:"devices that trust the old root and the new one"`
-	Gain    int     `json:"gain" doc:"devices that trust the new root only"`
-	CutOff  int     `json:"cut_off" doc:"devices that trust the old root only"`
-	Devices []Group `json:"devices" doc:"those that are cut off"`
-}
+type RootChange = api.RootChange
 
 // ChangeRoot says which devices a change of the root would cut off. A root is
 // named as firmware menus name it, or by a hash such as sha256:45140b32…; the

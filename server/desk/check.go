@@ -7,6 +7,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -20,21 +21,7 @@ type Question struct {
 }
 
 // Verdict is a simulated device's answer to a real handshake.
-type Verdict struct {
-	Accepted    bool     `json:"accepted"`
-	Says        string   `json:"says" doc:"the answer in words"`
-	Code        string   `json:"code,omitempty" doc:"the reason of a refusal"`
-	Firmware    string   `json:"firmware" doc:"the release whose rules were applied"`
-	Suffix      string   `json:"suffix"`
-	Root        string   `json:"root,omitempty" doc:"where the chain that was shown ends"`
-	RootFrom    string   `json:"root_from,omitempty" doc:"why the device trusts it: firmware, devices or added"`
-	Chain       []string `json:"chain,omitempty" doc:"what was shown, leaf first"`
-	TLS         string   `json:"tls,omitempty"`
-	DeviceSaid  []string `json:"device_said,omitempty" doc:"the device's own words, which real firmware keeps to itself"`
-	Devices     int      `json:"devices" doc:"recorded devices of this AMT major release"`
-	Trusting    int      `json:"trusting" doc:"of these, how many announced one of the certificate's roots"`
-	Certificate string   `json:"certificate"`
-}
+type Verdict = api.CertificateVerdict
 
 // checkTime bounds a check; a handshake that firmware refuses by silence ends so.
 const checkTime = 30 * time.Second

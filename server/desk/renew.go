@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -63,17 +64,8 @@ type RenewOptions struct {
 
 // Renewed is what a renewal did, or would do.
 type Renewed struct {
-	Certificate string     `json:"certificate" doc:"the one that is renewed"`
-	Mode        Mode       `json:"mode" enum:"manual,own-root"`
-	DryRun      bool       `json:"dry_run"`
-	Said        string     `json:"said"`
-	Names       []string   `json:"names" doc:"of the successor, common name first"`
-	NotAfter    *time.Time `json:"not_after,omitempty" doc:"own-root: the successor's end"`
-	Roots       []string   `json:"roots" doc:"what the successor ends in; manual: what it has to end in for keep to hold"`
-	Request     *Requested `json:"request,omitempty" doc:"manual: what to order with"`
-	Keep        []Group    `json:"keep" doc:"devices that only this certificate serves, and the successor too"`
-	Lose        []Group    `json:"lose" doc:"devices that the successor would not serve in its place"`
-	Imported    *Imported  `json:"-"`
+	api.CertificateRenewed
+	Imported *Imported // with OwnRoot: the successor, once it is taken in
 }
 
 // Renew begins the successor of a certificate, under the same names. Mode
@@ -100,7 +92,7 @@ func (d *Desk) Renew(ctx context.Context, id string, o RenewOptions) (Renewed, e
 			o.Mode = OwnRoot
 		}
 	}
-	out := Renewed{Certificate: old.ID, Mode: o.Mode, DryRun: o.DryRun, Names: old.Names}
+	out := Renewed{CertificateRenewed: api.CertificateRenewed{Certificate: old.ID, Mode: string(o.Mode), DryRun: o.DryRun, Names: old.Names}}
 	if o.Mode == OwnRoot {
 		if !own {
 			return out, refused("%s (%s) was not issued by the root kept here, and its devices may not know that root: renew it with --mode manual", old.Name, old.ID)
@@ -167,7 +159,7 @@ func (d *Desk) renewManual(ctx context.Context, out Renewed, old Entry, all []En
 	}
 	view, err := viewRequest(row)
 	view.Follows = old.ID
-	out.Request = &Requested{Request: view, OrderText: r.OrderText(), Serves: servesBy(r.Names)}
+	out.Request = &Requested{CertificateRequest: view, OrderText: r.OrderText(), Serves: servesBy(r.Names)}
 	out.Said = fmt.Sprintf("request %s is to follow %s (%s), which stays as it is", r.ID, old.Name, old.ID)
 	return out, err
 }

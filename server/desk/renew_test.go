@@ -66,7 +66,7 @@ func TestRenewByHand(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []desk.Group{{Version: "11.8.50", Suffix: "corp.example.com", Devices: 1, Sample: []string{managed.String()}}}
-		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != desk.Manual || dry.Request != nil || len(dry.Lose) != 0 || !slices.Equal(dry.Roots, []string{"Vendor Root"}) {
+		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != string(desk.Manual) || dry.Request != nil || len(dry.Lose) != 0 || !slices.Equal(dry.Roots, []string{"Vendor Root"}) {
 			t.Errorf("dry run: %+v\n%s", dry, d)
 		}
 		if d := cmp.Diff(before, l.state()); d != "" {
@@ -175,7 +175,7 @@ func TestRenewUnderOwnRoot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != desk.OwnRoot || len(dry.Lose) != 0 || dry.NotAfter.Sub(l.now.Add(400*24*time.Hour)).Abs() > time.Minute {
+		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != string(desk.OwnRoot) || len(dry.Lose) != 0 || dry.NotAfter.Sub(l.now.Add(400*24*time.Hour)).Abs() > time.Minute {
 			t.Errorf("dry run: %+v\n%s", dry, d)
 		}
 		if d := cmp.Diff(before, l.state()); d != "" {

@@ -11,36 +11,18 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
 // Request is a certificate that was asked for.
-type Request struct {
-	ID          string    `json:"id" doc:"first 16 digits of the key's fingerprint"`
-	Name        string    `json:"name"`
-	Names       []string  `json:"names"`
-	Key         string    `json:"key" doc:"kind and length, such as RSA 2048"`
-	State       string    `json:"state" doc:"open, issued or cancelled"`
-	Certificate string    `json:"certificate,omitempty" doc:"what answered it"`
-	Follows     string    `json:"follows,omitempty" doc:"id of the certificate whose renewal it is, while that is under way"`
-	CreatedBy   string    `json:"created_by"`
-	CreatedAt   time.Time `json:"created_at"`
-	CSR         string    `json:"csr" doc:"PKCS#10 as PEM: what goes to the CA"`
-}
+type Request = api.CertificateRequest
 
 // Requested is a new request with what to tell the CA.
-type Requested struct {
-	Request
-	OrderText string   `json:"order_text" doc:"what to tell the CA, in the words of its order form"`
-	Serves    []Serves `json:"serves" doc:"which DNS suffixes such a certificate serves, by generation"`
-}
+type Requested = api.CertificateRequested
 
 // Serves are the DNS suffixes that a generation accepts for a list of names.
-type Serves struct {
-	Version  string   `json:"version"`
-	Suffixes []string `json:"suffixes"`
-	Unsure   []string `json:"unsure,omitempty" doc:"no source is certain of these"`
-}
+type Serves = api.CertificateServes
 
 // servesBy lists suffixes by generation; neighbours that agree are one line.
 func servesBy(names []string) []Serves {
@@ -96,7 +78,7 @@ func (d *Desk) Request(ctx context.Context, actor string, o certs.RequestOptions
 	}
 	row.CreatedAt = at
 	view, err := viewRequest(row)
-	return Requested{Request: view, OrderText: r.OrderText(), Serves: servesBy(r.Names)}, err
+	return Requested{CertificateRequest: view, OrderText: r.OrderText(), Serves: servesBy(r.Names)}, err
 }
 
 func requestRow(r *certs.Request, actor string) (store.CertificateRequest, error) {
@@ -173,7 +155,7 @@ func (d *Desk) RequestByID(ctx context.Context, id string) (Requested, error) {
 			if err != nil {
 				return Requested{}, err
 			}
-			return Requested{Request: r, OrderText: certs.OrderText(r.Names, csr.PublicKey), Serves: servesBy(r.Names)}, nil
+			return Requested{CertificateRequest: r, OrderText: certs.OrderText(r.Names, csr.PublicKey), Serves: servesBy(r.Names)}, nil
 		}
 	}
 	return Requested{}, &UnknownError{"request", id}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -18,13 +19,7 @@ import (
 const rootKey = "provisioning_root"
 
 // Root is one's own root without its key.
-type Root struct {
-	Name     string          `json:"name"`
-	NotAfter time.Time       `json:"not_after"`
-	PEM      string          `json:"pem"`
-	Hashes   []amt.TrustHash `json:"-"`
-	Words    []string        `json:"hashes" doc:"what goes into the devices, such as sha256:45140b…"`
-}
+type Root = api.OwnRoot
 
 func viewRoot(a *certs.Authority) Root {
 	c := a.Certificate()

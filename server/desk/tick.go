@@ -10,6 +10,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -104,11 +105,7 @@ func (d *Desk) purge(ctx context.Context) error {
 }
 
 // Banner is something that an operator should see wherever they look.
-type Banner struct {
-	Code  string `json:"code"`
-	Level string `json:"level" doc:"error or warn"`
-	Text  string `json:"text"`
-}
+type Banner = api.Banner
 
 // Banners are what is to be said at present: no certificate, ends that are near
 // and backups that nobody has confirmed. It asks nobody, so that a page may call
@@ -128,21 +125,21 @@ func (d *Desk) Banners() []Banner {
 		}
 		switch due := certs.Reminder(e.Leaf.NotAfter, d.Now()); {
 		case due == 0:
-			out = append(out, Banner{string(reason.CertExpired), "error", expiryText(e, all, d.Now())})
+			out = append(out, Banner{Code: string(reason.CertExpired), Level: "error", Text: expiryText(e, all, d.Now())})
 		case due > 0:
 			level := "warn"
 			if due <= 7 {
 				level = "error"
 			}
-			out = append(out, Banner{string(reason.CertExpiring), level, expiryText(e, all, d.Now())})
+			out = append(out, Banner{Code: string(reason.CertExpiring), Level: level, Text: expiryText(e, all, d.Now())})
 		}
 	}
 	if good == 0 {
-		out = append(out, Banner{string(reason.NoProvisioningCertificate), "error", "no provisioning certificate is in use: every hello is kept, and devices wait in pending_certificate"})
+		out = append(out, Banner{Code: string(reason.NoProvisioningCertificate), Level: "error", Text: "no provisioning certificate is in use: every hello is kept, and devices wait in pending_certificate"})
 	}
 	for _, e := range all {
 		if e.Desk && e.State != Removed && e.Note.Backup.File != "" && !e.Note.Backup.Confirmed() {
-			out = append(out, Banner{"cert_backup_unconfirmed", "warn", fmt.Sprintf("the backup of %s (%s) lies only on this server: keep a copy elsewhere, then provctl cert backup confirm %s", e.Name, e.ID, e.ID)})
+			out = append(out, Banner{Code: "cert_backup_unconfirmed", Level: "warn", Text: fmt.Sprintf("the backup of %s (%s) lies only on this server: keep a copy elsewhere, then provctl cert backup confirm %s", e.Name, e.ID, e.ID)})
 		}
 	}
 	return out

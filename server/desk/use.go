@@ -12,41 +12,22 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
+	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
 // Changed is what a change of the list in use did, or would do.
-type Changed struct {
-	Said     string   `json:"said"`
-	DryRun   bool     `json:"dry_run"`
-	InUse    []string `json:"in_use" doc:"ids of the certificates in use afterwards"`
-	Gain     []Group  `json:"gain" doc:"devices that no certificate in use serves now, and one would"`
-	Lose     []Group  `json:"lose" doc:"devices that no certificate in use would serve any more"`
-	Requeued Requeued `json:"requeued"`
-	Managed  string   `json:"managed,omitempty" doc:"what becomes of devices under management when a certificate goes out of use"`
-	// Shared are CA certificates of the chain that others need as well; each
-	// keeps its own copy, so that nothing is taken from them.
-	Shared []string `json:"shared,omitempty"`
-}
+type Changed = api.CertificateChanged
 
 // Group is a number of devices that are alike in what decides about a
 // certificate.
-type Group struct {
-	Version string   `json:"amt_version"`
-	Suffix  string   `json:"suffix"`
-	Waiting bool     `json:"waiting" doc:"not under management yet; a managed device needs the certificate only when it is set up anew"`
-	Devices int      `json:"devices"`
-	Sample  []string `json:"sample" doc:"UUIDs of some of them"`
-}
+type Group = api.CertificateGroup
 
 // sampleSize bounds the devices that are named in a group.
 const sampleSize = 5
 
 // Requeued counts the devices that were queued again.
-type Requeued struct {
-	Devices int  `json:"devices"`
-	Running bool `json:"running" doc:"it takes longer; the events certificate_matched show the rest"`
-}
+type Requeued = api.CertificateRequeued
 
 // UseOptions say how a change is made.
 type UseOptions struct {
