@@ -38,7 +38,7 @@ server/admit     : amt amt/reason amt/hello certs store server/profile server/qu
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
 server/desk      : amt amt/reason certs store server/api
 server/rest      : amt amt/reason amt/typed amt/hello certs store store/chain server/profile server/queue server/api server/desk
-server/rest/apitest : amt amt/reason store store/seal store/pgtest server/api server/rest
+server/rest/apitest : amt amt/reason store store/seal store/storetest server/api server/rest
 server/console   : amt amt/reason server/api server/rest
 server/doctor    : amt amt/reason amt/session certs store
 server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/rest server/console server/doctor
@@ -48,7 +48,7 @@ cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs 
 cmd/provisiond/endtoend : amt amt/reason server/api
 `
 
-var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "server/admit", "server/rest/apitest", "server/profile"}
+var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.
