@@ -21,27 +21,3 @@ func (s ProvisioningState) String() string {
 	}
 	return "unknown"
 }
-
-// ControlMode is IPS_HostBasedSetupService.CurrentControlMode (AMT 6.2 and
-// later). A device halted in mid-setup may report one while still in setup, so
-// success is judged by ProvisioningState alone.
-type ControlMode int
-
-const (
-	ControlNone   ControlMode = 0
-	ControlClient ControlMode = 1
-	ControlAdmin  ControlMode = 2
-)
-
-// String is none, client or admin.
-func (m ControlMode) String() string {
-	switch m {
-	case ControlNone:
-		return "none"
-	case ControlClient:
-		return "client"
-	case ControlAdmin:
-		return "admin"
-	}
-	return "unknown"
-}

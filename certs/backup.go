@@ -23,9 +23,8 @@ const backupIterations = 10_000
 // A Backup is an encrypted PKCS#12 (AES-256, PBKDF2 with SHA-256) of a
 // certificate, its key and all its chains, proven to open again.
 type Backup struct {
-	Data        []byte
-	Passphrase  amt.Secret // 25 letters and digits in groups of five; shown once
-	Fingerprint string     // KeyFingerprint of the key inside
+	Data       []byte
+	Passphrase amt.Secret // 25 letters and digits in groups of five; shown once
 }
 
 // NewBackup writes and re-opens it.
@@ -50,7 +49,7 @@ func NewBackup(ctx context.Context, p *Provisioning, now time.Time) (*Backup, er
 	if err != nil {
 		return nil, fmt.Errorf("write the backup of %s: %w", p.Name, err)
 	}
-	b := &Backup{Data: data, Passphrase: passphrase, Fingerprint: print}
+	b := &Backup{Data: data, Passphrase: passphrase}
 	restored, err := VerifyBackup(ctx, data, passphrase, print, now)
 	switch {
 	case err != nil:

@@ -24,7 +24,7 @@ type Candidate struct {
 	Cert *Provisioning
 	Path Path
 	Hash amt.TrustHash // the strongest announced hash of the path's root
-	Why  string        // in words, for the timeline
+	Why  string        // in words: what speaks for it
 }
 
 // Offers says what candidates offer a device, whatever their order: each certificate

@@ -213,23 +213,17 @@ func (f SetupFile) check() error {
 	return nil
 }
 
-// SetupEntry is one value this reader has no field for.
-type SetupEntry struct {
-	Module, Variable uint16
-	Value            []byte
-}
-
 // SetupRecord is one record as MEBx would read it.
 type SetupRecord struct {
 	SetupFile
 	Used  bool // a machine has taken it
-	Other []SetupEntry
+	Other int  // values this reader has no field for
 }
 
 // same compares every field that Encode writes.
 func (r SetupRecord) same(f SetupFile) bool {
 	g := r.SetupFile
-	if !g.CurrentPassword.Equal(f.CurrentPassword) || !g.NewPassword.Equal(f.NewPassword) || len(g.Hashes) != len(f.Hashes) || len(r.Other) != 0 || r.Used {
+	if !g.CurrentPassword.Equal(f.CurrentPassword) || !g.NewPassword.Equal(f.NewPassword) || len(g.Hashes) != len(f.Hashes) || r.Other != 0 || r.Used {
 		return false
 	}
 	for i := range g.Hashes {
@@ -330,7 +324,7 @@ func (r *SetupRecord) entry(module, id uint16, v []byte) error {
 	case module == moduleAMT && id == amtServerAddress:
 		a, err := netip.ParseAddr(string(v))
 		if err != nil {
-			r.Other = append(r.Other, SetupEntry{module, id, bytes.Clone(v)})
+			r.Other++
 			return nil
 		}
 		r.ServerAddress = a
@@ -352,7 +346,7 @@ func (r *SetupRecord) entry(module, id uint16, v []byte) error {
 			Name: string(v[2+size : 2+size+int(v[1+size])]),
 		})
 	default:
-		r.Other = append(r.Other, SetupEntry{module, id, bytes.Clone(v)})
+		r.Other++
 	}
 	return nil
 }

@@ -308,7 +308,7 @@ func (s *Server) startQueue(ctx context.Context) error {
 	once := session.NewDialer(cfg, s.log.Named("session"), sessions)
 
 	journal := &provision.Journal{
-		DB: s.DB, Node: s.node, Clock: wallClock{},
+		DB: s.DB, Node: s.node,
 		Enqueue: s.enqueue, Profile: s.profileOf, Kept: s.profileKept, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
 	s.Admit = admit.New(admit.Config{

@@ -87,7 +87,7 @@ func TestALaterHelloSaysWhatChanged(t *testing.T) {
 				if diff := cmp.Diff(stored, d, equate...); diff != "" {
 					t.Errorf("%s: what SeeHello says and what is stored (-stored +said):\n%s", c.name, diff)
 				}
-				if !before.Known || before.TrustTableChanged != c.table || before.AddressChanged != c.moved || before.Previous.HelloCount != d.HelloCount-1 {
+				if !before.Known || (d.TrustTable != before.Previous.TrustTable) != c.table || before.AddressChanged != c.moved || before.Previous.HelloCount != d.HelloCount-1 {
 					t.Errorf("%s: before %+v", c.name, before)
 				}
 				if d.Lifecycle != store.Queued || !d.FirstSeen.Equal(first.FirstSeen) || d.LastSeen.UnixMilli() != h.At.UnixMilli() {

@@ -34,11 +34,8 @@ func (e ErrHeld) Error() string {
 	return fmt.Sprintf("the device is held until %s", e.Until.UTC().Format(time.RFC3339))
 }
 
-// A PanicError is a panic inside a closure. The caller of that closure gets it;
-// other closures of the same batch are unharmed.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
+// A PanicError is a panic inside a closure. The caller of that closure gets it, and
+// the log has its stack; other closures of the same batch are unharmed.
+type PanicError struct{ Value any }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("a store closure panicked: %v", e.Value) }

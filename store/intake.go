@@ -149,7 +149,7 @@ func (s *Arrival) arrive(tx *Tx) {
 	}
 	s.Device = d
 	if s.Before.Known {
-		s.Before.TrustTableChanged, s.Before.AddressChanged = old.TrustTable != d.TrustTable, old.Address != addr
+		s.Before.AddressChanged = old.Address != addr
 	}
 }
 

@@ -173,7 +173,6 @@ type SeenHello struct {
 	Named       bool       // an agent named that address
 	Via         string     // plain, relay, agent
 	Peer        string     // subject of the client certificate
-	FQDN        string     // claimed by an authenticated request
 	Version     uint16
 	Retry       uint32
 	AdminSet    bool
@@ -185,10 +184,9 @@ type SeenHello struct {
 
 // SeenBefore says what was known before this hello.
 type SeenBefore struct {
-	Known             bool
-	Previous          Device
-	TrustTableChanged bool
-	AddressChanged    bool // also when no address was known
+	Known          bool
+	Previous       Device
+	AddressChanged bool // also when no address was known
 }
 
 // HelloRecord is one row of the append-only list of hellos.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
 	"modernc.org/sqlite"
 )
 
@@ -286,11 +287,13 @@ func (w *writer) alone(r *request) {
 	w.commit(tx, []*request{r})
 }
 
-// contain runs fn and makes an error of a panic.
+// contain runs fn and makes an error of a panic. Nobody but the log can say where
+// it was: the caller's own stack has nothing of it.
 func contain(tx *Tx, fn func(*Tx) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
+			tx.db.log.Error("store.closure_panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = &PanicError{Value: p}
 		}
 	}()
 	return fn(tx)

@@ -12,6 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -95,6 +99,31 @@ func TestOneBadClosureSpoilsNoOther(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// TestAPanicLeavesItsStack: the caller gets an error, the log where it was.
+func TestAPanicLeavesItsStack(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{store.SQLite, store.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			core, seen := observer.New(zapcore.ErrorLevel)
+			o := place(t, engine)
+			o.Log = zap.New(core)
+			err := open(t, o).Write(t.Context(), func(*store.Tx) error { return slip() })
+			var panicked *store.PanicError
+			if !errors.As(err, &panicked) || panicked.Value != "a slip" {
+				t.Errorf("the caller got %v", err)
+			}
+			lines := seen.FilterMessage("store.closure_panicked").All()
+			if len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["stack"]), "store_test.slip") {
+				t.Errorf("the log has %v", lines)
+			}
+		})
+	}
+}
+
+//go:noinline
+func slip() error { panic("a slip") }
 
 func TestAWriteWhoseCallerLeftBeforeItBegan(t *testing.T) {
 	t.Parallel()

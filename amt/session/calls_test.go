@@ -150,7 +150,6 @@ func TestIdentify(t *testing.T) {
 		return `<AMT_SetupAndConfigurationService><ProvisioningState>1</ProvisioningState>` + more + `</AMT_SetupAndConfigurationService>`
 	}
 	settings := `<AMT_GeneralSettings><DigestRealm>Digest:A4</DigestRealm><HostName>h</HostName><DomainName>d.test</DomainName></AMT_GeneralSettings>`
-	yes := true
 	uuid, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
 	base := Identity{UUID: uuid, Realm: "Digest:A4", HostName: "h", DomainName: "d.test", State: amt.StateIn}
 	with := func(change func(*Identity)) Identity {
@@ -167,15 +166,13 @@ func TestIdentify(t *testing.T) {
 	}{
 		{"everything", script{
 			"Enumerate CIM_SoftwareIdentity": {software("Flash", "11.8.50", "AMT", "11.8.50", "Build Number", "3425", "Sku", "16392")},
-			"Get AMT_GeneralSettings":        {strings.Replace(settings, "<HostName>", "<PrivacyLevel>2</PrivacyLevel><HostName>", 1)},
-			"Get " + setupService:            {setup(`<ZeroTouchConfigurationEnabled>true</ZeroTouchConfigurationEnabled><ProvisioningServerOTP>` + base64.StdEncoding.EncodeToString([]byte("one-time-pass")) + `</ProvisioningServerOTP><ConfigurationServerFQDN>ps.d.test</ConfigurationServerFQDN><DhcpDNSSuffix>d.test</DhcpDNSSuffix><TrustedDNSSuffix>t.test</TrustedDNSSuffix>`)},
+			"Get AMT_GeneralSettings":        {settings},
+			"Get " + setupService:            {setup(`<ProvisioningServerOTP>` + base64.StdEncoding.EncodeToString([]byte("one-time-pass")) + `</ProvisioningServerOTP><DhcpDNSSuffix>d.test</DhcpDNSSuffix><TrustedDNSSuffix>t.test</TrustedDNSSuffix>`)},
 			"GetUuid":                        {uuidAnswer},
-			"Get IPS_HostBasedSetupService":  {`<IPS_HostBasedSetupService><CurrentControlMode>2</CurrentControlMode></IPS_HostBasedSetupService>`},
 			"Get AMT_EthernetPortSettings":   {`<AMT_EthernetPortSettings><MACAddress>01-02-3F-b0-99-99</MACAddress></AMT_EthernetPortSettings>`},
 		}, "", with(func(id *Identity) {
 			id.Version = amt.Version{Major: 11, Minor: 8, Hotfix: 50, Build: 3425}
-			id.SKU, id.DHCPSuffix, id.TrustedSuffix, id.ServerFQDN, id.MAC = "16392", "d.test", "t.test", "ps.d.test", "01:02:3f:b0:99:99"
-			id.ControlMode, id.PrivacyExtreme, id.ZeroTouch = amt.ControlAdmin, true, &yes
+			id.SKU, id.DHCPSuffix, id.TrustedSuffix, id.MAC = "16392", "d.test", "t.test", "01:02:3f:b0:99:99"
 			id.OTP = amt.NewSecret("one-time-pass")
 		}), ""},
 		{"an old one that has less", script{
@@ -189,12 +186,11 @@ func TestIdentify(t *testing.T) {
 			"Get AMT_GeneralSettings":        {settings},
 			"Get " + setupService:            {setup(``)},
 		}, "", with(func(id *Identity) { id.Version, id.UUID = amt.Version{Major: 3, Minor: 2, Hotfix: 1}, amt.UUID{} }), ""},
-		{"control mode and MAC refused", script{
+		{"MAC refused", script{
 			"Enumerate CIM_SoftwareIdentity": {software("AMT", "12.0.1")},
 			"Get AMT_GeneralSettings":        {settings},
 			"Get " + setupService:            {setup(``)},
 			"GetUuid":                        {uuidAnswer},
-			"Get IPS_HostBasedSetupService":  {"fault AccessDenied"},
 			"Get AMT_EthernetPortSettings":   {"404"},
 		}, "", with(func(id *Identity) { id.Version = amt.Version{Major: 12, Hotfix: 1} }), ""},
 		{"version only in the Server header", script{

@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	setupService   = "AMT_SetupAndConfigurationService"
-	general        = "AMT_GeneralSettings"
-	wiredPort      = "Intel(r) AMT Ethernet Port Settings 0"
-	hostBasedSetup = "IPS_HostBasedSetupService"
+	setupService = "AMT_SetupAndConfigurationService"
+	general      = "AMT_GeneralSettings"
+	wiredPort    = "Intel(r) AMT Ethernet Port Settings 0"
 )
 
 // Identify asks a device who it is, by reading only. What a release does not
@@ -33,27 +32,12 @@ func (s *Session) Identify(ctx context.Context) (Identity, error) {
 	id.Realm = clipText(g.Child("DigestRealm").Text())
 	id.HostName = clipText(g.Child("HostName").Text())
 	id.DomainName = clipText(g.Child("DomainName").Text())
-	switch strings.ToLower(g.Child("PrivacyLevel").Text()) {
-	case "2", "extreme":
-		id.PrivacyExtreme = true
-	}
-
 	if err := s.readSetup(ctx, &id); err != nil {
 		return id, err
 	}
 	// A release without the method leaves the UUID unsaid.
 	if id.UUID, err = s.uuid(ctx); err != nil && !absent(err) {
 		return id, err
-	}
-	if id.Version.AtLeast(6, 2) {
-		h, err := s.client.Get(ctx, hostBasedSetup)
-		switch {
-		case err == nil:
-			n, _ := strconv.Atoi(h.Child("CurrentControlMode").Text())
-			id.ControlMode = amt.ControlMode(n)
-		case !refused(err):
-			return id, err
-		}
 	}
 	port, err := s.client.Get(ctx, "AMT_EthernetPortSettings", wsman.Selector{Name: "InstanceID", Value: wiredPort})
 	switch {
@@ -115,10 +99,8 @@ func (s *Session) readSetup(ctx context.Context, id *Identity) error {
 	if id.State, err = stateOf(n); err != nil {
 		return err
 	}
-	id.ZeroTouch = n.Child("ZeroTouchConfigurationEnabled").Bool()
 	id.DHCPSuffix = clipText(n.Child("DhcpDNSSuffix").Text())
 	id.TrustedSuffix = clipText(n.Child("TrustedDNSSuffix").Text())
-	id.ServerFQDN = clipText(n.Child("ConfigurationServerFQDN").Text())
 	// 32 zero bytes mean that none is set (a fixture of a configured device).
 	if raw, err := decodeBase64(n.Child("ProvisioningServerOTP").Text()); err == nil {
 		if otp := strings.TrimRight(string(raw), "\x00"); otp != "" {

@@ -43,7 +43,6 @@ func (o *observer) stop() { o.done, o.seen = true, nil }
 // What an observed handshake shows.
 type observed struct {
 	notTLS      bool   // the first byte was no TLS record
-	answered    bool   // the device sent something
 	version     uint16 // of its ServerHello; 0: none seen
 	cipher      uint16
 	certAsked   bool // CertificateRequest seen (TLS 1.2 and before)
@@ -54,7 +53,6 @@ type observed struct {
 func (o *observer) look() observed {
 	var out observed
 	b := o.seen
-	out.answered = len(b) > 0
 	if len(b) > 0 && (b[0] < 20 || b[0] > 23) {
 		out.notTLS = true
 		return out

@@ -51,21 +51,17 @@ type Peer struct {
 
 // Identity is what a device says of itself.
 type Identity struct {
-	UUID           amt.UUID
-	Version        amt.Version
-	SKU            string
-	Realm          string // digest realm; read it before hashing a password
-	HostName       string
-	DomainName     string
-	DHCPSuffix     string
-	TrustedSuffix  string
-	ServerFQDN     string
-	MAC            string // aa:bb:cc:dd:ee:ff, "" when not said
-	State          amt.ProvisioningState
-	ControlMode    amt.ControlMode
-	PrivacyExtreme bool
-	OTP            amt.Secret // zero when none is set
-	ZeroTouch      *bool      // remote configuration enabled; nil when not said
+	UUID          amt.UUID
+	Version       amt.Version
+	SKU           string
+	Realm         string // digest realm; read it before hashing a password
+	HostName      string
+	DomainName    string
+	DHCPSuffix    string
+	TrustedSuffix string
+	MAC           string // aa:bb:cc:dd:ee:ff, "" when not said
+	State         amt.ProvisioningState
+	OTP           amt.Secret // zero when none is set
 }
 
 // CertInstance is one AMT_PublicKeyCertificate.
@@ -83,11 +79,9 @@ type KeyInstance struct {
 
 // TLSSetting is one AMT_TLSSettingData.
 type TLSSetting struct {
-	InstanceID         string
-	Enabled, Mutual    bool
-	TrustedCN          []string
-	NonSecureSupported *bool
-	AcceptNonSecure    *bool
+	InstanceID      string
+	Enabled, Mutual bool
+	TrustedCN       []string
 }
 
 // TLSMaterial is what the device's certificate store and TLS settings hold.

@@ -10,11 +10,7 @@ import (
 )
 
 func readTLSSetting(n wsman.Node) TLSSetting {
-	t := TLSSetting{
-		InstanceID:         n.Child("InstanceID").Text(),
-		NonSecureSupported: n.Child("NonSecureConnectionsSupported").Bool(),
-		AcceptNonSecure:    n.Child("AcceptNonSecureConnections").Bool(),
-	}
+	t := TLSSetting{InstanceID: n.Child("InstanceID").Text()}
 	if v := n.Child("Enabled").Bool(); v != nil {
 		t.Enabled = *v
 	}

@@ -32,12 +32,12 @@ func setupService(d *Device) instance {
 }
 
 func hostBasedSetup(d *Device) instance {
-	mode := amt.ControlNone
+	mode := 0 // none
 	if d.state == amt.StatePost {
-		mode = amt.ControlAdmin
+		mode = 2 // admin
 	}
 	return append(service("IPS_HostBasedSetupService", "Intel(r) AMT Host Based Setup Service"),
-		instanceOf("CurrentControlMode", num(int(mode)), "AllowedControlModes", "1", "AllowedControlModes", "2", "CertChainStatus", "0")...)
+		instanceOf("CurrentControlMode", num(mode), "AllowedControlModes", "1", "AllowedControlModes", "2", "CertChainStatus", "0")...)
 }
 
 func getUUID(d *Device, c *call) ([]prop, amt.Status, error) {

@@ -233,7 +233,7 @@ func (s *scanner) startTag() error {
 	if err != nil {
 		return err
 	}
-	e := element{attrLo: int32(len(s.d.attrs)), parent: -1}
+	e := element{attrLo: int32(len(s.d.attrs))}
 	o := openElement{qname: qname, binds: len(s.binds), index: int32(len(s.d.elements))}
 	count := 0
 	selfClosed := false
@@ -281,9 +281,7 @@ func (s *scanner) startTag() error {
 		}
 	}
 	if len(s.open) > 0 {
-		p := s.open[len(s.open)-1].index
-		e.parent = p
-		if pe := &s.d.elements[p]; pe.first == 0 {
+		if pe := &s.d.elements[s.open[len(s.open)-1].index]; pe.first == 0 {
 			pe.first, pe.last = o.index, o.index
 		} else {
 			s.d.elements[pe.last].next = o.index

@@ -23,7 +23,6 @@ type element struct {
 	text         string
 	attrLo       int32
 	attrHi       int32
-	parent       int32
 	first, last  int32 // children; 0 is none, since 0 is the root and nobody's child
 	next         int32
 	xsiNil       bool

@@ -208,7 +208,7 @@ func (a *Admitter) say(dev store.Device, d Decision) {
 
 func seen(h hello.Hello) store.SeenHello {
 	s := store.SeenHello{
-		UUID: h.UUID, At: h.At, From: h.From, Local: h.Local, Address: h.Address, Named: h.Address.IsValid(), Via: string(h.Via), Peer: h.Peer, FQDN: h.FQDN,
+		UUID: h.UUID, At: h.At, From: h.From, Local: h.Local, Address: h.Address, Named: h.Address.IsValid(), Via: string(h.Via), Peer: h.Peer,
 		Version: h.Version, Retry: h.RetryCount, AdminSet: h.AdminCredentialsSet, PID: h.PID, Hashes: h.Hashes, Trailing: h.Trailing,
 	}
 	if !s.Address.IsValid() {

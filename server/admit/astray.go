@@ -13,7 +13,6 @@ import (
 type Astray struct {
 	Device  store.Device
 	Profile string // the one it should have
-	Rule    string // that says so; "" is the list of authorised devices, or a person
 }
 
 // FindAstray looks through a page of managed devices after a cursor. next is
@@ -51,7 +50,7 @@ func (f *facts) astray(ctx context.Context, after string, limit int) (found []As
 		return nil, "", err
 	}
 	for _, d := range devices {
-		as, rule, entry, err := f.assign(ctx, d)
+		as, _, _, err := f.assign(ctx, d)
 		if err != nil {
 			return nil, "", fmt.Errorf("device %s: %w", d.UUID, err)
 		}
@@ -61,10 +60,7 @@ func (f *facts) astray(ctx context.Context, after string, limit int) (found []As
 		if err := f.profile(ctx, as.Profile); err != nil && as.Profile != "default" {
 			continue // a profile that does not exist is said where the rule is made
 		}
-		if entry.Profile != "" || d.AssignedProfile != "" {
-			rule = ""
-		}
-		found = append(found, Astray{d, as.Profile, rule})
+		found = append(found, Astray{d, as.Profile})
 	}
 	if len(devices) == limit {
 		next = devices[limit-1].Cursor(store.ByUUID)

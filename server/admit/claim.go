@@ -199,7 +199,7 @@ func (a *Admitter) Gone(ctx context.Context, tx *store.Tx, dev store.Device) (sa
 	}
 	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes, RetryCount: rec.Retry, AdminCredentialsSet: rec.AdminSet}, At: rec.At, Via: hello.Via(rec.Via),
 		From: netip.AddrPortFrom(rec.from, 0)}
-	before := store.SeenBefore{Known: true, Previous: dev, AddressChanged: true, TrustTableChanged: dev.TrustTable != rec.TrustTable}
+	before := store.SeenBefore{Known: true, Previous: dev, AddressChanged: true}
 	moved := dev
 	moved.Address, moved.AddressBy, moved.TrustTable = rec.from, store.ByHello, rec.TrustTable
 	q, failed := a.question(ctx, factsOf(tx), h, moved, nil)
@@ -242,7 +242,7 @@ func (a *Admitter) Absent(ctx context.Context, tx *store.Tx, dev store.Device) e
 	moved.Address, moved.AddressBy, moved.TrustTable = rec.from, store.ByHello, rec.TrustTable
 	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes}, At: rec.At, Via: hello.Via(rec.Via), From: netip.AddrPortFrom(rec.from, 0)}
 	q, failed := a.question(ctx, factsOf(tx), h, moved, nil)
-	q.Before = store.SeenBefore{Known: true, Previous: dev, AddressChanged: true, TrustTableChanged: dev.TrustTable != rec.TrustTable}
+	q.Before = store.SeenBefore{Known: true, Previous: dev, AddressChanged: true}
 	may := (!q.held() || q.listed()) && q.letIn()
 	if *failed != nil || !may {
 		return *failed

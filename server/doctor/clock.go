@@ -43,7 +43,7 @@ func (v *visit) clock(ctx context.Context) []Check {
 			status, hint = worse(status, Warn), "is UDP 123 open from here to "+v.c.NTP+"?"
 			said = append(said, fmt.Sprintf("the clock could not be compared: %v", err))
 		} else {
-			v.measure(func(m *Measures) { m.Offset, m.Offsets = offset, true })
+			v.measure(func(m *Measures) { m.Offset = offset })
 			note(judgeOffset(offset), fmt.Sprintf("%s by %s", offsetWords(offset), v.c.NTP))
 		}
 	} else if known && !synced {

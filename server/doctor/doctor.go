@@ -188,10 +188,9 @@ type visit struct {
 
 // Measures are the figures of a run that are metrics of their own.
 type Measures struct {
-	Zones   map[string]bool // is provisionserver there and ours
-	DHCP    map[string]bool // is option 15 right on this interface
-	Offset  time.Duration   // the clock's, against NTP
-	Offsets bool            // Offset is known
+	Zones  map[string]bool // is provisionserver there and ours
+	DHCP   map[string]bool // is option 15 right on this interface
+	Offset time.Duration   // the clock's, against NTP; 0 when not known
 }
 
 func (v *visit) measure(fn func(m *Measures)) {

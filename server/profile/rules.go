@@ -187,9 +187,8 @@ func addrOrUnknown(a netip.Addr) string {
 type versions []bound
 
 type bound struct {
-	op   string
-	n    []int
-	text string
+	op string
+	n  []int
 }
 
 var boundText = regexp.MustCompile(`^(>=|<=|>|<|=)?(\d+(?:\.\d+){0,3})$`)
@@ -202,7 +201,7 @@ func parseVersions(s string) (versions, error) {
 		if m == nil {
 			return nil, fmt.Errorf("amt %q: want a version or bounds, such as 11.8 or >=12 <16.1", s)
 		}
-		b := bound{op: m[1], text: f}
+		b := bound{op: m[1]}
 		for _, p := range strings.Split(m[2], ".") {
 			n, err := strconv.Atoi(p)
 			if err != nil {

@@ -38,9 +38,6 @@ type Journal struct {
 	Hold func(ctx context.Context, tx *store.Tx, runID int64) (until time.Time, err error)
 	// Claims is told how a probe ended; nil: nobody.
 	Claims Claims
-	// Clock is only read for moments written into rows the database does not
-	// stamp itself.
-	Clock Clock
 }
 
 // Claim takes the device for a run, and loads all the attempt needs.
@@ -364,6 +361,9 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	default:
 		facts.ProvisionedAt, facts.PasswordChanged = &now, &now
 		t.To, t.Event = store.Provisioned, "verified"
+		if v.Chosen != "" {
+			t.Data = map[string]any{"certificate": v.Chosen}
+		}
 		if err := spendOTP(ctx, tx, l.UUID); err != nil {
 			return err
 		}

@@ -99,7 +99,7 @@ func (l *lab) newEngine(node string) *Engine {
 		ConnectTimeout: patience, HandshakeTimeout: patience, CallTimeout: patience, RefusedPatience: -1,
 	}, log, nil)
 	journal := &Journal{
-		DB: l.db, Node: node, Clock: realClock{},
+		DB: l.db, Node: node,
 		Enqueue: func(_ context.Context, _ *store.Tx, id int64, _ time.Time, _ int) error { return nil },
 		Profile: func(context.Context, *store.Tx, store.Device, string) (profile.Profile, error) { return l.prof, nil },
 	}

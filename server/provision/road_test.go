@@ -2,6 +2,7 @@ package provision
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -27,6 +28,9 @@ func TestEveryGenerationBecomesManaged(t *testing.T) {
 					t.Fatalf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 				}
 				l.invariants(d, dev)
+				if why, _ := l.newest(d.UUID(), "verified").Data["certificate"].(string); !strings.Contains(why, "prov.corp.example.com ends in") {
+					t.Errorf("the timeline does not say why the device was shown its certificate: %s", why)
+				}
 				snap := d.Snapshot()
 				t.Logf("%d handshakes, %d commits\n%s", snap.Handshakes, snap.Commits, l.journal(d))
 			})

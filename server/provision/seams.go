@@ -183,6 +183,7 @@ type Verdict struct {
 	Health  string        // ok, warn or unreachable; "" leaves it
 	Did     []string      // what maintenance changed
 	Offered []string      // the certificates that a device was offered, when that is what it failed for
+	Chosen  string        // why the device was shown the certificate that it took
 	Changed bool          // a failed run may have told the device something that changes it
 	Looked  []Look        // where it was looked for in vain
 	// OddCertificate is what the device showed and TLS could not take.

@@ -86,7 +86,7 @@ func (d *simStore) heed(from netip.Addr, roots int64, gone bool) {
 	q := admit.Question{
 		Policy: admit.Policy{Mode: admit.Open, MostHastened: 6, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 		Hello:  hello.Hello{Message: hello.Message{UUID: simUUID, Version: hello.VersionPKI, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}}, At: d.now(), From: netip.AddrPortFrom(from, 0)},
-		Device: moved, Before: store.SeenBefore{Known: true, Previous: was, AddressChanged: from != was.Address, TrustTableChanged: roots != was.TrustTable},
+		Device: moved, Before: store.SeenBefore{Known: true, Previous: was, AddressChanged: from != was.Address},
 		Gone: gone, Live: d.live(), Now: d.now(),
 		Twin: func() string { return "" }, Stray: func() time.Time { return d.now() }, Authorised: func() bool { return false },
 		Listed: func(_, _ netip.Addr) bool { return false }, Sent: d.sent, Identity: func() admit.Identity { return admit.Identity{} },

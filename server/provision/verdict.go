@@ -24,7 +24,7 @@ func (r *Run) verdictBare(err error) Verdict {
 		if why := r.ownCertificateStays(); why != "" {
 			v.Health, v.Detail = "warn", why
 		}
-		v.Profile, v.ProfileVersion = r.Profile.Name, r.Profile.Version
+		v.Profile, v.ProfileVersion, v.Chosen = r.Profile.Name, r.Profile.Version, r.cert.Why
 		v.Active = append(v.Active, r.admin.ID)
 		if r.mebxHeld != 0 {
 			v.Active = append(v.Active, r.mebxHeld)
