@@ -33,6 +33,7 @@ var commitChanges = Step{
 		case err != nil && !sent(err):
 			return err
 		case err != nil:
+			r.unanswered = true
 			r.log.Info("commit.ambiguous", zap.Error(err))
 		}
 		r.hangUp()
@@ -66,6 +67,7 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 	// Patience is measured on the run's own clock, which a test can turn.
 	until := r.e.Clock.Now().Add(r.e.VerifyFor)
 	ask := r.e.Clock.Now().Add(r.e.VerifyFor / 12)
+	hold := r.e.Clock.Now().Add(r.e.VerifyFor / 6)
 	pause := r.e.VerifyPause
 	// The listener of the setup is open for a moment after the answer.
 	if err := r.e.Clock.Sleep(ctx, pause); err != nil {
@@ -80,12 +82,13 @@ func (r *Run) verify(ctx context.Context) (bool, error) {
 		last = err
 		if len(r.guarded) > 0 {
 			// A device that is back and refuses us was shut to us by what was changed;
-			// one that takes no second connection lets go of the first.
+			// one that still does not answer when a restart is over takes no second
+			// connection, and lets go of the first.
 			if shutsOut(err) {
 				if refused++; refused > 1 {
 					return false, err
 				}
-			} else {
+			} else if r.e.Clock.Now().After(hold) {
 				r.dropRope()
 			}
 		}

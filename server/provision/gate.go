@@ -173,7 +173,9 @@ func (r *Run) putBack(ctx context.Context, over Device, commit bool, why error) 
 		}
 	}
 	if commit {
-		if err := over.Commit(ctx); err != nil && isAnyStatus(err) {
+		err := over.Commit(ctx)
+		r.unanswered = r.unanswered || sent(err)
+		if isAnyStatus(err) {
 			return reason.Because(reason.LockoutAverted, "%s shut this server out (%w), was put back, and the commit of that was refused: %w", what[0], why, err)
 		}
 	}
@@ -253,6 +255,7 @@ func (r *Run) changeTLS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	was.Mutual = r.Device.Peer().ClientCertAsked // what is in force: an earlier attempt may have left something else to commit
 	what := fmt.Sprintf("TLS with mutual %t, letting in %v,", r.Profile.TLS == profile.TLSMutual, r.Profile.TrustedCN)
 	r.told = append(r.told, was.TrustedCN...)
 	back := func(ctx context.Context, d Device) error { return d.EnableTLS(ctx, was.Mutual, was.TrustedCN) }

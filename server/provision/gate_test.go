@@ -2,9 +2,14 @@ package provision
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
@@ -253,5 +258,61 @@ func TestNoRoomForUs(t *testing.T) {
 	dev := l.do(d, KindMaintain, "")
 	if dev.Reason != reason.LockoutAverted || !strings.Contains(dev.Detail, "take one out") || d.Snapshot().TLSMutual {
 		t.Errorf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
+	}
+}
+
+// TestWhatIsPutBackIsWhatWasInForce: an earlier attempt told the device names of
+// others and did not commit them. The next change is put back to what the device
+// does, not to what it says.
+func TestWhatIsPutBackIsWhatWasInForce(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, store.SQLite)
+	l.again = true
+	d := l.managed("11")
+	active, _ := l.active(d)
+	own, root := l.trust.Console()
+	s, err := session.NewDialer(session.Config{RefusedPatience: -1}, nil, nil).Dial(t.Context(), session.Target{Addr: d.Addr(), Client: own,
+		Logins: []session.Login{{Name: "active", User: "admin", Password: active.Password}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.AddTrustedRoot(t.Context(), root); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.EnableTLS(t.Context(), true, []string{"console.third.example"}); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	l.prof.TLS, l.prof.TrustedCN = profile.TLSMutual, []string{stranger}
+	l.order(d, KindMaintain, "")
+	dev := l.settle(l.with(firmware{keeps: 1, lies: true}), d)
+	if dev.Reason != reason.LockoutAverted || d.Snapshot().TLSMutual || !l.letsIn(d, own.Leaf.Subject.CommonName) {
+		t.Errorf("%s: %s: %s; mutual %t, letting in %v\n%s", dev.Lifecycle, dev.Reason, dev.Detail, d.Snapshot().TLSMutual, d.Snapshot().TrustedCN, l.journal(d))
+	}
+}
+
+// TestALostAnswerMeansAQuietTime, under whatever reason the attempt ends.
+func TestALostAnswerMeansAQuietTime(t *testing.T) {
+	t.Parallel()
+	e := New(Config{Rand: simRand{rand.New(rand.NewPCG(1, 1))}}, zap.NewNop(), simMetrics)
+	lost := &reason.Error{Code: reason.ConnectionLost, Sent: true, Err: errors.New("reset")}
+	unheard := &reason.Error{Code: reason.ConnectionLost, Err: errors.New("reset")}
+	for _, c := range []struct {
+		what       string
+		unanswered bool
+		err        error
+		quiet      bool
+	}{
+		{"the change itself", false, lost, true},
+		{"a put-back, told under the reason of the change", false, reason.Because(reason.LockoutAverted, "shut out (%w), and not put back: %w", unheard, fmt.Errorf("tls: %w", lost)), true},
+		{"an earlier commit, and then a question", true, unheard, true},
+		{"only a question", false, unheard, false},
+	} {
+		for kind, verdict := range map[string]func(*Run, error) Verdict{KindProvision: (*Run).verdictBare, KindMaintain: (*Run).verdictManaged, KindUnprovision: (*Run).verdictLeaving} {
+			r := &Run{e: e, unanswered: c.unanswered, Job: Job{Run: store.Run{Kind: kind}}}
+			if v := verdict(r, c.err); v.Quiet > 0 != c.quiet {
+				t.Errorf("%s, %s: quiet for %s", kind, c.what, v.Quiet)
+			}
+		}
 	}
 }

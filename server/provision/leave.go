@@ -83,6 +83,7 @@ var unprovision = Step{
 		case err != nil && !sent(err):
 			return err
 		case err != nil:
+			r.unanswered = true
 			r.log.Info("unprovision.ambiguous", zap.Error(err))
 		default:
 			r.acked = true

@@ -206,19 +206,23 @@ var checkTLS = Step{
 
 // pending reports whether what the device says of its TLS is not yet what it
 // does: an earlier attempt ended between a change and its commit.
-func (r *Run) pending() bool {
-	peer := r.Device.Peer()
-	for _, c := range r.material.Certificates {
-		if sum := sha256.Sum256(c.DER); c.Handle != "" && c.Handle == r.material.Context && len(c.DER) > 0 && !bytes.Equal(sum[:], peer.Fingerprint) {
-			return true
-		}
-	}
-	for _, s := range r.material.Settings {
-		if network(s) && s.Enabled && (s.Mutual != peer.ClientCertAsked || r.plain()) {
-			return true
-		}
-	}
-	return false
+func (r *Run) pending() bool { return r.asksOtherwise() || r.showsAnother() }
+
+// asksOtherwise reports whether the device speaks another TLS, or none, than it says:
+// it asks consoles for certificates, or does not.
+func (r *Run) asksOtherwise() bool {
+	return slices.ContainsFunc(r.material.Settings, func(s session.TLSSetting) bool {
+		return network(s) && s.Enabled && (s.Mutual != r.Device.Peer().ClientCertAsked || r.plain())
+	})
+}
+
+// showsAnother reports whether the device shows another certificate than it says.
+func (r *Run) showsAnother() bool {
+	shown := r.Device.Peer().Fingerprint
+	return slices.ContainsFunc(r.material.Certificates, func(c session.CertInstance) bool {
+		sum := sha256.Sum256(c.DER)
+		return c.Handle != "" && c.Handle == r.material.Context && len(c.DER) > 0 && !bytes.Equal(sum[:], shown)
+	})
 }
 
 // inUse is until when the certificate the device shows is valid.
@@ -364,6 +368,7 @@ var saveChanges = Step{
 		case err != nil && !sent(err):
 			return err
 		case err != nil:
+			r.unanswered = true
 			r.log.Info("commit.ambiguous", zap.Error(err))
 		}
 		r.takeRope()
@@ -404,6 +409,9 @@ func (r *Run) settled(ctx context.Context) error {
 			return nil
 		}
 		if r.e.Clock.Now().Add(pause).After(until) {
+			if !r.asksOtherwise() && !r.showsOurs(r.Device.Peer()) {
+				return nil // firmware that goes on showing its own: the verdict says so
+			}
 			return reason.Because(reason.CommitFailed, "the device says its new TLS settings and still shows the old ones")
 		}
 		if err := r.e.Clock.Sleep(ctx, pause); err != nil {

@@ -97,6 +97,9 @@ func (r *Run) verdictManaged(err error) Verdict {
 	}
 	if err == nil {
 		v.OK = true
+		if why := r.ownCertificateStays(); why != "" {
+			v.Health, v.Detail = "warn", why
+		}
 		if len(r.differs) > 0 {
 			v.Ended, v.Reason, v.Detail = store.Drifted, reason.ProfileDrift, "differs from profile "+r.Profile.Name+": "+strings.Join(r.differs, "; ")
 		} else if r.tasks.complete() {
@@ -119,7 +122,7 @@ func (r *Run) verdictManaged(err error) Verdict {
 	case reason.ReappearedUnprovisioned:
 		v.Ended = store.Drifted // not as we left it; its hello brings it back
 	}
-	if sent(err) {
+	if r.mayArrive(err) {
 		v.Quiet = r.e.Quiet
 	}
 	v.Later = r.e.Later - r.e.Later/5 + jitter(r.e.Rand, r.e.Later*2/5)

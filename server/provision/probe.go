@@ -39,6 +39,9 @@ func (r *Run) verdictProbe(err error) Verdict {
 		if r.admin.ID != 0 {
 			v.Active = []int64{r.admin.ID}
 		}
+		if held := r.mebxSentBefore(); held != 0 && r.Job.Device.ProvisionedAt.IsZero() {
+			v.Active = append(v.Active, held) // the end of a set-up that was never verified
+		}
 		return v
 	}
 	code := codeOf(err)
@@ -113,7 +116,12 @@ func (j *Journal) settleProbe(ctx context.Context, tx *store.Tx, l Lease, v Verd
 		}
 		return said, err
 	}
-	if takenForLost(d) && len(v.Active) > 0 {
+	if len(v.Active) > 0 && (takenForLost(d) || unfinished(d)) {
+		if d.ProvisionedAt.IsZero() {
+			if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{ProvisionedAt: &now, PasswordChanged: &now}); err != nil {
+				return said, err
+			}
+		}
 		if err := tx.Transition(ctx, store.Transition{UUID: d.UUID, To: store.Provisioned, Event: "answered", Actor: "node:" + j.Node, RunID: l.RunID,
 			Detail: "it answers at " + d.Address.String() + " with its key and its password: it never was without its setup"}); err != nil {
 			return said, err
@@ -130,8 +138,16 @@ func takenForLost(d store.Device) bool {
 		return d.Reason == reason.ReappearedUnprovisioned
 	case store.Quarantined:
 		return d.Reason == reason.UUIDDuplicate
+	}
+	return unfinished(d) && !d.ProvisionedAt.IsZero()
+}
+
+// unfinished reports whether a device is on its way to being managed, or was left
+// there. One that lets us in with its password has arrived.
+func unfinished(d store.Device) bool {
+	switch d.Lifecycle {
 	case store.Queued, store.PendingCertificate, store.PendingIdentity, store.Failed, store.CredentialsUnknown:
-		return !d.ProvisionedAt.IsZero()
+		return true
 	}
 	return false
 }

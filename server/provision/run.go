@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,9 +66,10 @@ type Run struct {
 	rope     Device           // the session that made them, open over their commit
 	told     []string         // names of consoles that the device has, had, or was told
 
-	under   string // the name under which the device let us in; "" our own
-	other   bool   // it is met with TLS, and was without before
-	changed bool   // it may have been told something that changes it
+	under      string // the name under which the device let us in; "" our own
+	other      bool   // it is met with TLS, and was without before
+	changed    bool   // it may have been told something that changes it
+	unanswered bool   // a commit got no answer: it may still arrive
 
 	// Of a device on its way out:
 	gone  string // how it shows that it is no longer managed; "" it still is
@@ -323,11 +325,24 @@ func codeOf(err error) reason.Code {
 	return reason.InternalError
 }
 
-// sent reports whether a change was on its way as the error happened.
+// sent reports whether a change was on its way as the error happened, under whatever
+// reason the attempt then ended.
 func sent(err error) bool {
-	var re *reason.Error
-	return errors.As(err, &re) && re.Sent
+	if re, ok := err.(*reason.Error); ok && re.Sent { //nolint:errorlint // each link of the chain is looked at
+		return true
+	}
+	switch e := err.(type) { //nolint:errorlint // as above
+	case interface{ Unwrap() error }:
+		return sent(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), sent)
+	}
+	return false
 }
+
+// mayArrive reports whether a change may still be on its way as the attempt ends with
+// an error: a quiet time has to pass before the next one asks.
+func (r *Run) mayArrive(err error) bool { return r.unanswered || sent(err) }
 
 func clip(s string) string {
 	if len(s) > 500 {

@@ -168,10 +168,15 @@ func (r *Run) deviceKey() *rsa.PublicKey {
 // key is that of the session in which the commit was sent.
 func (r *Run) ownCertificateStays() string {
 	p := r.facts.Peer
-	if !wantsTLS(r) || p == nil || len(p.Chain) == 0 || r.e.Trust.IssuedByUs(p.Chain[0].Raw) {
+	if !wantsTLS(r) || p == nil || len(p.Chain) == 0 || r.showsOurs(*p) {
 		return ""
 	}
 	return "it goes on showing the certificate it made itself, not the one it was given; a firmware update may mend that"
+}
+
+// showsOurs reports whether a peer shows a certificate of our device CA.
+func (r *Run) showsOurs(p session.Peer) bool {
+	return len(p.Chain) > 0 && r.e.Trust.IssuedByUs(p.Chain[0].Raw)
 }
 
 // keyProof is what a device shows that holds this key.

@@ -38,7 +38,7 @@ func (r *Run) verdictBare(err error) Verdict {
 	if odd := new(session.CertificateError); errors.As(err, &odd) {
 		v.OddCertificate = odd.DER
 	}
-	if sent(err) {
+	if r.mayArrive(err) {
 		v.Quiet = r.e.Quiet
 	}
 	switch entry.Retry {
