@@ -5,12 +5,13 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"math/big"
+	"slices"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/store"
 )
 
 // simSession is one connection to the simulated device.
@@ -26,6 +27,9 @@ type simSession struct {
 	closed   bool
 	keyTries int // key generation starts over with a new connection
 	stranger byte
+
+	told      int  // how often the device heard whom to let in
+	committed bool // it was asked to commit
 }
 
 // dial connects: in setup the device wants our certificate, afterwards none.
@@ -43,13 +47,31 @@ func (s *seams) dial(_ context.Context, t session.Target) (Device, error) {
 	if t.Addr.Addr() != dev.addr || s.w.now.Before(dev.back) || s.w.p(.03) {
 		return nil, &reason.Error{Code: reason.DeviceUnreachable, Err: errors.New("connection refused")}
 	}
-	if dev.state == amt.StateIn && t.Client == nil && s.w.mutant != "trust the commit call" {
+	switch {
+	case s.beside(dev):
+		return nil, &reason.Error{Code: reason.DeviceUnreachable, Err: errors.New("one connection is open, and it takes no other")}
+	case dev.state == amt.StateIn && t.Client == nil && s.w.mutant != "trust the commit call":
 		return nil, &reason.Error{Code: reason.TLSHandshakeFailed, Err: errors.New("certificate required")}
+	case dev.state == amt.StateIn && nameOf(t.Client) != simLeaf.Subject.CommonName && s.w.mutant != "trust the commit call",
+		dev.state == amt.StatePost && !dev.tls.admits(nameOf(t.Client)):
+		s.w.say("%s is refused as %q", s.a.name, nameOf(t.Client))
+		return nil, &reason.Error{Code: reason.TLSClientCertRefused, Err: errors.New("bad certificate")}
 	}
-	return &simSession{
+	c := &simSession{
 		s: s, dev: dev, setup: dev.state == amt.StateIn, power: dev.power, logins: t.Logins,
 		fence: s.w.db.fence,
-	}, nil
+	}
+	s.open = append(s.open, c)
+	return c, nil
+}
+
+// beside reports whether a device takes no second connection while one is open.
+// Without the proof beside the change it is as if none did.
+func (s *seams) beside(dev *simDevice) bool {
+	s.open = slices.DeleteFunc(s.open, func(c *simSession) bool { return c.closed || c.power != c.dev.power })
+	return slices.ContainsFunc(s.open, func(c *simSession) bool {
+		return c.dev == dev && (dev.tls.single || s.w.mutant == "no proof beside the change" && c.told > 0 && !c.committed)
+	})
 }
 
 // stranger answers in the device's place: one that shows another certificate, asks
@@ -59,7 +81,13 @@ func (s *seams) stranger(t session.Target) Device {
 	w := s.w
 	w.met[w.db.fence] = true
 	w.hit("a stranger answers", "")
-	return &simSession{s: s, dev: &w.dev, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins, fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
+	c := &simSession{s: s, dev: &w.dev, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins, fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
+	if w.mutant == "a stranger's key becomes a proof" {
+		for _, o := range w.db.creds {
+			o.Proofs, _ = store.AddProofs(o.Proofs, peerProofs(c.Peer())...)
+		}
+	}
+	return c
 }
 
 // ask is one request to a stranger.
@@ -109,7 +137,11 @@ func (c *simSession) call(name string, change bool, f func(*simDevice) error) er
 		if err := c.ask(name, change); err != nil {
 			return err
 		}
-		return f(&simDevice{state: amt.StateIn, atOnce: true, version: amt.Version{Major: 17}})
+		d := &simDevice{state: amt.StateIn, atOnce: true, version: amt.Version{Major: 17}, mac: strangersMAC, realm: "Digest:0666"}
+		if c.stranger == 2 {
+			d.mac = w.dev.mac // anybody can read it
+		}
+		return f(d)
 	}
 	lost := func() error {
 		c.closed = true
@@ -247,7 +279,7 @@ func (c *simSession) Close() error                { c.closed = true; return nil 
 
 func (c *simSession) Identify(context.Context) (id session.Identity, err error) {
 	err = c.call("identify", false, func(d *simDevice) error {
-		id = session.Identity{UUID: simUUID, Version: d.version, Realm: "Digest:0123", State: d.state, DHCPSuffix: "corp.example.com"}
+		id = session.Identity{UUID: simUUID, Version: d.version, Realm: d.realm, MAC: d.mac, HostName: d.hostName, DomainName: d.domain, State: d.state, DHCPSuffix: simDomain}
 		return nil
 	})
 	return id, err
@@ -275,7 +307,7 @@ func (c *simSession) ExtendSetup(_ context.Context, hours int) error {
 }
 
 func (c *simSession) SetClock(context.Context) (time.Time, error) {
-	return time.Time{}, c.inSetup("clock", func(d *simDevice) error { d.clock, d.clockOff = true, 0; return nil })
+	return time.Time{}, c.change("clock", func(d *simDevice) error { d.clock, d.clockOff = true, 0; return nil })
 }
 
 // handed holds what must be true of a password the moment it leaves.
@@ -313,49 +345,60 @@ func (c *simSession) SetMEBxPassword(_ context.Context, pw amt.Secret) error {
 	})
 }
 
-func (c *simSession) SetAdminPassword(_ context.Context, _, _ string, pw amt.Secret) error {
+// SetAdminPassword tells the device a hash over its realm: over another's it is of
+// no password.
+func (c *simSession) SetAdminPassword(_ context.Context, _, realm string, pw amt.Secret) error {
 	c.handed(pw)
+	hears := func(d *simDevice) string {
+		if realm != d.realm {
+			return "a hash for " + realm
+		}
+		return pw.Reveal()
+	}
 	if !c.setup {
 		return c.call("admin", true, func(d *simDevice) error {
 			if d.state != amt.StatePost {
 				return &reason.Error{Code: reason.WSMANFault, Err: amt.StatusInvalidState}
 			}
-			d.admin = pw.Reveal()
+			d.admin = hears(d)
 			return nil
 		})
 	}
 	return c.inSetup("admin", func(d *simDevice) error {
 		if d.atOnce {
-			d.admin = pw.Reveal()
+			d.admin = hears(d)
 		} else {
-			d.pendingAdmin = pw.Reveal()
+			d.pendingAdmin = hears(d)
 		}
 		return nil
 	})
 }
 
-func (c *simSession) SetHostName(context.Context, string, string) error {
-	return c.inSetup("host", func(d *simDevice) error { d.host = true; return nil })
+// change is a call of a device in setup mode or after it, over a session of the
+// same mode.
+func (c *simSession) change(name string, f func(*simDevice) error) error {
+	return c.call(name, true, func(d *simDevice) error {
+		if c.setup && d.state != amt.StateIn && c.stranger == 0 {
+			return &reason.Error{Code: reason.WSMANFault, Err: amt.StatusInvalidState}
+		}
+		return f(d)
+	})
 }
 
-var simKey = &rsa.PublicKey{N: big.NewInt(3233), E: 17}
+func (c *simSession) SetHostName(_ context.Context, host, domain string) error {
+	return c.change("host", func(d *simDevice) error { d.host, d.hostName, d.domain = true, host, domain; return nil })
+}
 
 func (c *simSession) TLSMaterial(context.Context) (m session.TLSMaterial, err error) {
-	err = c.call("material", false, func(d *simDevice) error {
-		if d.keyReady {
-			m.Keys = []session.KeyInstance{{Handle: "key 1", Public: d.key}}
-		}
-		m.Settings = []session.TLSSetting{{InstanceID: "Intel(r) AMT 802.3 TLS Settings"}}
-		return nil
-	})
+	err = c.call("material", false, func(d *simDevice) error { m = d.material(); return nil })
 	return m, err
 }
 
 // GenerateKey is busy for longer than a lease on a slow device, so that a run
 // lives on its heartbeat alone.
 func (c *simSession) GenerateKey(context.Context, int) (string, error) {
-	err := c.inSetup("key", func(d *simDevice) error {
-		if c.keyTries++; c.keyTries < 9 {
+	err := c.change("key", func(d *simDevice) error {
+		if c.keyTries++; d.slowKeys && c.keyTries < 9 {
 			return &reason.Error{Code: reason.KeypairGenerationFailed, Err: amt.StatusGeneratingKeys}
 		}
 		d.keyReady = true
@@ -367,21 +410,45 @@ func (c *simSession) GenerateKey(context.Context, int) (string, error) {
 func (c *simSession) AddKey(context.Context, *rsa.PrivateKey) (string, error) {
 	return "", errors.New("not asked of this generation")
 }
-func (c *simSession) AddCertificate(context.Context, []byte) (string, error) {
-	return "cert 1", c.inSetup("certificate", func(*simDevice) error { return nil })
+
+func (c *simSession) AddCertificate(_ context.Context, der []byte) (string, error) {
+	return "cert 1", c.change("certificate", func(d *simDevice) error { d.tls.given = der; return nil })
 }
+
 func (c *simSession) AddTrustedRoot(context.Context, []byte) (string, error) {
-	return "", c.inSetup("root", func(*simDevice) error { return nil })
+	return "root", c.change("root", func(d *simDevice) error {
+		if d.tls.root {
+			return &reason.Error{Code: reason.WSMANFault, Err: amt.StatusDuplicate}
+		}
+		d.tls.root = !d.tls.rootless
+		return nil
+	})
 }
+
 func (c *simSession) UseCertificate(context.Context, string) error {
-	return c.inSetup("context", func(*simDevice) error { return nil })
+	return c.change("context", func(d *simDevice) error { d.tls.chosen = true; return nil })
 }
-func (c *simSession) EnableTLS(context.Context, bool, []string) error {
-	return c.inSetup("tls", func(*simDevice) error { return nil })
+
+func (c *simSession) EnableTLS(_ context.Context, mutual bool, names []string) error {
+	c.s.told++
+	return c.change("tls", func(d *simDevice) error {
+		if c.s.w.mutant == "nothing is put back" && c.s.told > 1 && !c.setup {
+			return nil
+		}
+		c.told++
+		d.tls.tell(mutual, names)
+		return nil
+	})
 }
 
 func (c *simSession) Commit(context.Context) error {
-	return c.call("commit", true, func(d *simDevice) error { return d.commit(c.s.w) })
+	c.committed = true
+	return c.call("commit", true, func(d *simDevice) error {
+		if c.setup && d.state != amt.StateIn {
+			return &reason.Error{Code: reason.CommitFailed, Err: amt.StatusInvalidState}
+		}
+		return d.commit(c.s.w)
+	})
 }
 
 func (c *simSession) ProvisioningRecord(context.Context) (session.Record, error) {
@@ -392,9 +459,11 @@ func (c *simSession) Clock(context.Context) (t time.Time, err error) {
 	err = c.call("clock?", false, func(d *simDevice) error { t = c.s.w.now.Add(-d.clockOff); return nil })
 	return t, err
 }
+
 func (c *simSession) Delete(context.Context, string) error {
-	return c.inSetup("delete", func(*simDevice) error { return nil })
+	return c.change("delete", func(*simDevice) error { return nil })
 }
+
 func (c *simSession) Unprovision(context.Context, bool) error {
 	return errors.New("not asked in this simulation")
 }

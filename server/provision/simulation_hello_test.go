@@ -2,6 +2,7 @@ package provision
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
@@ -27,7 +28,8 @@ func (w *world) hello() {
 		w.hit("duplicate hello", "")
 	}
 	w.db.hello(w.dev.addr, 1)
-	if l := w.db.lifecycle; l != store.Provisioned && l != store.PendingApproval && w.db.live() == nil && w.db.row.ClaimDue.IsZero() {
+	moved := w.db.row.AddressBy == store.ByOperator && w.db.row.Address != w.dev.addr // a person's word stands against it
+	if l := w.db.lifecycle; !moved && l != store.Provisioned && l != store.PendingApproval && l != store.Quarantined && w.db.live() == nil && w.db.row.ClaimDue.IsZero() {
 		w.broken("I6", "a hello was taken and nothing came of it")
 	}
 	w.check("hello")
@@ -152,8 +154,11 @@ func (d *simStore) settleProbe(r *store.Run, v Verdict) {
 	switch row := d.device(); {
 	case !v.OK:
 		d.row.ClaimDue = d.now().Add(v.Later)
-	case v.There && takenForLost(row) && len(v.Active) > 0:
+	case v.There && len(v.Active) > 0 && (takenForLost(row) || unfinished(row)):
 		d.lifecycle, d.reason = store.Provisioned, ""
+		if d.row.ProvisionedAt.IsZero() {
+			d.row.ProvisionedAt = d.now()
+		}
 	case v.There:
 	default:
 		if d.claimant.IsValid() && d.claimant != row.Address && d.claimed.After(row.LastContact) && !takenForLost(row) {
@@ -176,6 +181,9 @@ func (d *simStore) operator() {
 	}
 	d.w.say("a person says that it is at %s", dev.addr)
 	d.row.Address, d.row.AddressBy, d.row.TrustTable = dev.addr, store.ByOperator, 1
+	if d.row.MAC != dev.mac {
+		d.row.MAC = "" // he binds the record to this machine
+	}
 	switch {
 	case live != nil:
 		live.NotBefore = d.now()
@@ -187,4 +195,15 @@ func (d *simStore) operator() {
 	default:
 		d.asked = true
 	}
+}
+
+// believed is the mutant in which whoever answers is believed, or one thing of what
+// he says: the name goes on with which.
+const believed = "who answers is believed"
+
+// takes reports whether the store learns a fact in this history, a stranger's among
+// them: of a device that it does not know yet it learns all that the engine says.
+func (d *simStore) takes(fact string, strange bool) bool {
+	what, mutant := strings.CutPrefix(d.w.mutant, believed)
+	return !mutant || !strange || d.row.ProvisionedAt.IsZero() || what == "" || what == ", its "+fact
 }

@@ -3,6 +3,7 @@ package provision
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
@@ -33,6 +34,9 @@ type simStore struct {
 	skew      time.Duration // how far its clock is from the world's
 	leapt     time.Time     // when it last went forward
 	asked     bool          // an attempt ended at a stranger: a person looks at it
+	profiles  []profile.Profile
+	applied   int              // the version of its profile that the device was found, or made, to have
+	before    map[int64]before // by fence
 }
 
 // now is the database's clock, the only one that says whether a lease is over.
@@ -49,7 +53,7 @@ func (d *simStore) live() *store.Run {
 
 // due is the queue's nudge, and the sweep for runs whose worker went away.
 func (d *simStore) due() int64 {
-	if !d.w.faulty && d.w.kinds["a stranger says hello"] > 0 {
+	if !d.w.faulty && d.w.kinds["a stranger says hello"]+d.w.kinds["a stranger answers"] > 0 {
 		d.operator()
 	}
 	if r := d.live(); r != nil && !d.now().Before(r.NotBefore) {
@@ -65,17 +69,32 @@ func (d *simStore) due() int64 {
 	// Where a stranger ended it for good a person tries again once he is gone.
 	if d.live() == nil && d.asked && !d.w.faulty {
 		d.asked = false
-		if d.lifecycle == store.Provisioned {
-			d.order("api", d.now())
+		if d.cared() {
+			d.order(KindRotate, "", "api", d.now())
 		} else {
 			d.start("api", d.now())
 		}
 	}
-	// A managed device whose last run failed is looked at again.
-	if d.live() == nil && d.lifecycle == store.Provisioned && d.reason != "" && d.now().After(d.later) {
-		d.order("timer", d.now())
+	d.release()
+	d.visit()
+	// A managed device whose last run failed is looked at again, as it is; what a
+	// profile wants anew reaches it in a rollout.
+	if d.live() == nil && d.cared() && (d.reason != "" || d.lifecycle == store.Drifted || !d.w.faulty && !d.asWanted()) && d.now().After(d.later) {
+		switch {
+		case !d.w.faulty:
+			d.order(KindMaintain, "", "timer", d.now())
+		case d.w.odd.IntN(2) == 0:
+			d.order(KindMaintain, TaskKept, "timer", d.now())
+		default:
+			d.order(KindRotate, "", "timer", d.now())
+		}
 	}
 	return 0
+}
+
+// cared reports whether the device is under management.
+func (d *simStore) cared() bool {
+	return d.lifecycle == store.Provisioned || d.lifecycle == store.Drifted
 }
 
 func (d *simStore) start(trigger string, at time.Time) {
@@ -93,9 +112,9 @@ func (d *simStore) start(trigger string, at time.Time) {
 	}
 }
 
-// order makes a run that changes the password; it stages nothing itself.
-func (d *simStore) order(trigger string, at time.Time) {
-	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindRotate, State: store.RunQueued, Trigger: trigger, NotBefore: at})
+// order makes a run on a device under management; it stages nothing itself.
+func (d *simStore) order(kind, task, trigger string, at time.Time) {
+	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: kind, Task: task, State: store.RunQueued, Trigger: trigger, NotBefore: at})
 }
 
 func (d *simStore) newest(kind string) *store.Credential {
@@ -146,8 +165,23 @@ func (d *simStore) learn(f *Facts) error {
 	if f == nil {
 		return nil
 	}
-	if f.Identity != nil {
-		d.row.Version, d.row.LastContact = f.Identity.Version, d.now()
+	if id := f.Identity; id != nil {
+		strange := id.Version != d.w.dev.version
+		if d.row.LastContact = d.now(); d.takes("version", strange) {
+			d.row.Version = id.Version
+		}
+		if d.takes("realm", strange) {
+			d.row.Realm = id.Realm
+		}
+		if d.takes("MAC", strange) {
+			d.row.MAC = id.MAC
+		}
+	}
+	if f.HostName != "" && d.takes("name", f.HostName != d.w.dev.hostName) {
+		d.row.HostName, d.row.Domain, d.row.FQDN = f.HostName, f.Domain, f.HostName+"."+f.Domain
+	}
+	if !f.CertUntil.IsZero() {
+		d.row.DeviceCertNotAfter = f.CertUntil
 	}
 	if f.Found.IsValid() {
 		d.row.Address, d.row.GoodAddress, d.row.AddressBy = f.Found, f.Found, f.FoundBy
@@ -219,15 +253,18 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 	if r.Kind != KindProbe {
 		d.lifecycle = underWay(r.Kind)
 	}
-	p := profile.Default()
-	p.TLS = profile.TLSNone
-	if d.w.dev.slowKeys {
-		p.TLS = profile.TLSServer
+	p := d.profiles[len(d.profiles)-1]
+	if keeps(*r) && d.applied > 0 {
+		p = d.profiles[d.applied-1]
 	}
-	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256, Sum: []byte{byte(d.row.TrustTable)}}}, Profile: p, FQDN: simName}
+	d.watch()
+	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256, Sum: []byte{byte(d.row.TrustTable)}}}, Profile: p, FQDN: d.row.FQDN}
 	job.Device = d.device()
-	if d.w.mutant == "who answers is believed" {
+	if what, ok := strings.CutPrefix(d.w.mutant, believed); ok {
 		job.Device.ProvisionedAt = time.Time{}
+		if what == ", its name" {
+			job.FQDN = ""
+		}
 	}
 	switch {
 	case d.w.mutant == "the first that answers is believed":
@@ -326,13 +363,17 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 		return nil
 	}
 	d.until, d.owner = d.now().Add(v.Quiet), ""
+	d.undisturbed(l.Fence, v)
 	if v.Kind == KindProbe {
 		d.settleProbe(&d.runs[i], v)
 		return nil
 	}
 	if v.OK {
-		d.runs[i].State, d.lifecycle, d.reason, d.attempts = store.RunDone, store.Provisioned, "", 0
-		d.row.LastContact, d.row.ClaimDue = d.now(), time.Time{}
+		d.runs[i].State, d.lifecycle, d.reason, d.attempts = store.RunDone, v.Ended, v.Reason, 0
+		d.row.LastContact, d.row.ClaimDue, d.later = d.now(), time.Time{}, d.now().Add(time.Minute)
+		if v.Profile != "" {
+			d.applied = v.ProfileVersion
+		}
 		if v.Kind == KindProvision {
 			d.row.ProvisionedAt = d.now()
 		}
@@ -340,13 +381,13 @@ func (d *simStore) settle(l Lease, v Verdict) error {
 	}
 	d.runs[i].State, d.lifecycle, d.reason = store.RunFailed, v.Ended, v.Reason
 	d.later = d.now().Add(v.Later)
-	d.asked = d.asked || d.w.met[l.Fence] && v.Again == 0
+	d.asked = d.asked || (d.w.met[l.Fence] || v.Reason == reason.LockoutAverted && !d.cared()) && v.Again == 0
 	if v.Later > 0 {
 		d.attempts = 0
 	}
 	switch {
-	case v.Again > 0 && d.runs[i].Kind == KindRotate:
-		d.order("timer", d.now().Add(v.Again))
+	case v.Again > 0 && (v.Kind == KindRotate || v.Kind == KindMaintain):
+		d.order(v.Kind, d.runs[i].Task, "timer", d.now().Add(v.Again))
 	case v.Again > 0:
 		d.start("timer", d.now().Add(v.Again))
 		d.lifecycle = v.Ended

@@ -1,14 +1,8 @@
 package provision
 
 import (
-	"bytes"
 	"context"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"errors"
 	"fmt"
 	"hash"
 	"hash/fnv"
@@ -25,9 +19,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
-	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/amt/session"
-	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -60,6 +51,9 @@ type world struct {
 	kinds     map[string]int   // by kind of fault
 	certain   map[handout]bool // what a Sending that surely committed has noted
 	met       map[int64]bool   // fences whose attempt met one
+	faults    int              // those that may disturb an attempt
+	limps     time.Time        // until when a heartbeat is late
+	phase     int              // of the calm
 	heard     map[string]bool  // what strangers heard while the device could be opened with an answer, or were told
 }
 
@@ -112,15 +106,22 @@ func newWorld(seed uint64, mutant string) *world {
 		atOnce: w.rng.IntN(2) == 0, keeps: w.rng.IntN(2) == 0, mebxOnce: w.rng.IntN(2) == 0,
 		asks: w.rng.IntN(3) == 0, slowKeys: w.rng.IntN(3) == 0, wantsClock: w.rng.IntN(2) == 0,
 		newCert: w.odd.IntN(2) == 0, keepsCert: w.odd.IntN(2) == 0, chip: w.odd.IntN(3) == 0,
-		name: "own", addr: netip.MustParseAddr("10.0.0.7"), version: amt.Version{Major: 18}, key: simKey,
+		name: "own", addr: netip.MustParseAddr("10.0.0.7"), version: amt.Version{Major: 18}, key: simKey, mac: "02:00:00:00:00:07", realm: "Digest:0123",
 	}
 	w.rogue = simDevice{
 		state: amt.StateIn, admin: "admin", mebx: "admin", cert: 1, atOnce: w.odd.IntN(2) == 0, slowKeys: w.dev.slowKeys,
 		keepsCert: w.odd.IntN(2) == 0, name: "a rogue's", addr: netip.MustParseAddr("10.0.0.66"), version: amt.Version{Major: 17}, key: &rsa.PublicKey{N: big.NewInt(2773), E: 17},
+		mac: strangersMAC, realm: "Digest:0666",
 	}
 	w.db = simStore{w: w, lifecycle: store.Discovered, auto: w.odd.IntN(2) == 0}
+	w.temper()
 	return w
 }
+
+const (
+	simDomain    = "corp.example.com"
+	strangersMAC = "02:00:00:00:00:66"
+)
 
 // p is a fault's chance; no fault happens once the calm has begun.
 func (w *world) p(x float64) bool { return w.faulty && w.rng.Float64() < x }
@@ -137,6 +138,9 @@ func (w *world) say(format string, args ...any) {
 // hit notes a fault: its kind, one of faultKinds, and where it struck.
 func (w *world) hit(kind, where string) {
 	w.kinds[kind]++
+	if !slices.Contains(harmless, kind) {
+		w.faults++
+	}
 	site := strings.TrimSpace(kind + " " + where)
 	w.hits[site]++
 	w.say("FAULT %s", site)
@@ -235,7 +239,8 @@ func (n *simNode) engine(a *actor, yield func(time.Duration) bool) *Engine {
 	e := &Engine{Config: n.eng.Config, metrics: n.eng.metrics, log: n.eng.log, live: n.eng.live}
 	s := &seams{w: n.w, n: n, a: a, yield: yield}
 	a.clock = s.Now
-	e.Store, e.Clock, e.Dial = s, s, s.dial
+	e.Store, e.Clock, e.Dial, e.Trusted = s, s, s.dial, s.Trusted
+	e.ungated = n.w.mutant == "no gate"
 	if n.w.mutant == "no quiet period" {
 		e.Quiet = 0
 		e.Retry = []time.Duration{time.Second}
@@ -282,8 +287,9 @@ func (w *world) run() {
 		if w.faulty && w.now.After(turn) {
 			w.faulty = false
 			w.say("the calm begins")
+			w.db.change(w.db.profiles[0])
 		}
-		if !w.faulty && w.settled() {
+		if !w.faulty && w.calm() {
 			break
 		}
 		w.disasters()
@@ -295,7 +301,10 @@ func (w *world) run() {
 	}
 	if w.violation == "" && !w.settled() {
 		which := "I4"
-		if w.kinds["node dies"] > 0 {
+		if w.dev.state == amt.StatePost && !w.ownLetIn() {
+			which = "I15"
+		}
+		if which == "I4" && w.kinds["node dies"] > 0 {
 			which = "I12"
 		}
 		w.broken(which, "not settled in the calm: lifecycle %s (%s), device %s", w.db.lifecycle, w.db.reason, w.dev.state)
@@ -312,7 +321,7 @@ func (w *world) run() {
 // settled means that nothing is under way and the device is ours.
 func (w *world) settled() bool {
 	return w.db.lifecycle == store.Provisioned && w.db.reason == "" && w.dev.state == amt.StatePost && len(w.late) == 0 && w.db.live() == nil &&
-		w.db.row.Address == w.dev.addr
+		w.db.row.Address == w.dev.addr && w.db.asWanted()
 }
 
 // disasters are what happens to the world rather than to a call. Among them is
@@ -320,7 +329,10 @@ func (w *world) settled() bool {
 func (w *world) disasters() {
 	if w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.p(.02) {
 		w.hit("rotation asked for", "")
-		w.db.order("api", w.now)
+		w.db.order(KindRotate, "", "api", w.now)
+	}
+	if w.faulty && w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.odd.IntN(40) == 0 {
+		w.db.change(w.nextProfile())
 	}
 	switch {
 	case w.p(.002):
@@ -335,7 +347,7 @@ func (w *world) disasters() {
 			a = w.acts[i] // a moment is short, and this is the one that matters
 		}
 		d := time.Duration(5+w.rng.IntN(60)) * time.Second
-		a.at = a.at.Add(d)
+		w.delay(a, d)
 		if d > simLease {
 			w.hit("stall across a lease", a.in)
 		} else {
@@ -346,7 +358,7 @@ func (w *world) disasters() {
 		if i := slices.IndexFunc(w.acts, func(a *actor) bool {
 			return strings.HasSuffix(a.name, "/beat") && fmt.Sprintf("n%d", a.node) == w.db.owner
 		}); i >= 0 {
-			w.acts[i].at = w.acts[i].at.Add(time.Duration(20+w.rng.IntN(40)) * time.Second)
+			w.delay(w.acts[i], time.Duration(20+w.rng.IntN(40))*time.Second)
 			w.hit("a heartbeat stalls", "")
 		}
 	case w.p(.002):
@@ -361,6 +373,15 @@ func (w *world) disasters() {
 	case w.p(.001):
 		w.dev.clockOff = time.Duration(w.rng.Int64N(int64(20 * 365 * 24 * time.Hour)))
 		w.hit("the device's clock steps", "")
+	}
+}
+
+// delay has an actor stand still; what a node without its heart beats begins meanwhile
+// may run out of its lease.
+func (w *world) delay(a *actor, d time.Duration) {
+	a.at = a.at.Add(d)
+	if strings.HasSuffix(a.name, "/beat") && a.at.After(w.limps) {
+		w.limps = a.at
 	}
 }
 
@@ -391,6 +412,7 @@ func (w *world) step() {
 		l := w.late[0]
 		w.late = w.late[1:]
 		w.advance(l.at)
+		w.faults++
 		w.say("late arrival: %s", l.what)
 		l.do()
 		w.check("late")
@@ -436,6 +458,12 @@ func (w *world) check(where string) {
 	if w.managed() && (w.db.row.Version != w.dev.version || (w.db.lifecycle == store.Provisioned || w.db.lifecycle == store.Maintaining) && w.db.row.Address != w.dev.addr) {
 		w.broken("I14", "%s: the device is ours, at %s with AMT %s, and is written down at %s with AMT %s", where, w.dev.addr, w.dev.version, w.db.row.Address, w.db.row.Version)
 	}
+	if row := w.db.row; w.managed() && (row.MAC != "" && row.MAC != w.dev.mac || row.Realm != w.dev.realm || row.HostName != w.dev.hostName) {
+		w.broken("I14", "%s: the device is ours, %s with the MAC %s and the realm %s, and is written down as %s, %s, %s", where, w.dev.hostName, w.dev.mac, w.dev.realm, row.HostName, row.MAC, row.Realm)
+	}
+	if w.managed() && !w.dev.tls.garbles && !w.reachable() {
+		w.broken("I15", "%s: the device is ours and lets in %q, under none of which anybody can come", where, w.dev.tls.trusted)
+	}
 	if w.dev.commits > 1 {
 		w.broken("I5", "%s: committed %d times in one setup", where, w.dev.commits)
 	}
@@ -460,6 +488,9 @@ func (w *world) atRest() {
 			generations++
 		}
 	}
+	if !w.ownLetIn() {
+		w.broken("I15", "at rest the device lets in %q, and this server is not among them", w.dev.tls.trusted)
+	}
 	if admin != w.dev.admin {
 		w.broken("I3", "the store's active admin password is not the device's")
 	}
@@ -467,245 +498,3 @@ func (w *world) atRest() {
 		w.broken("I3", "the store's active MEBx password is not the device's")
 	}
 }
-
-// simDevice is firmware as far as the protocol of passwords and commit goes.
-type simDevice struct {
-	state                     amt.ProvisioningState
-	admin, mebx               string
-	pendingAdmin, pendingMEBx string // atOnce is false: effective at commit
-	clock, host               bool
-	ext                       int
-	commits                   int
-	cert                      byte
-	back                      time.Time // after a power loss or commit, when it listens again
-	power                     int       // counts power losses: a connection does not survive one
-	keyReady                  bool
-	clockOff                  time.Duration
-
-	atOnce, keeps, mebxOnce, asks, slowKeys, wantsClock bool
-	newCert, keepsCert, chip                            bool
-
-	name    string
-	addr    netip.Addr
-	version amt.Version
-	key     *rsa.PublicKey
-}
-
-// peer is what the device shows: in setup a certificate of its own, afterwards
-// that one or the one it was given; some have a hardware identity.
-func (d *simDevice) peer(setup bool) session.Peer {
-	p := shown(d.name, d.cert)
-	if !setup && d.slowKeys && !d.keepsCert {
-		key := keyProof(d.key)
-		p = session.Peer{Fingerprint: key.Hash[:], Key: key.Hash[:]}
-	}
-	if d.chip {
-		p.Verified, p.Hardware = verifiedODCA, chipKey[:]
-	}
-	p.ClientCertAsked, p.TLSVersion = setup, 0x0303
-	return p
-}
-
-var chipKey = sha256.Sum256([]byte("a chip"))
-
-func shown(what string, n byte) session.Peer {
-	sum := sha256.Sum256(append([]byte(what), n))
-	return session.Peer{Fingerprint: sum[:], Key: sum[:]}
-}
-
-func (d *simDevice) powerLoss(w *world) {
-	effect := "counts at commit"
-	if d.atOnce {
-		effect = "counts at once"
-	}
-	if d.keeps {
-		w.hit("power loss, settings kept", "password "+effect)
-	} else {
-		w.hit("power loss, settings lost", "password "+effect)
-	}
-	d.power++
-	if d.state == amt.StateIn && d.newCert {
-		d.cert++
-	}
-	d.back = w.now.Add(time.Duration(2+w.rng.IntN(10)) * time.Second)
-	if d.state == amt.StateIn && !d.keeps {
-		d.admin, d.mebx, d.pendingAdmin, d.pendingMEBx = "admin", "admin", "", ""
-		d.clock, d.host, d.keyReady = false, false, false
-		d.clockOff = 22 * 365 * 24 * time.Hour // as a board without a battery: it is 2004
-	}
-}
-
-func (d *simDevice) commit(w *world) error {
-	if d.state != amt.StateIn {
-		return &reason.Error{Code: reason.CommitFailed, Err: amt.StatusInvalidState}
-	}
-	if d.wantsClock && !d.clock || !d.host {
-		return &reason.Error{Code: reason.CommitFailed, Err: amt.StatusDataMissing}
-	}
-	if d.pendingAdmin != "" {
-		d.admin, d.pendingAdmin = d.pendingAdmin, ""
-	}
-	if d.pendingMEBx != "" {
-		d.mebx, d.pendingMEBx = d.pendingMEBx, ""
-	}
-	d.state = amt.StatePost
-	d.commits++
-	d.power++ // the network part restarts: connections are gone
-	d.back = w.now.Add(time.Duration(w.rng.IntN(4)) * time.Second)
-	return nil
-}
-
-// seams are one actor's view of store, clock and device.
-type seams struct {
-	w     *world
-	n     *simNode
-	a     *actor
-	yield func(time.Duration) bool
-}
-
-func (s *seams) Now() time.Time { return s.w.now.Add(s.n.skew) }
-
-func (s *seams) Sleep(_ context.Context, d time.Duration) error {
-	pause(s.a, s.yield, d)
-	return nil
-}
-
-// db is one transaction: it may fail before it happens, or happen and not say so.
-func (s *seams) db(name string, f func() error) error {
-	s.a.in = name
-	defer func() { s.a.in = "" }()
-	pause(s.a, s.yield, time.Duration(1+s.w.rng.IntN(20))*time.Millisecond)
-	switch {
-	case s.w.p(.03):
-		s.w.hit("store fails:", name)
-		return errors.New("the database is away")
-	case s.w.p(.015):
-		// The commit was on its way when the line broke, and did not arrive.
-		s.w.hit("commit outcome unknown, not made:", name)
-		return store.ErrUnknownOutcome
-	}
-	err := f()
-	s.w.say("%s %s -> %v", s.a.name, name, err)
-	s.w.check(name)
-	if err == nil && s.w.p(.03) {
-		s.w.hit("commit outcome unknown, made:", name)
-		err = store.ErrUnknownOutcome
-	}
-	pause(s.a, s.yield, time.Duration(1+s.w.rng.IntN(20))*time.Millisecond)
-	return err
-}
-
-func (s *seams) owner() string { return fmt.Sprintf("n%d", s.n.id) }
-
-func (s *seams) Claim(_ context.Context, id int64, lease time.Duration) (job *Job, err error) {
-	err = s.db("claim", func() error { job, err = s.w.db.claim(id, s.owner(), lease); return err })
-	if err != nil {
-		job = nil
-	}
-	return job, err
-}
-
-func (s *seams) Journal(_ context.Context, l Lease, steps []store.StepRecord, facts *Facts) error {
-	return s.db("journal "+lastName(steps), func() error {
-		if err := s.w.db.renew(l, lastName(steps)); err != nil {
-			return err
-		}
-		return s.w.db.learn(facts)
-	})
-}
-
-func (s *seams) Sending(_ context.Context, l Lease, steps []store.StepRecord, out Handout) error {
-	err := s.db("sending "+lastName(steps), func() error {
-		if err := s.w.db.renew(l, lastName(steps)); err != nil {
-			return err
-		}
-		c := s.w.db.cred(out.Credential)
-		if c == nil {
-			return fmt.Errorf("credential %d is not there", out.Credential)
-		}
-		c.SentAt, c.Peer, c.Address, c.Realm, c.RefusedAt = s.w.now, bytes.Clone(out.Peer), out.Address, out.Realm, time.Time{}
-		if out.Commits {
-			c.CommittedAt = s.w.now
-		}
-		return nil
-	})
-	if err == nil {
-		s.w.certain[handout{l.Fence, s.w.db.cred(out.Credential).Password.Reveal()}] = true
-	}
-	if errors.Is(err, store.ErrUnknownOutcome) && s.w.mutant == "an unknown outcome counts as done" {
-		err = nil
-	}
-	return err
-}
-
-func (s *seams) Stage(_ context.Context, l Lease, setup int, admin, mebx amt.Secret) (a, m store.Credential, err error) {
-	err = s.db("stage", func() error {
-		if err := s.w.db.renew(l, ""); err != nil {
-			return err
-		}
-		a, m = s.w.db.stage(l.RunID, setup, admin, mebx)
-		if mebx.IsZero() {
-			m = store.Credential{}
-		}
-		return nil
-	})
-	return a, m, err
-}
-
-func (s *seams) Renew(_ context.Context, leases []Lease) (lost []Lease, err error) {
-	err = s.db("renew", func() error {
-		lost = nil
-		for _, l := range leases {
-			if s.w.db.renew(l, "") != nil {
-				lost = append(lost, l)
-			}
-		}
-		if s.w.mutant == "lease end from unfenced read" {
-			lost = nil
-		}
-		return nil
-	})
-	return lost, err
-}
-
-func (s *seams) Settle(_ context.Context, l Lease, v Verdict) error {
-	return s.db("settle "+string(v.Reason), func() error { return s.w.db.settle(l, v) })
-}
-
-func lastName(steps []store.StepRecord) string {
-	if len(steps) == 0 {
-		return ""
-	}
-	return steps[len(steps)-1].Name
-}
-
-// simRand makes crypto-looking bytes out of the seed.
-type simRand struct{ *rand.Rand }
-
-func (r simRand) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
-	return len(b), nil
-}
-
-const simName = "pc-1.corp.example.com"
-
-var simLeaf = &x509.Certificate{Subject: pkix.Name{CommonName: "prov.corp.example.com"}}
-
-// simTrust has one chain, and certificates that are their owner's name.
-type simTrust struct{}
-
-func (simTrust) Candidates(roots []amt.TrustHash, _ certs.Hints) ([]certs.Candidate, error) {
-	if roots[0].Sum[0] != 1 {
-		return nil, reason.Because(reason.RootNotTrusted, "other roots")
-	}
-	return []certs.Candidate{{Cert: &certs.Provisioning{ID: "c1", Name: simLeaf.Subject.CommonName, Leaf: simLeaf}}}, nil
-}
-
-func (simTrust) IssueDevice(*rsa.PublicKey, amt.UUID, string, string, time.Duration) ([]byte, error) {
-	return []byte("a device certificate"), nil
-}
-func (simTrust) IssuedByUs(der []byte) bool          { return false }
-func (simTrust) Console() (*tls.Certificate, []byte) { return nil, nil }
-func (simTrust) ConsoleAs(string) *tls.Certificate   { return nil }
