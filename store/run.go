@@ -174,8 +174,8 @@ func (tx *Tx) HastenRun(ctx context.Context, id int64, t time.Time) error {
 	return tx.moveRun(ctx, id, t, sooner)
 }
 
-// AskForRun is HastenRun on a person's word: the run becomes theirs, and a
-// network's pause does not hold it up.
+// AskForRun is HastenRun on a person's word: the run becomes theirs, so that
+// the limits on work that nobody asked for do not hold it up.
 func (tx *Tx) AskForRun(ctx context.Context, id int64, t time.Time) error {
 	r, err := tx.Run(ctx, id)
 	if err == nil && !r.Live() {

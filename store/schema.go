@@ -10,7 +10,7 @@ import (
 	"github.com/provisiond/provisiond/migrations"
 )
 
-// A kind is what a column holds, whatever the engine calls it.
+// kindOf is what a column holds, whatever the engine calls it.
 type kindOf string
 
 const (
@@ -31,7 +31,7 @@ type column struct {
 type table struct {
 	name     string
 	columns  []column
-	identity bool // its id is given out by the database
+	identity bool // the database chooses its id
 }
 
 func (t table) column(name string) (column, bool) {
@@ -50,10 +50,10 @@ var (
 		"boolean": kindBool, "bytea": kindBytes, "timestamptz": kindTime}
 )
 
-// ownTables lists our tables and columns, in an order in which each row finds
-// those it refers to. It reads Postgres's migrations, whose types tell a time
-// from a number; tests hold it against the catalogues of both engines, so a
-// table that a migration adds is in the next backup by itself.
+// ownTables lists this program's tables and columns, in an order in which each
+// row finds those it refers to. It reads Postgres's migrations, whose types
+// tell a time from a number. Tests compare it with the catalogues of both
+// engines, so that a table of a new migration is in the next backup by itself.
 func ownTables() ([]table, error) {
 	files, err := migrations.For(Postgres)
 	if err != nil {
@@ -75,7 +75,7 @@ func ownTables() ([]table, error) {
 			t := table{name: m[1]}
 			for line := range strings.Lines(m[2]) {
 				c := columnLine.FindStringSubmatch(line)
-				if c == nil || c[2] == "xid8" { // a transaction's number means nothing elsewhere
+				if c == nil || c[2] == "xid8" { // a transaction's number means nothing in another database
 					continue
 				}
 				t.columns = append(t.columns, column{c[1], kinds[c[2]]})

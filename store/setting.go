@@ -10,8 +10,9 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// KeptProfile begins the keys of what the configurations of nodes called a profile,
-// NAME@VERSION. These plain settings say what devices are set up with, and carry a MAC.
+// KeptProfile begins the keys of settings that hold what the nodes'
+// configurations said of a profile: NAME@VERSION. They say how devices are set
+// up, so they carry a MAC.
 const KeptProfile = "profile_configured:"
 
 const settingGrants = "key LIKE '" + KeptProfile + "%@%'"
@@ -22,7 +23,7 @@ func settingGranting(key string) bool {
 
 func settingPlace(key, value string) seal.Place { return place("settings", key, value) }
 
-// PutSetting keeps a plain value under a key.
+// PutSetting stores a plain value under a key.
 func (tx *Tx) PutSetting(ctx context.Context, key, value string) error {
 	var mac []byte
 	var err error
@@ -53,7 +54,7 @@ func (tx *Tx) Setting(ctx context.Context, key string) (string, error) {
 	return v, nil
 }
 
-// PutSealedSetting keeps a secret under a key, such as the device CA's key.
+// PutSealedSetting stores a secret under a key, such as the device CA's key.
 func (tx *Tx) PutSealedSetting(ctx context.Context, key string, value amt.Secret) error {
 	sealed, id, err := tx.seal(value, seal.At("settings", "sealed", key))
 	if err == nil {
@@ -66,8 +67,8 @@ func (tx *Tx) PutSealedSetting(ctx context.Context, key string, value amt.Secret
 	return nil
 }
 
-// CreateSealedSetting keeps a secret under a key that nobody took before;
-// ErrConflict when another node was first.
+// CreateSealedSetting stores a secret under a new key; ErrConflict if another
+// node was first.
 func (tx *Tx) CreateSealedSetting(ctx context.Context, key string, value amt.Secret) error {
 	sealed, id, err := tx.seal(value, seal.At("settings", "sealed", key))
 	if err != nil {
@@ -98,5 +99,5 @@ func (tx *Tx) SealedSetting(ctx context.Context, key string) (amt.Secret, error)
 }
 
 // MasterPasswordKey is the sealed setting of a DNS domain's digest master
-// password, from which Intel SCS derived its devices' passwords.
+// password, from which Intel SCS derived the passwords of its devices.
 func MasterPasswordKey(domain string) string { return "master_password:" + domain }

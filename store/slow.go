@@ -13,26 +13,26 @@ import (
 )
 
 const (
-	slowText   = 1000             // bytes of a statement that are shown
-	slowPause  = 10 * time.Second // between two lines about the same statement
-	slowOfThem = 1000             // statements that are told apart
+	slowText   = 1000             // most bytes of a statement that a line shows
+	slowPause  = 10 * time.Second // between two lines about one statement
+	slowOfThem = 1000             // most statements that the log tells apart
 )
 
-// slowLog writes a line for a statement that took long: its text as it stands
-// in this program, with $1 for a value, and never the values, which are names,
-// addresses and sealed passwords. Of an error it shows the code alone, since
-// Postgres quotes values in its texts. A database that is slow is slow with
-// everything, so that a statement speaks again only after a pause.
+// slowLog writes a line for a slow statement: the text as it stands in this
+// program, with $1 for a value, and never the values, which are names,
+// addresses and sealed passwords. Of an error it shows only the code, since
+// Postgres quotes values in its texts. In a slow database everything is slow,
+// so slowLog pauses between lines about one statement.
 type slowLog struct {
 	log  *zap.Logger
 	over time.Duration
 
 	mu     sync.Mutex
 	last   map[string]time.Time
-	silent map[string]int // how often since
+	silent map[string]int // how often since the last line
 }
 
-// newSlowLog gives nil, which is a slowLog that never speaks, for no threshold.
+// newSlowLog returns nil for no threshold: a slowLog that writes nothing.
 func newSlowLog(log *zap.Logger, over time.Duration) *slowLog {
 	if over <= 0 {
 		return nil
@@ -40,7 +40,7 @@ func newSlowLog(log *zap.Logger, over time.Duration) *slowLog {
 	return &slowLog{log: log, over: over, last: map[string]time.Time{}, silent: map[string]int{}}
 }
 
-// took is called when a statement has ended.
+// took takes note of a statement that has ended.
 func (s *slowLog) took(text string, began time.Time, err error) {
 	if s == nil {
 		return
@@ -95,8 +95,8 @@ type (
 	}
 )
 
-// The methods below are pgx's QueryTracer and BatchTracer: everything that goes
-// over the pool passes here, the queue's statements too.
+// The methods below are pgx's QueryTracer and BatchTracer. Every statement on
+// the pool passes here, the queue's too.
 
 func (s *slowLog) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
 	return context.WithValue(ctx, slowQueryKey{}, slowQuery{d.SQL, time.Now()})
@@ -118,8 +118,8 @@ func (s *slowLog) TraceBatchStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceB
 
 func (s *slowLog) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 
-// TraceBatchEnd speaks of all statements of a batch together: they went in one
-// packet, and which of them took the time cannot be seen from here.
+// TraceBatchEnd writes one line for all statements of a batch: they go in one
+// packet, so nobody here can see which of them took the time.
 func (s *slowLog) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceBatchEndData) {
 	if b, ok := ctx.Value(slowBatchKey{}).(*slowBatch); ok && time.Since(b.began) >= s.over {
 		s.took(strings.Join(b.texts, "; "), b.began, d.Err)

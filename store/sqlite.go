@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// DatabaseFile is the file inside a data directory.
+// DatabaseFile is the name of the database file in a data directory.
 const DatabaseFile = "provisiond.db"
 
-// openSQLite opens the file that lies in the data directory.
+// openSQLite opens the database file in the data directory.
 //
-// synchronous=FULL since a commit that a power loss can undo would break the
-// rule that a device receives only what is already durable. There is one write
-// connection: a second would wait for the first's lock, up to seconds.
+// synchronous=FULL, since a power loss must not undo a commit: a device
+// receives only what is durable. There is one write connection, since a second
+// would wait for the first one's lock, up to seconds.
 func (db *DB) openSQLite(ctx context.Context, o Options) error {
 	db.engine, db.dir = SQLite, o.Dir
 	if o.Dir == "" {
@@ -81,7 +81,7 @@ func (db *DB) takeDir(dir, file string) error {
 		return err
 	}
 	db.lock = lock
-	// Made here so that no other account can read it, whatever the umask.
+	// Make the file here so that no other account can read it, whatever the umask.
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
@@ -93,12 +93,11 @@ func dsn(file string, v url.Values) string {
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: v.Encode()}).String()
 }
 
-// endOldLeases shortens what a dead process left behind. Only one process may
-// have this directory, so whoever held a lease is gone and its sockets with
-// it: nothing can still be sending. Two seconds cover bytes that were in
-// flight, the device's own work on them is covered by asking before acting.
-// A quiet period somebody asked for is kept, but a clock that was wrong
-// when it was written shall not hold a device for years.
+// endOldLeases shortens the leases that a dead process left. Only one process
+// may have this directory, so whoever held a lease is gone with its sockets,
+// and nothing can still be sending. Two seconds cover bytes that were in
+// flight; asking before acting covers the device's own work on them. A quiet
+// period stays, but not for years, which a wrong clock may have written.
 func (db *DB) endOldLeases(ctx context.Context) error {
 	_, lease := db.clocks()
 	_, err := db.write.ExecContext(ctx, `UPDATE devices SET lease_until = CASE
@@ -153,8 +152,8 @@ func lockDir(dir string) (*dirLock, error) {
 	return &dirLock{f}, nil
 }
 
-// release lets go at once: a child process that is about to be started may hold
-// a copy of the descriptor for a moment longer.
+// release unlocks at once, since a child process that is about to start may
+// hold a copy of the descriptor for a moment longer.
 func (l *dirLock) release() error {
 	return errors.Join(syscall.Flock(int(l.f.Fd()), syscall.LOCK_UN), l.f.Close())
 }

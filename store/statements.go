@@ -10,16 +10,17 @@ import (
 	"modernc.org/sqlite"
 )
 
-// SQLite compiles a statement anew each time it is asked, which costs more than
-// running most of ours. So each connection keeps those it is asked often: ours
-// and the queue's, who writes to the same connection and prepares nothing.
+// SQLite compiles a statement anew each time, which costs more than running
+// most of this program's. So each connection keeps the statements that it runs
+// often: the store's, and those of the queue, which writes to the same
+// connection and prepares nothing.
 
-// prepareAfter keeps the endless variants of a filtered list from being
-// prepared: only what is asked often is worth its memory, some kilobytes each.
+// prepareAfter keeps the endless variants of a filtered list out: only frequent
+// statements are worth some kilobytes each.
 const (
 	prepareAfter  = 4
 	maxStatements = 300
-	maxStrangers  = 1000 // texts whose uses are counted
+	maxStrangers  = 1000 // most texts whose uses a connection counts
 )
 
 // openPool opens a pool of connections that keep their statements.
@@ -64,7 +65,7 @@ type liteStmt interface {
 	driver.StmtQueryContext
 }
 
-// A keptConn is used by one goroutine at a time, as database/sql promises.
+// A keptConn serves one goroutine at a time, as database/sql promises.
 type keptConn struct {
 	liteConn
 	kept map[string]*kept
@@ -78,8 +79,9 @@ type kept struct {
 	last uint64 // tick of its last use
 }
 
-// statement gives the prepared one, or nil when the text is to be run as it is:
-// it is rare, or somebody further up reads rows of the very same statement.
+// statement returns the prepared statement, or nil if the text should run as it
+// is: it is rare, or a caller further up still reads rows of the same
+// statement.
 func (c *keptConn) statement(ctx context.Context, query string) (*kept, error) {
 	c.tick++
 	if k := c.kept[query]; k != nil {
@@ -165,7 +167,7 @@ func (c *keptConn) Close() error {
 	return errors.Join(append(errs, c.liteConn.Close())...)
 }
 
-// keptRows gives the statement back when they have been read.
+// keptRows gives the statement back after the last row.
 type keptRows struct {
 	driver.Rows
 	of *kept

@@ -23,39 +23,39 @@ import (
 	"github.com/provisiond/provisiond/migrations"
 )
 
-// A Survey is what can be learned of a database without changing anything in
-// it: no lock, no migration, no key made. It works beside a running daemon, on
-// a standby, and on a schema from the future. Zero fields are not known.
+// A Survey is what the store can learn of a database without changing anything
+// in it: no lock, no migration, no new key. It works beside a running daemon,
+// on a standby, and on a schema from the future. Zero fields are unknown.
 type Survey struct {
 	Engine string
 	Where  string // the file, or the URL without its password
 
-	Problem error  // why it could not be opened or asked; what was learned before stands
-	Empty   bool   // nothing has been made yet
-	Holder  string // SQLite: the process that has the data directory, "" none
+	Problem error  // why opening or asking failed; what the survey learnt before stands
+	Empty   bool   // nobody has made anything in it yet
+	Holder  string // SQLite: the process that has the data directory, "": none
 
-	Latency    time.Duration // the middle one of five questions
+	Latency    time.Duration // the median of five questions
 	Clock      time.Time     // Postgres: the server's
-	Schema     int64         // newest migration applied
+	Schema     int64         // newest applied migration
 	Needs      int64         // newest migration this program knows
-	UsableFrom int64         // the oldest program that a newer schema says it can bear; 0 none
+	UsableFrom int64         // the oldest program that a newer schema can work with; 0: none
 
 	Standby  bool     // Postgres in recovery: no write is possible
 	ReadOnly bool     // Postgres: default_transaction_read_only
-	Lacking  []string // Postgres: "table: RIGHT" that we need and do not have
+	Lacking  []string // Postgres: "table: RIGHT" that the daemon needs and lacks
 
 	DataKeys int
-	Keys     error // the master key given does not open the data keys
+	Keys     error // the given master key does not open the data keys
 
-	AuditRecords int   // in the chain of the audit
-	Audit        error // an *AuditError where the chain is broken, else why it was not read to its end
+	AuditRecords int   // records in the audit chain
+	Audit        error // an *AuditError if the chain is broken, else why the survey could not read all of it
 
-	Waiting       int       // runs that could be worked on now
-	OldestWaiting time.Time // since when
-	Newest        time.Time // the newest record's time
+	Waiting       int       // runs that a worker could take now
+	OldestWaiting time.Time // due since
+	Newest        time.Time // time of the newest record
 	LastHello     time.Time
-	Backup        LastBackup // zero: there was none
-	BackupProblem error      // the record of it cannot be read
+	Backup        LastBackup // zero: none
+	BackupProblem error      // why its record is unreadable
 	Suffixes      []SuffixCount
 	Subnets       []SubnetCount
 	SharedNames   []SharedName  // at most mostShared
@@ -64,7 +64,7 @@ type Survey struct {
 	Tables        []TableSize // the largest first
 }
 
-// mostShared bounds the names of several devices that a survey lists.
+// mostShared bounds how many shared names a survey lists.
 const mostShared = 20
 
 // SuffixCount is how many devices of one generation report a DNS suffix.
@@ -74,21 +74,21 @@ type SuffixCount struct {
 	Devices int
 }
 
-// SubnetCount is what has been heard from a /24, or of IPv6 from a /64.
+// SubnetCount counts what a /24, or a /64 of IPv6, sent.
 type SubnetCount struct {
 	Subnet    netip.Prefix
 	Devices   int
-	Waiting   int       // not set up, and nobody decided against it
-	LastHello time.Time // of any of them; zero never
+	Waiting   int       // not set up, and nobody refused them
+	LastHello time.Time // of any of them; zero: never
 }
 
-// TableSize is how much a table and its indexes take.
+// TableSize is the size of a table with its indexes.
 type TableSize struct {
 	Name  string
 	Bytes int64
 }
 
-// NewestSchema is the number of the newest migration this program has.
+// NewestSchema is the number of this program's newest migration.
 func NewestSchema(engine string) int64 {
 	files, err := migrations.For(engine)
 	if err != nil {
@@ -108,11 +108,11 @@ func NewestSchema(engine string) int64 {
 	return newest
 }
 
-// Look surveys the database that Open would open. o.Keys, when given, must be a
-// keyring of its own: the data keys are tried on it.
+// Look surveys the database that Open would open. o.Keys, if given, must be a
+// keyring of its own: Look tries the data keys on it.
 func Look(ctx context.Context, o Options) Survey {
 	db := &DB{metrics: NewMetrics(nil), keys: o.Keys, trust: newTrustCache(), clock: time.Now, opened: time.Now(), commitFor: commitTimeout,
-		memory: newMemory(Options{Dir: o.Dir, Beside: true}, zap.NewNop())} // a daemon may be at the file
+		memory: newMemory(Options{Dir: o.Dir, Beside: true}, zap.NewNop())} // a daemon may use the file
 	s := &Survey{}
 	if o.URL != "" {
 		s.lookPostgres(ctx, db, o)
@@ -159,7 +159,7 @@ func (s *Survey) lookSQLite(ctx context.Context, db *DB, o Options) {
 		return db.read.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&n)
 	}
 	if err := open(""); err != nil {
-		// On a read-only file system the log's index cannot be made; then nobody
+		// On a read-only file system SQLite cannot make the log's index; then nobody
 		// can be writing either.
 		first := err
 		_ = db.read.Close()
@@ -176,7 +176,7 @@ func (s *Survey) lookPostgres(ctx context.Context, db *DB, o Options) {
 	s.Needs = NewestSchema(Postgres)
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
-		s.Problem = fmt.Errorf("database url: %w", err) // pgx takes the password out
+		s.Problem = fmt.Errorf("database url: %w", err) // pgx leaves the password out
 		return
 	}
 	c := cfg.ConnConfig
@@ -197,8 +197,8 @@ func (s *Survey) lookPostgres(ctx context.Context, db *DB, o Options) {
 	s.ask(ctx, db)
 }
 
-// ask learns the rest in one read transaction each, so that a table which is
-// not there yet spoils only its own answer.
+// ask learns the rest in one read transaction per question, so that a table
+// that is not there yet spoils only its own answer.
 func (s *Survey) ask(ctx context.Context, db *DB) {
 	took := make([]time.Duration, 5)
 	for i := range took {
@@ -303,7 +303,7 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 	})
 }
 
-// auditPatience bounds the reading of the audit, which grows for ever.
+// auditPatience bounds the time for reading the audit, which grows for ever.
 const auditPatience = 4 * time.Second
 
 func (s *Survey) audit(ctx context.Context, db *DB) {
@@ -335,7 +335,7 @@ func (s *Survey) keys(ctx context.Context, tx *Tx) error {
 	}, "SELECT id, wrapped FROM data_keys ORDER BY id")
 }
 
-// appendOnly are tables whose rows we never change or delete.
+// appendOnly are the tables whose rows this program never changes or deletes.
 var appendOnly = []string{"audit", "credentials"}
 
 func (s *Survey) rights(ctx context.Context, tx *Tx) error {
@@ -373,9 +373,9 @@ func (s *Survey) sizes(ctx context.Context, tx *Tx) error {
 	return err
 }
 
-// holderOf names the process that holds a data directory. The kernel's list of
-// locks is read: taking the lock to find out would be in the way of a daemon
-// that is just starting.
+// holderOf names the process that has a data directory. It reads the kernel's
+// list of locks, since trying the lock would be in the way of a daemon that
+// just starts.
 func holderOf(dir string) string {
 	name := filepath.Join(dir, "provisiond.lock")
 	info, err := os.Stat(name)
@@ -404,7 +404,7 @@ func holderOf(dir string) string {
 	return ""
 }
 
-// subnetOf is the network whose addresses have keys that begin so.
+// subnetOf is the network whose addresses have keys with this prefix.
 func subnetOf(key string) (netip.Prefix, error) {
 	b, err := hex.DecodeString(key + strings.Repeat("0", max(0, 32-len(key))))
 	a, ok := netip.AddrFromSlice(b)

@@ -8,12 +8,12 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// A node of the version before keeps console logins among the tokens, under
-// names of this form, which no token has. Here they are in a table of their own.
+// A node of the release before keeps console logins among the tokens, under
+// names of this form, which no token has. This release has a table for them.
 const notASession = "t.name NOT LIKE 'session:%'"
 
-// tokenUser is whose a token is. A token made by a node of the version before
-// names no user: it is its own.
+// tokenUser is the user of a token. A token that a node of the release before
+// made names no user and belongs to the user of its own name.
 const tokenUser = "coalesce(nullif(t.user_name, ''), t.name)"
 
 const tokenColumns = "t.id, t.name, " + tokenUser + ", t.role, t.hash, t.created_by, t.created_at, t.expires_at, t.last_used, t.revoked_at, t.signed"
@@ -26,7 +26,7 @@ func (t *Token) place() seal.Place {
 	return place("tokens", t.ID, t.Name, t.User, t.Role, t.Hash, t.ExpiresAt)
 }
 
-// judge says whether a token that is not revoked is one of ours.
+// judge marks a token as forged that is not revoked and has no right MAC.
 func (tx *Tx) judge(t *Token) {
 	t.Forged = t.RevokedAt.IsZero() && !tx.counts("tokens", t.ID, t.place(), t.signed)
 }
@@ -37,13 +37,13 @@ func scanToken(s scanner) (Token, error) {
 	return t, err
 }
 
-// goodToken is a token that is neither revoked nor expired, of a user who is
-// not disabled.
+// goodToken is the condition that a token is neither revoked nor expired and
+// that its user is enabled.
 const goodToken = notASession + ` AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > {now})
 	AND NOT EXISTS (SELECT 1 FROM users u WHERE u.name = ` + tokenUser + ` AND u.disabled_at IS NOT NULL)`
 
-// CreateToken keeps a token's hash; ErrConflict when the name is in use. Its
-// user is the caller's to check.
+// CreateToken stores a token's hash; ErrConflict if the name is in use. The
+// caller checks the user.
 func (tx *Tx) CreateToken(ctx context.Context, t Token) (int64, error) {
 	if t.User == "" {
 		t.User = t.Name
@@ -61,8 +61,8 @@ func (tx *Tx) CreateToken(ctx context.Context, t Token) (int64, error) {
 	return t.ID, nil
 }
 
-// TokenByHash finds a token that is good: not revoked, not expired, of a user
-// who is not disabled.
+// TokenByHash finds a token that is not revoked, not expired, and of an enabled
+// user.
 func (tx *Tx) TokenByHash(ctx context.Context, hash []byte) (Token, error) {
 	rows, err := list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE t.hash = $1 AND "+goodToken, hash)
 	if err != nil {
@@ -76,7 +76,7 @@ func (tx *Tx) TokenByHash(ctx context.Context, hash []byte) (Token, error) {
 	return Token{}, fmt.Errorf("token: %w", ErrNotFound)
 }
 
-// Tokens lists all of them, revoked ones too.
+// Tokens lists all tokens, revoked ones too.
 func (tx *Tx) Tokens(ctx context.Context) ([]Token, error) {
 	all, err := list(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens t WHERE "+notASession+" ORDER BY t.id")
 	for i := range all {
@@ -85,7 +85,7 @@ func (tx *Tx) Tokens(ctx context.Context) ([]Token, error) {
 	return all, err
 }
 
-// UsedToken notes that a token was used.
+// UsedToken notes the token's last use.
 func (tx *Tx) UsedToken(ctx context.Context, id int64) error {
 	_, err := tx.exec(ctx, "UPDATE tokens SET last_used = {now} WHERE id = $1", id)
 	return err
@@ -100,13 +100,14 @@ func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
 	if _, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now}, signed = NULL WHERE token_id = $1 AND ended_at IS NULL", id); err != nil {
 		return err
 	}
-	// Those of nodes of the version before, which look for no row of sessions.
+	// Also logins of nodes of the release before, which do not look into sessions.
 	_, err = tx.exec(ctx, `UPDATE tokens SET revoked_at = {now} WHERE revoked_at IS NULL AND name LIKE 'session:%'
 		AND created_by = 'token:' || (SELECT p.name FROM tokens p WHERE p.id = $1)`, id)
 	return err
 }
 
-// CreateSession keeps a console login's hash. It ends with s.TokenID at the latest.
+// CreateSession stores a console login's hash. The login ends with s.TokenID at
+// the latest.
 func (tx *Tx) CreateSession(ctx context.Context, s Session) error {
 	mac, err := tx.sign(s.place())
 	if err == nil {
@@ -122,8 +123,8 @@ func (s *Session) dest() []any { return []any{&s.Hash, &s.TokenID, timeOf{&s.Exp
 
 func (s *Session) place() seal.Place { return place("sessions", s.Hash, s.TokenID, s.ExpiresAt) }
 
-// SessionByHash finds the token behind a console login that is good, as its
-// token and its user are. ExpiresAt is the earlier one of both ends.
+// SessionByHash finds the token behind a console login that lasts, if token and
+// user are good. ExpiresAt is the earlier of both ends.
 func (tx *Tx) SessionByHash(ctx context.Context, hash []byte) (Token, error) {
 	rows, err := list(ctx, tx, func(s scanner) (Token, error) {
 		var t Token

@@ -9,8 +9,8 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// Lifecycle is our own word for where a device stands. What the firmware says
-// is Device.DeviceMode, how it does is Device.Health.
+// Lifecycle is this program's word for where a device stands. Device.DeviceMode
+// is what the firmware says, Device.Health how the device does.
 type Lifecycle string
 
 const (
@@ -34,7 +34,8 @@ const (
 	Retired            Lifecycle = "retired"             // kept for audit only
 )
 
-// Lifecycles lists all of them in the order a device usually meets them.
+// Lifecycles lists all of them in the order in which a device usually meets
+// them.
 func Lifecycles() []Lifecycle {
 	return []Lifecycle{Discovered, PendingApproval, PendingIdentity, PendingCertificate, Queued, Provisioning, Verifying,
 		Provisioned, Drifted, Maintaining, Failed, Dormant, Quarantined, External, CredentialsUnknown,
@@ -45,44 +46,44 @@ func Lifecycles() []Lifecycle {
 type Device struct {
 	UUID       amt.UUID
 	Lifecycle  Lifecycle
-	Reason     reason.Code // "" when all is as wanted
-	Detail     string      // a sentence for an operator, no secret in it
+	Reason     reason.Code // "": all is as wanted
+	Detail     string      // a sentence for an operator, without secrets
 	DeviceMode string      // what the firmware says: factory, setup, operational; "" unknown
 	Health     string      // ok, warn, unreachable; "" unknown
 
 	Version    amt.Version
 	SKU        string
 	Realm      string // digest realm, part of the admin password's hash
-	HostName   string // as set in the firmware
+	HostName   string // set in the firmware
 	Domain     string
-	FQDN       string // the name we want it to have
+	FQDN       string // the wanted name
 	Suffix     string // DNS suffix the device trusts or got by DHCP
 	MAC        string
 	Serial     string
-	SMBIOSUUID string // when it differs from UUID
+	SMBIOSUUID string // only if it differs from UUID
 	SecureDNS  bool   // Suffix is fixed in MEBx rather than from DHCP
 
-	Address         netip.Addr // where it is called: where it is believed to be; an attribute, never an identity
+	Address         netip.Addr // where runs call the device; an attribute, never an identity
 	AddressBy       AddressBy  // whose word that is
-	HeardFrom       netip.Addr // where the last hello under its UUID came from, whoever sent it
-	AgentAddress    netip.Addr // where its agent says it is, until somebody has answered there
+	HeardFrom       netip.Addr // source of the last hello under its UUID, whoever sent it
+	AgentAddress    netip.Addr // where its agent says it is, until it has answered there
 	GoodAddress     netip.Addr // where a machine with its key answered last
-	Profile         string     // what it was made into, or will be
-	ProfileVersion  int        // 0 unknown: not looked at since it is kept
-	AssignedProfile string     // what a person gave this very device; goes before lists and rules
-	TrustTable      int64      // id of the hash list of the last hello, 0 none
+	Profile         string     // the profile it has, or will get
+	ProfileVersion  int        // 0: unknown, not looked at since the store keeps it
+	AssignedProfile string     // a person's choice for this device; precedes lists and rules
+	TrustTable      int64      // id of the hash list of the last hello, 0: none
 	Certificate     string     // id of the provisioning certificate that worked
 	TLSVersion      string
 	PeerFingerprint []byte // SHA-256 of the leaf certificate under which it last let us in
-	PeerSeen        []byte // of the one that answered last and was told no password; empty: none
-	Vouched         []byte // of the one that a person vouched for, or VouchFirst; empty: none
-	PeerVerified    string // how its certificate was verified at the last setup: odca, none; "" not known
+	PeerSeen        []byte // SHA-256 of the certificate that answered last and heard no password; empty: none
+	Vouched         []byte // SHA-256 of the certificate that a person vouched for, or VouchFirst; empty: none
+	PeerVerified    string // what verified its certificate at the last setup: odca, none; "": unknown
 	Tags            []string
 	Approved        bool
 
 	FirstSeen, LastSeen, ProvisionedAt, LastContact, WindowUntil time.Time
 	NextRetry, DeviceCertNotAfter, PasswordChangedAt             time.Time
-	ClaimDue                                                     time.Time // somebody says hello in its name elsewhere: it is called from then on
+	ClaimDue                                                     time.Time // a node calls it from then on, since somebody says hello in its name elsewhere
 
 	Attempts   int
 	HelloCount int
@@ -91,15 +92,15 @@ type Device struct {
 
 	Fence      int64 // grows with each claim
 	Owner      string
-	LeaseUntil time.Time // with no owner: a quiet period, not to be claimed before
-	Generation int       // of the active admin credential, 0 none
+	LeaseUntil time.Time // without an owner: end of a quiet period, in which nobody may claim it
+	Generation int       // of the active admin credential, 0: none
 	Record     json.RawMessage
 
-	Signed []byte // the row's MAC, while it is read: empty in a device that the store hands out
+	Signed []byte // the row's MAC, during reading; empty in a device that the store returns
 }
 
-// AddressBy says whose word a device's address is. A hello is nobody's word:
-// whoever reaches the hello port can send one.
+// AddressBy says who named a device's address. A hello vouches for nothing,
+// since whoever reaches the hello port can send one.
 type AddressBy string
 
 const (
@@ -111,7 +112,8 @@ const (
 	ByContact  AddressBy = "contact" // a machine with its key answered there
 )
 
-// DeviceFacts is what may be learnt about a device; nil leaves a field alone.
+// DeviceFacts is what a run or a person learnt about a device; nil leaves a
+// field as it is.
 type DeviceFacts struct {
 	DeviceMode, Health                             *string
 	Version                                        *amt.Version
@@ -135,8 +137,8 @@ type DeviceFacts struct {
 	Record                                         *json.RawMessage
 }
 
-// DeviceFilter selects devices; zero fields select all. Text is matched
-// without regard to case.
+// DeviceFilter selects devices; zero fields select all. Texts match in any
+// case.
 type DeviceFilter struct {
 	Lifecycle []Lifecycle // any of
 	Reason    reason.Code
@@ -147,7 +149,7 @@ type DeviceFilter struct {
 	Network   netip.Prefix
 	Profile   string
 	Tag       string
-	Query     string    // part of UUID, FQDN, host, address, MAC or serial; what is all of one, but for the host, is only that
+	Query     string    // part of UUID, FQDN, host, address, MAC or serial; a whole one of these, except host, matches only that column
 	Seen      time.Time // last seen at or after
 	Silent    time.Time // last seen before
 	Order     Order
@@ -164,13 +166,13 @@ const (
 	ByName     Order = "name"      // FQDN ascending
 )
 
-// SeenHello is what a hello says, as the store keeps it.
+// SeenHello is what a hello says.
 type SeenHello struct {
 	UUID        amt.UUID
 	At          time.Time // zero: the database's clock
 	From, Local netip.AddrPort
 	Address     netip.Addr // where to connect back to; zero: From's address
-	Named       bool       // an agent named that address
+	Named       bool       // an agent named Address
 	Via         string     // plain, relay, agent
 	Peer        string     // subject of the client certificate
 	Version     uint16
@@ -179,14 +181,14 @@ type SeenHello struct {
 	PID         string
 	Hashes      []amt.TrustHash
 	Trailing    []byte
-	Raw         []byte // kept when given; the rest can be rebuilt from the hash list
+	Raw         []byte // stored if given; the rest can be rebuilt from the hash list
 }
 
-// SeenBefore says what was known before this hello.
+// SeenBefore says what the store knew before this hello.
 type SeenBefore struct {
 	Known          bool
 	Previous       Device
-	AddressChanged bool // also when no address was known
+	AddressChanged bool // also if the address was unknown
 }
 
 // HelloRecord is one row of the append-only list of hellos.
@@ -245,7 +247,7 @@ type EventFilter struct {
 	Limit  int // 0: 100; at most 1000
 }
 
-// Run is one undertaking with one device: several attempts, one outcome.
+// Run is one piece of work on one device: several attempts, one outcome.
 type Run struct {
 	ID          int64
 	UUID        amt.UUID
@@ -263,10 +265,10 @@ type Run struct {
 	Reason      reason.Code
 	Detail      string
 	Blame       string
-	Task        string // what a maintain run is to do
+	Task        string // what a maintain run does
 	Certificate string
 
-	// Forged: nobody here ordered it (signed.go), and it counts for nothing.
+	// Forged: nobody here ordered the run (signed.go), and it counts for nothing.
 	Forged bool
 	signed []byte
 }
@@ -290,8 +292,8 @@ type NewRun struct {
 	Task      string
 }
 
-// Claim is the right to act on a device until the lease ends. The caller
-// counts the lease from its own monotonic clock, started before it asked.
+// Claim is the right to act on a device until the lease ends. The caller counts
+// the lease on its own monotonic clock, from before it asked.
 type Claim struct {
 	Run    Run
 	Device Device
@@ -317,24 +319,24 @@ type Credential struct {
 	Generation                                int
 	Kind                                      string // admin, mebx
 	State                                     string // candidate, active, retired
-	User                                      string // the login's; "" is the profile's: it was never handed out or used
+	User                                      string // the login's; "": the profile's, since no run sent or used the password
 	Password                                  amt.Secret
 	Realm                                     string
-	Peer                                      []byte     // fingerprint of the device it was sent to
-	Address                                   netip.Addr // where it was sent
+	Peer                                      []byte     // fingerprint of the device that heard it
+	Address                                   netip.Addr // where a run sent it
 	CreatedAt, SentAt, ActivatedAt, RetiredAt time.Time
-	RefusedAt                                 time.Time // last refused by the device; zero again once it is sent anew or works
+	RefusedAt                                 time.Time // when the device last refused it; zero again once a run sends it anew or it works
 	RunID                                     int64
 
-	// Setup is the generation that began the set-up this password descends from;
-	// 0 in a row that an earlier release wrote. The admin password of that
-	// generation has the Proofs by which the device is known again.
+	// Setup is the generation that began the set-up of this password; 0 in a row
+	// that an earlier release wrote. The admin password of that generation has the
+	// Proofs by which runs know the device again.
 	Setup  int
 	Proofs []Proof
 	// CommittedAt is when a device outside setup mode may first have held it.
 	CommittedAt time.Time
-	// Forged: the row has no right MAC, so that it says nothing of whom this
-	// password may be answered to.
+	// Forged: the row has no right MAC, so it does not say which device may hear
+	// this password.
 	Forged bool
 	// OldPin: an earlier release wrote the row, and nobody has signed it yet, so
 	// that Device.PeerFingerprint stands for the proofs.
@@ -352,7 +354,7 @@ const (
 	CredentialRetired   = "retired"
 )
 
-// AuditRecord is one link of the audit chain. Detail holds no secret.
+// AuditRecord is one link of the audit chain. Detail must hold no secret.
 type AuditRecord struct {
 	Seq     int64
 	At      time.Time
@@ -369,15 +371,15 @@ type Node struct {
 	StartedAt, SeenAt          time.Time
 }
 
-// User is a person or a service. Roles are what its tokens may be given.
+// User is a person or a service. Its tokens may have these roles.
 type User struct {
 	Name                  string
 	Roles                 []string
 	CreatedBy             string
 	CreatedAt, DisabledAt time.Time
-	Tokens, Sessions      int // that are good; read only
+	Tokens, Sessions      int // how many of them are good; read only
 
-	// Forged: the row is not ours (signed.go), and counts for nothing.
+	// Forged: the row has no right MAC (signed.go), and counts for nothing.
 	Forged bool
 	signed []byte
 }
@@ -394,13 +396,13 @@ type Session struct {
 type Token struct {
 	ID                                        int64
 	Name                                      string
-	User                                      string // whose it is; "" on creation: of the user of its own name
+	User                                      string // its user; "" on creation: the user of the token's own name
 	Role                                      string
 	Hash                                      []byte
 	CreatedBy                                 string
 	CreatedAt, ExpiresAt, LastUsed, RevokedAt time.Time
 
-	// Forged: the row is not ours (signed.go), and counts for nothing.
+	// Forged: the row has no right MAC (signed.go), and counts for nothing.
 	Forged bool
 	signed []byte
 }

@@ -12,7 +12,7 @@ const userColumns = `u.name, u.roles, u.created_by, u.created_at, u.disabled_at,
 	(SELECT count(*) FROM tokens t WHERE ` + tokenUser + ` = u.name AND ` + goodToken + `),
 	(SELECT count(*) FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE ` + tokenUser + ` = u.name AND s.ended_at IS NULL AND s.expires_at > {now} AND ` + goodToken + `)`
 
-// scanUser reads a user; one whose row is not ours may have nothing.
+// scanUser reads a user; a user without a right MAC has no roles.
 func (tx *Tx) scanUser(s scanner) (User, error) {
 	var u User
 	var roles string
@@ -27,7 +27,7 @@ func (u *User) place(roles string) seal.Place {
 	return place("users", u.Name, roles, !u.DisabledAt.IsZero())
 }
 
-// CreateUser adds a user; ErrConflict when the name is in use.
+// CreateUser adds a user; ErrConflict if the name is in use.
 func (tx *Tx) CreateUser(ctx context.Context, u User) error {
 	roles := strings.Join(u.Roles, ",")
 	mac, err := tx.sign(u.place(roles))
@@ -40,9 +40,9 @@ func (tx *Tx) CreateUser(ctx context.Context, u User) error {
 	return nil
 }
 
-// AdoptUsers makes a user of each token that a node of the version before has
-// made meanwhile, and which therefore names none. Once the rows are signed there
-// is no such node.
+// AdoptUsers makes a user of each token without one, which a node of the
+// release before made meanwhile. Once the rows are signed there is no such
+// node.
 func (tx *Tx) AdoptUsers(ctx context.Context) error {
 	if tx.db.strict.Load() {
 		return nil
@@ -61,7 +61,7 @@ func (tx *Tx) adoptUsers(ctx context.Context) error {
 	return err
 }
 
-// User reads one with a count of the tokens and console logins that are good.
+// User reads one user with the number of good tokens and console logins.
 func (tx *Tx) User(ctx context.Context, name string) (User, error) {
 	all, err := list(ctx, tx, tx.scanUser, "SELECT "+userColumns+" FROM users u WHERE u.name = $1", name)
 	if err == nil && len(all) == 0 {
@@ -73,13 +73,13 @@ func (tx *Tx) User(ctx context.Context, name string) (User, error) {
 	return all[0], nil
 }
 
-// Users lists all of them by name, disabled ones too.
+// Users lists all users by name, disabled ones too.
 func (tx *Tx) Users(ctx context.Context) ([]User, error) {
 	return list(ctx, tx, tx.scanUser, "SELECT "+userColumns+" FROM users u ORDER BY u.name")
 }
 
-// SetUser changes a user's roles, and whether it is disabled. Its tokens are
-// the caller's to end.
+// SetUser changes a user's roles, and whether it is disabled. The caller ends
+// its tokens.
 func (tx *Tx) SetUser(ctx context.Context, name string, roles []string, disabled bool) error {
 	now := User{Name: name}
 	if disabled {

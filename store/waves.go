@@ -10,22 +10,23 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// What is kept so that no change reaches a fleet before it was proved on one
-// device, and so that the first device lost by it stops it.
+// What the store keeps so that no change reaches a fleet before one device
+// proved it, and so that the first lost device stops the change.
 //
-//  1. A run that sent a change and did not come to a good end leaves the device
-//     unproved; one that did takes the mark away.
-//  2. An unproved device that cannot be spoken to is lost, until it answers.
+//  1. A run that sent a change and did not end well leaves the device unproved; a
+//     run that ends well takes the mark away.
+//  2. An unproved device that does not answer is lost, until it answers.
 
-// kindRollout are jobs that bring devices to what their profile says by now.
+// kindRollout is the kind of jobs that bring devices to the newest version of
+// their profile.
 const kindRollout = "rollout"
 
 // managedStates are the lifecycles of devices that answer as ours.
 const managedStates = "('provisioned', 'drifted', 'maintaining')"
 
-// MarkUnproved notes that a change was sent to a device and not proved, and,
-// when contact was lost with it, since when. It reports whether the device is
-// lost only now.
+// MarkUnproved notes that a run sent a change to a device without proving it,
+// and if contact broke off, since when. It reports whether the device became
+// lost just now.
 func (tx *Tx) MarkUnproved(ctx context.Context, uuid amt.UUID, sent, unanswered bool) (lost bool, err error) {
 	if sent {
 		if _, err := tx.exec(ctx, "UPDATE devices SET unproved_at = {now} WHERE uuid = $1 AND unproved_at IS NULL", uuid); err != nil {
@@ -42,7 +43,7 @@ func (tx *Tx) MarkUnproved(ctx context.Context, uuid amt.UUID, sent, unanswered 
 	return n > 0, nil
 }
 
-// MarkAnswered takes both marks away: a run came to a good end.
+// MarkAnswered takes both marks away, since a run ended well.
 func (tx *Tx) MarkAnswered(ctx context.Context, uuid amt.UUID) error {
 	if _, err := tx.exec(ctx, "UPDATE devices SET unproved_at = NULL, lost_at = NULL WHERE uuid = $1 AND (unproved_at IS NOT NULL OR lost_at IS NOT NULL)", uuid); err != nil {
 		return fmt.Errorf("device %s: %w", uuid, err)
@@ -51,7 +52,7 @@ func (tx *Tx) MarkAnswered(ctx context.Context, uuid amt.UUID) error {
 }
 
 // StepCutOff reports whether an attempt of a run ended between a step's start
-// and its outcome: what the step changes may have been sent.
+// and its outcome, so that it may have sent the step's change.
 func (tx *Tx) StepCutOff(ctx context.Context, runID int64) (bool, error) {
 	var n int
 	if err := tx.one(ctx, "SELECT count(*) FROM run_steps WHERE run_id = $1 AND state = 'started'", []any{runID}, &n); err != nil {
@@ -60,7 +61,7 @@ func (tx *Tx) StepCutOff(ctx context.Context, runID int64) (bool, error) {
 	return n > 0, nil
 }
 
-// A Lost device was changed and has not answered since.
+// A Lost device is one that a run changed and that has not answered since.
 type Lost struct {
 	UUID   amt.UUID
 	Name   string
@@ -70,7 +71,7 @@ type Lost struct {
 	Tried  bool // a further attempt waits or is under way
 }
 
-// LostDevices lists managed devices lost since a moment, the first ones first.
+// LostDevices lists managed devices lost since a moment, oldest loss first.
 func (tx *Tx) LostDevices(ctx context.Context, since time.Time, limit int) ([]Lost, error) {
 	found, err := list(ctx, tx, func(s scanner) (Lost, error) {
 		var l Lost
@@ -86,10 +87,10 @@ func (tx *Tx) LostDevices(ctx context.Context, since time.Time, limit int) ([]Lo
 	return found, nil
 }
 
-// A Wave is how far one wave of a job is.
+// A Wave is the progress of one wave of a job.
 type Wave struct{ Done, Running int }
 
-// JobWaves counts the devices of each wave that were proved, or are under way.
+// JobWaves counts each wave's devices that are proved or under way.
 func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 	out := map[int]Wave{}
 	err := tx.each(ctx, func(s scanner) error {
@@ -100,7 +101,7 @@ func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 		return err
 	}, `SELECT wave, count(CASE WHEN state = 'done' THEN 1 END), count(CASE WHEN state = 'running' THEN 1 END) FROM job_items
 		WHERE job_id = $1 AND wave > 2 GROUP BY wave`, id)
-	if err == nil { // those that prove something are looked at one by one
+	if err == nil { // judge one by one those that prove something
 		err = tx.each(ctx, func(s scanner) error {
 			i, err := scanItem(s)
 			if err != nil || !tx.counts("job_items", rowKey{i.JobID, i.UUID}, i.place(), i.signed) {
@@ -122,8 +123,8 @@ func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 	return out, nil
 }
 
-// refusals are the reasons for which a device is left alone because of what it was
-// asked. Another version of its profile asks something else.
+// refusals are the reasons for which runs leave a device alone because of its
+// answer. Another version of its profile asks something else.
 var refusals = func() string {
 	var list []string
 	for _, e := range reason.All() {
@@ -134,10 +135,10 @@ var refusals = func() string {
 	return "('" + strings.Join(list, "', '") + "')"
 }()
 
-// NextInWave lists waiting items of a job. With idle, devices that somebody works
-// on are not taken, nor those that are left alone for a while; that another job was
-// refused holds up none that this one has not asked yet. With best, those that nobody
-// works on and that answered last time come first.
+// NextInWave lists waiting items of a job. idle leaves out devices that a run
+// works on or that rest for a while; a device that rests because it refused
+// another job counts as idle if this job has not asked it yet. best puts those
+// first that no run works on and that answered last time.
 func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit int) ([]JobItem, error) {
 	const busy = "EXISTS (SELECT 1 FROM runs r WHERE r.uuid = i.uuid AND r.state IN ('queued', 'running'))"
 	only, order := "", ""
@@ -156,7 +157,7 @@ func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit i
 	return found, nil
 }
 
-// Outgrown says which devices differ from what their profile says by now.
+// Outgrown says which devices differ from the newest version of their profile.
 type Outgrown struct {
 	Profile string
 	Version int
@@ -165,10 +166,10 @@ type Outgrown struct {
 	Limit   int
 }
 
-// OutgrownDevices lists managed devices, by UUID, that have another version of
-// a profile than the newest, or that a person gave this profile and that have
-// another one. Those that a rollout to the same version has, or had as it was
-// aborted for the same cause, are left out: what waits stays as it was.
+// OutgrownDevices lists managed devices, by UUID, that have an older version of
+// a profile than the newest, or another profile than the one a person gave
+// them. It leaves out devices that a rollout to the same version has, or had
+// when it was aborted for the same cause: what waits stays as it was.
 func (tx *Tx) OutgrownDevices(ctx context.Context, o Outgrown, assigned bool) ([]amt.UUID, error) {
 	which := "profile = $3 AND profile_version > 0 AND profile_version <> $4 AND assigned_profile IN ('', $3)"
 	if assigned {
@@ -201,7 +202,7 @@ func (tx *Tx) RolledOut(ctx context.Context, o Outgrown, uuid amt.UUID) (bool, e
 	return n == 0, err
 }
 
-// rolledOut is the condition that no rollout to a target holds the device.
+// rolledOut is the condition that no rollout to a target has the device.
 func (tx *Tx) rolledOut(ctx context.Context, o Outgrown, first int) (in string, args []any, err error) {
 	marks := []string{}
 	err = tx.each(ctx, func(s scanner) error {
@@ -219,10 +220,10 @@ func (tx *Tx) rolledOut(ctx context.Context, o Outgrown, first int) (in string, 
 	return in, args, nil
 }
 
-// Target is what a rollout brings its devices to.
+// Target names what a rollout gives its devices.
 func Target(profile string, version int) string { return fmt.Sprintf("%s@%d", profile, version) }
 
-// OpenRollout reports whether some rollout of a profile has not come to its end.
+// OpenRollout reports whether any rollout of a profile has not ended.
 func (tx *Tx) OpenRollout(ctx context.Context, profile string) (bool, error) {
 	var n int
 	err := tx.one(ctx, "SELECT count(*) FROM jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1", []any{profile + "@", len(profile) + 1}, &n)
@@ -232,8 +233,7 @@ func (tx *Tx) OpenRollout(ctx context.Context, profile string) (bool, error) {
 	return n > 0, nil
 }
 
-// Unproved reports whether a device was lost after a change, or waits for the
-// proof of one.
+// Unproved reports whether a device is lost after a change, or still unproved.
 func (tx *Tx) Unproved(ctx context.Context, uuid amt.UUID) (lost, unproved bool, err error) {
 	err = tx.one(ctx, "SELECT lost_at IS NOT NULL, unproved_at IS NOT NULL FROM devices WHERE uuid = $1", []any{uuid}, &lost, &unproved)
 	if err != nil {
@@ -242,7 +242,8 @@ func (tx *Tx) Unproved(ctx context.Context, uuid amt.UUID) (lost, unproved bool,
 	return lost, unproved, nil
 }
 
-// RolloutOf finds the rollout that is open for a target and cause, or ErrNotFound.
+// RolloutOf finds the open rollout for a target and cause, or returns
+// ErrNotFound.
 func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, err error) {
 	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND cause = $2 AND state NOT IN ('done', 'aborted') ORDER BY id DESC", target, cause)
 	for _, j := range all {
@@ -256,8 +257,8 @@ func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, er
 	return 0, fmt.Errorf("rollout to %s: %w", target, err)
 }
 
-// OlderRollouts lists what has not ended of a profile's rollouts to another
-// version than the newest, as far as something waits in them or they stand still.
+// OlderRollouts lists open rollouts of a profile to another version than the
+// newest in which devices wait or which stopped.
 func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]BulkJob, error) {
 	found, err := tx.jobs(ctx, "SELECT "+jobColumns+` FROM jobs WHERE kind = '`+kindRollout+`' AND state NOT IN ('done', 'aborted')
 		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i WHERE i.job_id = jobs.id AND i.state = 'waiting'))

@@ -14,17 +14,17 @@ import (
 	"modernc.org/sqlite"
 )
 
-// A batch ends when it holds maxBatch closures or has run for maxBatchTime, so
-// that River, who shares the connection, gets its turn between two batches.
+// A batch ends after maxBatch closures or maxBatchTime, so that River, which
+// shares the connection, gets its turn between two batches.
 const (
 	maxBatch     = 128
 	maxBatchTime = 8 * time.Millisecond
 )
 
-// The writer is SQLite's group commit. One goroutine takes whatever closures
-// wait, runs each inside a SAVEPOINT of one transaction, commits once and then
-// answers them all: a commit costs a disk flush, and sixty-four callers pay it
-// together.
+// The writer is SQLite's group commit. One goroutine takes all waiting
+// closures, runs each inside a SAVEPOINT of one transaction, commits once and
+// answers them all: a commit costs a disk flush, and sixty-four callers share
+// it.
 type writer struct {
 	db    *DB
 	queue chan *request
@@ -52,8 +52,8 @@ func newWriter(db *DB) *writer {
 	return &writer{db: db, queue: make(chan *request, 4*maxBatch), stop: make(chan struct{}), done: make(chan struct{})}
 }
 
-// do hands fn to the writer and waits. Once the closure has begun the answer
-// is waited for, whatever ctx says: only then is the outcome known.
+// do hands fn to the writer and waits. Once the closure has begun, do waits for
+// its answer whatever ctx says, since only then is the outcome known.
 func (w *writer) do(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -103,14 +103,14 @@ func (w *writer) loop() {
 			close(w.done)
 			return
 		}
-		go w.loop() // a closure ended the goroutine (runtime.Goexit); nobody else shall notice
+		go w.loop() // a closure ended the goroutine (runtime.Goexit); the other callers must not notice
 	}()
 	for {
 		select {
 		case r := <-w.queue:
 			w.batch(r)
 		case <-w.stop:
-			for { // what was accepted before the end is still done
+			for { // do what the queue accepted before the end
 				select {
 				case r := <-w.queue:
 					w.batch(r)
@@ -123,7 +123,7 @@ func (w *writer) loop() {
 	}
 }
 
-// batch runs one transaction beginning with first.
+// batch runs one transaction that begins with first.
 func (w *writer) batch(first *request) {
 	var members []*request
 	var tx *sql.Tx
@@ -156,8 +156,8 @@ func (w *writer) batch(first *request) {
 			}
 		}
 		if len(good) == 0 {
-			// Nobody's part is in the transaction yet: it can be given up as a
-			// whole, and needs no copy of each page as it was before.
+			// The transaction holds nobody's part yet: it can roll back as a whole, and
+			// needs no copy of each page for a SAVEPOINT.
 			if r.err = w.bare(tx, r); r.err != nil {
 				_ = tx.Rollback()
 				tx = nil
@@ -172,8 +172,8 @@ func (w *writer) batch(first *request) {
 	}
 	whole = true
 	if broken {
-		// SQLite itself gave up the transaction (disk full, I/O error): those
-		// who had done their part before do it again, each alone.
+		// SQLite itself gave up the transaction (disk full, I/O error): run again each
+		// closure that had done its part, alone.
 		_ = tx.Rollback()
 		for _, r := range good {
 			w.alone(r)
@@ -208,7 +208,7 @@ func (w *writer) commit(tx *sql.Tx, good []*request) {
 	}
 }
 
-// next is another request without waiting for one, or nil.
+// next is another waiting request, or nil.
 func (w *writer) next(start time.Time, n int) *request {
 	if n >= maxBatch || time.Since(start) > maxBatchTime {
 		return nil
@@ -258,8 +258,9 @@ func (w *writer) one(tx *sql.Tx, r *request) (broken bool) {
 	return err != nil || lost(r.err)
 }
 
-// lost reports results after which SQLite may have rolled back by itself
-// (sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
+// lost reports errors after which SQLite may have rolled back by itself
+// (sqlite.org/lang_transaction.html, "Response To Errors Within A
+// Transaction").
 func lost(err error) bool {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
@@ -287,8 +288,8 @@ func (w *writer) alone(r *request) {
 	w.commit(tx, []*request{r})
 }
 
-// contain runs fn and makes an error of a panic. Nobody but the log can say where
-// it was: the caller's own stack has nothing of it.
+// contain runs fn and turns a panic into an error. It logs the stack, which the
+// caller's own stack does not have.
 func contain(tx *Tx, fn func(*Tx) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -5,13 +5,13 @@ import (
 	"crypto/sha256"
 )
 
-// rowKey is the data key that rows are signed under, by way of a key derived
-// from it: the first one. It is never removed, every node holds it from the
-// start, and it goes with the database into a backup and under another master key.
+// rowKey is the data key from which the key of the MACs is derived: the first
+// one. It is never removed, every node holds it from the start, and it goes
+// with the database into a backup and under another master key.
 const rowKey = 1
 
-// Mac signs what stays readable in the database; Place names the row and all of
-// it that matters. ErrNoKey before the first data key.
+// Mac signs what stays readable in the database; at names the row and
+// everything in it that matters. ErrNoKey before the first data key.
 func (k *Keyring) Mac(at Place) ([]byte, error) {
 	k.mu.RLock()
 	key := k.rows
@@ -24,7 +24,7 @@ func (k *Keyring) Mac(at Place) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// Signed reports whether mac is what Mac gives for a place.
+// Signed reports whether mac is right for a place.
 func (k *Keyring) Signed(mac []byte, at Place) bool {
 	want, err := k.Mac(at)
 	return err == nil && hmac.Equal(mac, want)

@@ -20,12 +20,12 @@ import (
 
 // Source says where the master key comes from: exactly one of the fields.
 type Source struct {
-	File   string // a path; made with mode 0600 when Create and absent
+	File   string // a path; Load makes the file with mode 0600 if Create is set and it is absent
 	Create bool
 
 	Env        string   // the name of an environment variable
 	Credential string   // the name of a systemd credential (LoadCredential=)
-	Command    []string // a program and its arguments; the key is what it prints: any KMS
+	Command    []string // a program, such as a KMS's client, and its arguments; its output is the key
 }
 
 // Load reads the master key: 32 raw bytes, 64 hexadecimal digits or base64.
@@ -73,7 +73,7 @@ func (s Source) read(ctx context.Context) (raw []byte, from string, err error) {
 		from = "the command " + s.Command[0]
 		cmd := exec.CommandContext(ctx, s.Command[0], s.Command[1:]...)
 		var out bytes.Buffer
-		cmd.Stdout = &out // stderr is dropped: it might say the key
+		cmd.Stdout = &out // drop stderr: it might show the key
 		err = cmd.Run()
 		return out.Bytes(), from, err
 	}
@@ -91,8 +91,8 @@ func (s Source) read(ctx context.Context) (raw []byte, from string, err error) {
 	return raw, from, nil
 }
 
-// create writes a new key so that it is whole and durable or not there at all:
-// whatever is sealed with it would be lost with it.
+// create writes a new key so that the file is whole and durable or absent:
+// whatever the key seals would be lost with it.
 func create(file string) ([]byte, error) {
 	key := make([]byte, KeySize)
 	if _, err := rand.Read(key); err != nil {
@@ -109,7 +109,8 @@ func create(file string) ([]byte, error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, err
 	}
-	// Link, not rename: two processes that start together get one key.
+	// Link instead of rename, so that two processes that start together get one
+	// key.
 	if err := os.Link(f.Name(), file); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return os.ReadFile(file)
@@ -123,7 +124,8 @@ func create(file string) ([]byte, error) {
 	return line, errors.Join(d.Sync(), d.Close())
 }
 
-// ParseKey reads a master key in any of its forms. Its error quotes nothing.
+// ParseKey reads a master key in any of its forms. Its error quotes nothing of
+// it.
 func ParseKey(raw []byte) ([]byte, error) {
 	if len(raw) == KeySize {
 		return raw, nil

@@ -11,29 +11,30 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// The first format of a file under a passphrase, which is only read any more:
-// chunks of AES-256-GCM, each numbered in its nonce and the last one marked, so
-// that a file cut at any byte, a chunk left out and two files put together all
-// show (the STREAM construction, Hoang, Reyhanitabar, Rogaway and Vizár, 2015).
+// The first format of a file under a passphrase, which this release only reads:
+// chunks of AES-256-GCM, with a number in each nonce and a mark in the last
+// one. So the reader notices a file that is cut at any byte, a missing chunk
+// and two files put together (the STREAM construction, Hoang, Reyhanitabar,
+// Rogaway and Vizár, 2015).
 
-// Stretch says how a key is made of a passphrase; it is no secret.
+// Stretch says how to make the key from a passphrase; it is no secret.
 type Stretch struct {
 	Salt    []byte `json:"salt"`
 	Time    uint32 `json:"time"`
 	Memory  uint32 `json:"memory_kib"`
 	Threads uint8  `json:"threads"`
-	Check   []byte `json:"check"` // opens with the right passphrase only
+	Check   []byte `json:"check"` // opens only with the right passphrase
 }
 
 const (
 	chunkSize  = 64 << 10
 	checkText  = "provisiond passphrase"
-	maxMemory  = 1 << 20 // KiB; a header from a stranger must not take the machine's memory
+	maxMemory  = 1 << 20 // KiB; a stranger's header must not take the machine's memory
 	maxTime    = 64
 	maxThreads = 64
 )
 
-// Open makes the key again, or says ErrPassphrase.
+// Open makes the key again, or returns ErrPassphrase.
 func (s Stretch) Open(passphrase amt.Secret) (cipher.AEAD, error) {
 	if len(s.Salt) < 8 || s.Time == 0 || s.Time > maxTime || s.Memory < 8 || s.Memory > maxMemory || s.Threads == 0 || s.Threads > maxThreads {
 		return nil, errors.New("the file's header asks for a cost that no backup has: it was changed")
@@ -52,7 +53,7 @@ func (s Stretch) aead(passphrase amt.Secret) (cipher.AEAD, error) {
 	return aead(argon2.IDKey([]byte(passphrase.Reveal()), s.Salt, s.Time, s.Memory, s.Threads, KeySize))
 }
 
-// checkNonce is one that no chunk ever has.
+// checkNonce is a nonce that no chunk has.
 func checkNonce() []byte {
 	return []byte{255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}
 }
@@ -66,8 +67,8 @@ func chunkNonce(n uint64, last bool) []byte {
 	return nonce
 }
 
-// OldReader opens the chunks of a file. ErrCut and ErrDamaged say what is wrong;
-// nothing of a bad chunk is ever handed out.
+// OldReader opens the chunks of a file. ErrCut and ErrDamaged say what is
+// wrong; the reader returns nothing of a bad chunk.
 func OldReader(r io.Reader, a cipher.AEAD, header []byte) io.Reader {
 	return &chunkReader{r: r, a: a, header: header}
 }
@@ -76,7 +77,7 @@ type chunkReader struct {
 	r      io.Reader
 	a      cipher.AEAD
 	header []byte
-	ahead  []byte // a chunk read already, to know whether another follows
+	ahead  []byte // a chunk read ahead, to know whether another follows
 	rest   []byte
 	n      uint64
 	err    error
@@ -110,7 +111,7 @@ func (c *chunkReader) next() ([]byte, error) {
 	plain, err := c.a.Open(nil, chunkNonce(c.n, last), chunk, c.header)
 	if err != nil {
 		if last {
-			return nil, ErrCut // or its last chunk was changed, which helps as little
+			return nil, ErrCut // or somebody changed its last chunk, which is the same to the reader
 		}
 		return nil, ErrDamaged
 	}

@@ -11,28 +11,29 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// A file under a passphrase is an age file, which `age -d` opens without this
-// program on the day when there is no other way.
+// A file under a passphrase is an age file, so that `age -d` opens it without
+// this program in a disaster.
 
-// ErrPassphrase means that a passphrase is not the one a file was made with.
+// ErrPassphrase means that the file has another passphrase.
 var ErrPassphrase = errors.New("the passphrase is not the one this file was made with")
 
-// ErrCut means that a file ends before its last chunk.
+// ErrCut means that the file ends before its last chunk.
 var ErrCut = errors.New("the file is cut: its end is missing")
 
-// FileIntro is how every file of NewWriter begins.
+// FileIntro is the begin of every file of NewWriter.
 const FileIntro = "age-encryption.org/v1\n"
 
-// MinPassphrase is the fewest characters that are taken.
+// MinPassphrase is the least number of characters in a passphrase.
 const MinPassphrase = 12
 
-// The work of making a key of a passphrase is 2^n of scrypt's; each step doubles the memory too.
+// Making a key from a passphrase costs 2^n units of scrypt's work; each step
+// also doubles the memory.
 const (
 	FileWork    = 17 // 128 MiB
-	maxFileWork = 20 // a file from a stranger must not take the machine's memory
+	maxFileWork = 20 // a stranger's file must not take the machine's memory
 )
 
-// NewWriter seals what is written to it; Close writes the last chunk.
+// NewWriter seals what the caller writes; Close writes the last chunk.
 func NewWriter(w io.Writer, passphrase amt.Secret, work int) (io.WriteCloser, error) {
 	if len(passphrase.Reveal()) < MinPassphrase {
 		return nil, fmt.Errorf("the passphrase needs at least %d characters: it is all that protects every password in the file", MinPassphrase)
@@ -45,12 +46,12 @@ func NewWriter(w io.Writer, passphrase amt.Secret, work int) (io.WriteCloser, er
 	return age.Encrypt(w, r)
 }
 
-// NewReader opens what NewWriter sealed. ErrPassphrase, ErrCut and sentences say
-// what is wrong; nothing of a bad chunk is ever handed out.
+// NewReader opens what NewWriter sealed. ErrPassphrase, ErrCut and sentences
+// say what is wrong; the reader returns nothing of a bad chunk.
 func NewReader(r io.Reader, passphrase amt.Secret) (io.Reader, error) {
 	id, err := age.NewScryptIdentity(passphrase.Reveal())
 	if err != nil {
-		return nil, ErrPassphrase // it is empty
+		return nil, ErrPassphrase // age cannot take an empty one
 	}
 	id.SetMaxWorkFactor(maxFileWork)
 	f := &fileReader{source: sourceReader{r: r}}
@@ -86,7 +87,7 @@ func (f *fileReader) explain(err error) error {
 	return fmt.Errorf("the file is cut or was changed: %w", err)
 }
 
-// A sourceReader remembers its own failure, which age tells in other words.
+// A sourceReader remembers its own failure, which age reports in other words.
 type sourceReader struct {
 	r   io.Reader
 	err error
@@ -100,12 +101,13 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Carry is the master key in a form that goes into a sealed backup, nowhere else.
+// Carry is the master key in the form that a sealed backup holds. Put it
+// nowhere else.
 func (k *Keyring) Carry() amt.Secret {
 	return amt.NewSecret(base64.StdEncoding.EncodeToString(k.master[:]))
 }
 
-// Carried is a keyring, without data keys, from what Carry gave.
+// Carried makes a keyring, without data keys, from what Carry returned.
 func Carried(s amt.Secret) (*Keyring, error) {
 	raw, err := ParseKey([]byte(s.Reveal()))
 	if err != nil {

@@ -39,12 +39,13 @@ const (
 )
 
 var (
-	// ErrUnknownKey means that the data key of an envelope is not loaded; it
-	// may have been made by another node a moment ago.
+	// ErrUnknownKey means that the keyring lacks the envelope's data key; another
+	// node may have made it a moment ago.
 	ErrUnknownKey = errors.New("the envelope was sealed with a data key that is not loaded")
-	// ErrDamaged means that an envelope was changed or belongs elsewhere.
+	// ErrDamaged means that somebody changed the envelope, or that it belongs
+	// elsewhere.
 	ErrDamaged = errors.New("the envelope does not open here: it was changed, or belongs to another row")
-	// ErrNoKey means that no data key was made yet.
+	// ErrNoKey means that there is no data key yet.
 	ErrNoKey = errors.New("there is no data key to seal with")
 )
 
@@ -110,8 +111,8 @@ func aead(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(b)
 }
 
-// Make gives a new data key under the next free id, wrapped: store it durably,
-// then hand it to Use.
+// Make makes a new data key under the next free id and returns it wrapped:
+// store it durably, then call Use.
 func (k *Keyring) Make() (id uint32, wrapped []byte, err error) {
 	k.mu.RLock()
 	id = k.current + 1
@@ -132,7 +133,7 @@ func (k *Keyring) MakeAs(id uint32) ([]byte, error) {
 func wrapPlace(id uint32) Place { return At("data_keys", "wrapped", id) }
 
 // Use unwraps a data key and keeps it. The highest id seals from now on. A
-// wrong master key shows here, before anything is sealed with it.
+// wrong master key fails here, before the keyring seals anything with it.
 func (k *Keyring) Use(id uint32, wrapped []byte) error {
 	key, err := unbox(k.wrap, wrapped, wrapPlace(id))
 	if err != nil {
@@ -159,7 +160,7 @@ func (k *Keyring) Use(id uint32, wrapped []byte) error {
 	return nil
 }
 
-// Current is the id of the key that seals, 0 when there is none.
+// Current is the id of the key that seals, 0 if there is none.
 func (k *Keyring) Current() uint32 {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -173,7 +174,7 @@ func (k *Keyring) Holds(id uint32) bool {
 	return k.keys[id] != nil
 }
 
-// Rewrap gives a data key wrapped under another master key.
+// Rewrap returns a data key wrapped under another master key.
 func (k *Keyring) Rewrap(id uint32, wrapped []byte, to *Keyring) ([]byte, error) {
 	key, err := unbox(k.wrap, wrapped, wrapPlace(id))
 	if err != nil {
@@ -193,7 +194,8 @@ func (k *Keyring) Seal(s amt.Secret, at Place) ([]byte, error) {
 	return box(a, id, []byte(s.Reveal()), at)
 }
 
-// Open takes a secret out again. Only the place it was sealed for will do.
+// Open takes the secret out again. It works only for the place for which Seal
+// made the envelope.
 func (k *Keyring) Open(envelope []byte, at Place) (amt.Secret, error) {
 	id, err := KeyOf(envelope)
 	if err != nil {
@@ -212,8 +214,8 @@ func (k *Keyring) Open(envelope []byte, at Place) (amt.Secret, error) {
 	return amt.NewSecret(string(b)), nil
 }
 
-// Reseal moves an envelope to the current key. changed is false when it is
-// there already.
+// Reseal moves an envelope to the current key. changed is false if it is there
+// already.
 func (k *Keyring) Reseal(envelope []byte, at Place) (out []byte, changed bool, err error) {
 	id, err := KeyOf(envelope)
 	if err != nil || id == k.Current() {
@@ -235,7 +237,7 @@ func KeyOf(envelope []byte) (uint32, error) {
 	return binary.BigEndian.Uint32(envelope[1:headerLen]), nil
 }
 
-// box seals plain; the header is part of what is authenticated.
+// box seals plain and authenticates the header with it.
 func box(a cipher.AEAD, id uint32, plain []byte, at Place) ([]byte, error) {
 	out := make([]byte, headerLen+nonceLen, headerLen+nonceLen+len(plain)+tagLen)
 	out[0] = version

@@ -18,7 +18,7 @@ func NewSigningKey() (amt.Secret, error) {
 	return amt.NewSecret(hex.EncodeToString(seed)), nil
 }
 
-// Sign signs with a key of NewSigningKey; with no message it only gives the
+// Sign signs with a key of NewSigningKey; without a message it only returns the
 // public key.
 func Sign(key amt.Secret, message []byte) (signature []byte, public ed25519.PublicKey, err error) {
 	seed, err := hex.DecodeString(key.Reveal())
