@@ -156,6 +156,7 @@ type bundler struct {
 	public    []crypto.PublicKey // without certificate
 	ignored   []string
 	findings  []Finding
+	depth     int // of base64 within base64
 }
 
 func (b *bundler) because() string {
@@ -197,6 +198,15 @@ func stranger(says string) error {
 var strangers = []struct{ magic, says string }{
 	{"\xfe\xed\xfe\xed", "this is a Java keystore (JKS). Turn it into a PFX and import that: keytool -importkeystore -srckeystore FILE -destkeystore amt.p12 -deststoretype PKCS12"},
 	{"\xce\xce\xce\xce", "this is a Java keystore (JCEKS). Turn it into a PFX and import that: keytool -importkeystore -srckeystore FILE -srcstoretype JCEKS -destkeystore amt.p12 -deststoretype PKCS12"},
+	{"\x00\x00\x00\x01\x00\x00\x00\x14", "this is a keystore of Bouncy Castle (BKS). Turn it into a PFX and import that: keytool -importkeystore -srckeystore FILE -srcstoretype BKS -destkeystore amt.p12 -deststoretype PKCS12, with Bouncy Castle's provider"},
+	{"\x00\x00\x00\x02\x00\x00\x00\x14", "this is a keystore of Bouncy Castle (BKS). Turn it into a PFX and import that: keytool -importkeystore -srckeystore FILE -srcstoretype BKS -destkeystore amt.p12 -deststoretype PKCS12, with Bouncy Castle's provider"},
+	{"\x1e\xf1\xb5\xb0", "this is a private key of Microsoft's old tools (PVK). Turn it into PEM and import that: openssl rsa -inform PVK -in FILE -out key.pem"},
+	{"\x00\x00\x00\x00CERT", "this is a certificate store of Windows (SST). Open it there and export the certificate with its key as PFX"},
+	{"SQLite format 3", "this is a database of NSS, perhaps (cert9.db, key4.db). Export from it and import that: pk12util -o amt.p12 -n NAME -d FOLDER"},
+	{"PuTTY-User-Key-File", "this is a key of PuTTY. Turn it into PEM and import that: puttygen FILE -O private-openssh -o key, ssh-keygen -p -m PKCS8 -f key"},
+	{"ssh-", "this is a public key of SSH, not a certificate: ask for the certificate's file"},
+	{"\x89PNG", "this is a picture, not a certificate: ask for the certificate's file"},
+	{"\xff\xd8\xff", "this is a picture, not a certificate: ask for the certificate's file"},
 	{"7z\xbc\xaf", "this is a 7z archive: unpack it and import what is in it"},
 	{"Rar!", "this is a rar archive: unpack it and import what is in it"},
 	{"\x1f\x8b", "this is a gzip archive: unpack it and import what is in it"},
@@ -224,6 +234,9 @@ func (b *bundler) file(ctx context.Context, data []byte) error {
 	}
 	if isBinary(data) {
 		return b.values(ctx, data, "")
+	}
+	if len(data) > 262 && bytes.Equal(data[257:262], []byte("ustar")) {
+		return stranger("this is a tar archive: unpack it and import what is in it")
 	}
 	return b.text(ctx, data)
 }

@@ -20,16 +20,32 @@ import (
 // marker is a BEGIN or END line, or what is left of one.
 var marker = regexp.MustCompile(`[-\x{2010}-\x{2015}]{2,5} ?(BEGIN|END)\b ?([A-Z0-9 #._/]*?) ?(?:[-\x{2010}-\x{2015}]{2,5}|[\r\n]|$)`)
 
-// escapes are those of JSON and of variables that hold a text in one line.
-var escapes = strings.NewReplacer(`\r\n`, "\n", `\n`, "\n", `\r`, "\n", `\t`, " ", `\/`, "/",
-	`\u002B`, "+", `\u002b`, "+", `\u002F`, "/", `\u002f`, "/", `\u003D`, "=", `\u003d`, "=")
+// smallMarker is a whole BEGIN or END line that an editor took for a sentence.
+var smallMarker = regexp.MustCompile(`(?i)-----(?:BEGIN|END) [A-Z0-9 #._/]+-----`)
+
+// escapes are those of JSON, of variables that hold a text in one line, of web
+// pages and of word processors.
+var escapes = strings.NewReplacer(`\r\n`, "\n", `\n`, "\n", `\r`, "\n", `\t`, " ", `\/`, "/", `\par`, "\n",
+	`\u002B`, "+", `\u002b`, "+", `\u002F`, "/", `\u002f`, "/", `\u003D`, "=", `\u003d`, "=",
+	"<br>", "\n", "<br/>", "\n", "<br />", "\n", "<BR>", "\n", "&#10;", "\n", "&#13;", "\n", "&#xA;", "\n", "&#xD;", "\n",
+	"&#43;", "+", "&#x2B;", "+", "&#x2b;", "+", "&#47;", "/", "&#x2F;", "/", "&#x2f;", "/", "&#61;", "=", "&#x3D;", "=", "&#x3d;", "=")
 
 // edges are what quoting puts around a line; none of them is base64.
-const edges = " \t\f\v>|\"'`,;\\*#()[]{}<&\u00a0\u200b\u2018\u2019\u201c\u201d"
+const edges = " \t\f\v>|\"'`,;\\*#()[]{}<&\u200b\u2018\u2019\u201c\u201d-\u2010\u2011\u2012\u2013\u2014\u2015"
+
+// flat is text without the differences that mean nothing. Where files of several
+// encodings were joined into one, the zeros of UTF-16 are taken out, since PEM is
+// all ASCII.
+func flat(data []byte) string {
+	text, _ := typed.Text(data)
+	if ascii := bytes.ReplaceAll(data, []byte{0}, nil); bytes.Count(ascii, []byte("BEGIN")) > bytes.Count(text, []byte("BEGIN")) {
+		text = ascii
+	}
+	return smallMarker.ReplaceAllStringFunc(strings.NewReplacer("\ufeff", "", "\u00a0", " ").Replace(string(text)), strings.ToUpper)
+}
 
 func (b *bundler) text(ctx context.Context, data []byte) error {
-	utf, _ := typed.Text(data)
-	text := strings.ReplaceAll(string(utf), "\ufeff", "")
+	text := flat(data)
 	marks := marker.FindAllStringSubmatchIndex(text, -1)
 	if !strings.Contains(text, "BEGIN") || len(marks) == 0 {
 		return b.bare(ctx, text)
@@ -147,7 +163,7 @@ func divide(body string) (headers map[string]string, lines []string) {
 			headers[strings.TrimSpace(name)] = strings.TrimSpace(value)
 			continue
 		}
-		if line = strings.Join(strings.Fields(line), ""); line != "" {
+		if line = strings.Join(strings.Fields(line), ""); line != "" && line != "+" { // a "+" joins the strings of a program
 			lines = append(lines, line)
 		}
 	}
@@ -211,14 +227,71 @@ func complete(text []byte) bool {
 	return err == nil && !indefinite && have >= len(head)-len(body)+length
 }
 
-// bare reads base64 that has no BEGIN line.
+// bare reads base64 that has no BEGIN line: alone, or as a value in the JSON of a
+// vault, the YAML of a cluster, an XML signature or an e-mail.
 func (b *bundler) bare(ctx context.Context, text string) error {
-	_, lines := divide(text)
-	if der, err := unarmour(lines, true); err == nil && isBinary(der) {
-		return b.values(ctx, der, "")
+	if b.depth++; b.depth > maxArmour {
+		return reason.Because(reason.CertInputInvalid, "base64 of base64 of base64: decode it and import what is in it")
 	}
-	if head := strings.ToLower(strings.TrimSpace(text)); strings.HasPrefix(head, "<") && strings.Contains(head[:min(len(head), 2048)], "htm") {
+	defer func() { b.depth-- }()
+	read := false
+	for _, lines := range runs(text) {
+		der, err := unarmour(lines, !strings.HasPrefix(lines[0], "M")) // DER says itself where it ends; a short word may follow it
+		if inner := flat(der); err != nil || !isBinary(der) && !strings.Contains(inner, "-----BEGIN") && len(runs(inner)) == 0 {
+			continue
+		}
+		read = true
+		if err := b.file(ctx, der); err != nil {
+			return err
+		}
+	}
+	if read {
+		return nil
+	}
+	head := strings.ToLower(strings.TrimSpace(text))
+	head = head[:min(len(head), 2048)]
+	switch {
+	case strings.HasPrefix(head, "<") && strings.Contains(head, "htm"):
 		return stranger("this is a web page, perhaps the page that asks for a login, not the file: sign in there and download it again")
+	case strings.Contains(head, "mime-version:"), strings.HasPrefix(head, "from:"), strings.HasPrefix(head, "received:"), strings.HasPrefix(head, "return-path:"):
+		return stranger("this is an e-mail without a certificate in it that can be read: save what is attached to it and import that")
 	}
 	return stranger("this is not PEM, DER, PKCS#7, PFX or zip")
 }
+
+// maxArmour is how often base64 may hold base64.
+const maxArmour = 3
+
+// runs are the pieces of a text that are base64 and long enough to be more than a
+// word: a whole line, lines that stand below one another, or a value in a line.
+func runs(text string) (out [][]string) {
+	var last []string // its lines are base64 and nothing else
+	end := func() {
+		if len(strings.Join(last, "")) >= minRun {
+			out = append(out, last)
+		}
+		last = nil
+	}
+	for line := range strings.FieldsFuncSeq(escapes.Replace(text), func(r rune) bool { return r == '\n' || r == '\r' }) {
+		line = strings.TrimRight(strings.Trim(line, edges), "=")
+		words := strings.FieldsFunc(line, func(r rune) bool { return r > 0x7f || !isBase64(byte(r)) && r != '-' && r != '_' })
+		if len(words) == 1 && words[0] == line && (len(last) == 0 || len(last[len(last)-1]) >= len(line)) {
+			last = append(last, urlSafe.Replace(line))
+			continue
+		}
+		end()
+		for _, w := range words {
+			if len(w) >= minRun {
+				out = append(out, []string{urlSafe.Replace(w)})
+			}
+		}
+	}
+	end()
+	return out
+}
+
+// urlSafe undoes base64 for addresses (RFC 4648 5).
+var urlSafe = strings.NewReplacer("-", "+", "_", "/")
+
+// minRun is how many letters a value has at least: the smallest key has more.
+const minRun = 120
