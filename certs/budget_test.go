@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs/certtest"
 )
@@ -170,7 +172,7 @@ func (c *countdown) Err() error {
 func TestOneBudgetForAConfiguration(t *testing.T) {
 	t.Parallel()
 	costly := File{"a.pfx", hiddenRounds(t, "", 4000)}
-	together := context.WithValue(t.Context(), budgetKey{}, &budget{rounds: 10_000, bytes: MaxBundle})
+	together := context.WithValue(t.Context(), budgetKey{}, &budget{rounds: 18_000, bytes: MaxBundle})
 	for i, want := range []bool{true, true, false} {
 		_, err := Authorities(together, costly)
 		_, err2 := Authorities(t.Context(), costly)
@@ -178,5 +180,38 @@ func TestOneBudgetForAConfiguration(t *testing.T) {
 		if err == nil || err2 == nil || within(err) != want || !within(err2) {
 			t.Errorf("file %d: together %v, alone %v", i+1, err, err2)
 		}
+	}
+}
+
+// TestOpenedWithoutAWriter: what no program on this machine writes is opened as its
+// standard says: AES-GCM, and the BMPStrings that NSS before 3.47 made in PBES2.
+func TestOpenedWithoutAWriter(t *testing.T) {
+	t.Parallel()
+	f := lab().Plain("No Writer", "prov.corp.example.com")
+	bags := must(asn1.Marshal([]struct {
+		ID    asn1.ObjectIdentifier
+		Value asn1.RawValue
+	}{{oidKeyBag, tagged(0, must(x509.MarshalPKCS8PrivateKey(f.Key)))}}))
+	block, err := aes.NewCipher(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonce := []byte("twelve bytes")
+	u := unlocking{open: galois(16), derive: func(context.Context, *budget, []byte) ([]byte, []byte, error) { return bytes.Repeat([]byte{7}, 32), nonce, nil }}
+	sealed := gcm.Seal(nil, nonce, bags, nil)
+	if got, err := u.try(t.Context(), newBudget(), sealed, []amt.Secret{secret("x")}, whole); err != nil || !bytes.Equal(got, bags) {
+		t.Errorf("AES-GCM: %v", err)
+	}
+	sealed[0] ^= 1
+	if _, err := u.try(t.Context(), newBudget(), sealed, []amt.Secret{secret("x")}, whole); !errors.Is(err, errLocked) {
+		t.Errorf("AES-GCM of changed data: %v", err)
+	}
+	old := inPFX(t, inSafe(t, "\x00x\x00\xfc\x00\x00", bags))
+	if b, err := ParseBundle(t.Context(), []File{{"nss.p12", old}}, secret("xü")); err != nil || len(b.Keys) != 1 {
+		t.Errorf("a BMPString in PBES2: %v", err)
 	}
 }

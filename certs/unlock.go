@@ -11,19 +11,22 @@ import (
 	"crypto/rc4"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha3"
 	"crypto/sha512"
 	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
-	"math"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
+	"golang.org/x/crypto/scrypt"
+	"golang.org/x/text/encoding/charmap"
+
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
-	"github.com/provisiond/provisiond/amt/typed"
 )
 
 // What passwords lock in the files people bring, as it was written since 1993:
@@ -48,11 +51,14 @@ func unsupported(what string, id asn1.ObjectIdentifier) error {
 }
 
 var algorithmNames = map[string]string{
-	"1.2.840.113549.1.5.1": "MD2 with DES", "1.2.840.113549.1.5.4": "MD2 with RC2", "1.3.6.1.4.1.11591.4.11": "scrypt",
-	"1.2.840.113549.1.7.2": "signed data", "1.2.840.113549.1.7.3": "data enveloped for a certificate",
-	"2.16.840.1.101.3.4.1.6": "AES-128-GCM", "2.16.840.1.101.3.4.1.26": "AES-192-GCM", "2.16.840.1.101.3.4.1.46": "AES-256-GCM",
-	"1.2.392.200011.61.1.1.1.2": "Camellia-128", "1.2.392.200011.61.1.1.1.3": "Camellia-192", "1.2.392.200011.61.1.1.1.4": "Camellia-256", "1.2.643.2.2.21": "GOST 28147-89",
-	"1.2.643.7.1.1.2.2": "Streebog-256", "1.2.643.7.1.1.2.3": "Streebog-512", "2.16.840.1.101.3.4.2.8": "SHA3-256", "1.2.156.10197.1.104.2": "SM4",
+	"1.2.840.113549.1.5.1": "MD2 with DES", "1.2.840.113549.1.5.4": "MD2 with RC2", "1.2.840.113549.1.7.2": "signed data", "1.2.840.113549.1.7.3": "data enveloped for a certificate",
+	"2.16.840.1.101.3.4.1.3": "AES-128-OFB", "2.16.840.1.101.3.4.1.23": "AES-192-OFB", "2.16.840.1.101.3.4.1.43": "AES-256-OFB",
+	"2.16.840.1.101.3.4.1.4": "AES-128-CFB", "2.16.840.1.101.3.4.1.24": "AES-192-CFB", "2.16.840.1.101.3.4.1.44": "AES-256-CFB",
+	"2.16.840.1.101.3.4.1.7": "AES-128-CCM", "2.16.840.1.101.3.4.1.27": "AES-192-CCM", "2.16.840.1.101.3.4.1.47": "AES-256-CCM", "1.2.840.113549.1.9.16.3.18": "ChaCha20-Poly1305",
+	"1.2.392.200011.61.1.1.1.2": "Camellia-128", "1.2.392.200011.61.1.1.1.3": "Camellia-192", "1.2.392.200011.61.1.1.1.4": "Camellia-256",
+	"1.2.410.200046.1.1.2": "ARIA-128", "1.2.410.200046.1.1.7": "ARIA-192", "1.2.410.200046.1.1.12": "ARIA-256", "1.2.410.200004.1.4": "SEED", "1.2.156.10197.1.104.2": "SM4",
+	"1.3.6.1.4.1.3029.1.2": "Blowfish", "1.2.840.113533.7.66.10": "CAST5", "1.3.6.1.4.1.188.7.1.1.2": "IDEA", "1.2.840.113549.3.4": "RC4", "1.2.840.113549.3.9": "RC5", "1.2.643.2.2.21": "GOST 28147-89",
+	"1.2.643.7.1.1.2.2": "Streebog-256", "1.2.643.7.1.1.2.3": "Streebog-512", "1.2.156.10197.1.401": "SM3", "1.3.36.3.2.1": "RIPEMD-160", "1.0.10118.3.0.55": "Whirlpool", "1.3.6.1.4.1.1722.12.2.1.16": "BLAKE2b",
 }
 
 // digests are the hashes of check sums and key derivations, by the object
@@ -61,8 +67,12 @@ var digests = map[string]func() hash.Hash{
 	"1.2.840.113549.2.5": md5.New, "1.3.14.3.2.26": sha1.New, "2.16.840.1.101.3.4.2.4": sha256.New224, "2.16.840.1.101.3.4.2.1": sha256.New,
 	"2.16.840.1.101.3.4.2.2": sha512.New384, "2.16.840.1.101.3.4.2.3": sha512.New, "2.16.840.1.101.3.4.2.5": sha512.New512_224, "2.16.840.1.101.3.4.2.6": sha512.New512_256,
 	"1.2.840.113549.2.6": md5.New, "1.2.840.113549.2.7": sha1.New, "1.2.840.113549.2.8": sha256.New224, "1.2.840.113549.2.9": sha256.New,
+	"2.16.840.1.101.3.4.2.7": sha3Of(sha3.New224), "2.16.840.1.101.3.4.2.8": sha3Of(sha3.New256), "2.16.840.1.101.3.4.2.9": sha3Of(sha3.New384), "2.16.840.1.101.3.4.2.10": sha3Of(sha3.New512),
+	"2.16.840.1.101.3.4.2.13": sha3Of(sha3.New224), "2.16.840.1.101.3.4.2.14": sha3Of(sha3.New256), "2.16.840.1.101.3.4.2.15": sha3Of(sha3.New384), "2.16.840.1.101.3.4.2.16": sha3Of(sha3.New512),
 	"1.2.840.113549.2.10": sha512.New384, "1.2.840.113549.2.11": sha512.New, "1.2.840.113549.2.12": sha512.New512_224, "1.2.840.113549.2.13": sha512.New512_256,
 }
+
+func sha3Of(h func() *sha3.SHA3) func() hash.Hash { return func() hash.Hash { return h() } }
 
 // An unlocking is how the octets of a password become key and initial value.
 type unlocking struct {
@@ -102,6 +112,7 @@ func (u unlocking) try(ctx context.Context, left *budget, data []byte, passwords
 var (
 	oidPBES2  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}
 	oidPBKDF2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
+	oidScrypt = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11591, 4, 11}
 	oidPBMAC1 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 14}
 )
 
@@ -189,29 +200,45 @@ func pbkdf2Of(kdf algorithm) (p pbkdf2Params, prf func() hash.Hash, err error) {
 	return p, prf, nil
 }
 
+// aesModes are AES in the modes that are opened here: length of the key, and
+// whether it carries a check sum of its own (GCM).
+var aesModes = map[string]struct {
+	size int
+	gcm  bool
+}{
+	"2.16.840.1.101.3.4.1.2": {16, false}, "2.16.840.1.101.3.4.1.22": {24, false}, "2.16.840.1.101.3.4.1.42": {32, false},
+	"2.16.840.1.101.3.4.1.6": {16, true}, "2.16.840.1.101.3.4.1.26": {24, true}, "2.16.840.1.101.3.4.1.46": {32, true},
+}
+
 func pbes2(alg algorithm) (unlocking, error) {
 	var params struct{ KDF, Encryption algorithm }
 	if _, err := asn1.Unmarshal(alg.Parameters.FullBytes, &params); err != nil {
 		return unlocking{}, damaged("the parameters of the encryption cannot be read: %w", err)
 	}
-	kdf, prf, err := pbkdf2Of(params.KDF)
+	stretch, size, err := stretching(params.KDF)
 	if err != nil {
 		return unlocking{}, err
 	}
-	iv := params.Encryption.Parameters.Bytes
-	size, block := 0, aes.NewCipher
-	switch id := params.Encryption.Algorithm.String(); id {
-	case "2.16.840.1.101.3.4.1.2":
-		size = 16
-	case "2.16.840.1.101.3.4.1.22":
-		size = 24
-	case "2.16.840.1.101.3.4.1.42":
-		size = 32
-	case "1.2.840.113549.3.7":
-		size, block = 24, tripleDES
-	case "1.3.14.3.2.7":
-		size, block = 8, des.NewCipher
-	case "1.2.840.113549.3.2":
+	iv, natural := params.Encryption.Parameters.Bytes, 0
+	var open func(key, iv, data []byte) ([]byte, error)
+	id := params.Encryption.Algorithm.String()
+	switch mode, ok := aesModes[id]; {
+	case ok && !mode.gcm:
+		natural, open = mode.size, cbc(aes.NewCipher)
+	case ok:
+		var gcm struct { // RFC 5084 3.2
+			Nonce []byte
+			Tag   int `asn1:"optional,default:12"`
+		}
+		if _, err := asn1.Unmarshal(params.Encryption.Parameters.FullBytes, &gcm); err != nil {
+			return unlocking{}, damaged("the parameters of AES-GCM cannot be read: %w", err)
+		}
+		natural, iv, open = mode.size, gcm.Nonce, galois(gcm.Tag)
+	case id == "1.2.840.113549.3.7":
+		natural, open = 24, cbc(tripleDES)
+	case id == "1.3.14.3.2.7":
+		natural, open = 8, cbc(des.NewCipher)
+	case id == "1.2.840.113549.3.2":
 		var rc2 struct {
 			Version int `asn1:"optional"`
 			IV      []byte
@@ -226,17 +253,66 @@ func pbes2(alg algorithm) (unlocking, error) {
 		if !ok {
 			return unlocking{}, damaged("RC2 of version %d is unknown", rc2.Version)
 		}
-		size, block, iv = (bits+7)/8, rc2Of(bits), rc2.IV
+		natural, open, iv = (bits+7)/8, cbc(rc2Of(bits)), rc2.IV
 	default:
 		return unlocking{}, unsupported("its encryption", params.Encryption.Algorithm)
 	}
-	if kdf.KeyLength > 0 && kdf.KeyLength <= 128 {
-		size = kdf.KeyLength
+	if size <= 0 || size > 128 {
+		size = natural
 	}
-	return unlocking{open: cbc(block), derive: func(ctx context.Context, left *budget, password []byte) ([]byte, []byte, error) {
-		key, err := pbkdf2(ctx, left, prf, password, kdf.Salt.Bytes, kdf.Iterations, size)
+	return unlocking{open: open, derive: func(ctx context.Context, left *budget, password []byte) ([]byte, []byte, error) {
+		key, err := stretch(ctx, left, password, size)
 		return key, iv, err
 	}}, nil
+}
+
+// maxScrypt bounds the memory that scrypt may ask for: OpenSSL writes 16 MB.
+const maxScrypt = 64 << 20
+
+// stretching is the key derivation of PBES2, and the length of the key where the
+// file names it.
+func stretching(kdf algorithm) (stretch func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error), size int, err error) {
+	if !kdf.Algorithm.Equal(oidScrypt) {
+		p, prf, err := pbkdf2Of(kdf)
+		return func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error) {
+			return pbkdf2(ctx, left, prf, password, p.Salt.Bytes, p.Iterations, size)
+		}, p.KeyLength, err
+	}
+	var p struct { // RFC 7914 7.1
+		Salt      []byte
+		N, R, P   int
+		KeyLength int `asn1:"optional"`
+	}
+	if _, err := asn1.Unmarshal(kdf.Parameters.FullBytes, &p); err != nil || p.N < 2 || p.R < 1 || p.P < 1 {
+		return nil, 0, damaged("the parameters of scrypt cannot be read")
+	}
+	if p.N > maxScrypt/128 || p.R > maxScrypt/128/p.N || p.P > maxScrypt/128/p.N/p.R {
+		return nil, 0, reason.Because(reason.PFXUnsupportedAlgorithm, "its key derivation, scrypt with N %d, r %d and p %d, asks for more than %d MB: write it again with openssl pkcs8 -topk8 -v2 aes256", p.N, p.R, p.P, maxScrypt>>20)
+	}
+	return func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error) {
+		if err := left.spend(ctx, int64(p.N)*int64(p.R), int64(p.P)); err != nil {
+			return nil, err
+		}
+		key, err := scrypt.Key(password, p.Salt, p.N, p.R, p.P, size)
+		if err != nil {
+			return nil, damaged("its key derivation: %w", err)
+		}
+		return key, nil
+	}, p.KeyLength, nil
+}
+
+func galois(tag int) func(key, nonce, data []byte) ([]byte, error) {
+	return func(key, nonce, data []byte) ([]byte, error) {
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, err
+		}
+		mode, err := cipher.NewGCMWithTagSize(block, tag)
+		if err != nil || len(nonce) != mode.NonceSize() {
+			return nil, errors.New("AES-GCM of another form")
+		}
+		return mode.Open(nil, nonce, data, nil)
+	}
 }
 
 // macKey derives the key of a PFX's check sum, and gives the hash it is made with.
@@ -427,44 +503,45 @@ func pbkdf1(ctx context.Context, left *budget, newHash func() hash.Hash, passwor
 	return sum, nil
 }
 
-// spellings are the octets that writers make of one password. Standards know
-// one form each; what stands in files also depends on the code page of the
-// console that a password was typed at.
+// pages are the code pages of the systems that people typed a password at:
+// Windows and its console in the West, in Central Europe and in Cyrillic letters.
+var pages = []*charmap.Charmap{charmap.ISO8859_1, charmap.Windows1252, charmap.CodePage850, charmap.CodePage437,
+	charmap.Windows1250, charmap.CodePage852, charmap.Windows1251, charmap.CodePage866}
+
+// spellings are the octets that writers make of one password. Standards know one
+// form each: a BMPString in PKCS#12, UTF-8 elsewhere. What stands in files also
+// depends on where the password was typed; NSS before 3.47 wrote BMPStrings
+// everywhere.
 func spellings(p amt.Secret, bmp bool) [][]byte {
 	s := p.Reveal()
-	forms := []string{s} // each byte is one octet of the password
-	if strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f }) {
-		for _, page := range []func(rune) (byte, bool){latin1, windows1252, codePage(cp850), codePage(cp437)} {
-			if f, ok := inPage(s, page); ok {
-				forms = append(forms, f)
+	narrow := [][]byte{[]byte(s)}
+	if !ascii(p) {
+		for _, page := range pages {
+			if f, err := page.NewEncoder().Bytes([]byte(s)); err == nil {
+				narrow = append(narrow, f)
 			}
+		}
+	}
+	standard := wide(utf16.Encode([]rune(s)))
+	all := append(slices.Clone(narrow), standard)
+	if bmp {
+		all = [][]byte{standard}
+		if s == "" {
+			all = append(all, nil) // no password, where others write an empty one
+		}
+		for _, f := range narrow { // OpenSSL takes what is no UTF-8, and before 1.1 everything, byte by byte
+			units := make([]uint16, len(f))
+			for i := range f {
+				units[i] = uint16(f[i])
+			}
+			all = append(all, wide(units))
 		}
 	}
 	var out [][]byte
-	add := func(octets []byte) {
-		for _, have := range out {
-			if bytes.Equal(have, octets) {
-				return
-			}
+	for _, octets := range all {
+		if !slices.ContainsFunc(out, func(have []byte) bool { return bytes.Equal(have, octets) }) || octets == nil {
+			out = append(out, octets)
 		}
-		out = append(out, octets)
-	}
-	if !bmp {
-		for _, f := range forms {
-			add([]byte(f))
-		}
-		return out
-	}
-	add(wide(utf16.Encode([]rune(s))))
-	if s == "" {
-		add(nil) // no password, where others write an empty one
-	}
-	for _, f := range forms { // OpenSSL takes what is no UTF-8, and before 1.1 everything, byte by byte
-		units := make([]uint16, len(f))
-		for i := range len(f) {
-			units[i] = uint16(f[i])
-		}
-		add(wide(units))
 	}
 	return out
 }
@@ -476,52 +553,6 @@ func wide(units []uint16) []byte {
 		out = append(out, byte(u>>8), byte(u))
 	}
 	return append(out, 0, 0)
-}
-
-func inPage(s string, page func(rune) (byte, bool)) (string, bool) {
-	var out []byte
-	for _, r := range s {
-		c, ok := page(r)
-		if !ok {
-			return "", false
-		}
-		out = append(out, c)
-	}
-	return string(out), true
-}
-
-func latin1(r rune) (byte, bool) { return byte(r), r <= math.MaxUint8 }
-
-func windows1252(r rune) (byte, bool) {
-	for c := range 256 {
-		if r == typed.Windows1252(byte(c)) && (r != 0 || c == 0) {
-			return byte(c), true
-		}
-	}
-	return 0, false
-}
-
-// The upper halves of the code pages that consoles have in Western Europe and in
-// America.
-const (
-	cp850 = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜø£Ø×ƒáíóúñÑªº¿®¬½¼¡«»░▒▓│┤ÁÂÀ©╣║╗╝¢¥┐└┴┬├─┼ãÃ╚╔╩╦╠═╬¤ðÐÊËÈıÍÎÏ┘┌█▄¦Ì▀ÓßÔÒõÕµþÞÚÛÙýÝ¯´\u00ad±‗¾¶§÷¸°¨·¹³²■\u00a0"
-	cp437 = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u00a0"
-)
-
-func codePage(upper string) func(rune) (byte, bool) {
-	return func(r rune) (byte, bool) {
-		if r < 0x80 {
-			return byte(r), true
-		}
-		n := 0x80
-		for _, u := range upper {
-			if u == r {
-				return byte(n), true
-			}
-			n++
-		}
-		return 0, false
-	}
 }
 
 func damaged(format string, args ...any) *reason.Error {

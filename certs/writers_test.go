@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs/certtest"
 )
 
@@ -74,7 +75,7 @@ func TestFilesOfRealWriters(t *testing.T) {
 	}
 	export := "openssl pkcs12 -export -inkey key.pem -in leaf.pem -certfile above.pem"
 	for name, more := range map[string]string{
-		"default": "", "legacy": "-legacy", "aes256": "-keypbe AES-256-CBC -certpbe AES-256-CBC -macalg sha512", "aes192": "-keypbe AES-192-CBC -certpbe AES-128-CBC", "sha384": "-macalg sha384",
+		"default": "", "legacy": "-legacy", "aes256": "-keypbe AES-256-CBC -certpbe AES-256-CBC -macalg sha512", "aes192": "-keypbe AES-192-CBC -certpbe AES-128-CBC", "sha384": "-macalg sha384", "sha3": "-macalg sha3-256",
 		"sha224": "-macalg sha224", "3des in pbes2": "-keypbe DES-EDE3-CBC -certpbe DES-EDE3-CBC", "no mac": "-nomac", "one round": "-noiter -nomaciter", "many rounds": "-iter 60000", "rc4": "-legacy -keypbe PBE-SHA1-RC4-128 -certpbe PBE-SHA1-RC4-128",
 		"rc2": "-legacy -keypbe PBE-SHA1-RC2-128 -certpbe PBE-SHA1-RC2-40", "des": "-legacy -keypbe PBE-MD5-DES -certpbe PBE-SHA1-DES", "2des": "-keypbe PBE-SHA1-2DES -certpbe PBE-SHA1-3DES", "clear": "-keypbe NONE -certpbe NONE",
 	} {
@@ -87,17 +88,18 @@ func TestFilesOfRealWriters(t *testing.T) {
 	}
 	t.Run("openssl, letters of many code pages", func(t *testing.T) {
 		t.Parallel()
-		for i, typed := range []string{"Grün", "Gr\xfcn", "Gr\x81n"} { // UTF-8, Windows, the console of Windows
+		for i, p := range [][2]string{{"Grün", "Grün"}, {"Grün", "Gr\xfcn"}, {"Grün", "Gr\x81n"}, // UTF-8, Windows, the console of Windows
+			{"żółw", "\xbf\xf3\xb3w"}, {"пароль", "\xef\xe0\xf0\xee\xeb\xfc"}, {"пароль", "\xaf\xa0\xe0\xae\xab\xec"}} {
 			out := fmt.Sprintf("letters-%d.p12", i)
-			tool(t, dir, export, "-passout", "pass:"+typed, "-out", out)
-			check(t, "Grün", out)
+			tool(t, dir, export, "-passout", "pass:"+p[1], "-out", out)
+			check(t, p[0], out)
 		}
 	})
 	t.Run("openssl, keys", func(t *testing.T) {
 		t.Parallel()
 		for name, line := range map[string]string{
 			"pbes2": "openssl pkcs8 -topk8 -in key.pem -v2 aes-256-cbc -v2prf hmacWithSHA512", "der": "openssl pkcs8 -topk8 -in key.pem -outform DER", "pbes1": "openssl pkcs8 -topk8 -in key.pem -v1 PBE-SHA1-3DES",
-			"dek": "openssl rsa -in key.pem -traditional -aes256", "dek3": "openssl rsa -in key.pem -traditional -des3",
+			"scrypt": "openssl pkcs8 -topk8 -in key.pem -scrypt", "dek": "openssl rsa -in key.pem -traditional -aes256", "dek3": "openssl rsa -in key.pem -traditional -des3",
 		} {
 			out := "key-" + name
 			tool(t, dir, line, "-passout", "pass:"+pass, "-out", out)
@@ -121,6 +123,20 @@ func TestFilesOfRealWriters(t *testing.T) {
 		}
 		tool(t, dir, "certtool --to-p12 --p12-name amt --load-privkey key.pem --load-certificate chain.pem", "--password", pass, "--outfile", "gnutls.pem")
 		check(t, pass, "gnutls.pem") // labelled PKCS12
+	})
+	t.Run("named, not opened", func(t *testing.T) {
+		t.Parallel()
+		for cipher, name := range map[string]string{"CAMELLIA-256-CBC": "Camellia-256", "ARIA-192-CBC": "ARIA-192", "AES-256-OFB": "AES-256-OFB", "BF-CBC": "Blowfish", "SEED-CBC": "SEED"} {
+			out := "named-" + cipher
+			tool(t, dir, export+" -provider legacy -provider default -keypbe "+cipher+" -certpbe "+cipher, "-passout", "pass:"+pass, "-out", out)
+			data, err := os.ReadFile(filepath.Join(dir, out))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ParseBundle(t.Context(), []File{{out, data}}, secret(pass)); codeOf(err) != reason.PFXUnsupportedAlgorithm || !strings.Contains(err.Error(), out) || !strings.Contains(err.Error(), "is "+name+" (") {
+				t.Errorf("%s: %v", cipher, err)
+			}
+		}
 	})
 	t.Run("NSS", func(t *testing.T) {
 		t.Parallel()

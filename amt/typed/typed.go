@@ -17,6 +17,8 @@ import (
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/text/encoding/charmap"
 )
 
 // MaxPassword bounds the file of a password, in bytes.
@@ -137,15 +139,7 @@ func utf8Of(text []byte, from string) (string, error) {
 	if from != "" || utf8.Valid(text) {
 		return string(text), nil
 	}
-	var b strings.Builder
-	for i, c := range text {
-		r := Windows1252(c)
-		if r == 0 {
-			return "", fmt.Errorf("is neither UTF-8, UTF-16 nor Windows-1252 (byte %d): write the file again as UTF-8", i+1)
-		}
-		b.WriteRune(r)
-	}
-	return b.String(), nil
+	return charmap.Windows1252.NewDecoder().String(string(text))
 }
 
 // Line reads one line of a password from a stream: a pipe or a terminal.
@@ -179,15 +173,4 @@ func half(raw []byte) bool {
 		return true
 	}
 	return len(raw)%2 == 1 && len(raw) > 2 && zeroAt(raw[:len(raw)-1]) == 1
-}
-
-// Windows1252 is the character of a byte, 0 where there is none.
-func Windows1252(c byte) rune {
-	if c < 0x80 || c > 0x9f {
-		return rune(c)
-	}
-	return [...]rune{
-		'€', 0, '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', 0, 'Ž', 0,
-		0, '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', 0, 'ž', 'Ÿ',
-	}[c-0x80]
 }

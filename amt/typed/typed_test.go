@@ -66,7 +66,7 @@ func TestPasswordRefuses(t *testing.T) {
 		"two lines": {[]byte("secret\nother\n"), "more than one line"}, "a tab": {[]byte("sec\tret"), "U+0009, character 4"},
 		"a zero": {[]byte("secret\x00longer and longer"), "U+0000"}, "a mark inside": {[]byte("sec\ufeffret"), "U+FEFF"}, "two marks": {[]byte("\ufeff\ufeffsecret"), "U+FEFF, character 1"},
 		"lost letters": {[]byte("Gr\ufffdn"), "U+FFFD"}, "half a pair": {[]byte{0xff, 0xfe, 0x41, 0, 0x3d, 0xd8}, "U+FFFD"},
-		"a novel": {bytes.Repeat([]byte("x"), MaxPassword+1), "larger than a password"}, "no encoding": {[]byte("Gr\x81n"), "byte 3"},
+		"a novel": {bytes.Repeat([]byte("x"), MaxPassword+1), "larger than a password"}, "no encoding": {[]byte("Gr\x81n"), "character 3"},
 	} {
 		got, err := Password(c.data)
 		if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "secret") {
