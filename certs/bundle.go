@@ -232,14 +232,17 @@ func (b *bundler) file(ctx context.Context, data []byte) error {
 			return stranger(s.says)
 		}
 	}
-	if isBinary(data) {
-		return b.values(ctx, data, "")
+	if der := bytes.TrimLeft(bytes.TrimPrefix(data, []byte("\ufeff")), blanks); isBinary(der) {
+		return b.values(ctx, der, "")
 	}
 	if len(data) > 262 && bytes.Equal(data[257:262], []byte("ustar")) {
 		return stranger("this is a tar archive: unpack it and import what is in it")
 	}
 	return b.text(ctx, data)
 }
+
+// blanks before and behind a value mean nothing: white space, Ctrl-Z and zeros.
+const blanks = " \t\r\n\f\v\x00\x1a"
 
 // isBinary tells DER from text that begins with a "0": its length, and what
 // follows it, is no printable text for long.
@@ -255,13 +258,15 @@ func (b *bundler) values(ctx context.Context, data []byte, label string) error {
 	last := kindUnknown
 	for n := 0; ; n++ {
 		if n > 0 {
-			data = bytes.TrimLeft(data, " \t\r\n\f\v\x00\x1a")
+			data = bytes.TrimLeft(data, blanks)
 		}
 		switch {
 		case len(data) == 0:
 			return nil
 		case n > maxCerts:
 			return reason.Because(reason.CertInputInvalid, "more than %d values one after the other", maxCerts)
+		case n > 0 && data[0] != 0x30 && marker.Match(data):
+			return b.text(ctx, data) // PEM that somebody joined to DER
 		case n > 0 && data[0] != 0x30:
 			return reason.Because(reason.CertInputInvalid, "%d bytes that are no certificate follow the end of what was read: export or copy the file again", len(data))
 		}
@@ -288,12 +293,31 @@ func unreadable(data []byte, err error) error {
 	if beginsAsPFX(data) {
 		code, what = reason.PFXCorrupt, "the PFX"
 	}
+	if tookForText(data) {
+		return reason.Because(code, "%s went through a program that took it for text%s", what, asBinary)
+	}
 	if _, _, rest, err := berTag(data); err == nil {
 		if length, indefinite, body, err := berLength(rest); err == nil && !indefinite && length > len(body) {
 			return reason.Because(code, "%s was cut short: %d of %d bytes are here. Export or copy it again", what, len(data), len(data)-len(body)+length)
 		}
 	}
 	return reason.Because(code, "%s is damaged or was cut short: export or copy it again (%w)", what, err)
+}
+
+const asBinary = ", such as an editor or FTP in ASCII mode, which changed its bytes: copy it again in binary form"
+
+// tookForText recognises what becomes of binary data that is copied as text: line
+// ends of one kind alone, no byte above 127, or nothing but UTF-8.
+func tookForText(data []byte) bool {
+	above := bytes.ContainsFunc(data, func(r rune) bool { return r > 0x7f })
+	ends, pairs := bytes.Count(data, []byte("\n")), bytes.Count(data, []byte("\r\n"))
+	switch {
+	case len(data) < 200:
+		return false
+	case !above, utf8.Valid(data):
+		return true
+	}
+	return ends == pairs && pairs > 3 || len(data) > 3000 && bytes.Count(data, []byte("\r")) == 0
 }
 
 // beginsAsPFX tells a PFX whose end is missing or damaged by its first bytes:

@@ -399,7 +399,7 @@ func keyOf(der []byte) (crypto.Signer, error) {
 		return s, nil
 	}
 	if err == nil {
-		return nil, reason.Because(reason.KeyTypeUnsupported, "it is of a kind that cannot sign (%T)", k)
+		return nil, reason.Because(reason.KeyTypeUnsupported, "it is of a kind that cannot sign (%T), which no device takes: AMT wants RSA", k)
 	}
 	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
 		return k, nil

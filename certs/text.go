@@ -18,14 +18,14 @@ import (
 // Every BEGIN line is read, or named with its line.
 
 // marker is a BEGIN or END line, or what is left of one.
-var marker = regexp.MustCompile(`[-\x{2010}-\x{2015}]{2,5} ?(BEGIN|END)\b ?([A-Z0-9 #._/]*?) ?(?:[-\x{2010}-\x{2015}]{2,5}|[\r\n]|$)`)
+var marker = regexp.MustCompile(`[-\x{2010}-\x{2015}]{2,5}[ \x{a0}]?(BEGIN|END)\b[ \x{a0}]?([A-Z0-9 \x{a0}#._/]*?)[ \x{a0}]?(?:[-\x{2010}-\x{2015}]{2,5}|[\r\n]|$)`)
 
 // smallMarker is a whole BEGIN or END line that an editor took for a sentence.
 var smallMarker = regexp.MustCompile(`(?i)-----(?:BEGIN|END) [A-Z0-9 #._/]+-----`)
 
 // escapes are those of JSON, of variables that hold a text in one line, of web
 // pages and of word processors.
-var escapes = strings.NewReplacer(`\r\n`, "\n", `\n`, "\n", `\r`, "\n", `\t`, " ", `\/`, "/", `\par`, "\n",
+var escapes = strings.NewReplacer(`\r\n`, "\n", `\n`, "\n", `\r`, "\n", `\t`, " ", `\/`, "/", `\par`, "\n", "\ufeff", "",
 	`\u002B`, "+", `\u002b`, "+", `\u002F`, "/", `\u002f`, "/", `\u003D`, "=", `\u003d`, "=",
 	"<br>", "\n", "<br/>", "\n", "<br />", "\n", "<BR>", "\n", "&#10;", "\n", "&#13;", "\n", "&#xA;", "\n", "&#xD;", "\n",
 	"&#43;", "+", "&#x2B;", "+", "&#x2b;", "+", "&#47;", "/", "&#x2F;", "/", "&#x2f;", "/", "&#61;", "=", "&#x3D;", "=", "&#x3d;", "=")
@@ -41,7 +41,7 @@ func flat(data []byte) string {
 	if ascii := bytes.ReplaceAll(data, []byte{0}, nil); bytes.Count(ascii, []byte("BEGIN")) > bytes.Count(text, []byte("BEGIN")) {
 		text = ascii
 	}
-	return smallMarker.ReplaceAllStringFunc(strings.NewReplacer("\ufeff", "", "\u00a0", " ").Replace(string(text)), strings.ToUpper)
+	return smallMarker.ReplaceAllStringFunc(string(text), strings.ToUpper)
 }
 
 func (b *bundler) text(ctx context.Context, data []byte) error {
@@ -56,6 +56,11 @@ func (b *bundler) text(ctx context.Context, data []byte) error {
 	for i, m := range marks {
 		line += lineEnds(text[counted:m[0]])
 		counted = m[0]
+		if i > 0 && text[marks[i-1][2]:marks[i-1][3]] == "END" {
+			if err := b.between(ctx, text[marks[i-1][1]:m[0]]); err != nil {
+				return err
+			}
+		}
 		label, begins := text[m[4]:m[5]], text[m[2]:m[3]] == "BEGIN"
 		if !begins {
 			if i == 0 && looksLikeData(text[:m[0]]) || i > 0 && text[marks[i-1][2]:marks[i-1][3]] == "END" && looksLikeData(text[marks[i-1][1]:m[0]]) {
@@ -83,7 +88,19 @@ func (b *bundler) text(ctx context.Context, data []byte) error {
 			return reasoned(err, "PEM block %d (%s, line %d)", blocks, clip(label), line)
 		}
 	}
+	if last := marks[len(marks)-1]; text[last[2]:last[3]] == "END" {
+		return b.between(ctx, text[last[1]:])
+	}
 	return nil
+}
+
+// between reads DER that somebody joined to PEM.
+func (b *bundler) between(ctx context.Context, text string) error {
+	der := []byte(strings.TrimLeft(text, blanks))
+	if !isBinary(der) {
+		return nil
+	}
+	return b.values(ctx, der, "")
 }
 
 // lineEnds counts those of Unix, Windows and old Macs.
@@ -251,6 +268,8 @@ func (b *bundler) bare(ctx context.Context, text string) error {
 	head := strings.ToLower(strings.TrimSpace(text))
 	head = head[:min(len(head), 2048)]
 	switch {
+	case isBinary([]byte(head)):
+		return reason.Because(reason.CertInputInvalid, "a program took this for text%s", asBinary)
 	case strings.HasPrefix(head, "<") && strings.Contains(head, "htm"):
 		return stranger("this is a web page, perhaps the page that asks for a login, not the file: sign in there and download it again")
 	case strings.Contains(head, "mime-version:"), strings.HasPrefix(head, "from:"), strings.HasPrefix(head, "received:"), strings.HasPrefix(head, "return-path:"):
