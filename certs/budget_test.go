@@ -201,7 +201,9 @@ func TestOpenedWithoutAWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	nonce := []byte("twelve bytes")
-	u := unlocking{open: galois(16), derive: func(context.Context, *budget, []byte) ([]byte, []byte, error) { return bytes.Repeat([]byte{7}, 32), nonce, nil }}
+	u := unlocking{open: galois(16), derive: func(context.Context, *budget, []byte) ([]byte, []byte, error) {
+		return bytes.Repeat([]byte{7}, 32), nonce, nil
+	}}
 	sealed := gcm.Seal(nil, nonce, bags, nil)
 	if got, err := u.try(t.Context(), newBudget(), sealed, []amt.Secret{secret("x")}, whole); err != nil || !bytes.Equal(got, bags) {
 		t.Errorf("AES-GCM: %v", err)
