@@ -173,7 +173,7 @@ func (a *Admitter) Answered(ctx context.Context, tx *store.Tx, dev store.Device)
 		return nil, err
 	}
 	if len(last) == 0 || !tx.Now().Before(last[0].At.Add(time.Hour)) {
-		e := strayEvent(dev, reason.UUIDDuplicate, fmt.Sprintf("somebody at %s says hello in its name; the device itself answered at %s with its key, so nothing else changes", from, text(dev.Address)), rec.from, dev.Address)
+		e := strayEvent(dev, reason.UUIDDuplicate, fmt.Sprintf("somebody at %s says hello in its name; the device itself answered at %s with its key, so that hello is not its own", from, text(dev.Address)), rec.from, dev.Address)
 		if _, err := tx.AddEvent(ctx, *e); err != nil {
 			return nil, err
 		}

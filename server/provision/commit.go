@@ -54,7 +54,7 @@ var verifyLogin = Step{
 			r.admin, r.verified = c, true
 			r.letIn(r.Device.Peer())
 			if r.mebxHeld == 0 {
-				r.mebxHeld = r.mebxSentBefore()
+				r.mebxHeld = r.mebxOf(c)
 			}
 			return true, nil
 		}
@@ -149,7 +149,9 @@ func (r *Run) stillInSetup(ctx context.Context) error {
 	if r.greet(ctx, d, d.Peer().ClientCertAsked) != nil {
 		return nil
 	}
-	if state, err := d.State(ctx); err == nil && state == amt.StateIn && d.Peer().ClientCertAsked {
+	id, err := d.Identify(ctx)
+	another := !id.UUID.IsZero() && id.UUID != r.Job.Device.UUID // whose lease it is by now
+	if err == nil && !another && id.State == amt.StateIn && d.Peer().ClientCertAsked {
 		// The commit may still be on its way: a quiet time has to pass first.
 		return &reason.Error{Code: reason.CommitFailed, Sent: true, Err: errors.New("the commit was sent and the device is still in setup mode")}
 	}

@@ -30,6 +30,12 @@ func (r *Run) contactBare(ctx context.Context) error {
 		return reason.Because(reason.InternalError, "run %d has no candidate passwords", r.Job.Run.ID)
 	}
 	r.admin, r.mebx = r.Job.Admin[0], r.Job.MEBx[0]
+	if d, err := r.seek(ctx); d != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return r.foundCommitted(ctx, d)
+	}
 	if len(r.Hashes) == 0 && r.Job.Device.HelloCount == 0 {
 		return r.contactUnheard(ctx)
 	}

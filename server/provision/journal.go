@@ -317,6 +317,8 @@ func (j *Journal) Settle(ctx context.Context, l Lease, v Verdict) error {
 		switch {
 		case v.Kind == KindProbe:
 			said, err = j.settleProbe(ctx, tx, l, v)
+		case v.OK && v.Kept:
+			said, err = j.settleKept(ctx, tx, l, v)
 		case v.OK:
 			err = j.settleOK(ctx, tx, l, v)
 		default:

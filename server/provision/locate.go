@@ -25,7 +25,9 @@ import (
 //
 // What the machine there shows in the handshake decides whether it is the device
 // (whom.go), so a wrong lead costs a dial and no secret. The address that worked
-// becomes the believed one. A device without a key that is known is not looked for,
+// becomes the believed one. One that is to be set up, and may hold a password of ours
+// already, is looked for in the same places before it is called where it says hello
+// from. A device without a key that is known is not looked for,
 // nor is one that may speak without TLS: nothing would keep a login from a stranger.
 
 // Resolver is the part of *net.Resolver that is used.
@@ -73,29 +75,64 @@ func (r *Run) find(ctx context.Context) (Device, error) {
 		r.believed = r.Job.Device.Address
 	}
 	for i, lead := range leads {
-		r.Job.Device.Address = lead.Addr
-		d, err := r.meet(ctx)
+		d, known, err := r.callAt(ctx, lead)
 		last := i == len(leads)-1
 		switch {
-		case err != nil:
-			err = r.notManaged(err)
-			r.looked = append(r.looked, Look{leadWords[lead.By], lead.Addr.String(), clip(err.Error())})
-			if last {
-				return nil, r.soughtFor(err)
-			}
-			r.log.Info("lead.silent", zap.Stringer("address", lead.Addr), zap.String("by", string(lead.By)), zap.Error(err))
-			if ctx.Err() != nil {
-				return nil, err
-			}
-		case !r.knows(d.Peer()) && !last:
-			r.looked = append(r.looked, Look{leadWords[lead.By], lead.Addr.String(), "another machine: it shows a key that is not this device's"})
-			_ = d.Close()
-		default:
-			r.found = lead
+		case err != nil && last:
+			return nil, r.soughtFor(err)
+		case err != nil && ctx.Err() != nil:
+			return nil, err
+		case err == nil && (known || last):
 			return d, nil
+		case err == nil:
+			_ = d.Close()
 		}
 	}
 	return nil, errors.New("no address of the device is known")
+}
+
+// callAt calls the device where it may be. What it does not find there is noted; who
+// answers with another key is not hung up on.
+func (r *Run) callAt(ctx context.Context, at Lead) (d Device, known bool, err error) {
+	r.Job.Device.Address = at.Addr
+	if d, err = r.meet(ctx); err != nil {
+		err = r.notManaged(err)
+		r.looked = append(r.looked, Look{leadWords[at.By], at.Addr.String(), clip(err.Error())})
+		r.log.Info("lead.silent", zap.Stringer("address", at.Addr), zap.String("by", string(at.By)), zap.Error(err))
+		return nil, false, err
+	}
+	r.found = at
+	if known = r.knows(d.Peer()); !known && r.hasKey() {
+		r.looked = append(r.looked, Look{leadWords[at.By], at.Addr.String(), "another machine: it shows a key that is not this device's"})
+	}
+	return d, known, nil
+}
+
+// seek asks a device that may have been set up before, or whose set-up may have come
+// through, before anybody is set up in its name: where it answered last, and where
+// its name and its agent lead. Who said hello elsewhere waits for that at each attempt.
+func (r *Run) seek(ctx context.Context) (Device, error) {
+	if !r.hasKey() {
+		return nil, nil
+	}
+	here := r.Job.Device.Address
+	for _, lead := range r.leads(ctx) {
+		if lead.Addr == here {
+			continue // its turn comes
+		}
+		d, known, err := r.callAt(ctx, lead)
+		switch {
+		case known:
+			r.believed = here
+			return d, nil
+		case err == nil:
+			_ = d.Close()
+		case ctx.Err() != nil:
+			return nil, err
+		}
+	}
+	r.Job.Device.Address, r.found = here, Lead{}
+	return nil, nil
 }
 
 // hasKey reports whether something tells the device from any other machine.

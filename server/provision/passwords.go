@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
@@ -18,6 +19,7 @@ var setMEBxPassword = Step{
 	Setup:  true,
 	Needed: func(r *Run) bool { return r.Profile.MEBx == "set" },
 	Hands:  func(r *Run) *store.Credential { return &r.mebx },
+	Before: func(r *Run) { r.mebxNew = r.mebx.SentAt.IsZero() || !r.mebx.RefusedAt.IsZero() },
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.SetMEBxPassword(ctx, r.mebx.Password)
 		switch {
@@ -26,9 +28,12 @@ var setMEBxPassword = Step{
 			return nil
 		case isStatus(err, amt.StatusNotPermitted):
 			// MEBx policy "default password only": it was changed before. Either
-			// by an earlier attempt of ours, whose password is then the newest
-			// one we ever sent, or by a person, and then nobody here knows it.
-			r.mebxHeld = r.mebxSentBefore()
+			// by an earlier attempt of ours, or by a person, and then nobody here
+			// knows it. One that it hears for the first time it does not have.
+			if r.mebxNew {
+				r.denied = append(r.denied, r.mebx.ID)
+			}
+			r.mebxHeld = r.mebxOf(r.admin)
 			if r.mebxHeld == 0 {
 				r.log.Info("mebx.unchanged", zap.String("detail", "the MEBx password was changed at the machine before and is not known here"))
 			}
@@ -38,10 +43,16 @@ var setMEBxPassword = Step{
 	},
 }
 
-// mebxSentBefore is the newest MEBx password an earlier attempt sent, 0: none.
-func (r *Run) mebxSentBefore() int64 {
+// mebxOf is the MEBx password that a device has which went through the set-up of an
+// admin password, 0: unknown. It is the newest one that was sent in that set-up or
+// before, and not refused.
+func (r *Run) mebxOf(admin store.Credential) int64 {
+	setup := admin.Setup
+	if setup == 0 {
+		setup = admin.Generation
+	}
 	for _, c := range r.Job.MEBx {
-		if !c.SentAt.IsZero() {
+		if c.Generation <= setup && !c.SentAt.IsZero() && c.RefusedAt.IsZero() && !slices.Contains(r.denied, c.ID) {
 			return c.ID
 		}
 	}

@@ -36,11 +36,12 @@ func (r *Run) verdictProbe(err error) Verdict {
 	v := Verdict{OK: true, Facts: r.learnt(), Steps: r.book, Blame: reason.NoBlame, Looked: r.looked}
 	if err == nil {
 		v.There = true
+		v.Kept = r.kept()
 		if r.admin.ID != 0 {
 			v.Active = []int64{r.admin.ID}
 		}
-		if held := r.mebxSentBefore(); held != 0 && r.Job.Device.ProvisionedAt.IsZero() {
-			v.Active = append(v.Active, held) // the end of a set-up that was never verified
+		if mebx := r.mebxOf(r.admin); mebx != 0 && !v.Kept {
+			v.Active = append(v.Active, mebx)
 		}
 		return v
 	}
@@ -103,10 +104,13 @@ func (j *Journal) settleProbe(ctx context.Context, tx *store.Tx, l Lease, v Verd
 		return said, err
 	}
 	d, err := tx.Device(ctx, l.UUID)
-	if err != nil || j.Claims == nil {
+	if err != nil {
 		return said, err
 	}
 	if !v.There {
+		if j.Claims == nil {
+			return said, nil
+		}
 		if said, err = j.Claims.Gone(ctx, tx, d); err != nil {
 			return said, err
 		}
@@ -116,16 +120,55 @@ func (j *Journal) settleProbe(ctx context.Context, tx *store.Tx, l Lease, v Verd
 		}
 		return said, err
 	}
-	if len(v.Active) > 0 && (takenForLost(d) || unfinished(d)) {
-		if d.ProvisionedAt.IsZero() {
-			if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{ProvisionedAt: &now, PasswordChanged: &now}); err != nil {
-				return said, err
+	return j.answered(ctx, tx, l, d, v)
+}
+
+// settleKept ends the set-up of a device that was met with a password of an earlier
+// one: nothing was asked of it.
+func (j *Journal) settleKept(ctx context.Context, tx *store.Tx, l Lease, v Verdict) (said func(), err error) {
+	now, none, healthy := tx.Now(), 0, "ok"
+	if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy, ClaimDue: &time.Time{}}); err != nil {
+		return nil, err
+	}
+	d, err := tx.Device(ctx, l.UUID)
+	if err != nil {
+		return nil, err
+	}
+	if said, err = j.answered(ctx, tx, l, d, v); err != nil {
+		return nil, err
+	}
+	if err := tx.FinishRun(ctx, l.RunID, store.RunDone, "", v.Detail, string(reason.NoBlame)); err != nil {
+		return nil, err
+	}
+	return said, tx.Release(ctx, l.UUID, l.Fence, time.Time{})
+}
+
+// answered makes a device that was taken for lost, and let us in, what it was. One
+// whose last set-up was not proved has it proved by that.
+func (j *Journal) answered(ctx context.Context, tx *store.Tx, l Lease, d store.Device, v Verdict) (said func(), err error) {
+	if len(v.Active) > 0 && (v.Kind != KindProbe || takenForLost(d) || unfinished(d)) {
+		t := store.Transition{UUID: d.UUID, To: store.Provisioned, Event: "answered", Actor: "node:" + j.Node, RunID: l.RunID,
+			Detail: "it answers at " + d.Address.String() + " with its key and its password: it never was without its setup"}
+		if !v.Kept {
+			t.Detail = "it answers at " + d.Address.String() + " with the key and the password of its last set-up, of which nobody knew yet that it came through"
+			now := tx.Now()
+			if err := tx.UpdateDevice(ctx, d.UUID, store.DeviceFacts{ProvisionedAt: &now, PasswordChanged: &now}); err != nil {
+				return nil, err
+			}
+			if err := spendOTP(ctx, tx, d.UUID); err != nil {
+				return nil, err
 			}
 		}
-		if err := tx.Transition(ctx, store.Transition{UUID: d.UUID, To: store.Provisioned, Event: "answered", Actor: "node:" + j.Node, RunID: l.RunID,
-			Detail: "it answers at " + d.Address.String() + " with its key and its password: it never was without its setup"}); err != nil {
-			return said, err
+		if err := tx.MarkAnswered(ctx, d.UUID); err != nil {
+			return nil, err
 		}
+		if err := tx.Transition(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	stray := v.Kind == KindProbe || d.HeardFrom.IsValid() && d.HeardFrom != d.Address && d.LastSeen.After(d.ProvisionedAt)
+	if j.Claims == nil || !stray {
+		return func() {}, nil
 	}
 	return j.Claims.Answered(ctx, tx, d)
 }

@@ -43,16 +43,16 @@ func (l *lab) stands(cfg sim.MiddleConfig) *sim.Middle {
 	return m
 }
 
-// claims is a hello with a device's UUID from another address, believed; the
-// run that follows from it gets candidate passwords, as one after a hello does.
+// claims is a hello with a device's UUID from another address, believed, since the
+// device has moved and nobody here knows where to; the run that follows from it gets candidate passwords, as one after a hello does.
 func (l *lab) claims(u amt.UUID, from netip.Addr, trigger string) {
 	l.t.Helper()
-	ctx := l.t.Context()
+	ctx, left := l.t.Context(), address()
 	if err := l.db.Write(ctx, func(tx *store.Tx) error {
 		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 40000), Address: from, Version: 3, Hashes: l.roots()}); err != nil {
 			return err
 		}
-		if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{Address: &from}); err != nil {
+		if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{Address: &from, GoodAddress: &left}); err != nil {
 			return err
 		}
 		run, err := tx.CreateRun(ctx, store.NewRun{UUID: u, Kind: KindProvision, Trigger: trigger})
@@ -249,7 +249,8 @@ func TestRoadPretender(t *testing.T) {
 				held := []string{active.Password.Reveal()}
 				if c.left {
 					held = append(held, l.leftOver(real, active))
-					l.meets(real, relay.From)
+					left := address()
+					l.meets(real, relay.From, func(f *store.DeviceFacts) { f.GoodAddress = &left })
 					l.order(real, KindProvision, "") // with the candidate that is there
 				} else {
 					l.claims(real.UUID(), relay.From, "hello")

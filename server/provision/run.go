@@ -33,6 +33,7 @@ type Run struct {
 
 	admin, mebx store.Credential // the candidates this run hands out
 	mebxHeld    int64            // the MEBx password the device is believed to hold, 0: unknown
+	mebxNew     bool             // it cannot have had the one that it was just told before
 	verified    bool             // a login with r.admin succeeded
 	trusted     bool             // the device let us in with a stored password: what it says is believed
 	withheld    int              // stored passwords that the session's peer may not hear

@@ -189,6 +189,7 @@ type Verdict struct {
 	// OddCertificate is what the device showed and TLS could not take.
 	OddCertificate []byte
 	There          bool // of a probe: the device is where it is believed to be
+	Kept           bool // it let us in with a password of an earlier set-up: it never was without that
 	// Profile is what the device was found, or made, to be; "" when not all of
 	// it was looked at.
 	Profile        string

@@ -13,9 +13,13 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
+// kept reports whether the password that a device let us in with is not of a set-up
+// that is under way: it was proved before, or follows one that was.
+func (r *Run) kept() bool { return r.admin.State != store.CredentialCandidate || !r.admin.Begins() }
+
 // verdictBare turns the end of a setup attempt into what is written down.
 func (r *Run) verdictBare(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied}
+	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied, Looked: r.looked}
 	if r.verified {
 		// The login succeeded: whatever came after it, the device is ours.
 		r.located()
@@ -24,8 +28,11 @@ func (r *Run) verdictBare(err error) Verdict {
 		if why := r.ownCertificateStays(); why != "" {
 			v.Health, v.Detail = "warn", why
 		}
-		v.Profile, v.ProfileVersion, v.Chosen = r.Profile.Name, r.Profile.Version, r.cert.Why
 		v.Active = append(v.Active, r.admin.ID)
+		if v.Kept = r.kept(); v.Kept {
+			return v
+		}
+		v.Profile, v.ProfileVersion, v.Chosen = r.Profile.Name, r.Profile.Version, r.cert.Why
 		if r.mebxHeld != 0 {
 			v.Active = append(v.Active, r.mebxHeld)
 		}

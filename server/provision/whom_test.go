@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -264,6 +265,9 @@ func TestAStrangerOverwritesNothing(t *testing.T) {
 		was, _ := l.look(d)
 		rogue := l.device("16", sim.Faults{}, func(c *sim.Config) { c.UUID, c.Suffix = d.UUID(), "corp.example.com" })
 		l.hello(rogue)
+		if err := d.Lease(netip.Addr{}); err != nil { // else it is asked first, and answers
+			t.Fatal(err)
+		}
 		_, live := l.look(d)
 		l.engine.Dial = stopAt(l.engine.Dial, "SetAdminPassword")
 		if _, err := l.engine.Work(t.Context(), live); err != nil {
