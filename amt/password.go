@@ -13,8 +13,8 @@ const (
 	digits  = "0123456789"
 	special = "!#$%*+-.=?@^"
 
-	// typed leaves out what a person confuses, and y, z and the symbols that
-	// move between a US and other keyboard layouts: MEBx reads US keys only.
+	// typed lacks what a person confuses, and y, z and the symbols that move
+	// between a US and other keyboard layouts: MEBx reads US keys only.
 	typed = "abcdefghijkmnpqrstuvwx" + "ABCDEFGHJKLMNPQRSTUVWX" + "23456789" + "!-"
 )
 
@@ -30,8 +30,8 @@ func NewAdminPassword(rand io.Reader) (Secret, error) {
 	return newPassword(rand, lower+upper+digits+special, MaxPassword)
 }
 
-// NewMEBxPassword makes 16 random characters of an alphabet a person can type
-// at the machine's own keyboard.
+// NewMEBxPassword makes 16 random characters that a person can type at the
+// machine's own keyboard.
 func NewMEBxPassword(rand io.Reader) (Secret, error) { return newPassword(rand, typed, 16) }
 
 // newPassword draws whole passwords until one has every class, so that no
@@ -58,7 +58,7 @@ func newPassword(rand io.Reader, alphabet string, n int) (Secret, error) {
 }
 
 // CheckPassword applies the firmware's rule. The network admin password reaches
-// a device only as a hash, so the device cannot check it: we must. The error
+// a device only as a hash, so the device cannot check it and we must. The error
 // names the rule and never the password.
 func CheckPassword(p string) error {
 	if len(p) < MinPassword || len(p) > MaxPassword {
@@ -77,7 +77,7 @@ func CheckPassword(p string) error {
 			hasUpper = true
 		case c >= '0' && c <= '9':
 			hasDigit = true
-		case c != '_' && c != ' ': // allowed, but they do not count
+		case c != '_' && c != ' ': // allowed, but no special character
 			hasSpecial = true
 		}
 	}

@@ -12,14 +12,14 @@ import (
 const redacted = "***"
 
 // A Secret is a password or key that cannot be printed: every formatter and
-// encoder sees ***. Reveal is the only way out, and belongs in amt/session and
-// store/seal.
+// encoder sees ***. Only Reveal returns the text; call it in amt/session and
+// store/seal alone.
 type Secret struct{ v *string }
 
 // NewSecret wraps s.
 func NewSecret(s string) Secret { return Secret{&s} }
 
-// Reveal gives the secret up.
+// Reveal returns the secret's text.
 func (s Secret) Reveal() string {
 	if s.v == nil {
 		return ""

@@ -71,7 +71,7 @@ const (
 	ClassWait                // busy: the same call may succeed in some seconds
 	ClassReuse               // the thing is already there: enumerate and reuse it
 	ClassFlash               // flash write limit: wait much longer or stop
-	ClassChanged             // the state is not what we thought: read it again
+	ClassChanged             // the state is not the one we expected: read it again
 	ClassRefused             // the device will not do this
 )
 

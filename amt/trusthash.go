@@ -15,13 +15,13 @@ import (
 type HashAlgorithm uint8
 
 const (
-	MD5    HashAlgorithm = 0 // in an audit enumeration only
+	MD5    HashAlgorithm = 0 // only in an audit enumeration
 	SHA1   HashAlgorithm = 1
 	SHA256 HashAlgorithm = 2 // AMT 6.0 and later
 	SHA384 HashAlgorithm = 3 // AMT 6.0 and later
 )
 
-// Size is the digest's length in bytes, 0 for an algorithm not known here.
+// Size is the digest's length in bytes, 0 for an unknown algorithm.
 func (a HashAlgorithm) Size() int {
 	switch a {
 	case MD5:

@@ -55,7 +55,7 @@ func (u UUID) String() string {
 // IsZero reports whether the platform has no UUID at all.
 func (u UUID) IsZero() bool { return u == UUID{} }
 
-// placeholders are values OEMs left in SMBIOS on many machines at once, so
+// placeholders are values that OEMs left in SMBIOS on many machines at once, so
 // they name nothing (amt/protocol.md 2.3).
 var placeholders = map[UUID]bool{
 	{}: true,
@@ -66,8 +66,9 @@ var placeholders = map[UUID]bool{
 	{0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe}: true,
 }
 
-// IsPlaceholder reports whether this is a value OEMs ship on many machines, in
-// either byte order. Such a device cannot be told from its neighbours.
+// IsPlaceholder reports whether this is a value that OEMs ship on many
+// machines, in either byte order. Nobody can tell such a device from its
+// neighbours.
 func (u UUID) IsPlaceholder() bool { return placeholders[u] || placeholders[FromSMBIOS([16]byte(u))] }
 
 func (u UUID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }

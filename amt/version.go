@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Version is a firmware release: 11.8.50, with the build number where it is
-// known (AMT reports it apart, in CIM_SoftwareIdentity "Build Number").
+// Version is a firmware release: 11.8.50, with the build number if it is known
+// (AMT reports it apart, in CIM_SoftwareIdentity "Build Number").
 type Version struct {
 	Major, Minor, Hotfix, Build int
 }
@@ -29,7 +29,7 @@ func ParseVersion(s string) (Version, error) {
 	return Version{n[0], n[1], n[2], n[3]}, nil
 }
 
-// IsZero means the version is not known yet.
+// IsZero means that the version is unknown.
 func (v Version) IsZero() bool { return v == Version{} }
 
 // AtLeast reports whether v is major.minor or later. An unknown version is not.

@@ -1,10 +1,10 @@
-// Package door says who may keep a connection open when more come than there are
-// places.
+// Package door decides who may keep a connection open when more come than there
+// are places.
 //
-// A place costs nothing to take and a descriptor to keep, so nobody keeps one by
-// being there first: whoever waits (it has said nothing yet, or nothing is asked
-// of it at the moment) makes room for whoever comes, the one that has waited
-// longest first. Only when nobody waits is the newcomer sent away.
+// A place costs nothing to take and a descriptor to keep, so nobody keeps one
+// by coming first. A guest waits if it has said nothing yet, or if nobody asks
+// anything of it at the moment. The guest that has waited longest makes room
+// for a newcomer. Only if no guest waits, the door sends the newcomer away.
 package door
 
 import (
@@ -13,24 +13,24 @@ import (
 	"sync"
 )
 
-// A Door counts who is inside. The zero value lets everybody in.
+// A Door counts the guests inside. The zero value lets everybody in.
 type Door struct {
-	most      int // places, 0: any number
-	perSource int // of them for the strangers of one address or /64, 0: any number
+	most      int // places; 0: any number
+	perSource int // places for the strangers of one address or /64; 0: any number
 
 	mu      sync.Mutex
 	inside  int
 	sources map[netip.Prefix]int // strangers
-	waiting list.List            // of *Guest, who has waited longest first
+	waiting list.List            // of *Guest; the first has waited longest
 }
 
-// New makes a door with so many places, and of them so many for those of one
-// source that are strangers; 0 is any number.
+// New makes a door with most places, of which the strangers of one source may
+// take perSource; 0 is any number.
 func New(most, perSource int) *Door {
 	return &Door{most: most, perSource: perSource, sources: map[netip.Prefix]int{}}
 }
 
-// A Guest is a connection inside. A nil Guest is one that no door counts.
+// A Guest is a connection inside. No door counts a nil Guest.
 type Guest struct {
 	door   *Door
 	source netip.Prefix
@@ -41,9 +41,10 @@ type Guest struct {
 	gone     bool
 }
 
-// Enter lets a stranger in, who waits at first; nil: there is no room. ask is
-// called at most once at a time, when its place is wanted: it closes the
-// connection and is true, or is false since the guest has just spoken.
+// Enter lets a stranger in, who waits at first; nil: there is no room. The door
+// calls ask when it wants the guest's place, at most once at a time: ask closes
+// the connection and returns true, or returns false because the guest has just
+// spoken.
 func (d *Door) Enter(from netip.Addr, ask func() bool) *Guest {
 	g := &Guest{door: d, source: Source(from), ask: ask, stranger: true}
 	for {
@@ -59,8 +60,8 @@ func (d *Door) Enter(from netip.Addr, ask func() bool) *Guest {
 	}
 }
 
-// enter lets g in, or gives the guest whose place it may have; with neither, g
-// is gone.
+// enter lets g in, or returns the guest whose place g may have; if it does
+// neither, g is gone.
 func (d *Door) enter(g *Guest) (longest *Guest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -88,7 +89,7 @@ func (d *Door) unwait(g *Guest) {
 	}
 }
 
-// Wait says that nothing is asked of the guest from now on.
+// Wait says that nobody asks anything of the guest from now on.
 func (g *Guest) Wait() {
 	if g == nil {
 		return
@@ -100,7 +101,7 @@ func (g *Guest) Wait() {
 	}
 }
 
-// Busy says that it is being served, so that its place is its own.
+// Busy says that somebody serves the guest, so that nobody may take its place.
 func (g *Guest) Busy() {
 	if g == nil {
 		return
@@ -110,7 +111,8 @@ func (g *Guest) Busy() {
 	g.door.unwait(g)
 }
 
-// Known says that it has proven who it is: it is no longer counted for its source.
+// Known says that the guest has proven who it is: the door no longer counts it
+// for its source.
 func (g *Guest) Known() {
 	if g == nil {
 		return
@@ -130,7 +132,7 @@ func (g *Guest) known() {
 	}
 }
 
-// Leave gives the place back; the second time does nothing.
+// Leave gives the place back; a second call does nothing.
 func (g *Guest) Leave() {
 	if g == nil {
 		return
@@ -146,14 +148,15 @@ func (g *Guest) Leave() {
 	g.door.inside--
 }
 
-// Inside is how many there are, and how many of them wait.
+// Inside returns how many guests there are, and how many of them wait.
 func (d *Door) Inside() (all, waiting int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.inside, d.waiting.Len()
 }
 
-// Source is the address, or the /64 of it: whoever has one has them all.
+// Source is an address, or its /64: whoever has one address of a /64 has them
+// all.
 func Source(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()

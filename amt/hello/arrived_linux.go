@@ -8,12 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// longestQueue is the most that a hello is believed to have waited in the kernel.
+// longestQueue is the longest time that a hello can have waited in the kernel;
+// a longer one is an error.
 const longestQueue = time.Hour
 
-// arrived is how long ago the last data of a connection came. A process that was
-// stopped, or cannot keep up, reads a hello long after the device sent it, and by
-// then another node may have set the device up.
+// arrived returns how long ago the last data of a connection came. A process
+// that was stopped, or cannot keep up, reads a hello long after the device sent
+// it, and by then another node may have set the device up.
 func arrived(c net.Conn) (ago time.Duration) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// arrived does not know here how long a hello has waited in the kernel.
+// arrived cannot find out on this system how long a hello waited in the kernel.
 func arrived(net.Conn) time.Duration { return 0 }

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// Packet captures: pcap (tcpdump) and pcapng (Wireshark). A hello is what one
-// side of a TCP connection sends, so that its segments are put together again.
+// Packet captures: pcap (tcpdump) and pcapng (Wireshark). A hello is everything
+// that one side of a TCP connection sends, so the reader joins its segments.
 
 // The kinds of link that captures of hellos come from.
 const (
@@ -21,7 +21,7 @@ const (
 	linkSLL2     = 276
 )
 
-// Bounds of what is kept of a capture.
+// Bounds on what the reader keeps of a capture.
 const (
 	maxStreams = 20_000
 	maxStream  = 64 << 10
@@ -39,7 +39,7 @@ func isCapture(b []byte) bool {
 }
 
 type stream struct {
-	packet   int // its first
+	packet   int // the first one's number
 	from     netip.AddrPort
 	segments []segment
 	size     int
@@ -77,8 +77,8 @@ func (s *streams) add(n, link int, frame []byte) {
 	}
 }
 
-// hellos are what was sent that can be read as one. A sender's port may be used
-// again in a long capture, so that a segment far away begins another message.
+// hellos returns the streams that can be a hello. A long capture may see a
+// sender's port again, so a segment far from the others begins another message.
 func (s *streams) hellos(kind string) (out []Recorded) {
 	for _, key := range s.order {
 		st := s.all[key]
@@ -189,7 +189,7 @@ type segmentHead struct {
 	seq      uint32
 }
 
-// payload is what a packet of TCP carries.
+// payload returns what a TCP packet carries.
 func payload(link int, b []byte) (data []byte, head segmentHead, ok bool) {
 	kind := uint16(0)
 	switch link {
@@ -232,7 +232,7 @@ func payload(link int, b []byte) (data []byte, head segmentHead, ok bool) {
 		}
 		from, _ = netip.AddrFromSlice(b[12:16])
 		to, _ = netip.AddrFromSlice(b[16:20])
-		if total >= size && total <= len(b) { // 0 where the card divides it
+		if total >= size && total <= len(b) { // 0 if the network card splits packets
 			b = b[:total]
 		}
 		b = b[size:]

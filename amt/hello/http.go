@@ -24,14 +24,14 @@ const (
 	idleTimeout    = 30 * time.Second
 )
 
-// An agentConn is an authenticated connection in the hands of net/http.
+// An agentConn is an authenticated connection that net/http serves.
 type agentConn struct {
 	net.Conn // *tls.Conn
 	s        *Server
 	c        *conn
 	peer     string
 	names    []string
-	prefix   []byte // read while finding out that this is HTTP
+	prefix   []byte // bytes read to find out that this is HTTP
 }
 
 func (a *agentConn) Read(p []byte) (int, error) {
@@ -86,12 +86,12 @@ func (s *Server) httpServer() *http.Server {
 		WriteTimeout:      s.cfg.ReadTimeout + HandlerTimeout + 5*time.Second,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxRequestHead,
-		ErrorLog:          zap.NewStdLog(zap.NewNop()), // what it says of peers is counted here
+		ErrorLog:          zap.NewStdLog(zap.NewNop()), // the metrics count what it would say of peers
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, agentKey{}, c)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
-			// From here on Shutdown may cut it: the answer is out.
+			// From here on Shutdown may close the connection: the answer is out.
 			a, ok := c.(*agentConn)
 			switch {
 			case ok && state == http.StateIdle:
@@ -109,11 +109,11 @@ type problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
-	Result Result `json:"result,omitempty"` // the label it was counted under
-	Kind   Kind   `json:"kind,omitempty"`   // of a hello that cannot be read
+	Result Result `json:"result,omitempty"` // the metric's label for the hello
+	Kind   Kind   `json:"kind,omitempty"`   // what is wrong with a hello that cannot be read
 	Offset *int   `json:"offset,omitempty"` // the byte of the hello, from 0
 	Field  string `json:"field,omitempty"`
-	Reason string `json:"reason,omitempty"` // the catalogue's word for why it was turned away
+	Reason string `json:"reason,omitempty"` // the catalogue's word for the refusal
 }
 
 // serveHTTP answers an agent:
@@ -121,8 +121,8 @@ type problem struct {
 //	POST /v1/hello                    the raw hello as application/octet-stream
 //	POST /v1/provisioning-requests    {"uuid", "fqdn", "otp", "address"} as JSON
 //
-// Both accept an address (the first as ?address=IP) when the device is not the
-// sender itself.
+// Both take an address (the first as ?address=IP) if the sender is not the
+// device itself.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	a, ok := r.Context().Value(agentKey{}).(*agentConn)
 	if !ok {
@@ -175,7 +175,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if result != Updated { // that is done; the others are begun
+	if result != Updated { // an update is done; the others have only begun
 		w.WriteHeader(http.StatusAccepted)
 	}
 	_ = json.NewEncoder(w).Encode(map[string]Result{"result": result}) // fails when the agent has gone
@@ -236,8 +236,8 @@ func readHello(w http.ResponseWriter, r *http.Request) (Hello, *problem) {
 	return h, nil
 }
 
-// readRequest reads an agent's request. A message about it never quotes a
-// value, since one of them is a password.
+// readRequest reads an agent's request. Its errors never quote a value, since
+// one of the values is a password.
 func readRequest(w http.ResponseWriter, r *http.Request) (Hello, *problem) {
 	body, p := readBody(w, r, "application/json", maxRequestBody)
 	if p != nil {
@@ -296,8 +296,8 @@ func readBody(w http.ResponseWriter, r *http.Request, media string, limit int64)
 
 func bad(detail string) *problem { return &problem{Status: http.StatusBadRequest, Detail: detail} }
 
-// deviceAddress reads the address of one device. Whether we may connect there
-// is not decided here.
+// deviceAddress reads the address of one device. It does not decide whether we
+// may connect there.
 func deviceAddress(s string) (netip.Addr, *problem) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {

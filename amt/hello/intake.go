@@ -20,13 +20,13 @@ import (
 
 // handle serves one connection, in this order:
 //
-//  1. from a configured balancer, its PROXY header says who the device is;
-//  2. with the first byte the connection is counted under the limits;
-//  3. that byte tells a hello (0 or 1) from TLS (0x16), and what is neither is
-//     noise, but for a request for the probe page;
-//  4. the message is read, given to the handler, and the connection closed.
+//  1. from a configured balancer, its PROXY header names the device's address;
+//  2. with the first byte the limits count the connection;
+//  3. that byte tells a hello (0 or 1) from TLS (0x16); anything else is noise,
+//     except a request for the probe page;
+//  4. it reads the message, gives it to the handler, and closes the connection.
 //
-// Over the limits, those two are still heard who may be ones we know.
+// Over the limits it still listens to senders that we may know.
 func (s *Server) handle(c *conn, proxied bool) {
 	c.buf = buffers.Get().(*[]byte)
 	if proxied && !s.readProxy(c) {
@@ -64,11 +64,12 @@ func (s *Server) handle(c *conn, proxied bool) {
 }
 
 func (s *Server) finish(c *conn) {
-	_ = s.release(c) // nothing is to be done about a close that failed
+	_ = s.release(c) // nothing helps against a failed close
 	buffers.Put(c.buf)
 }
 
-// plain takes the hello of firmware; over the limits, that of a device we know.
+// plain takes a hello of firmware; over the limits, only one of a device that
+// we know.
 func (s *Server) plain(c *conn, over Result, tooMuch string) {
 	n := copy(*c.buf, (*c.buf)[c.r:c.w])
 	c.r, c.w = 0, 0
@@ -81,24 +82,24 @@ func (s *Server) plain(c *conn, over Result, tooMuch string) {
 	case s.cfg.PlainOff:
 		s.refuse(DeniedDevice, c.from, "hellos without TLS are switched off", zap.Stringer("uuid", m.UUID))
 	default:
-		_, _ = s.deliver(c, Hello{Message: m, Via: ViaPlain}) // both counted and logged there; firmware gets no answer
+		_, _ = s.deliver(c, Hello{Message: m, Via: ViaPlain}) // deliver counts and logs both; firmware gets no answer
 	}
 }
 
-// known reports whether a device has part in the reserve, and draws from it.
+// known reports whether a device may use the reserve, and draws from it.
 func (s *Server) known(device amt.UUID, from netip.Addr) bool {
 	ctx, cancel := context.WithTimeout(s.ctx, HandlerTimeout)
 	defer cancel()
 	return s.cfg.Known(ctx, device, from) && s.limits.takeReserve(s.now())
 }
 
-// tcpSource reads the socket itself, past what conn.Read would buffer.
+// tcpSource reads the socket itself, without conn.Read's buffer.
 type tcpSource struct{ c *conn }
 
 func (t tcpSource) Read(p []byte) (int, error)    { return t.c.Conn.Read(p) }
 func (t tcpSource) readNow(p []byte) (int, error) { return t.c.readNow(p) }
 
-// deliver hands a complete hello over and counts what became of it.
+// deliver hands a complete hello to the handler and counts the result.
 func (s *Server) deliver(c *conn, h Hello) (Result, error) {
 	c.busy.Store(true)
 	now := time.Now()
@@ -126,8 +127,8 @@ func (s *Server) deliver(c *conn, h Hello) (Result, error) {
 	return r, err
 }
 
-// call runs the handler. A panic in it must not end a daemon that strangers
-// can talk to.
+// call runs the handler. A panic in it must not end a daemon that strangers can
+// talk to.
 func (s *Server) call(h Hello) (r Result, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, HandlerTimeout)
 	defer cancel()
@@ -148,7 +149,7 @@ func (s *Server) call(h Hello) (r Result, err error) {
 	return StoreError, fmt.Errorf("the hello handler answered %q, which is no result of its", r)
 }
 
-// unread counts and explains a hello that could not be read.
+// unread counts and explains a hello that the parser could not read.
 func (s *Server) unread(c *conn, m Message, err error) {
 	var e *ParseError
 	if !errors.As(err, &e) {
@@ -174,11 +175,11 @@ func (s *Server) unread(c *conn, m Message, err error) {
 	s.refuse(Malformed, c.from, why, fields...)
 }
 
-// silent deals with a connection on which nothing came. One that closes is a
-// health check or a port scan: there was no hello to count.
+// silent handles a connection on which nothing came. One that closes is a
+// health check or a port scan, so there was no hello to count.
 func (s *Server) silent(c *conn, err error) {
 	if c.sent.Load() {
-		s.refuse(Malformed, c.from, "it said nothing, and others wanted its place") // no hello was lost by it
+		s.refuse(Malformed, c.from, "it said nothing, and others wanted its place") // no hello is lost
 		return
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -190,8 +191,8 @@ func (s *Server) silent(c *conn, err error) {
 	}
 }
 
-// noise counts a connection that is no hello from its first byte on, and says
-// what it looks like, since that is the fault to look for.
+// noise counts a connection whose first byte is no hello's, and says what it
+// looks like, since that is the fault to look for.
 func (s *Server) noise(c *conn, b []byte) {
 	why := "not a hello of Intel AMT"
 	switch {
@@ -227,7 +228,7 @@ func hexField(key string, b []byte) zapcore.Field {
 	return zap.String(key, hex.EncodeToString(b)+more)
 }
 
-// readProxy learns the device's address from the balancer's header.
+// readProxy reads the device's address from the balancer's header.
 func (s *Server) readProxy(c *conn) bool {
 	need := 1
 	b, err := c.ahead(need)

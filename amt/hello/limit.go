@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// maxRemembered bounds each generation of each table of buckets: some 5 MiB a
-// table when an attacker fills it.
+// maxRemembered bounds each generation of each table of buckets: an attacker
+// who fills a table takes some 5 MiB.
 const maxRemembered = 1 << 16
 
-// buckets is a token bucket for each key, which holds a minute's worth and fills
-// evenly. A bucket is one number: the time at which it is full again (the
-// "generic cell rate algorithm"), so one that is not there is a full one.
+// buckets is a token bucket for each key, which holds a minute's worth and
+// fills evenly. A bucket is one number: the time at which it is full again (the
+// "generic cell rate algorithm"), so a missing bucket is a full one.
 //
-// Memory is bounded by two generations: what was not touched for a minute is
-// full and may be forgotten; when a generation is full before the minute is
-// over, the keys least lately seen are forgotten early, in their favour.
+// Two generations bound the memory: a bucket that nobody touched for a minute
+// is full and may go. If a generation fills up before the minute is over, the
+// keys least recently seen go early, in their favour.
 type buckets struct {
 	cost     time.Duration // of one token; 0: no limit
 	burst    time.Duration
-	most     int // keys in a generation
+	most     int // most keys in a generation
 	cur, old map[netip.Addr]time.Duration
 	turned   time.Duration
 }
@@ -36,8 +36,8 @@ func newBuckets(n int, period time.Duration, most int) *buckets {
 	}
 }
 
-// take takes a token of key's bucket at now, which is the time since the server
-// was made, and reports whether there was one.
+// take takes a token from key's bucket at now, the time since the server was
+// made, and reports whether there was one.
 func (b *buckets) take(key netip.Addr, now time.Duration) bool {
 	if b.cost == 0 {
 		return true
@@ -75,23 +75,24 @@ func (b *buckets) giveBack(key netip.Addr) {
 	}
 }
 
-// limiter holds the rate limits of one kind of peer: of strangers, who are counted
-// by their connections, or of authenticated ones, who are counted by their hellos.
-// What strangers say costs the others nothing.
+// limiter holds the rate limits of one kind of peer: of strangers, whose
+// connections count, or of authenticated peers, whose hellos count. Strangers
+// use up nothing of the others' limits.
 type limiter struct {
 	mu      sync.Mutex
 	source  *buckets
 	network *buckets
 	total   *buckets
 
-	// The reserve of devices we know, for when strangers have used up the rest. An
-	// IPv4 address has a share of its own in it, which no neighbour can use: 256 of
-	// them make a network's quota. A /64 has too many addresses for that, and shares.
+	// The reserve of devices that we know, for when strangers have used up the
+	// rest. An IPv4 address has a share of its own in it, which no neighbour can
+	// use: 256 of them make a network's quota. A /64 has too many addresses for
+	// that, and shares.
 	share4, share6 *buckets
-	reserve        *buckets // of the total
+	reserve        *buckets // of the total rate
 }
 
-const leastShare = 4 // a minute, of one address
+const leastShare = 4 // per minute and address
 
 func newLimiter(l Limits) *limiter {
 	return &limiter{
@@ -104,8 +105,8 @@ func newLimiter(l Limits) *limiter {
 	}
 }
 
-// take asks whether source may say one more. A source over its own limit costs
-// its neighbours nothing.
+// take asks whether source may send one more. A source over its own limit uses
+// up nothing of its neighbours'.
 func (l *limiter) take(source netip.Addr, now time.Duration) (refused Result, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,7 +134,7 @@ func (l *limiter) takeShared(source netip.Addr, now time.Duration) (refused Resu
 	return "", ""
 }
 
-// share is the reserve that a source draws from.
+// share is the reserve from which a source draws.
 func (l *limiter) share(source netip.Addr) (*buckets, netip.Addr) {
 	if source.Is4() {
 		return l.share4, source
@@ -141,7 +142,7 @@ func (l *limiter) share(source netip.Addr) (*buckets, netip.Addr) {
 	return l.share6, networkOf(source)
 }
 
-// takeShare asks whether one who is over the limits may show that it is known.
+// takeShare asks whether a sender over the limits may show that we know it.
 func (l *limiter) takeShare(source netip.Addr, now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,14 +150,16 @@ func (l *limiter) takeShare(source netip.Addr, now time.Duration) bool {
 	return b.take(key, now)
 }
 
-// takeReserve is for one who is known: all of them together have a limit too.
+// takeReserve draws for a device that we know: all of them together have a
+// limit too.
 func (l *limiter) takeReserve(now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.reserve.take(netip.Addr{}, now)
 }
 
-// spent reports whether whatever a source could say now would be refused.
+// spent reports whether the limits would refuse anything that the source sends
+// now.
 func (l *limiter) spent(source netip.Addr, now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,8 +167,8 @@ func (l *limiter) spent(source netip.Addr, now time.Duration) bool {
 	return !l.source.has(source, now) && !b.has(key, now)
 }
 
-// giveBack undoes a take, or a takeShare: the connection turned out to be an
-// authenticated peer's, whose hellos are counted one by one instead.
+// giveBack undoes a take, or a takeShare: the connection is an authenticated
+// peer's, whose hellos count one by one instead.
 func (l *limiter) giveBack(source netip.Addr, share bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

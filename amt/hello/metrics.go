@@ -4,8 +4,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are what the listener counts. Labels are from closed sets only: a
-// UUID or an address never is one.
+// Metrics are what the listener counts. Labels come from closed sets: a UUID or
+// an address never is one.
 type Metrics struct {
 	received    map[Result]prometheus.Counter // read only after NewMetrics
 	persist     prometheus.Histogram

@@ -24,13 +24,13 @@ const (
 	pskLen     = 32
 	pkiHeadLen = 25
 
-	// maxSum is the longest digest kept of an algorithm not known here: what
-	// SHA-512 would need.
+	// maxSum is the longest digest that the parser keeps of an unknown algorithm:
+	// as long as SHA-512's.
 	maxSum = 64
 )
 
 // MaxSize is the default bound of Read, in bytes, trailing bytes included. The
-// longest message that can be declared has 255 hashes of 64 bytes: 16,855.
+// longest message that a header can declare has 255 hashes of 64 bytes: 16,855.
 const MaxSize = 20 << 10
 
 // Kind sorts what can be wrong with a hello.
@@ -38,18 +38,18 @@ type Kind string
 
 const (
 	KindMalformed Kind = "malformed" // these bytes are not a hello
-	KindTruncated Kind = "truncated" // a hello's beginning: the rest did not come
-	KindVersion   Kind = "version"   // a hello of an interface version not known here
+	KindTruncated Kind = "truncated" // a hello's beginning; the rest did not come
+	KindVersion   Kind = "version"   // a hello of an unknown interface version
 )
 
 // A ParseError names the byte at which a hello stops making sense. Its text
-// never quotes what was received, so it can be logged.
+// never quotes received bytes, so that it can go into a log.
 type ParseError struct {
 	Kind    Kind
-	Offset  int    // from the start of the message; for KindTruncated the number of bytes that came
+	Offset  int    // from the start of the message; for KindTruncated the number of received bytes
 	Field   string // in the words of the layout, such as "hash 7 length"
 	Problem string
-	Err     error // what ended the connection, for KindTruncated out of Read; else nil
+	Err     error // for KindTruncated from Read, what ended the connection; else nil
 }
 
 func (e *ParseError) Error() string {
@@ -62,14 +62,14 @@ func (e *ParseError) Error() string {
 
 func (e *ParseError) Unwrap() error { return e.Err }
 
-// Parse reads a whole hello; b is copied. An error is always a *ParseError.
-// With KindVersion the message carries the version and, when as many bytes
-// came, retry count and UUID where versions 2 and 3 have them: a guess, good
-// for a log line. With the other kinds the message is empty but for Raw.
+// Parse reads a whole hello; it copies b. An error is always a *ParseError.
+// With KindVersion the message carries the version and, if enough bytes came,
+// the retry count and UUID from where versions 2 and 3 have them: a guess, good
+// for a log line. With the other kinds the message holds only Raw.
 //
-// A hash of an unknown algorithm is kept when its length is 1 to 64. A known
-// algorithm with another length than its own is refused: such a table was
-// misread or damaged, and no root could match it.
+// Parse keeps a hash of an unknown algorithm if its length is 1 to 64. It
+// refuses a known algorithm with a wrong length: somebody misread or damaged
+// such a table, and no root could match it.
 func Parse(b []byte) (Message, error) {
 	raw := bytes.Clone(b)
 	n, perr := declared(raw)
@@ -100,9 +100,8 @@ func Parse(b []byte) (Message, error) {
 }
 
 // Encode is the inverse of Parse: Parse(m.Encode()) is m again, and Encode of
-// what Parse gave is its Raw, but for a PID that is not 8 bytes long (cut or
-// filled with zeroes) and hashes beyond 255 or sums beyond 255 bytes (cut).
-// Raw is not looked at.
+// what Parse returned is its Raw. Encode cuts or fills a PID to 8 bytes, and
+// cuts hashes beyond 255 and sums beyond 255 bytes. It ignores Raw.
 func (m Message) Encode() []byte {
 	b := make([]byte, headLen, pkiHeadLen+len(m.Hashes)*50+len(m.Trailing))
 	if m.AdminCredentialsSet {
@@ -129,9 +128,9 @@ func (m Message) Encode() []byte {
 	return append(b, m.Trailing...)
 }
 
-// declared says how long the message that begins with b is, as far as b tells:
-// the whole length when the answer is at most len(b), else the length up to
-// which to read before asking again.
+// declared returns how long the message that begins with b is, as far as b
+// tells: the whole length if the answer is at most len(b), else the length up
+// to which to read before asking again.
 func declared(b []byte) (int, *ParseError) {
 	if len(b) > 0 && b[0] > 1 || len(b) > 1 && b[1] != 0 {
 		return 0, malformed(0, "admin credentials set", "not 0 or 1, so this is not a hello")
@@ -191,7 +190,7 @@ func malformed(offset int, field, problem string) *ParseError {
 	return &ParseError{Kind: KindMalformed, Offset: offset, Field: field, Problem: problem}
 }
 
-// truncated says in which field b, the beginning of a message, ends.
+// truncated names the field in which b, the beginning of a message, ends.
 func truncated(b []byte) *ParseError {
 	e := &ParseError{Kind: KindTruncated, Offset: len(b), Problem: "the message ends here"}
 	switch {

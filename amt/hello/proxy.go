@@ -19,12 +19,14 @@ const (
 	maxProxyLen    = 1024 // with extensions; the addresses need 36
 )
 
-// proxied is what a header says. Both are zero when it names no addresses: the
-// balancer speaks for itself (LOCAL, a health check) or does not know.
+// proxied is what a header says. Both addresses are zero if the header names
+// none: the balancer speaks for itself (LOCAL, a health check) or does not
+// know.
 type proxied struct{ from, local netip.AddrPort }
 
-// proxyLen is like declared: how long the header that begins with b is, as far
-// as b tells. Offsets in the error count from the start of the connection.
+// proxyLen is like declared: it returns how long the header that begins with b
+// is, as far as b tells. Offsets in the error count from the start of the
+// connection.
 func proxyLen(b []byte) (int, *ParseError) {
 	for i := range min(len(b), len(proxySignature)) {
 		if b[i] != proxySignature[i] {
@@ -44,7 +46,7 @@ func proxyLen(b []byte) (int, *ParseError) {
 	return proxyHeadLen + n, nil
 }
 
-// parseProxy reads a whole header, as long as proxyLen said.
+// parseProxy reads a whole header of the length that proxyLen returned.
 func parseProxy(b []byte) (proxied, *ParseError) {
 	if b[12]&15 == 0 || b[13]>>4 == 0 {
 		return proxied{}, nil

@@ -9,19 +9,19 @@ import (
 	"syscall"
 )
 
-// bufSize holds every hello seen so far (841 bytes and less) in one read.
+// bufSize holds every known hello (841 bytes and less) in one read.
 const bufSize = 2 << 10
 
 // buffers hold a message while it arrives; Parse copies out of them.
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
 
 // Read reads one hello from r: exactly the declared length, however it is
-// split, without waiting for the sender to close. Bytes behind it become
-// Trailing when they came along in the same reads or, for a net.Conn of the
-// operating system, have arrived already; Read never waits for them. max bounds
-// it all, in bytes; 0 means MaxSize.
+// split, without waiting for the sender to close. Bytes after it become
+// Trailing if they came in the same reads or, for a net.Conn of the operating
+// system, have arrived already; Read never waits for them. max bounds
+// everything, in bytes; 0 means MaxSize.
 //
-// An error is io.EOF when nothing came at all, the reader's own when it failed
+// The error is io.EOF if nothing came at all, the reader's own if it failed
 // before the first byte, else a *ParseError; what Parse says of the message
 // beside an error holds here too.
 func Read(r io.Reader, max int) (Message, error) {
@@ -30,8 +30,8 @@ func Read(r io.Reader, max int) (Message, error) {
 	return read(plainSource{r}, buf, 0, max)
 }
 
-// A source is a reader that can also give what has arrived without waiting;
-// readNow gives 0 bytes when nothing has.
+// A source is a reader that can also return what has arrived without waiting;
+// readNow returns 0 bytes if nothing has.
 type source interface {
 	io.Reader
 	readNow([]byte) (int, error)
@@ -49,8 +49,8 @@ func (s plainSource) readNow(p []byte) (int, error) {
 	return 0, nil
 }
 
-// read works in *buf, whose first n bytes have been read already, and may put a
-// larger buffer in its place.
+// read works in *buf, whose first n bytes are read already, and may replace it
+// by a larger buffer.
 func read(r source, buf *[]byte, n, limit int) (Message, error) {
 	if limit <= 0 {
 		limit = MaxSize
@@ -59,7 +59,7 @@ func read(r source, buf *[]byte, n, limit int) (Message, error) {
 	need, perr := declared(b[:n])
 	for need > n || perr != nil {
 		if perr != nil {
-			// Of an unknown version we want the UUID, if it comes.
+			// Of an unknown version, read on to the UUID.
 			if perr.Kind != KindVersion || n >= headLen {
 				return Parse(b[:n])
 			}
@@ -93,8 +93,8 @@ func read(r source, buf *[]byte, n, limit int) (Message, error) {
 	return Parse(b[:n])
 }
 
-// cut explains a message that broke off for err. The bytes that came may be
-// wrong already, which says more.
+// cut explains a message that broke off because of err. The bytes that came may
+// be wrong already, which says more.
 func cut(b []byte, err error) (Message, error) {
 	m, perr := Parse(b)
 	if e := (*ParseError)(nil); errors.As(perr, &e) && e.Kind == KindTruncated {

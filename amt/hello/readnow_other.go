@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// readNow finds nothing here: only what came along with the message is kept.
+// readNow finds nothing on this system: Read keeps only what came with the
+// message.
 func readNow(syscall.Conn, []byte) (int, error) { return 0, nil }
 
 func hasSpoken(net.Conn) bool { return false }

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// readNow reads what the kernel holds already; 0 bytes and no error when that
-// is nothing or the other end has closed. A deadline in the past would not do:
-// the runtime then fails without looking at the socket.
+// readNow reads what the kernel holds already; 0 bytes and no error if that is
+// nothing or the other end has closed. A deadline in the past would not do: the
+// runtime then fails without looking at the socket.
 func readNow(c syscall.Conn, p []byte) (n int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -32,8 +32,8 @@ func readNow(c syscall.Conn, p []byte) (n int, err error) {
 	return n, err
 }
 
-// hasSpoken reports whether something has come on a connection that nobody has
-// read yet, and changes nothing: somebody else may be waiting to read it.
+// hasSpoken reports whether a connection has bytes that nobody has read yet. It
+// changes nothing, since another goroutine may be waiting to read them.
 func hasSpoken(c net.Conn) (spoken bool) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {

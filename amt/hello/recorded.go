@@ -13,18 +13,18 @@ import (
 	"github.com/provisiond/provisiond/amt/typed"
 )
 
-// A Recorded is a hello that somebody kept: its bytes, and what the file it was
-// found in was taken for.
+// A Recorded is a hello that somebody kept: its bytes, and the form in which
+// the reader took the file.
 type Recorded struct {
 	Raw  []byte
 	Form string // such as "a dump of xxd", or "pcap, packet 3 from 10.20.0.1:50000"
 }
 
-// Recordings finds the hellos in what people keep of one: its bytes, digits, the
-// dump of a tool, a list of a programming language, base64, or a capture of
-// packets, which may hold several. What is no hello in any form comes back as
-// what it was taken for; Parse then says what is wrong with it. The error means
-// that the file can be nothing of the kind.
+// Recordings finds the hellos in the forms in which people keep one: raw bytes,
+// digits, a tool's dump, a list of a programming language, base64, or a capture
+// of packets, which may hold several. If the file holds no hello, Recordings
+// returns the bytes in the likeliest form, and Parse says what is wrong with
+// them. The error means that the file can be nothing of the kind.
 func Recordings(data []byte) ([]Recorded, error) {
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
@@ -65,7 +65,8 @@ func Recordings(data []byte) ([]Recorded, error) {
 	return []Recorded{{data, "the bytes themselves"}}, nil
 }
 
-// A FormError says what a file was taken for, and why that is no hello.
+// A FormError says in which form the reader took a file, and why that is no
+// hello.
 type FormError struct {
 	Form string
 	Err  error
@@ -73,17 +74,17 @@ type FormError struct {
 
 func (e *FormError) Error() string { return "taken for " + e.Form + ": " + e.Err.Error() }
 
-// Unwrap gives the error of Parse.
+// Unwrap returns Parse's error.
 func (e *FormError) Unwrap() error { return e.Err }
 
-// Decoded is a hello of a file, read.
+// Decoded is a hello read from a file.
 type Decoded struct {
 	Message
 	Form string
 }
 
 // Decode reads the hellos that Recordings finds: at least one, or an error that
-// says what the file was taken for.
+// says in which form it took the file.
 func Decode(data []byte) ([]Decoded, error) {
 	found, err := Recordings(data)
 	if err != nil {
@@ -114,12 +115,12 @@ func isText(b []byte) bool {
 	return true
 }
 
-// offset begins a line of a dump.
+// offset matches the begin of a dump's line.
 var offset = regexp.MustCompile(`^\s*(?:0x)?([0-9A-Fa-f]{3,16})(:?)(?:\s+(.*))?$`)
 
-// dump reads lines of an offset and what stands there, as xxd, hexdump, od and
-// Wireshark write them. How many bytes a line has, the offset of the next one
-// says, so that the letters beside them are never taken for digits. A line "*"
+// dump reads lines of an offset and the bytes there, as xxd, hexdump, od and
+// Wireshark write them. The next line's offset says how many bytes a line has,
+// so that dump never takes the letters beside them for digits. A line "*"
 // stands for repeats.
 func dump(text string) (Recorded, bool) {
 	type row struct {
@@ -152,7 +153,7 @@ func dump(text string) (Recorded, bool) {
 					ok = false
 					break
 				}
-				for len(out) >= 16 && len(out) < int(at) { // "*": the line before, again
+				for len(out) >= 16 && len(out) < int(at) { // "*": repeat the line before
 					out = append(out, out[len(out)-16])
 				}
 				want := -1
@@ -178,15 +179,16 @@ func dump(text string) (Recorded, bool) {
 	return Recorded{best, "a dump with offsets (xxd, hexdump, od or Wireshark)"}, best != nil
 }
 
-// maxRecorded bounds the length a dump may name.
+// maxRecorded bounds the length that a dump may name.
 const maxRecorded = 1 << 20
 
-// tokens reads numbers of equal width up to want bytes, or up to what is no
-// number. Words of 16 bits are swapped for tools that write them as numbers.
+// tokens reads numbers of equal width, up to want bytes or up to something
+// else. It swaps the bytes of 16-bit words for tools that write them as
+// numbers.
 func tokens(rest string, want int, swap bool) (out []byte) {
 	width := 0
 	if head, _, ok := strings.Cut(rest, "   "); ok && want < 0 {
-		rest = head // Wireshark's letters, behind three blanks
+		rest = head // three blanks precede Wireshark's letters
 	} else if head, _, ok := strings.Cut(rest, "|"); ok {
 		rest = head
 	}
@@ -209,8 +211,8 @@ func tokens(rest string, want int, swap bool) (out []byte) {
 	return out
 }
 
-// number is one number of a dump, by its width: hexadecimal bytes and words, and
-// octal ones, which have three and six digits.
+// number reads one number of a dump by its width: hexadecimal bytes and words,
+// and octal ones, which have three and six digits.
 func number(t string, swap bool) ([]byte, bool) {
 	switch len(t) {
 	case 3, 6:
@@ -243,11 +245,11 @@ var (
 	comments = regexp.MustCompile(`(?s)/\*.*?\*/|//[^\n]*`)
 )
 
-// listed reads numbers as a programming language writes them: 0x01, \x01, or
-// decimal ones in brackets.
+// listed reads numbers in the form of a programming language: 0x01, \x01, or
+// decimal numbers in brackets.
 func listed(text string) (Recorded, bool) {
 	text = comments.ReplaceAllString(text, " ")
-	if i := strings.LastIndexAny(text, "{["); i >= 0 { // behind the name, which may hold digits
+	if i := strings.LastIndexAny(text, "{["); i >= 0 { // after the variable's name, which may hold digits
 		text = text[i:]
 	}
 	var out []byte
@@ -271,7 +273,8 @@ func listed(text string) (Recorded, bool) {
 	return Recorded{out, "a list of decimal numbers"}, len(out) >= headLen
 }
 
-// digits reads hexadecimal digits with white space, or with a sign between bytes.
+// digits reads hexadecimal digits with white space, or with a separator between
+// bytes.
 func digits(text string) (Recorded, bool) {
 	form := "hexadecimal digits"
 	text = strings.TrimPrefix(strings.TrimSpace(text), "0x")

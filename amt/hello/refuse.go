@@ -10,18 +10,18 @@ import (
 )
 
 const (
-	sampleEvery   = time.Minute // one line a source
-	samplesMinute = 600         // lines a minute over all sources
-	maxSampled    = 4096        // sources remembered in each of two generations
+	sampleEvery   = time.Minute // one line per source
+	samplesMinute = 600         // most lines a minute for all sources
+	maxSampled    = 4096        // sources that each of two generations remembers
 )
 
 // sampler keeps a flood of refusals from becoming a flood of log lines: each
-// source gets one line a minute, which says how many were left out before it.
+// source gets one line a minute, which says how many it replaces.
 type sampler struct {
 	mu       sync.Mutex
 	all      *buckets
 	cur, old map[netip.Addr]sampled
-	left     uint64 // left out of sources since forgotten, or for the common limit
+	left     uint64 // lines left out for forgotten sources, or because of the common limit
 }
 
 type sampled struct {
@@ -65,9 +65,9 @@ func (s *sampler) take(source netip.Addr, now time.Duration) (ok bool, left, lef
 	return true, left, leftAll
 }
 
-// refuse counts a refusal and, sampled, says why. No field may hold received
-// bytes as text: hexadecimal and numbers only, so that nobody can write into
-// our log by connecting.
+// refuse counts a refusal and, sampled, says why. Fields must not hold received
+// bytes as text, only as hexadecimal digits and numbers, so that nobody can
+// write into our log by connecting.
 func (s *Server) refuse(r Result, from netip.AddrPort, why string, fields ...zap.Field) {
 	s.metrics.received[r].Inc()
 	s.sampled(zap.WarnLevel, from, "hello refused: "+why, append(fields, zap.String("result", string(r)))...)

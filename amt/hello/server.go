@@ -24,69 +24,70 @@ import (
 var ErrServerClosed = errors.New("hello: server closed")
 
 const (
-	// DefaultReadTimeout is how long a connection may take from being accepted
-	// to having said everything; firmware needs milliseconds.
+	// DefaultReadTimeout is how long a connection may take from its accept to its
+	// last byte; firmware needs milliseconds.
 	DefaultReadTimeout = 10 * time.Second
 
-	// HandlerTimeout ends a Handler's context: the firmware has long gone by
-	// then and will say hello again.
+	// HandlerTimeout ends a Handler's context: by then the firmware has gone, and
+	// will say hello again.
 	HandlerTimeout = 30 * time.Second
 )
 
-// Config is what the listener is told. The zero value takes plain hellos from
+// Config configures the listener. The zero value takes plain hellos from
 // everybody without limits.
 type Config struct {
 	Limits Limits
 
-	// ClientCAs switches TLS on: a client must show a certificate that chains
-	// to one of these and is meant for client authentication (EKU clientAuth,
-	// anyExtendedKeyUsage or no EKU at all; Go's own rule). It is asked at each
-	// handshake so that it can change. nil: TLS is refused.
+	// ClientCAs switches TLS on: a client must show a certificate that chains to
+	// one of these and is meant for client authentication (EKU clientAuth,
+	// anyExtendedKeyUsage or no EKU at all; Go's own rule). The server calls it at
+	// each handshake, so that the pool can change. nil: the server refuses TLS.
 	ClientCAs func() *x509.CertPool
-	// Certificate is our side of TLS, asked at each handshake so that it can
-	// change: leaf first, root last. Needed with ClientCAs.
+	// Certificate is our side of TLS: leaf first, root last. The server calls it at
+	// each handshake, so that it can change. ClientCAs needs it.
 	Certificate func() (*tls.Certificate, error)
 	// PlainOff refuses hellos of firmware itself, as denied_device.
 	PlainOff bool
-	// ProxyFrom are the balancers that must put a PROXY protocol version 2
-	// header in front of each connection; from anybody else it is malformed.
+	// ProxyFrom are the balancers that must put a PROXY protocol version 2 header
+	// in front of each connection; a header from anybody else is malformed.
 	ProxyFrom []netip.Prefix
-	// Known reports whether a device that says hello from an address is one of
-	// ours or one that somebody let in; it is asked when strangers have used up
-	// the limits, of which such a device has a reserve. nil: nobody is known.
+	// Known reports whether a device that says hello from an address is ours, or
+	// one that somebody let in. The server asks when strangers have used up the
+	// limits, of which such a device has a reserve. nil: the server knows nobody.
 	Known func(ctx context.Context, device amt.UUID, from netip.Addr) bool
 	// ReadTimeout is absolute, not per read; 0 means DefaultReadTimeout.
 	ReadTimeout time.Duration
 }
 
 // Limits bound what strangers can make us do; 0 switches one off. Each rate
-// allows its whole quota at once and then refills evenly. A connection counts from
-// its first byte on; one that says nothing has a place only for as long as nobody
-// else wants it.
+// allows its whole quota at once and then refills evenly. A connection counts
+// from its first byte on; a silent one keeps its place only until somebody else
+// wants it.
 type Limits struct {
-	PerSourcePerMinute  int // connections of one address, or hellos for one named address
-	PerNetworkPerMinute int // the same of an IPv4 /24 or IPv6 /64
+	PerSourcePerMinute  int // for connections of one address, or hellos for one named address
+	PerNetworkPerMinute int // the same for an IPv4 /24 or IPv6 /64
 	TotalPerSecond      int
 	Connections         int // open at once
 }
 
-// A Server listens for hellos. Its Serve and Shutdown are those of net/http.
+// A Server listens for hellos. Its Serve and Shutdown behave like those of
+// net/http.
 type Server struct {
 	cfg     Config
 	handler Handler
 	log     *zap.Logger
 	metrics *Metrics
-	limits  *limiter // of strangers
-	relayed *limiter // of authenticated peers
+	limits  *limiter // for strangers
+	relayed *limiter // for authenticated peers
 	door    *door.Door
 	samples *sampler
 	tls     *tls.Config   // nil: refuse TLS
 	http    *http.Server  // for agents, fed by hand
 	handed  chan net.Conn // from serveTLS to http
 	start   time.Time
-	ctx     context.Context // of handlers and handshakes; ends when Shutdown loses patience
+	ctx     context.Context // for handlers and handshakes; ends when Shutdown loses patience
 	cancel  context.CancelFunc
-	closed  chan struct{} // closed as Shutdown begins
+	closed  chan struct{} // Shutdown closes it at its begin
 	running sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows
@@ -120,11 +121,12 @@ func NewServer(cfg Config, h Handler, log *zap.Logger, m *Metrics) *Server {
 	return s
 }
 
-// now is the time since the server was made, on the monotonic clock.
+// now is the time since NewServer, on the monotonic clock.
 func (s *Server) now() time.Duration { return time.Since(s.start) }
 
-// Serve accepts connections until the listener fails or Shutdown is called, then
-// returns ErrServerClosed. It closes l. Several listeners may be served at once.
+// Serve accepts connections until the listener fails or somebody calls
+// Shutdown, then returns ErrServerClosed. It closes l. Several goroutines may
+// serve a listener each.
 func (s *Server) Serve(l net.Listener) error {
 	defer l.Close()
 	if !s.open(l) {
@@ -153,8 +155,8 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// passing reports whether Accept may succeed later: another end gave up in the
-// queue, or we have no descriptors or memory left.
+// passing reports whether a later Accept may succeed: a client in the queue
+// gave up, or we have no descriptors or memory left.
 func passing(err error) bool {
 	for _, e := range []syscall.Errno{syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, e) {
@@ -164,10 +166,10 @@ func passing(err error) bool {
 	return false
 }
 
-// Shutdown stops listening, drops connections that have not said everything
-// yet (those devices will say hello again), and waits for handlers. When ctx
-// ends first their context is cancelled, and ctx's error is returned without
-// waiting further. It may be called again.
+// Shutdown stops listening, drops connections that have not said everything yet
+// (those devices will say hello again), and waits for handlers. If ctx ends
+// first, Shutdown cancels their context and returns ctx's error without waiting
+// further. A caller may repeat it.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.closing {
@@ -250,7 +252,7 @@ func (s *Server) forget(l net.Listener) {
 	s.running.Done()
 }
 
-// A conn is one connection, from being accepted to being closed.
+// A conn is one connection, from its accept to its close.
 type conn struct {
 	net.Conn
 	from, local netip.AddrPort // of the device's connection; a PROXY header changes them
@@ -260,15 +262,15 @@ type conn struct {
 	noWait      bool // Read gives only what has arrived
 	greeted     bool // a TLS ClientHello was understood
 	busy        atomic.Bool
-	sent        atomic.Bool // away, for somebody else to have its place
-	share       bool        // it drew from the reserve
+	sent        atomic.Bool // closed, so that somebody else has its place
+	share       bool        // it used the reserve
 	guest       *door.Guest
 	once        sync.Once
 }
 
-// accept gives a connection a place and starts its goroutine. What it costs is
-// counted when it has said something; only a source that has nothing left to say
-// is not listened to at all.
+// accept gives a connection a place and starts its goroutine. The limits count
+// it when it has said something; accept refuses only a source that has nothing
+// left to say.
 func (s *Server) accept(nc net.Conn) {
 	c := &conn{Conn: nc, from: addrPort(nc.RemoteAddr()), local: addrPort(nc.LocalAddr())}
 	c.peer = c.from.Addr()
@@ -294,12 +296,11 @@ func (s *Server) accept(nc net.Conn) {
 	s.running.Add(1)
 	s.mu.Unlock()
 	s.metrics.connections.Inc()
-	_ = nc.SetReadDeadline(time.Now().Add(s.cfg.ReadTimeout)) // fails on a closed connection only, as the read then does
+	_ = nc.SetReadDeadline(time.Now().Add(s.cfg.ReadTimeout)) // fails only on a closed connection, as the read then does
 	go s.handle(c, proxied)
 }
 
-// makesRoom closes a connection that nothing is heard of, unless something has
-// come meanwhile.
+// makesRoom closes a silent connection, unless something has come meanwhile.
 func (s *Server) makesRoom(c *conn) bool {
 	if hasSpoken(c.Conn) {
 		return false
@@ -309,7 +310,7 @@ func (s *Server) makesRoom(c *conn) bool {
 	return true
 }
 
-// release closes a connection and forgets it; the second time does nothing.
+// release closes a connection and forgets it; a second call does nothing.
 func (s *Server) release(c *conn) (err error) {
 	c.once.Do(func() {
 		err = c.Conn.Close()
@@ -332,8 +333,8 @@ func (s *Server) fromBalancer(a netip.Addr) bool {
 	return false
 }
 
-// addrPort is a's address; an IPv4 address that came in on an IPv6 socket is
-// IPv4, else one device would have two names.
+// addrPort is a's address. An IPv4 address on an IPv6 socket becomes IPv4,
+// since otherwise one device would have two names.
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
 		p := t.AddrPort()
@@ -342,7 +343,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Read gives what was read ahead, then the socket.
+// Read returns the bytes read ahead, then the socket's.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.r < c.w {
 		n := copy(p, (*c.buf)[c.r:c.w])

@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// errWouldWait stops a TLS read that would have to wait. It is a timeout, which
-// crypto/tls does not hold against the connection.
+// errWouldWait stops a TLS read that would have to wait. It is a timeout, after
+// which crypto/tls still uses the connection.
 var errWouldWait = os.ErrDeadlineExceeded
 
 const alpnHTTP = "http/1.1"
@@ -25,7 +25,7 @@ func (s *Server) tlsConfig() *tls.Config {
 		MinVersion: tls.VersionTLS12, // relays and agents are not firmware
 		ClientAuth: tls.RequireAndVerifyClientCert,
 		NextProtos: []string{alpnHTTP},
-		// A resumed session would outlive a client certificate taken back.
+		// A resumed session would outlive a revoked client certificate.
 		SessionTicketsDisabled: true,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if c, ok := hello.Conn.(*conn); ok {
@@ -45,8 +45,8 @@ func (s *Server) tlsConfig() *tls.Config {
 	return base
 }
 
-// serveTLS lets an authenticated peer in: HTTP when it says so by ALPN or
-// begins with a letter, else a raw hello.
+// serveTLS lets an authenticated peer in: as HTTP if ALPN or a first letter
+// says so, else as a raw hello.
 func (s *Server) serveTLS(c *conn) {
 	_ = c.SetWriteDeadline(time.Now().Add(s.cfg.ReadTimeout))
 	t := tls.Server(c, s.tls)
@@ -83,7 +83,7 @@ func (s *Server) serveTLS(c *conn) {
 	_ = a.Close() // ends TLS in order; a peer that has gone does not mind
 }
 
-// namesIn are the names that a client's certificate carries.
+// namesIn are the names in a client's certificate.
 func namesIn(c *x509.Certificate) []string {
 	var out []string
 	for _, n := range append([]string{c.Subject.CommonName}, c.DNSNames...) {
@@ -106,7 +106,7 @@ func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string, names
 	}
 	_, _ = s.deliver(c, Hello{Message: m, Via: ViaRelay, Peer: peer, PeerNames: names, Tell: func(reason, why string) {
 		s.sampled(zap.WarnLevel, c.from, "relay: "+why, zap.Stringer("uuid", m.UUID), zap.String("peer", peer), zap.String("reason", reason))
-	}}) // both counted and logged there; a raw hello gets no answer
+	}}) // deliver counts and logs both; a raw hello gets no answer
 }
 
 // tlsSource reads decrypted bytes; without waiting, those whose record has
@@ -126,8 +126,8 @@ func (t tlsSource) readNow(p []byte) (int, error) {
 	return n, err
 }
 
-// refuseTLS counts a handshake that failed. Once the other end has spoken TLS,
-// what it failed at is to prove who it is.
+// refuseTLS counts a failed handshake. A peer that has spoken TLS failed to
+// prove who it is.
 func (s *Server) refuseTLS(c *conn, err error) {
 	if s.isClosing() && (errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil) {
 		return

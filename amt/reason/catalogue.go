@@ -123,8 +123,8 @@ const (
 	InternalError          Code = "internal_error"
 )
 
-// catalogue is the whole list: what an operator reads, what a metric is
-// labelled with, and what the retry policy obeys.
+// catalogue is the whole list: an operator reads it, it labels metrics, and the
+// retry policy obeys it.
 var catalogue = []Entry{
 	{HelloMalformed, Intake, TheNet, ForHello, "Hello could not be read",
 		[]string{"a port scanner", "a proxy speaking another protocol", "a truncated connection"},

@@ -1,6 +1,6 @@
 // Package reason is the one closed list of why a device is not as wanted: the
-// database column, the metric label, the API field and the words on the page.
-// A code is never reused for another meaning.
+// database column, the metric label, the API field and the words on the page. A
+// code never gets another meaning.
 package reason
 
 import "fmt"
@@ -9,8 +9,8 @@ import "fmt"
 // wrong.
 type Code string
 
-// Phase says where on the road a reason belongs; it is the metric label that
-// keeps series few.
+// Phase says where on the road a reason belongs. As a metric label it keeps the
+// series few.
 type Phase string
 
 const (
@@ -23,7 +23,7 @@ const (
 	Server      Phase = "server"
 )
 
-// Blame says whose fault a failed run is, for the service-level objective.
+// Blame says who causes a failed run, for the service-level objective.
 type Blame string
 
 const (
@@ -39,9 +39,9 @@ type Retry string
 
 const (
 	Repeat         Retry = "repeat"      // wait with back-off, then try again
-	ForOperator    Retry = "operator"    // a person must change something
-	ForCertificate Retry = "certificate" // until a certificate is activated
-	ForHello       Retry = "hello"       // until the device says hello again
+	ForOperator    Retry = "operator"    // a person has to change something
+	ForCertificate Retry = "certificate" // somebody has to activate a certificate
+	ForHello       Retry = "hello"       // the device has to say hello again
 	Never          Retry = "never"       // stop
 )
 
@@ -56,8 +56,8 @@ type Entry struct {
 	Fix    []string `json:"fix"`
 }
 
-// Of finds a code's entry. An unknown code gives internal_error's, so that a
-// caller always has words to show.
+// Of finds a code's entry. For an unknown code it returns internal_error's, so
+// that a caller always has words to show.
 func Of(c Code) Entry {
 	if e, ok := byCode[c]; ok {
 		return e
@@ -65,9 +65,9 @@ func Of(c Code) Entry {
 	return byCode[InternalError]
 }
 
-// GivenUp reports whether attempts in a row are enough to leave a failure that
-// time may mend to a person. most is the operator's limit, 0 for none; what our
-// own server is to blame for is repeated for ever.
+// GivenUp reports whether so many attempts in a row leave a failure that time
+// may mend to a person. most is the operator's limit, 0 for none. A failure of
+// our own server is repeated for ever.
 func (e Entry) GivenUp(attempts, most int) bool {
 	return most > 0 && attempts >= most && e.Retry == Repeat && e.Blame != OurServer
 }
@@ -81,8 +81,8 @@ func All() []Entry { return append([]Entry(nil), catalogue...) }
 // An Error carries a reason up to whoever decides.
 type Error struct {
 	Code Code
-	// Sent is true when a change was on its way to the device as the call
-	// failed, so that it may have happened: ask before doing it again.
+	// Sent is true if a change was on its way to the device when the call failed,
+	// so that it may have happened: ask before doing it again.
 	Sent bool
 	Err  error
 }

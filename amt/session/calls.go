@@ -6,14 +6,15 @@ import (
 	"github.com/provisiond/provisiond/amt/wsman"
 )
 
-// A Call is one exchange with a device, handshake or question, as a trace shows it.
+// A Call is one exchange with a device, a handshake or a question, as a trace
+// shows it.
 type Call = wsman.Call
 
 // HandshakeCall is the name of a TLS handshake among calls.
 const HandshakeCall = "tls_handshake"
 
-// WithCalls lets fn see each exchange with a device that is made under the
-// context it gives, and names the trace they become part of. fn must not block.
+// WithCalls calls fn with each exchange under the returned context, and names
+// the trace of which they become part. fn must not block.
 func WithCalls(ctx context.Context, trace string, fn func(Call)) context.Context {
 	return wsman.WithCalls(ctx, trace, fn)
 }

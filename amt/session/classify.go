@@ -30,7 +30,7 @@ const (
 	alertCertificateMissing = 116
 )
 
-// A failure is a handshake that did not succeed, named.
+// A failure names what went wrong in a handshake.
 type failure struct {
 	code   reason.Code
 	result string // metric label
@@ -40,13 +40,13 @@ type failure struct {
 }
 
 // classify names a failed handshake. asked: the device asked for a client
-// certificate; sent: it was given ours.
+// certificate; sent: it got ours.
 //
-// Up to TLS 1.2 a client learns of its certificate's refusal while still in the
-// handshake, as it waits for the device's Finished: as an alert from firmware
-// that sends one, and as a bare end of the connection from firmware that does
-// not. So what comes after the device asked is about our certificate, and what
-// comes before is about versions and suites.
+// Up to TLS 1.2 a client learns that the device refuses its certificate while
+// still in the handshake, as it waits for the device's Finished: by an alert
+// from firmware that sends one, and by a bare end of the connection from
+// firmware that does not. So a failure after the device asked is about our
+// certificate, and a failure before is about versions and suites.
 func classify(err error, seen observed, asked, sent, timedOut bool) failure {
 	f := failure{code: reason.TLSHandshakeFailed, result: "failed", alert: -1, err: err}
 	var why *reason.Error
@@ -89,7 +89,7 @@ func (f *failure) byAlert(asked, sent bool) {
 	case a == alertProtocolVersion, a == alertHandshakeFailure, a == alertInsufficient:
 		f.code, f.result, f.lower = reason.TLSVersionRefused, "version_refused", true
 		f.err = fmt.Errorf("the device accepts none of the TLS versions and cipher suites offered: %w", f.err)
-	default: // bad_record_mac among them: an old stack that met a newer version
+	default: // includes bad_record_mac: an old stack that met a newer version
 		f.lower = true
 	}
 }
@@ -102,8 +102,8 @@ func (f *failure) refusedCertificate(sent bool, words string) {
 	f.err = fmt.Errorf("%s: %w", words, f.err)
 }
 
-// ours names what our own side could not go along with. crypto/tls has words for
-// it only, so what the device was seen to send decides.
+// ours names what our own side could not accept. crypto/tls reports that as
+// text only, so what the device sent decides.
 func (f *failure) ours(err error, seen observed) {
 	if problem := seen.certificateProblem(); problem != nil {
 		f.code, f.result = reason.TLSPeerCertInvalid, "peer_cert_invalid"
@@ -119,8 +119,8 @@ func (f *failure) ours(err error, seen observed) {
 	f.lower = true
 }
 
-// alertOf finds the alert in an error of crypto/tls: which, and whether the
-// device sent it. The type behind it is not exported, its kind is: one byte.
+// alertOf finds the alert in an error of crypto/tls, and whether the device
+// sent it. Go does not export the type behind it, but its kind is one byte.
 func alertOf(err error) (alert int, theirs bool) {
 	op := new(net.OpError)
 	if !errors.As(err, &op) || op.Op != "remote error" && op.Op != "local error" || op.Err == nil {
@@ -133,10 +133,9 @@ func alertOf(err error) (alert int, theirs bool) {
 	return int(v.Uint()), op.Op == "remote error"
 }
 
-// explain names a connection's failure in the middle of a conversation, where
-// TLS says more than that it ended; "" otherwise. In TLS 1.3 a client's
-// handshake ends before the device has looked at its certificate, so the refusal
-// arrives here.
+// explain names a connection's failure in mid-conversation if TLS says more
+// than that it ended; "" otherwise. In TLS 1.3 a client's handshake ends before
+// the device has looked at its certificate, so the refusal arrives here.
 func explain(err error) reason.Code {
 	alert, theirs := alertOf(err)
 	if alert < 0 {

@@ -30,8 +30,8 @@ func (s *Session) ta0(ctx context.Context) (uint32, error) {
 }
 
 // SetClock sets the device's clock to ours and returns what it was. It always
-// sets, however right the clock is: before AMT 6, and later for TLS and
-// Kerberos, the device refuses to commit unless its clock was set remotely.
+// sets, even a right clock: before AMT 6, and later for TLS and Kerberos, the
+// device refuses to commit unless somebody set its clock remotely.
 //
 // Ta0 is the device's time, Tm1 ours when Ta0 arrived, Tm2 ours just before the
 // second call; the device moves by ((Tm1+Tm2)-(Ta0+Ta3))/2, so nothing may come

@@ -19,20 +19,19 @@ import (
 
 // Config is what all conversations share. Zero values work.
 type Config struct {
-	// Control sees every connection's final address before it leaves; an
-	// *EgressError from it becomes network_not_allowed. See EgressGuard.
+	// Control sees every connection's final address before it leaves; its
+	// *EgressError becomes network_not_allowed. See EgressGuard.
 	Control          func(network, address string, c syscall.RawConn) error
 	ConnectTimeout   time.Duration // 0: 10 s
 	HandshakeTimeout time.Duration // 0: 30 s; old firmware takes many seconds for its RSA operation
 	CallTimeout      time.Duration // 0: 90 s; TLS settings alone may take 30
-	// RefusedPatience is for how long a refused connection is tried again: a
-	// device opens its listener only after it said hello. 0: 10 s; negative: not
-	// at all.
+	// RefusedPatience is how long Dial repeats a refused connection: a device opens
+	// its listener only after it said hello. 0: 10 s; negative: not at all.
 	RefusedPatience time.Duration
 	Now             func() time.Time // nil: time.Now
 	// ODCARoots holds Intel's on-die root certificate, see IntelODCARoot, and no
-	// authority of anything else. nil: chains are reported by their shape and
-	// never called verified.
+	// other authority. nil: the session reports a chain's shape and never calls it
+	// verified.
 	ODCARoots *x509.CertPool
 }
 
@@ -66,9 +65,9 @@ func NewDialer(cfg Config, log *zap.Logger, metrics *Metrics) *Dialer {
 	return &Dialer{cfg: cfg, log: log, metrics: metrics}
 }
 
-// cipherSuites are offered explicitly, since Go leaves out of its default what
-// AMT before 12 speaks only: RSA key exchange. Order here means nothing to Go.
-// DHE does not exist in crypto/tls.
+// cipherSuites lists the offer explicitly, since Go's default lacks the only
+// one that AMT before 12 speaks: RSA key exchange. Go ignores the order.
+// crypto/tls has no DHE.
 var cipherSuites = []uint16{
 	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
@@ -80,8 +79,8 @@ var cipherSuites = []uint16{
 	tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA, // AMT 2 to 5 may have nothing better
 }
 
-// Dial connects, shakes hands and returns a session that has not asked the
-// device anything yet. Errors are *reason.Error.
+// Dial connects, shakes hands and returns a session that has asked the device
+// nothing yet. Errors are *reason.Error.
 func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) {
 	t.Addr = netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port())
 	conn, peer, err := d.climb(ctx, t, d.cfg.RefusedPatience)
@@ -89,7 +88,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{peer: peer, now: d.cfg.Now}
-	// Whoever answers a redial has to be who answered first.
+	// A redial has to meet the same machine.
 	again := t
 	again.Pin = peer.Fingerprint
 	hint := ""
@@ -117,10 +116,10 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) {
 	return s, nil
 }
 
-// climb goes down the ladder of TLS versions. One hello offers them all, and a
-// sound device picks; a device that breaks off instead is asked again for less,
+// climb goes down the ladder of TLS versions. One ClientHello offers them all,
+// and a sound device picks; if a device breaks off instead, climb offers less,
 // each time on a new connection. A refused certificate ends it: another version
-// would not be a better certificate.
+// would not make a better certificate.
 func (d *Dialer) climb(ctx context.Context, t Target, patience time.Duration) (net.Conn, Peer, error) {
 	most := t.MaxTLS
 	if most == 0 {
@@ -150,7 +149,7 @@ func (d *Dialer) climb(ctx context.Context, t Target, patience time.Duration) (n
 			continue
 		case !a.lower:
 			if first != nil && a.unreached {
-				err = first // the device went away on the way down; the first failure says more
+				err = first // the device went away during the ladder; the first failure says more
 			}
 			return nil, Peer{}, err
 		}
@@ -158,7 +157,7 @@ func (d *Dialer) climb(ctx context.Context, t Target, patience time.Duration) (n
 			first = err
 		}
 		if a.alert == alertProtocolVersion && t.MaxTLS == 0 && !newest {
-			newest = true // perhaps a device that takes nothing older than 1.3
+			newest = true // perhaps the device takes nothing older than 1.3
 			if conn, peer, err := d.shake(ctx, t, tls.VersionTLS13, new(attempt)); err == nil {
 				return conn, peer, nil
 			}
@@ -171,11 +170,11 @@ func (d *Dialer) climb(ctx context.Context, t Target, patience time.Duration) (n
 	}
 }
 
-// An attempt is what one handshake showed, for the ladder to decide on.
+// An attempt is what one handshake showed; the ladder decides on it.
 type attempt struct {
 	alert     int  // the device's fatal alert; -1: none
 	lower     bool // an older version may help
-	unreached bool // there was no connection at all
+	unreached bool // no connection came about
 }
 
 // shake opens one connection and makes one handshake with versions up to most.
@@ -195,7 +194,7 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 	policy := newTrustPolicy(t.Pin, d.cfg)
 	var asked, sent bool
 	conn := tls.Client(line, &tls.Config{
-		InsecureSkipVerify: true, // a trustPolicy stands in its place
+		InsecureSkipVerify: true, // a trustPolicy verifies instead
 		VerifyConnection:   policy.verify,
 		MinVersion:         max(t.MinTLS, tls.VersionTLS10),
 		MaxVersion:         most,
@@ -205,8 +204,8 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 		CurvePreferences:       []tls.CurveID{tls.CurveP256, tls.CurveP384, tls.X25519},
 		SessionTicketsDisabled: true,
 		Renegotiation:          tls.RenegotiateNever,
-		// Certificates would be dropped in silence when the device's list of
-		// authorities does not name ours.
+		// Go would silently send no certificate if the device's list of authorities
+		// does not name ours.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			asked = true
 			if t.Client == nil {
@@ -250,9 +249,9 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 	return conn, peer, nil
 }
 
-// handshake shakes hands on a stack of its own, which ends with it: arithmetic
-// needs four times the stack that a conversation does, and the session's would
-// stay as large for as long as a slow device is waited for.
+// handshake shakes hands on a goroutine of its own, whose stack ends with it:
+// the arithmetic needs four times the stack of a conversation, and the
+// session's would stay as large while a slow device makes it wait.
 func handshake(ctx context.Context, conn *tls.Conn) error {
 	var panicked any
 	done := make(chan error, 1)
@@ -263,12 +262,12 @@ func handshake(ctx context.Context, conn *tls.Conn) error {
 	}()
 	err, ok := <-done
 	if !ok {
-		panic(panicked) // whoever guards the session guards this too
+		panic(panicked) // the session's guard catches it
 	}
 	return err
 }
 
-// unreachable names a connection that did not come about.
+// unreachable names why a connection did not come about.
 func (d *Dialer) unreachable(ctx context.Context, what string, err error) error {
 	denied := new(EgressError)
 	switch {
@@ -281,8 +280,8 @@ func (d *Dialer) unreachable(ctx context.Context, what string, err error) error 
 	return &reason.Error{Code: reason.DeviceUnreachable, Err: fmt.Errorf("%s: %w", what, err)}
 }
 
-// contextError names the end of a context while dialling: what its owner gave
-// as the cause, a deadline, or our own going away.
+// contextError names the end of a context during dialling: the cause that its
+// owner gave, a deadline, or our own shutdown.
 func contextError(ctx context.Context, what string) error {
 	cause := context.Cause(ctx)
 	code := reason.WorkerCrashed

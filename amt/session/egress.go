@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// An EgressError is a connection that was not allowed to leave. Reason is one of
-// egressReasons.
+// An EgressError is a connection that the guard did not let leave. Its reason
+// is one of egressWords.
 type EgressError struct {
 	Address string
 	Reason  string
@@ -19,7 +19,8 @@ func (e *EgressError) Error() string {
 	return fmt.Sprintf("connecting to %s is not allowed: %s", e.Address, egressWords[e.Reason])
 }
 
-// egressWords are the closed set of the reason label, and what it says.
+// egressWords are the closed set of the reason label, and the sentence for
+// each.
 var egressWords = map[string]string{
 	"outside":     "it lies in none of the configured networks",
 	"loopback":    "loopback addresses are refused unless a configured network names them",
@@ -34,7 +35,7 @@ var egressWords = map[string]string{
 }
 
 // A block is an address range that a wide network such as 0.0.0.0/0 or ::/0
-// does not open: only a configured network that lies inside it does.
+// does not open; a configured network opens it only if it lies inside it.
 type block struct {
 	prefix netip.Prefix
 	reason string
@@ -48,7 +49,7 @@ var specialBlocks = func() []block {
 		{"127.0.0.0/8", "loopback"}, {"::1/128", "loopback"},
 		{"169.254.0.0/16", "link_local"}, {"fe80::/10", "link_local"},
 		{"224.0.0.0/4", "multicast"}, {"255.255.255.255/32", "multicast"}, {"ff00::/8", "multicast"},
-		// Each of these reaches an IPv4 address that no rule was asked about.
+		// Each of these reaches an IPv4 address past the rules for it.
 		{"::ffff:0:0/96", "mapped"}, {"::ffff:0:0:0/96", "mapped"}, {"::/96", "mapped"},
 		{"64:ff9b::/96", "mapped"}, {"64:ff9b:1::/48", "mapped"}, {"2002::/16", "mapped"}, {"2001::/32", "mapped"},
 	}
@@ -60,18 +61,18 @@ var specialBlocks = func() []block {
 }()
 
 // metadataServices hand out a machine's credentials to whoever connects from
-// it. Naming one exactly is the only way to reach it.
+// it. Only a network that names one exactly opens it.
 var metadataServices = []netip.Addr{
 	netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("169.254.170.2"), netip.MustParseAddr("169.254.169.253"),
 	netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("168.63.129.16"), netip.MustParseAddr("192.0.0.192"),
 	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fd20:ce::254"),
 }
 
-// EgressGuard is a net.Dialer Control function: it sees the final address, after
-// every rewriting, and lets it pass only inside the allowed networks. Loopback,
-// link-local, multicast, reserved, embedded-IPv4 and metadata addresses, and
-// those own returns (nil: none), need an allowed network that means exactly
-// them: 127.0.0.0/8 opens loopback, 0.0.0.0/0 does not.
+// EgressGuard is a net.Dialer Control function: it sees the final address,
+// after every rewriting, and lets it pass only inside the allowed networks.
+// Loopback, link-local, multicast, reserved, embedded-IPv4 and metadata
+// addresses, and those that own returns (nil: none), need an allowed network
+// that means exactly them: 127.0.0.0/8 opens loopback, 0.0.0.0/0 does not.
 func EgressGuard(allowed []netip.Prefix, own func() []netip.Addr) func(network, address string, c syscall.RawConn) error {
 	allowed = slices.Clone(allowed)
 	for i := range allowed {
@@ -85,7 +86,7 @@ func EgressGuard(allowed []netip.Prefix, own func() []netip.Addr) func(network, 
 	}
 }
 
-// egressVerdict is "" for an address that may be called, else the reason label.
+// egressVerdict is "" for an allowed address, else the reason label.
 func egressVerdict(allowed []netip.Prefix, own func() []netip.Addr, network, address string) string {
 	if network != "tcp" && network != "tcp4" && network != "tcp6" {
 		return "not_tcp"
@@ -110,7 +111,8 @@ func egressVerdict(allowed []netip.Prefix, own func() []netip.Addr, network, add
 	}
 	loopback := false
 	for _, b := range specialBlocks {
-		// netip keeps ::ffff:0:0/96 apart from IPv4, so each family meets its own blocks.
+		// netip keeps ::ffff:0:0/96 apart from IPv4, so each family meets its own
+		// blocks.
 		if !contains(b.prefix, ip) {
 			continue
 		}
@@ -131,8 +133,8 @@ func egressVerdict(allowed []netip.Prefix, own func() []netip.Addr, network, add
 	return ""
 }
 
-// contains is Prefix.Contains, which never matches a v4-mapped address against
-// an IPv6 prefix, made to.
+// contains is Prefix.Contains that also matches a v4-mapped address against an
+// IPv6 prefix.
 func contains(p netip.Prefix, ip netip.Addr) bool {
 	if ip.Is4In6() {
 		return p.Addr().Is6() && p.Bits() <= 96 && p.Addr().Is4In6()

@@ -18,8 +18,8 @@ const (
 	wiredPort    = "Intel(r) AMT Ethernet Port Settings 0"
 )
 
-// Identify asks a device who it is, by reading only. What a release does not
-// have stays zero, its UUID included; version, realm and state are always there.
+// Identify asks a device who it is, by reading only. Fields that a release
+// lacks stay zero, even the UUID; version, realm and state are always there.
 func (s *Session) Identify(ctx context.Context) (Identity, error) {
 	var id Identity
 	if err := s.readVersion(ctx, &id); err != nil {
@@ -35,7 +35,7 @@ func (s *Session) Identify(ctx context.Context) (Identity, error) {
 	if err := s.readSetup(ctx, &id); err != nil {
 		return id, err
 	}
-	// A release without the method leaves the UUID unsaid.
+	// A release without the method does not say its UUID.
 	if id.UUID, err = s.uuid(ctx); err != nil && !absent(err) {
 		return id, err
 	}
@@ -49,8 +49,8 @@ func (s *Session) Identify(ctx context.Context) (Identity, error) {
 	return id, nil
 }
 
-// readVersion finds the version among the instances of CIM_SoftwareIdentity: AMT
-// has the release, Build Number what follows it.
+// readVersion finds the version among the instances of CIM_SoftwareIdentity:
+// AMT has the release, Build Number what follows it.
 func (s *Session) readVersion(ctx context.Context, id *Identity) error {
 	items, err := s.client.Enumerate(ctx, "CIM_SoftwareIdentity")
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *Session) readSetup(ctx context.Context, id *Identity) error {
 	}
 	id.DHCPSuffix = clipText(n.Child("DhcpDNSSuffix").Text())
 	id.TrustedSuffix = clipText(n.Child("TrustedDNSSuffix").Text())
-	// 32 zero bytes mean that none is set (a fixture of a configured device).
+	// 32 zero bytes mean that nobody set one (a fixture of a configured device).
 	if raw, err := decodeBase64(n.Child("ProvisioningServerOTP").Text()); err == nil {
 		if otp := strings.TrimRight(string(raw), "\x00"); otp != "" {
 			id.OTP = amt.NewSecret(otp)
@@ -140,8 +140,8 @@ func (s *Session) uuid(ctx context.Context) (amt.UUID, error) {
 	return amt.FromSMBIOS([16]byte(raw)), nil
 }
 
-// ExtendSetup sets the time the device stays open for setup: 1 to 24 hours from
-// now. 0 closes it at once.
+// ExtendSetup sets the time for which the device stays open for setup: 1 to 24
+// hours from now. 0 closes it at once.
 func (s *Session) ExtendSetup(ctx context.Context, hours int) error {
 	if hours < 0 || hours > 24 {
 		return reason.Because(reason.InternalError, "extend setup by %d hours: the device takes 0 to 24", hours)
@@ -150,7 +150,7 @@ func (s *Session) ExtendSetup(ctx context.Context, hours int) error {
 	return err
 }
 
-// decodeBase64 ignores white space, which long values are broken with.
+// decodeBase64 ignores white space, with which firmware breaks long values.
 func decodeBase64(t string) ([]byte, error) {
 	t = strings.Join(strings.Fields(t), "")
 	if b, err := base64.StdEncoding.DecodeString(t); err == nil {
@@ -159,8 +159,8 @@ func decodeBase64(t string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(t)
 }
 
-// readMAC makes aa:bb:cc:dd:ee:ff out of 01-02-3f-b0-99-99, "" out of anything
-// else.
+// readMAC turns 01-02-3f-b0-99-99 into aa:bb:cc:dd:ee:ff form, and anything
+// else into "".
 func readMAC(t string) string {
 	t = strings.ToLower(strings.NewReplacer("-", "", ":", "", ".", "").Replace(t))
 	if len(t) != 12 || strings.Trim(t, "0123456789abcdef") != "" || t == "000000000000" {

@@ -70,8 +70,8 @@ func (s *Session) TLSMaterial(ctx context.Context) (TLSMaterial, error) {
 	return m, nil
 }
 
-// readPublicKey reads PKCS#1 RSAPublicKey, which is what firmware has, or a
-// SubjectPublicKeyInfo. nil for anything else.
+// readPublicKey reads PKCS#1 RSAPublicKey, which firmware has, or a
+// SubjectPublicKeyInfo; nil for anything else.
 func readPublicKey(der []byte) *rsa.PublicKey {
 	if k, err := x509.ParsePKCS1PublicKey(der); err == nil {
 		return k
@@ -85,8 +85,9 @@ func readPublicKey(der []byte) *rsa.PublicKey {
 }
 
 // GenerateKey makes an RSA key pair inside the device (AMT 6.2 and later) and
-// returns its handle, "" when the device does not say it. It fails with keypair_generation_failed while the device
-// is busy; the amt.Status inside says whether waiting helps.
+// returns its handle, "" if the device does not say it. It fails with
+// keypair_generation_failed while the device is busy; the amt.Status inside
+// says whether waiting helps.
 func (s *Session) GenerateKey(ctx context.Context, bits int) (string, error) {
 	out, err := s.client.Invoke(ctx, keyService, "GenerateKeyPair",
 		wsman.Arg{Name: "KeyAlgorithm", Value: "0"},
@@ -97,19 +98,19 @@ func (s *Session) GenerateKey(ctx context.Context, bits int) (string, error) {
 	return handleOf(out, "KeyPair"), nil
 }
 
-// AddKey stores a key made outside, for devices that cannot make one.
+// AddKey stores a key made here, for devices that cannot make one.
 func (s *Session) AddKey(ctx context.Context, key *rsa.PrivateKey) (string, error) {
 	return s.add(ctx, "AddKey", "KeyBlob", "CreatedKey", x509.MarshalPKCS1PrivateKey(key))
 }
 
 // AddCertificate stores a certificate, the device's own or an intermediate.
 // amt.StatusDuplicate means that it is there already. A handle of "" means that
-// the device stored it and did not say under which name: TLSMaterial does.
+// the device stored it and did not say its name, which TLSMaterial reads.
 func (s *Session) AddCertificate(ctx context.Context, der []byte) (string, error) {
 	return s.add(ctx, "AddCertificate", "CertificateBlob", "CreatedCertificate", der)
 }
 
-// AddTrustedRoot stores a root that clients' certificates may come from.
+// AddTrustedRoot stores a root for clients' certificates.
 func (s *Session) AddTrustedRoot(ctx context.Context, der []byte) (string, error) {
 	return s.add(ctx, "AddTrustedRootCertificate", "CertificateBlob", "CreatedCertificate", der)
 }
@@ -122,8 +123,8 @@ func (s *Session) add(ctx context.Context, method, input, output string, der []b
 	return handleOf(out, output), nil
 }
 
-// handleOf reads the InstanceID out of a returned reference; "" when the device
-// made something and does not say what it is called.
+// handleOf reads the InstanceID out of a returned reference; "" if the device
+// does not say it.
 func handleOf(out wsman.Node, name string) string {
 	ref := out.Child(name)
 	if !ref.OK() {
@@ -132,8 +133,8 @@ func handleOf(out wsman.Node, name string) string {
 	return ref.Selector("InstanceID")
 }
 
-// Delete removes a certificate or key by its handle. What is in use cannot be
-// removed.
+// Delete removes a certificate or key by its handle. The device refuses to
+// remove one in use.
 func (s *Session) Delete(ctx context.Context, handle string) error {
 	class := certificates
 	if strings.Contains(handle, "Key") {
@@ -144,13 +145,13 @@ func (s *Session) Delete(ctx context.Context, handle string) error {
 
 const endpoints = "AMT_TLSProtocolEndpointCollection"
 
-// endpointNames are the two spellings known of the collection's ElementName
+// endpointNames are the two known spellings of the collection's ElementName
 // (amt/protocol.md 6.8): a device's own, and the one that clients write.
 var endpointNames = []string{"TLSProtocolEndpoint Instances Collection", "TLSProtocolEndpointInstances Collection"}
 
-// UseCertificate makes a stored certificate, whose key is stored too, the one
-// the device's TLS server shows. From AMT 16.1 a context exists from the start
-// and is changed; before, it is created.
+// UseCertificate makes the device's TLS server show a stored certificate, whose
+// key is stored too. From AMT 16.1 a context exists from the start and
+// UseCertificate changes it; before, it creates one.
 func (s *Session) UseCertificate(ctx context.Context, handle string) error {
 	contexts, err := s.client.Enumerate(ctx, tlsContext)
 	if err != nil && !absent(err) {
@@ -180,8 +181,8 @@ func (s *Session) UseCertificate(ctx context.Context, handle string) error {
 	return recode(reason.TLSEnableFailed, err)
 }
 
-// endpointNames reads the collection's name from the device. One that does not
-// say gets the known spellings, in turn.
+// endpointNames reads the collection's name from the device. If the device does
+// not say it, it returns the known spellings, in turn.
 func (s *Session) endpointNames(ctx context.Context) ([]string, error) {
 	items, err := s.client.Enumerate(ctx, endpoints)
 	if err != nil && !refused(err) {

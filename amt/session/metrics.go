@@ -9,8 +9,9 @@ import (
 	"github.com/provisiond/provisiond/amt/wsman"
 )
 
-// Metrics of the device side: handshakes, what old features devices still need,
-// how they were verified, what was not allowed to leave, and WS-Management.
+// Metrics of the device side: handshakes, the old features that devices still
+// need, how they were verified, connections that the guard kept back, and
+// WS-Management.
 type Metrics struct {
 	handshakes *prometheus.CounterVec
 	legacy     *prometheus.CounterVec

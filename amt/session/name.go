@@ -6,12 +6,12 @@ import (
 	"github.com/provisiond/provisiond/amt/wsman"
 )
 
-// readOnlyGeneral are fields of AMT_GeneralSettings that a device computes. They
-// are sent back as read, since known clients do; a device that minds gets the
-// Put again without them.
+// readOnlyGeneral are fields of AMT_GeneralSettings that a device computes.
+// SetHostName sends them back as read, as known clients do; for a device that
+// minds it repeats the Put without them.
 var readOnlyGeneral = []string{"AMTNetworkEnabled", "DigestRealm", "PowerSource", "PrivacyLevel", "NetworkInterfaceEnabled", "ThunderboltDockEnabled", "WsmanOnlyMode"}
 
-// SetHostName gives the device its name. With DHCP a host name is required
+// SetHostName gives the device its name. With DHCP a device needs a host name
 // before commit. All other general settings stay as they are.
 func (s *Session) SetHostName(ctx context.Context, host, domain string) error {
 	n, err := s.client.Get(ctx, general)
@@ -24,8 +24,9 @@ func (s *Session) SetHostName(ctx context.Context, host, domain string) error {
 	return s.put(ctx, in, readOnlyGeneral)
 }
 
-// put writes an instance as read; refused, it tries once more without what a
-// device may call read only. A refusal is an answer: nothing was changed.
+// put writes an instance as read; if the device refuses, it tries once more
+// without the fields that a device may call read only. A refusal is an answer,
+// so nothing was changed.
 func (s *Session) put(ctx context.Context, in *wsman.Instance, readOnly []string, sel ...wsman.Selector) error {
 	err := s.client.Put(ctx, in, sel...)
 	if err == nil || !refused(err) {

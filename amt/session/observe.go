@@ -9,13 +9,13 @@ import (
 	"syscall"
 )
 
-// An observer stands between crypto/tls and the network while the handshake
-// runs and reads along in what the device sends in clear, because crypto/tls
-// reports many failures as text only: which version the device chose, and the
-// certificate that could not be parsed.
+// An observer stands between crypto/tls and the network during the handshake
+// and reads what the device sends in clear, because crypto/tls reports many
+// failures as text only: which version the device chose, and the certificate
+// that it could not parse.
 type observer struct {
 	net.Conn
-	done bool   // the handshake is over: only pass through
+	done bool   // the handshake is over: pass everything through
 	seen []byte // raw records, at most maxObserved bytes
 }
 
@@ -37,19 +37,19 @@ func (o *observer) SyscallConn() (syscall.RawConn, error) {
 	return nil, syscall.ENOTSUP
 }
 
-// stop ends the observation and gives its memory back.
+// stop ends the observation and frees its memory.
 func (o *observer) stop() { o.done, o.seen = true, nil }
 
-// What an observed handshake shows.
+// observed is what a handshake showed.
 type observed struct {
-	notTLS      bool   // the first byte was no TLS record
-	version     uint16 // of its ServerHello; 0: none seen
+	notTLS      bool   // the first byte was no TLS record's
+	version     uint16 // in its ServerHello; 0: it sent none
 	cipher      uint16
-	certAsked   bool // CertificateRequest seen (TLS 1.2 and before)
+	certAsked   bool // it sent a CertificateRequest (TLS 1.2 and before)
 	certificate []byte
 }
 
-// look reads the records. It never fails: what is cut or odd ends the reading.
+// look reads the records. It never fails: a cut or odd record ends the reading.
 func (o *observer) look() observed {
 	var out observed
 	b := o.seen
@@ -105,11 +105,11 @@ func (out *observed) serverHello(b []byte) {
 	}
 }
 
-// mended is what is known of firmware that shows such certificates.
+// mended is the advice about firmware with such certificates.
 const mended = "no firmware update is known to mend this, except for AMT 3.2.1, which 3.2.2 mends"
 
 // certificateProblem says why crypto/tls cannot take the device's certificate;
-// nil when it can, or none was seen.
+// nil if it can, or if none came.
 func (out *observed) certificateProblem() error {
 	if out.certificate == nil {
 		return nil
@@ -135,15 +135,15 @@ type keySizeError struct{ bits int }
 
 func (e *keySizeError) Error() string { return fmt.Sprintf("an RSA key of %d bits", e.bits) }
 
-// A CertificateError carries the certificate of a device that crypto/tls does
-// not take, for whoever looks into its firmware. It proves nothing: the
-// handshake ended before the device showed that it holds the key.
+// A CertificateError carries a device's certificate that crypto/tls does not
+// take, for whoever looks into the firmware. It proves nothing: the handshake
+// ended before the device showed that it holds the key.
 type CertificateError struct {
 	DER []byte // at most MaxOddCertificate bytes of it
 	Err error
 }
 
-// MaxOddCertificate bounds what is kept of a certificate that cannot be used.
+// MaxOddCertificate bounds how much of an unusable certificate the error keeps.
 const MaxOddCertificate = 4 << 10
 
 func (e *CertificateError) Error() string {

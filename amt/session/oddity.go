@@ -12,7 +12,8 @@ import (
 
 // oddities says in words what is wrong with a certificate that crypto/x509 does
 // not take: each field that breaks a rule, and which rule. It reads no further
-// than the encoding allows, decides nothing, and gives nil where it finds nothing.
+// than the encoding allows, decides nothing, and returns nil if it finds
+// nothing.
 func oddities(der []byte) (found []string) {
 	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	outer, rest, ok := value(der)
@@ -48,7 +49,7 @@ func oddities(der []byte) (found []string) {
 	}
 	names := []string{"issuer", "subject"}
 	if bytes.Equal(fields[2].FullBytes, fields[4].FullBytes) {
-		names = []string{"issuer and subject"} // its own issuer: one fault is told once
+		names = []string{"issuer and subject"} // its own issuer: tell one fault once
 	}
 	for i, what := range names {
 		for _, wrong := range oddName(fields[2+2*i]) {
@@ -77,8 +78,8 @@ func oddities(der []byte) (found []string) {
 	return found
 }
 
-// oddName names the attributes of a distinguished name whose text is none of
-// its kind.
+// oddName names the attributes of a distinguished name whose text does not fit
+// their type.
 func oddName(name asn1.RawValue) (found []string) {
 	for _, set := range values(name.Bytes) {
 		for _, pair := range values(set.Bytes) {
@@ -163,13 +164,13 @@ func oddConstraints(der []byte) (found []string) {
 	return found
 }
 
-// value reads one DER value whatever is in it.
+// value reads one DER value, whatever it holds.
 func value(b []byte) (v asn1.RawValue, rest []byte, ok bool) {
 	rest, err := asn1.Unmarshal(b, &v)
 	return v, rest, err == nil
 }
 
-// values reads values to the end, or to the first that cannot be read.
+// values reads values to the end, or to the first unreadable one.
 func values(b []byte) (all []asn1.RawValue) {
 	for len(b) > 0 && len(all) < 64 {
 		v, rest, ok := value(b)
@@ -183,7 +184,7 @@ func values(b []byte) (all []asn1.RawValue) {
 
 func clipBytes(b []byte) []byte { return b[:min(len(b), 40)] }
 
-// oidWords names what stands in certificates of devices.
+// oidWords names the attributes in certificates of devices.
 var oidWords = map[string]string{
 	"2.5.4.3": "common name", "2.5.4.5": "serial number", "2.5.4.6": "country", "2.5.4.7": "locality", "2.5.4.8": "state",
 	"2.5.4.10": "organization", "2.5.4.11": "organizational unit",

@@ -21,7 +21,7 @@ func (s *Session) SetMEBxPassword(ctx context.Context, pw amt.Secret) error {
 }
 
 // SetAdminPassword makes user the administrator over the network. Only a digest
-// of the password travels, made with the realm the device itself named. From
+// of the password travels, with the realm that the device itself named. From
 // then on this session answers a challenge with the new password first: the
 // device forgets all logins when its list of users changes.
 func (s *Session) SetAdminPassword(ctx context.Context, user, realm string, pw amt.Secret) error {
@@ -35,8 +35,8 @@ func (s *Session) SetAdminPassword(ctx context.Context, user, realm string, pw a
 	return nil
 }
 
-// digestPassword is base64 of the 16 raw bytes of MD5(user:realm:password), not of
-// their hexadecimal form (amt/protocol.md 6.6).
+// digestPassword is base64 of the 16 raw bytes of MD5(user:realm:password), not
+// of their hexadecimal form (amt/protocol.md 6.6).
 func digestPassword(user, realm string, pw amt.Secret) string {
 	sum := md5.Sum([]byte(user + ":" + realm + ":" + pw.Reveal()))
 	return base64.StdEncoding.EncodeToString(sum[:])

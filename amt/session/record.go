@@ -12,9 +12,9 @@ import (
 var recordClasses = []string{"IPS_TLSProvisioningRecord", "IPS_AdminProvisioningRecord", "IPS_ManualProvisioningRecord", "IPS_ClientProvisioningRecord"}
 
 // ProvisioningRecord reads the firmware's own account of its setup, the best
-// evidence there is of which certificate and server it saw. A device that keeps
-// none (before AMT 6) gives a Record without a Class. It must not be asked
-// before the commit: devices answer with an internal error.
+// evidence of which certificate and server it saw. A device that keeps none
+// (before AMT 6) returns a Record without a Class. Do not ask before the
+// commit: devices answer with an internal error.
 func (s *Session) ProvisioningRecord(ctx context.Context) (Record, error) {
 	for _, class := range recordClasses {
 		items, err := s.client.Enumerate(ctx, class)

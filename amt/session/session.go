@@ -21,32 +21,32 @@ import (
 // A Login is one name and password to answer a digest challenge with.
 type Login = wsman.Login
 
-// A Target is whom to call and as whom.
+// A Target says which device to call, and as whom.
 type Target struct {
 	Addr   netip.AddrPort
 	Client *tls.Certificate // chain leaf to root, sent whatever the device lists; nil: none
 	MinTLS uint16           // 0: TLS 1.0
 	MaxTLS uint16           // 0: TLS 1.2
 	Pin    []byte           // SHA-256 of the device's leaf certificate (DER); nil: any
-	Logins []Login          // tried in this order when the device asks for digest
-	// Plain goes without TLS, to the port given: how a device before AMT 16.1
-	// answers, on 16992, when it was set up without TLS. Never for setup.
+	Logins []Login          // tried in this order if the device asks for digest
+	// Plain goes without TLS, to the given port: a device before AMT 16.1 that was
+	// set up without TLS answers like this, on 16992. Never use it for setup.
 	Plain bool
 }
 
-// Peer is what the handshake said of the device.
+// Peer is what the handshake showed of the device.
 type Peer struct {
 	TLSVersion      uint16
 	Cipher          uint16
 	Fingerprint     []byte // SHA-256 of the leaf certificate (DER)
 	Key             []byte // SHA-256 of the leaf's public key (SubjectPublicKeyInfo, DER), which the handshake proved
-	Hardware        []byte // the same of the hardware identity that a verified on-die chain leads through; nil: none
+	Hardware        []byte // the same of the hardware identity in a verified on-die chain; nil: none
 	Chain           []*x509.Certificate
 	ClientCertAsked bool
-	ClientCertSent  bool   // ours was asked for and given
+	ClientCertSent  bool   // the device asked for our certificate and got it
 	ODCA            bool   // the chain has the shape of an on-die certificate chain; proves nothing by itself
-	ODCAProblem     string // why such a chain could not be verified; "" also when no root is configured
-	Verified        string // "odca", "pin" or "none": what really was verified
+	ODCAProblem     string // why the session could not verify such a chain; "" also without a configured root
+	Verified        string // "odca", "pin" or "none": what the session verified
 }
 
 // Identity is what a device says of itself.
@@ -59,9 +59,9 @@ type Identity struct {
 	DomainName    string
 	DHCPSuffix    string
 	TrustedSuffix string
-	MAC           string // aa:bb:cc:dd:ee:ff, "" when not said
+	MAC           string // aa:bb:cc:dd:ee:ff, "" if the device does not say it
 	State         amt.ProvisioningState
-	OTP           amt.Secret // zero when none is set
+	OTP           amt.Secret // zero: none
 }
 
 // CertInstance is one AMT_PublicKeyCertificate.
@@ -74,7 +74,7 @@ type CertInstance struct {
 // KeyInstance is one AMT_PublicPrivateKeyPair.
 type KeyInstance struct {
 	Handle string
-	Public *rsa.PublicKey // nil when it is not RSA or not readable
+	Public *rsa.PublicKey // nil if it is not RSA or not readable
 }
 
 // TLSSetting is one AMT_TLSSettingData.
@@ -84,17 +84,18 @@ type TLSSetting struct {
 	TrustedCN       []string
 }
 
-// TLSMaterial is what the device's certificate store and TLS settings hold.
+// TLSMaterial is the content of the device's certificate store and TLS
+// settings.
 type TLSMaterial struct {
 	Certificates []CertInstance
 	Keys         []KeyInstance
-	Context      string // handle of the certificate in use; "" none
+	Context      string // handle of the certificate in use; "": none
 	Settings     []TLSSetting
 }
 
-// Record is the firmware's own account of how it was provisioned.
+// Record is the firmware's own account of its provisioning.
 type Record struct {
-	Class          string // IPS_TLSProvisioningRecord and the like; "" when there is none
+	Class          string // IPS_TLSProvisioningRecord and the like; "": none
 	Mode           string
 	ServerFQDN     string // the common name the device saw
 	SuffixFromMEBx bool   // SecureDNS
@@ -107,9 +108,9 @@ type Record struct {
 	Raw            map[string]string
 }
 
-// A Session is one conversation with one device, over one connection that is
-// opened again only where the device closed it in good order. Every error of
-// its calls is a *reason.Error; Sent means that a change may have happened.
+// A Session is one conversation with one device, over one connection, which it
+// opens again only if the device closed it in good order. Every error of its
+// calls is a *reason.Error; Sent means that a change may have happened.
 type Session struct {
 	client *wsman.Client
 	now    func() time.Time
@@ -118,34 +119,36 @@ type Session struct {
 	peer Peer
 }
 
-// Peer is what the last handshake said of the device.
+// Peer is what the last handshake showed of the device.
 func (s *Session) Peer() Peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.peer
 }
 
-// LoginUsed is the name of the login the device last accepted; "" means that it
-// never asked for one.
+// LoginUsed is the name of the login that the device last accepted; "" means
+// that it never asked for one.
 func (s *Session) LoginUsed() string { return s.client.LoginUsed() }
 
-// Realm is the digest realm the device has asked for a login in, "" before it did.
+// Realm is the digest realm in which the device asked for a login, "" before it
+// did.
 func (s *Session) Realm() string { return s.client.Realm() }
 
-// SetLogins replaces the logins to try. A password this device refused is not sent
-// to it again in this session, unless SetAdminPassword has made it the right one.
+// SetLogins replaces the logins to try. The session does not send a password
+// again that this device refused, unless SetAdminPassword has made it the right
+// one.
 func (s *Session) SetLogins(l []Login) { s.client.SetLogins(l) }
 
-// SetDeadline is when everything must be over, a call under way included: the
-// end of the lease. Zero means none.
+// SetDeadline sets the end of everything, a call under way included: the end of
+// the lease. Zero means none.
 func (s *Session) SetDeadline(t time.Time) { s.client.SetDeadline(t) }
 
 // Close ends the conversation.
 func (s *Session) Close() error { return s.client.Close() }
 
-// recode gives a device's refusal, a Status or a SOAP fault, the name the step
-// has for it. A failure of the line keeps its own, and so does one that passes
-// by itself where the step's name would call for a person.
+// recode gives a device's refusal, a Status or a SOAP fault, the step's name
+// for it. A failure of the line keeps its own name, and so does one that passes
+// by itself if the step's name would call for a person.
 func recode(code reason.Code, err error) error {
 	why := new(reason.Error)
 	if !errors.As(err, &why) || why.Sent || why.Code != reason.WSMANFault {
@@ -157,8 +160,8 @@ func recode(code reason.Code, err error) error {
 	return &reason.Error{Code: code, Err: why.Err}
 }
 
-// passes reports whether the same call may succeed later, nobody doing anything:
-// a busy device, or HTTP's refusal without a fault around it.
+// passes reports whether the same call may succeed later by itself: a busy
+// device, or HTTP's refusal without a fault around it.
 func passes(err error) bool {
 	var status amt.Status
 	if errors.As(err, &status) {
@@ -168,8 +171,8 @@ func passes(err error) bool {
 	return errors.As(err, &fault) && fault.Code == ""
 }
 
-// absent reports whether err means that this firmware does not have what was
-// asked for.
+// absent reports whether err means that this firmware lacks what the call asked
+// for.
 func absent(err error) bool {
 	fault := new(wsman.Fault)
 	return errors.As(err, &fault) && fault.NoSuchClass()

@@ -25,11 +25,11 @@ func readTLSSetting(n wsman.Node) TLSSetting {
 	return t
 }
 
-// EnableTLS switches TLS on for the network from the next commit on. The other
-// instance, for the machine's own operating system, is left alone: with both
+// EnableTLS switches TLS on for the network from the next commit on. It leaves
+// the other instance, for the machine's own operating system, alone: with both
 // changed in one setup session the device says success to the commit and
 // ignores it (amt/protocol.md 6.8). mutual asks clients for certificates;
-// trustedCN are the name suffixes accepted then, none for any.
+// trustedCN are the name suffixes that the device then accepts, none for any.
 func (s *Session) EnableTLS(ctx context.Context, mutual bool, trustedCN []string) error {
 	settings, err := s.client.Enumerate(ctx, tlsSettingClass)
 	if err != nil {
@@ -37,14 +37,14 @@ func (s *Session) EnableTLS(ctx context.Context, mutual bool, trustedCN []string
 	}
 	for _, n := range settings {
 		id := n.Child("InstanceID").Text()
-		// Found by name: the order of the two differs.
+		// Find it by name: the order of the two differs.
 		if !strings.Contains(id, "802.3") {
 			continue
 		}
 		in := wsman.InstanceOf(tlsSettingClass, n)
 		in.Set("Enabled", "true")
 		in.Set("MutualAuthentication", strconv.FormatBool(mutual))
-		in.SetAll("TrustedCN", trustedCN) // none: an empty element is refused
+		in.SetAll("TrustedCN", trustedCN) // leave it out if there are none: the device refuses an empty element
 		if v := n.Child("NonSecureConnectionsSupported").Bool(); v != nil && !*v {
 			in.Remove("AcceptNonSecureConnections")
 		}

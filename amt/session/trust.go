@@ -12,19 +12,19 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// IntelODCARoot is the SHA-256 of Intel's OnDie CA root certificate, which signs
-// what AMT 15 and later can show of themselves (tsci.intel.com,
-// OnDie_CA_RootCA_Certificate.cer). A root sent by the device is never trusted,
-// and which one counts is the configuration's word: this is what to hold it against.
+// IntelODCARoot is the SHA-256 of Intel's OnDie CA root certificate, which
+// signs what AMT 15 and later can show of themselves (tsci.intel.com,
+// OnDie_CA_RootCA_Certificate.cer). The session never trusts a root that the
+// device sends. The configuration names the root; compare it with this.
 const IntelODCARoot = "beb40bb7507b33967226aa80e084749fbb6593893c642e818d682e9a8d07fc24"
 
-// A trustPolicy decides what a device's certificate is worth. crypto/tls's own
-// verification is off, because before AMT 15 the certificate is made by the
-// firmware itself and proves nothing but that the same key answers again; this
-// is what stands in its place, on every handshake.
+// A trustPolicy decides what a device's certificate is worth, on every
+// handshake. It replaces crypto/tls's own verification, because before AMT 15
+// the firmware itself makes the certificate, which proves nothing but that the
+// same key answers again.
 type trustPolicy struct {
 	pin   []byte         // SHA-256 of the leaf; nil: any
-	roots *x509.CertPool // Intel's on-die root, when the configuration supplies it
+	roots *x509.CertPool // Intel's on-die root, if the configuration names one
 	now   func() time.Time
 
 	found Peer // filled by verify
@@ -35,7 +35,7 @@ func newTrustPolicy(pin []byte, cfg Config) *trustPolicy {
 }
 
 // verify is tls.Config.VerifyConnection. It fails only for a pin that does not
-// match: whether an unverified device may be set up is not decided here.
+// match: the caller decides whether an unverified device may be set up.
 func (p *trustPolicy) verify(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
 		return reason.Because(reason.TLSPeerCertInvalid, "the device sent no certificate")
@@ -47,8 +47,8 @@ func (p *trustPolicy) verify(cs tls.ConnectionState) error {
 		Fingerprint: sum[:], Key: key[:], Chain: cs.PeerCertificates,
 		ODCA: odcaShape(cs.PeerCertificates), Verified: "none",
 	}
-	// Only the leaf's key takes part in the handshake. Any other certificate of
-	// the list can be copied from somewhere and appended.
+	// Only the leaf's key takes part in the handshake. Anybody can copy and append
+	// any other certificate of the list.
 	if p.pin != nil {
 		if !bytes.Equal(p.pin, sum[:]) {
 			return reason.Because(reason.TLSPinnedKeyChanged, "the device's certificate is %x…, not %x… as before", sum[:8], head(p.pin, 8))
@@ -65,9 +65,9 @@ func (p *trustPolicy) verify(cs tls.ConnectionState) error {
 	return nil
 }
 
-// odcaShape reports whether a chain looks like what Intel's on-die authority
-// issues (amt/protocol.md 4.2): four or six certificates, the leaf's name, and a
-// ROM certificate in the fourth place. Looks prove nothing.
+// odcaShape reports whether a chain looks like one of Intel's on-die authority
+// (amt/protocol.md 4.2): four or six certificates, the leaf's name, and a ROM
+// certificate in the fourth place. Looks prove nothing.
 func odcaShape(chain []*x509.Certificate) bool {
 	if len(chain) != 4 && len(chain) != 6 {
 		return false
@@ -90,10 +90,11 @@ func odcaShape(chain []*x509.Certificate) bool {
 }
 
 // verifyODCA builds the chain up to a configured root. The certificates carry
-// usages of their own, so any is accepted; dates are checked by our clock. The
+// usages of their own, so it accepts any; our clock checks the dates. The
 // answer is the SHA-256 of the public key in the fourth place of the chain that
-// was built, not of the one that was sent: the ROM's certificate, which stays the
-// same for as long as the platform lives ("Intel AMT ODCA", Certificate Chain).
+// was built, not of the one that was sent: the ROM's certificate, which stays
+// the same for as long as the platform lives ("Intel AMT ODCA", Certificate
+// Chain).
 func (p *trustPolicy) verifyODCA(chain []*x509.Certificate) (hardware []byte, err error) {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -116,7 +117,7 @@ func (p *trustPolicy) verifyODCA(chain []*x509.Certificate) (hardware []byte, er
 }
 
 // legacyFeaturesOf lists what a finished handshake needed that modern TLS has
-// left behind, in the words of the metric.
+// dropped, in the words of the metric.
 func legacyFeaturesOf(p Peer) []string {
 	var out []string
 	switch p.TLSVersion {

@@ -10,9 +10,9 @@ import (
 )
 
 // Unprovision undoes the setup. Partial keeps users and names and puts the
-// device back into setup mode, where it says hello again; full puts it back into
-// its factory state, custom root hashes erased. The connection drops afterwards,
-// so an error with Sent has to be looked into like Commit's.
+// device back into setup mode, where it says hello again; full puts it back
+// into its factory state and erases custom root hashes. The connection drops
+// afterwards, so look into an error with Sent as after Commit.
 func (s *Session) Unprovision(ctx context.Context, full bool) error {
 	var err error
 	if full {

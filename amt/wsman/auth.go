@@ -18,27 +18,27 @@ import (
 // nonce of this very request does, unless it says stale.
 type auth struct {
 	logins  []Login
-	refused []Login // also those that are not in the list any more
-	paused  bool    // the device asked for a pause: no login goes out any more
+	refused []Login // also logins that have left the list
+	paused  bool    // the device asked for a pause: send no more logins
 
 	cur    int // index of the login in use; -1: none yet
 	have   bool
 	digest digest
-	realm  string // first one seen
+	realm  string // the first one in a challenge
 	used   string // name of the last login accepted
 
-	// of the request at hand
+	// Of the request at hand.
 	fresh   bool // the nonce came in answer to this very request
 	answers int  // how often the current login has answered a fresh nonce
 }
 
-// maxAnswers is how often one login answers challenges of one request.
+// maxAnswers is how often one login answers the challenges of one request.
 const maxAnswers = 2
 
-// set replaces the logins. One the device refused stays refused, also when it was
-// left out in between. The one in use stays in use when it comes first, whatever
-// its name is now: from AMT 6 on a login is good for the connection, so the device
-// would not ask for it again (amt/protocol.md 5.2).
+// set replaces the logins. A login that the device refused stays refused, even
+// if it left the list in between. The login in use stays in use if it comes
+// first, whatever its name is now: from AMT 6 on a login is good for the
+// connection, so the device would not ask for it again (amt/protocol.md 5.2).
 func (a *auth) set(logins []Login) {
 	stays := a.used != "" && a.current() != nil && len(logins) > 0 && sameLogin(logins[0], *a.current())
 	a.logins = slices.Clone(logins)
@@ -75,7 +75,7 @@ func (a *auth) accepted() {
 	}
 }
 
-// challenged takes in a 401 and chooses what to answer it with.
+// challenged reads a 401 and chooses the answer.
 func (a *auth) challenged(r *response) *reason.Error {
 	d, err := readDigest(r.authLines)
 	answered := a.current() != nil && a.fresh
@@ -83,7 +83,7 @@ func (a *auth) challenged(r *response) *reason.Error {
 	case answered && r.retry:
 		a.paused = true
 	case answered && (err != nil || !d.stale):
-		// Whatever else the answer says, it is a no to this password.
+		// Whatever else the answer says, it refuses this password.
 		a.refused = append(a.refused, a.logins[a.cur])
 		a.cur = -1
 	}
@@ -98,7 +98,7 @@ func (a *auth) challenged(r *response) *reason.Error {
 		return reason.Because(reason.RealmChanged, "the device's digest realm changed from %q to %q within one conversation", clip(a.realm), clip(d.realm))
 	}
 	if d.nonce == a.digest.nonce {
-		d.nc = a.digest.nc // a count that came before is a replay to the device
+		d.nc = a.digest.nc // a repeated count is a replay to the device
 	}
 	a.digest, a.have = d, true
 	if answered && d.stale && a.answers >= maxAnswers {
@@ -118,7 +118,7 @@ func (a *auth) challenged(r *response) *reason.Error {
 	return nil
 }
 
-// ErrNoLogin is wrapped by the auth_failed that means: the device asked for a
+// ErrNoLogin is inside the auth_failed which means that the device asked for a
 // login and none was left to answer with.
 var ErrNoLogin = errors.New("the device asks for a login and none is left to try")
 

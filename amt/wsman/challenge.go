@@ -28,8 +28,8 @@ const (
 // 11.6.1). Several lines and several challenges in a line mean the same, and a
 // comma divides both parameters and challenges, so a word followed by = is a
 // parameter of the challenge at hand and any other word begins the next one.
-// What it cannot read it leaves out: a device that offers a strange scheme
-// beside Digest is still a device we can talk to.
+// parseChallenges skips what it cannot read: we can still talk to a device that
+// offers a strange scheme beside Digest.
 func parseChallenges(lines []string) []challenge {
 	var out []challenge
 	for _, line := range lines {
@@ -46,7 +46,7 @@ func parseChallengeLine(out []challenge, s string) []challenge {
 			return out
 		}
 		word, rest := token(s)
-		if word == "" { // something no grammar allows here: skip one byte of it
+		if word == "" { // no grammar allows this byte: skip it
 			s = s[1:]
 			continue
 		}
@@ -60,7 +60,7 @@ func parseChallengeLine(out []challenge, s string) []challenge {
 			continue
 		}
 		out = append(out, challenge{scheme: strings.ToLower(word)})
-		// token68, as in "Negotiate YII=": it has no name and means nothing here.
+		// A token68, as in "Negotiate YII=", has no name and means nothing here.
 		if t68 := strings.TrimLeft(rest, " \t"); rest != t68 {
 			if n := token68(t68); n > 0 {
 				rest = t68[n:]
@@ -70,7 +70,7 @@ func parseChallengeLine(out []challenge, s string) []challenge {
 	}
 }
 
-// token is RFC 9110's token at the start of s.
+// token reads RFC 9110's token at the start of s.
 func token(s string) (word, rest string) {
 	i := 0
 	for i < len(s) && isTokenByte(s[i]) {
@@ -84,7 +84,7 @@ func isTokenByte(c byte) bool {
 }
 
 // token68 is the length of a token68 that stands alone up to a comma or the
-// end; 0 when what follows is a parameter or nothing.
+// end; 0 before a parameter or the end.
 func token68(s string) int {
 	i := 0
 	for i < len(s) && (isTokenByte(s[i]) || s[i] == '/') {
@@ -100,8 +100,8 @@ func token68(s string) int {
 	return i
 }
 
-// paramValue reads a quoted string or whatever stands up to the next comma or
-// space: firmware leaves quotes off where RFC 2617 wants them.
+// paramValue reads a quoted string, or everything up to the next comma or
+// space: firmware leaves out quotes that RFC 2617 wants.
 func paramValue(s string) (value, rest string) {
 	if !strings.HasPrefix(s, `"`) {
 		end := strings.IndexAny(s, ", \t")

@@ -16,25 +16,25 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
-// Config is how a conversation is held.
+// Config configures a conversation.
 type Config struct {
 	Host string // the Host header: 10.0.0.7:16993
-	// Redial opens the line again after the device closed it in good order. nil:
-	// a closed line is the end.
+	// Redial opens the line again after the device closed it in good order. nil: a
+	// closed line ends the conversation.
 	Redial func(ctx context.Context) (net.Conn, error)
 	// Explain may name a failure of the connection that only the dialler
 	// understands, such as a TLS alert; "" leaves it a lost connection.
 	Explain     func(error) reason.Code
 	Logins      []Login
-	LoginHint   string        // added to the error when no login works; "" for nothing
+	LoginHint   string        // ends the error's text if no login works; "": nothing
 	CallTimeout time.Duration // of one call, logins and redials included; 0: 90 s
 	Log         *zap.Logger
 	Metrics     *Metrics
 }
 
 // A Client is one conversation with one device over one connection, one request
-// at a time. Its methods may be called from several goroutines and then wait
-// for each other.
+// at a time. Several goroutines may call its methods, which then wait for each
+// other.
 type Client struct {
 	cfg  Config
 	turn sync.Mutex // held for the whole of a call; guards what follows
@@ -47,16 +47,16 @@ type Client struct {
 	auth    auth
 	server  string
 
-	mu      sync.Mutex // guards what a deadline or cancellation touches from outside
+	mu      sync.Mutex // guards what a deadline or a cancellation changes from outside
 	conn    net.Conn
-	call    time.Time   // when the call at hand must be over
-	hard    time.Time   // when everything must be over: the lease
-	look    time.Time   // when a mere look at the line must be over; zero: none under way
+	call    time.Time   // the end of the call at hand
+	hard    time.Time   // the end of everything: the lease's
+	look    time.Time   // the end of a look at the line; zero: nobody looks
 	aborted bool        // the call's context ended
 	opening *time.Timer // ends a redial under way; nil: none
 }
 
-// NewClient starts a conversation on an open connection, which it owns from now
+// NewClient starts a conversation on an open connection, and owns it from now
 // on.
 func NewClient(conn net.Conn, cfg Config) *Client {
 	if cfg.CallTimeout <= 0 {
@@ -72,9 +72,9 @@ func NewClient(conn net.Conn, cfg Config) *Client {
 	return c
 }
 
-// SetDeadline is the end of the lease under which this conversation is held. It
-// applies to the call under way too, so that renewing a lease keeps a long call
-// alive and losing it ends the call.
+// SetDeadline sets the end of the lease under which the caller holds this
+// conversation. It applies to the call under way too: a renewed lease keeps a
+// long call alive, and a lost one ends it.
 func (c *Client) SetDeadline(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,32 +82,32 @@ func (c *Client) SetDeadline(t time.Time) {
 	c.setDeadline()
 }
 
-// SetLogins replaces the logins. One that the device refused stays refused, unless
-// Adopt said that it has become the device's password since.
+// SetLogins replaces the logins. A login that the device refused stays refused,
+// unless Adopt said that it has become the device's password since.
 func (c *Client) SetLogins(l []Login) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	c.auth.set(l)
 }
 
-// Adopt puts a login in front of the others, because the device's password has
-// just been changed to it: the next request is answered with it, if the device
-// asks at all. One of the same user and password keeps its name.
+// Adopt puts a login in front of the others, because a call has just made it
+// the device's password: it answers the next challenge, if the device asks at
+// all. A login with the same user and password keeps its name.
 func (c *Client) Adopt(l Login) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	c.auth.adopt(l)
 }
 
-// LoginUsed is the name of the login the device last accepted, "" when it never
-// asked for one.
+// LoginUsed is the name of the login that the device last accepted, "" if it
+// never asked for one.
 func (c *Client) LoginUsed() string {
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	return c.auth.used
 }
 
-// Realm is the digest realm of the device's challenges, "" when it never asked
+// Realm is the digest realm of the device's challenges, "" if it never asked
 // for a login.
 func (c *Client) Realm() string {
 	c.turn.Lock()
@@ -115,7 +115,7 @@ func (c *Client) Realm() string {
 	return c.auth.realm
 }
 
-// Server is the Server header of the last answer, "" when there was none.
+// Server is the Server header of the last answer, "" if there was none.
 func (c *Client) Server() string {
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -138,16 +138,16 @@ type call struct {
 	action   string
 	sel      []Selector
 	changes  bool     // it may change the device
-	repeat   bool     // asking twice is the same as asking once
-	again    bool     // a question that has to be begun anew instead: errBeginAnew
+	repeat   bool     // repeating it does no harm
+	again    bool     // a question that the caller has to begin anew instead: errBeginAnew
 	method   bool     // its answer has a ReturnValue
-	secrets  []string // values that no error may hold
+	secrets  []string // values that no error's text may hold
 	write    func(*buffer)
 	envelope buffer
 }
 
-// do runs a call and returns what is inside the answer's Body. Errors are
-// *reason.Error; Sent is set for a change whose outcome is not known.
+// do runs a call and returns the content of the answer's Body. Errors are
+// *reason.Error; Sent is set for a change with an unknown outcome.
 func (c *Client) do(ctx context.Context, q *call) (Node, error) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -198,10 +198,10 @@ func (c *Client) do(ctx context.Context, q *call) (Node, error) {
 }
 
 // errBeginAnew says that the device closed the line between two questions that
-// belong together, while nothing had been changed.
+// belong together, before any change.
 var errBeginAnew = errors.New("the device closed the connection half way")
 
-// errEcho stands for an error whose text a device made to hold our secret.
+// errEcho replaces an error in whose text the device repeats our secret.
 var errEcho = errors.New("the device failed the call, and its words are left out because they repeat a password")
 
 // leaks reports whether an error's text holds a secret of this call.
@@ -214,7 +214,7 @@ func (q *call) leaks(err error) bool {
 	return false
 }
 
-// ask sends the request, logging in as far as the device wants it.
+// ask sends the request, and logs in if the device wants it.
 func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 	c.id++
 	id := c.id
@@ -265,7 +265,7 @@ func (c *Client) ask(ctx context.Context, q *call) (Node, error) {
 	return Node{}, reason.Because(reason.AuthFailed, "%s: the device does not stop asking for a login", q.op)
 }
 
-// end makes err the end of the conversation.
+// end ends the conversation with err.
 func (c *Client) end(err *reason.Error) error {
 	c.dead = err
 	_ = c.conn.Close()
@@ -286,7 +286,7 @@ func (c *Client) understand(q *call, id uint64, r *response, body []byte) (Node,
 	}
 	content, related, err := openEnvelope(body)
 	if err == nil && related != "" && !sameID(related, id) {
-		// Another request's answer: nothing on this line can be trusted any more.
+		// It answers another request, so nothing on this line can be trusted any more.
 		c.cfg.Metrics.count(q.op, "parse_error")
 		return Node{}, c.end(&reason.Error{Code: reason.WSMANInvalid, Sent: q.changes, Err: fmt.Errorf(
 			"%s %s: the answer belongs to message %q, not %d", q.op, q.class, clip(related), id)})
@@ -309,8 +309,8 @@ func (c *Client) understand(q *call, id uint64, r *response, body []byte) (Node,
 	return content, nil
 }
 
-// result is the metric's word for an answer that could be read: a method says in
-// its ReturnValue whether it worked.
+// result is the metric's word for a readable answer: a method says in its
+// ReturnValue whether it worked.
 func (q *call) result(content Node) string {
 	if !q.method {
 		return "ok"
@@ -324,12 +324,13 @@ func (q *call) result(content Node) string {
 	return "fault"
 }
 
-// openEnvelope parses an answer and finds its one Body and whom it answers.
+// openEnvelope parses an answer and returns the content of its one Body, and
+// the message that it answers.
 func openEnvelope(body []byte) (content Node, relatesTo string, err error) {
 	if len(body) == 0 {
 		return Node{}, "", badXML("it is empty")
 	}
-	root, err := Parse(bytes.TrimRight(body, "\x00")) // a C string's end may have been sent along
+	root, err := Parse(bytes.TrimRight(body, "\x00")) // firmware may send a C string's end along
 	if err != nil {
 		return Node{}, "", err
 	}
@@ -357,7 +358,7 @@ func openEnvelope(body []byte) (content Node, relatesTo string, err error) {
 	return content, header.Child("RelatesTo").Text(), nil
 }
 
-// sameID compares a RelatesTo with the number we sent as MessageID.
+// sameID compares a RelatesTo with the number of our MessageID.
 func sameID(related string, id uint64) bool {
 	return strings.TrimSpace(related) == fmt.Sprint(id)
 }

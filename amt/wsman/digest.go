@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// digest is what is kept of the challenge the device last made. It is replaced
-// whole by the next one: the memory it takes never grows.
+// digest is what auth keeps of the device's last challenge. The next challenge
+// replaces it as a whole, so its memory never grows.
 type digest struct {
 	realm, nonce, opaque string
 	hasOpaque            bool
-	algorithm            string // as offered, "" when the challenge names none
+	algorithm            string // in the challenge's spelling, "" if it names none
 	qop                  string // "auth" or "auth-int"
 	stale                bool
 	nc                   uint32
@@ -23,13 +23,13 @@ type digest struct {
 // maxChallengeField bounds what a challenge can make us repeat in each request.
 const maxChallengeField = 1024
 
-// readDigest picks the Digest challenge we can answer out of a 401. AMT speaks
-// MD5 only; a device that offers SHA-256 beside it gets MD5 too. auth-int is
-// preferred where it is offered (AMT 14 and later): its answer is good for this
+// readDigest picks the Digest challenge that we can answer out of a 401. AMT
+// speaks MD5 only; a device that offers SHA-256 beside it gets MD5 too. It
+// prefers auth-int (AMT 14 and later): such an answer is good for this
 // request's body alone, so that whoever passes it on cannot put another in its
-// place (RFC 7616, 5.8). A challenge without qop (RFC 2069) is never answered: its
-// answer would not even be bound to a nonce of ours, and no release is known that
-// makes one.
+// place (RFC 7616, 5.8). It never answers a challenge without qop (RFC 2069):
+// the answer would not be bound to a nonce of ours, and no known release makes
+// one.
 func readDigest(lines []string) (digest, error) {
 	found := false
 	for _, c := range parseChallenges(lines) {
@@ -78,7 +78,7 @@ func chooseQop(offered string) (qop string, ok bool) {
 	return qop, ok
 }
 
-// authorize appends the Authorization header line for one request. It counts
+// authorize appends the Authorization header line of one request, and counts
 // nc: a nonce's count never repeats.
 func (d *digest) authorize(b *buffer, l Login, method, uri string, body []byte) {
 	ha1 := md5hex(l.User, d.realm, l.Password.Reveal())

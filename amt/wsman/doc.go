@@ -1,22 +1,21 @@
 // Package wsman speaks WS-Management the way Intel AMT does: SOAP 1.2 over
 // HTTP/1.1 with digest login, one connection, one request at a time.
 //
-//  1. A request is written from templates into one buffer and sent in one Write
-//     (TLS 1.0 stacks that parse HTTP per record stumble otherwise).
-//  2. The answer is read with limits on every dimension: header bytes, body
+//  1. The client writes a request from templates into one buffer and sends it in
+//     one Write (TLS 1.0 stacks that parse HTTP per record stumble otherwise).
+//  2. It reads the answer with limits on every dimension: header bytes, body
 //     bytes, depth, elements, attributes, name and text lengths.
-//  3. A 401 is answered with the stored logins in their order, each at most
-//     twice a request and never again once refused.
-//  4. A line the device closes in good order is opened again, at once and only
-//     at once; a line that breaks ends the conversation, and so does one that
-//     closes without a word after something was changed: a device that restarted
-//     has forgotten it.
+//  3. It answers a 401 with the stored logins in their order, each at most twice
+//     a request and never again once the device refused it.
+//  4. It opens a line again that the device closed in good order, at once or not
+//     at all. A line that breaks ends the conversation. So does a line that closes
+//     without a word after a change: a device that restarted has forgotten it.
 //  5. What a caller decides on is a type: *reason.Error around *Fault or
-//     amt.Status, with Sent saying whether a change may have happened.
+//     amt.Status. Sent says whether a change may have happened.
 package wsman
 
-// Where class names live. A class is named AMT_…, IPS_… or CIM_… and its
-// resource URI is the namespace of its prefix followed by its name.
+// A class is named AMT_…, IPS_… or CIM_…, and its resource URI is the namespace
+// of its prefix followed by its name.
 const (
 	nsAMT    = "http://intel.com/wbem/wscim/1/amt-schema/1/"
 	nsIPS    = "http://intel.com/wbem/wscim/1/ips-schema/1/"

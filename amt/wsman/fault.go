@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// A Fault is a refusal of the request itself: a SOAP fault, or an HTTP status
-// that says no without one. A method that ran and failed is an amt.Status.
+// A Fault is a refusal of the request itself: a SOAP fault, or a refusing HTTP
+// status without one. A method that ran and failed is an amt.Status.
 type Fault struct {
 	Code       string // without prefix: "Sender", "Receiver"; SOAP 1.1's "Client", "Server"
 	Subcode    string // without prefix: "InvalidResourceURI", "DestinationUnreachable"
@@ -36,7 +36,7 @@ func (f *Fault) Error() string {
 }
 
 // NoSuchClass reports whether the fault means that this firmware has no such
-// class or instance, rather than that it dislikes what was asked.
+// class or instance, rather than that it dislikes the request.
 func (f *Fault) NoSuchClass() bool {
 	switch f.Subcode {
 	case "InvalidResourceURI", "DestinationUnreachable", "EndpointUnavailable", "ActionNotSupported", "InvalidSelectors":
@@ -47,9 +47,8 @@ func (f *Fault) NoSuchClass() bool {
 	return false
 }
 
-// readFault takes apart a Fault element of SOAP 1.2 (Code/Value,
-// Code/Subcode/Value, Reason/Text, Detail) or 1.1 (faultcode, faultstring,
-// detail).
+// readFault reads a Fault element of SOAP 1.2 (Code/Value, Code/Subcode/Value,
+// Reason/Text, Detail) or 1.1 (faultcode, faultstring, detail).
 func readFault(n Node, status int) *Fault {
 	f := &Fault{HTTPStatus: status}
 	if code := n.Child("Code"); code.OK() {

@@ -2,8 +2,8 @@ package wsman
 
 import "slices"
 
-// An Instance is what Put and Create send: the fields of a class in order. One
-// read from a device keeps the received order and every element we do not know.
+// An Instance is what Put and Create send: the fields of a class in order. An
+// instance from a device keeps the received order and every unknown element.
 type Instance struct {
 	Class  string
 	fields []field
@@ -12,7 +12,7 @@ type Instance struct {
 type field struct {
 	name  string
 	value string
-	node  Node // set: as received, written again unchanged
+	node  Node // set: as received, and written again unchanged
 	epr   *EPR
 }
 
@@ -28,14 +28,14 @@ func InstanceOf(class string, n Node) *Instance {
 	return in
 }
 
-// Set replaces a field where it stands, all of an array's members included, or
-// adds it where the alphabet wants it: firmware writes its fields in that order.
+// Set replaces a field in its place, with all members of an array, or adds it
+// in alphabetical order, in which firmware writes its fields.
 func (in *Instance) Set(name, value string) { in.put(name, field{name: name, value: value}) }
 
 // SetEPR does the same with a reference.
 func (in *Instance) SetEPR(name string, e EPR) { in.put(name, field{name: name, epr: &e}) }
 
-// SetAll makes an array of it, one element per value; no values remove it.
+// SetAll makes the field an array, one element per value; no values remove it.
 func (in *Instance) SetAll(name string, values []string) {
 	fields := make([]field, len(values))
 	for i, v := range values {
@@ -44,7 +44,7 @@ func (in *Instance) SetAll(name string, values []string) {
 	in.put(name, fields...)
 }
 
-// Remove takes a field out.
+// Remove removes fields.
 func (in *Instance) Remove(names ...string) {
 	in.fields = slices.DeleteFunc(in.fields, func(f field) bool { return slices.Contains(names, f.name) })
 }

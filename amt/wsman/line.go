@@ -17,35 +17,35 @@ import (
 const (
 	readBuffer = 1 << 10 // TLS holds whole records before it
 
-	// reopenWithin is how long after its last answer a line the device closed
-	// may be opened again. Later, a device that answers may be one that
-	// restarted and forgot what it was told.
+	// reopenWithin is how long after its last answer the client may open a closed
+	// line again. Later, a device that answers may have restarted and forgotten
+	// what it was told.
 	reopenWithin = 30 * time.Second
 
-	// idleRace is how long a line must have been idle before its end, met while
-	// asking, can be the device's idle time-out rather than a break, once the
+	// idleRace is how long a line must have been idle so that its end during a
+	// request can be the device's idle time-out rather than a break, once the
 	// device was changed. Firmware's idle time-outs are several seconds.
 	idleRace = 2 * time.Second
 
 	// closePatience is how long a device may take to close a connection after it
-	// said that it would.
+	// announced that.
 	closePatience = 250 * time.Millisecond
 
-	// afterClose lies between the end of a line and the next one. A device that
-	// takes one connection only has its own work to do before it counts none.
+	// afterClose is the pause between the end of a line and the next one. A device
+	// that takes one connection only needs time to count none.
 	afterClose = 20 * time.Millisecond
 
-	// afterRefusal is how long a change waits, before it is sent again with a
-	// login, to see whether the device closes after its 401 unannounced.
+	// afterRefusal is how long a change waits, before the client sends it again
+	// with a login, to see whether the device closes unannounced after its 401.
 	afterRefusal = 50 * time.Millisecond
 )
 
-// errGone says that the device had closed the line in good order before our
-// request was written, or while it was certainly not being worked on.
+// errGone says that the device had closed the line in good order before it got
+// our request.
 var errGone = errors.New("the device closed the connection")
 
-// exchange sends one request and reads its whole answer. What it returns for a
-// failed one is a *lineError.
+// exchange sends one request and reads its whole answer. Its error is a
+// *lineError.
 func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*response, []byte, error) {
 	if err := c.ready(ctx); err != nil {
 		return nil, nil, err
@@ -96,13 +96,12 @@ func (c *Client) exchange(ctx context.Context, envelope []byte, login *Login) (*
 	return r, body, nil
 }
 
-// buffers are shared by all conversations: one that waits for a slow device
-// needs none.
+// All conversations share buffers: one that waits for a slow device needs none.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func scratch() []byte { return (*buffers.Get().(*[]byte))[:0] }
 
-// spare gives a buffer back, without what it held: there may be a password.
+// spare clears a buffer, which may hold a password, and gives it back.
 func spare(b *[]byte, most int) {
 	if *b == nil {
 		return
@@ -115,8 +114,8 @@ func spare(b *[]byte, most int) {
 	*b = nil
 }
 
-// A lineError is a failed exchange: whether the device may have got the request,
-// and whether the line ended in good order.
+// A lineError is a failed exchange: whether the device may have got the
+// request, and whether the line ended in good order.
 type lineError struct {
 	err  error
 	sent bool
@@ -127,8 +126,8 @@ type lineError struct {
 func (e *lineError) Error() string { return e.err.Error() }
 func (e *lineError) Unwrap() error { return e.err }
 
-// ready makes sure that a line is open: the one at hand, or a new one where the
-// device closed it in good order. One attempt, now; a device that does not
+// ready makes sure that a line is open: the one at hand, or a new one if the
+// device closed it in good order. It tries once, now: a device that does not
 // answer at once may be restarting, and is then not the device we talked to.
 func (c *Client) ready(ctx context.Context) error {
 	if !c.history.closed && c.history.answers > 0 {
@@ -158,15 +157,15 @@ func (c *Client) ready(ctx context.Context) error {
 	return c.redial(ctx)
 }
 
-// endWaiting reports whether the end of the line has already been read into the
-// TLS layer's own buffer, where the kernel does not see it any more. A deadline
-// in the past lets Read use what is there and nothing else.
+// endWaiting reports whether the TLS layer's own buffer already holds the
+// line's end, where the kernel does not see it any more. A deadline in the past
+// lets Read use that buffer and nothing else.
 func (c *Client) endWaiting() bool {
 	_, err := c.peekUntil(time.Unix(1, 0))
 	return isClosed(err)
 }
 
-// peekUntil waits for the next byte for at most that long.
+// peekUntil waits for the next byte until t at most.
 func (c *Client) peekUntil(t time.Time) ([]byte, error) {
 	c.lookUntil(t)
 	first, err := c.br.Peek(1)
@@ -174,8 +173,8 @@ func (c *Client) peekUntil(t time.Time) ([]byte, error) {
 	return first, err
 }
 
-// lookUntil bounds reads apart from the call's deadline, until it is called
-// again with zero.
+// lookUntil bounds reads apart from the call's deadline, until a call with
+// zero.
 func (c *Client) lookUntil(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,7 +187,7 @@ func (c *Client) redial(ctx context.Context) error {
 	defer cancel(nil)
 	c.openUntilEnd(func() { cancel(context.DeadlineExceeded) })
 	defer c.openUntilEnd(nil)
-	// The device closes first, so that it never sees two connections: some take
+	// Let the device close first, so that it never sees two connections: some take
 	// one only.
 	limit := time.Now().Add(closePatience)
 	if _, err := c.peekUntil(limit); isClosed(err) {
@@ -214,8 +213,8 @@ func (c *Client) redial(ctx context.Context) error {
 	return nil
 }
 
-// openUntilEnd has end called when the call at hand must be over, wherever a
-// renewed lease moves that to; nil: no more.
+// openUntilEnd calls end at the end of the call at hand, wherever a renewed
+// lease moves that; nil: no more.
 func (c *Client) openUntilEnd(end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -251,7 +250,7 @@ func (c *Client) until() time.Time {
 	return c.hard
 }
 
-// setDeadline tells the connection. mu is held.
+// setDeadline sets the connection's deadlines. mu is held.
 func (c *Client) setDeadline() {
 	if c.conn == nil {
 		return
@@ -268,13 +267,13 @@ func (c *Client) setDeadline() {
 		return
 	}
 	_ = c.conn.SetDeadline(c.until())
-	if !c.look.IsZero() { // a renewed lease does not make a look longer
+	if !c.look.IsZero() { // a renewed lease does not lengthen a look
 		_ = c.conn.SetReadDeadline(c.look)
 	}
 }
 
-// waitForClose gives the device that long to close the line, and reports whether
-// it did.
+// waitForClose waits for the device to close the line, and reports whether it
+// did.
 func (c *Client) waitForClose(patience time.Duration) bool {
 	if patience == 0 {
 		return false
@@ -284,7 +283,7 @@ func (c *Client) waitForClose(patience time.Duration) bool {
 	return c.history.closed
 }
 
-// code says what a failure of the line is called.
+// code names a failure of the line.
 func (c *Client) code(ctx context.Context, err error) reason.Code {
 	if why := new(reason.Error); errors.As(err, &why) {
 		return why.Code // the redial knows better
@@ -311,8 +310,8 @@ func (c *Client) code(ctx context.Context, err error) reason.Code {
 	return reason.ConnectionLost
 }
 
-// contextCode names the end of a context: what its owner gave as the cause, a
-// deadline, or our own going away.
+// contextCode names the end of a context: the cause that its owner gave, a
+// deadline, or our own shutdown.
 func contextCode(ctx context.Context) reason.Code {
 	cause := context.Cause(ctx)
 	if why := new(reason.Error); errors.As(cause, &why) {
@@ -324,7 +323,7 @@ func contextCode(ctx context.Context) reason.Code {
 	return reason.WorkerCrashed
 }
 
-// isClosed reports an end of the line by the peer, as opposed to a time-out.
+// isClosed reports whether the peer ended the line, as opposed to a time-out.
 func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || isReset(err)
 }

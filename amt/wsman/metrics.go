@@ -18,7 +18,7 @@ var operations = []string{
 var results = []string{"ok", "fault", "401", "4xx", "5xx", "timeout", "reset", "parse_error", "too_large"}
 
 // Metrics count what devices answer, per request on the wire, and how long a
-// call takes, logins included.
+// call takes with its logins.
 type Metrics struct {
 	requests map[[2]string]prometheus.Counter
 	duration map[string]prometheus.Observer

@@ -91,8 +91,8 @@ func (c *Client) enumerate(ctx context.Context, class string) ([]Node, error) {
 			},
 		})
 		if err != nil {
-			// A device that gave its last items without saying so has forgotten the
-			// context by now.
+			// A device that sent its last items without saying so has forgotten the context
+			// by now.
 			if fault := new(Fault); errors.As(err, &fault) && fault.Subcode == "InvalidEnumerationContext" && len(items) > 0 {
 				return items, nil
 			}
@@ -123,7 +123,7 @@ func (c *Client) enumerate(ctx context.Context, class string) ([]Node, error) {
 
 func itemsOf(items []Node, answer Node) []Node {
 	for n := range answer.Child("Items").Children() {
-		// An item may be wrapped together with its reference.
+		// A device may wrap an item together with its reference.
 		if n.Name() == "Item" {
 			for inner := range n.Children() {
 				if inner.Name() != "EndpointReference" {

@@ -16,9 +16,9 @@ const (
 	peerReset
 )
 
-// peerState looks, without waiting or consuming anything, at whether the peer
-// has closed an idle connection: a FIN, or a TLS alert (content type 21) such as
-// close_notify waiting to be read.
+// peerState looks, without waiting or consuming anything, whether the peer has
+// closed an idle connection: by a FIN, or by a waiting TLS alert (content type
+// 21) such as close_notify.
 func peerState(conn net.Conn) peerCondition {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = t.NetConn()
@@ -29,7 +29,7 @@ func peerState(conn net.Conn) peerCondition {
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return peerOpen // the write will say
+		return peerOpen // the write finds out
 	}
 	state := peerOpen
 	_ = raw.Read(func(fd uintptr) bool {

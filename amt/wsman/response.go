@@ -15,7 +15,7 @@ const (
 	maxHeaders = 200
 )
 
-// errHTTP is wrapped by everything the answer's framing is refused for.
+// Every refusal of the answer's framing wraps errHTTP.
 var (
 	errHTTP     = errors.New("not an HTTP answer we can read")
 	errTooLarge = errors.New("the answer is too large")
@@ -28,14 +28,14 @@ func badHTTP(format string, args ...any) error {
 // A response is one answer's head, and how its body is divided from the next.
 type response struct {
 	status    int
-	close     bool // the device says it will close, or cannot say where the body ends
+	close     bool // the device announced that it will close, or cannot say where the body ends
 	old       bool // HTTP/1.0
-	keep      bool // keep-alive is promised
+	keep      bool // it promised keep-alive
 	chunked   bool
-	length    int64 // -1: not said
+	length    int64 // -1: unknown
 	encoding  string
 	server    string
-	retry     bool // Retry-After is present
+	retry     bool // the answer has a Retry-After
 	authLines []string
 }
 
@@ -70,8 +70,8 @@ func (h *headReader) line() (string, error) {
 	}
 }
 
-// readHead reads a status line and headers, passing over informational answers
-// such as 100 Continue. An error before the first byte is returned as it is, so
+// readHead reads a status line and headers, and skips informational answers
+// such as 100 Continue. It returns an error before the first byte as it is, so
 // that the caller can tell a closed line from a broken answer.
 func readHead(br *bufio.Reader) (*response, error) {
 	h := &headReader{br: br, left: maxHeader}
@@ -127,7 +127,7 @@ func (h *headReader) one() (*response, error) {
 			return nil, fmt.Errorf("%w: more than %d header lines", errTooLarge, maxHeaders)
 		}
 		if line[0] == ' ' || line[0] == '\t' {
-			// A folded line (RFC 2616): only a challenge can need its second half.
+			// A folded line (RFC 2616): only a challenge needs its second half.
 			if k := len(r.authLines); k > 0 {
 				r.authLines[k-1] += " " + strings.TrimLeft(line, " \t")
 			}
@@ -144,11 +144,11 @@ func (h *headReader) one() (*response, error) {
 	return r, nil
 }
 
-// settle decides, once all headers are known, where the body ends and whether
-// the connection outlives it.
+// settle decides from the whole head where the body ends and whether the
+// connection outlives it.
 func (r *response) settle() {
 	if r.chunked {
-		r.length = -1 // chunking wins where a device sends both
+		r.length = -1 // chunking wins if a device sends both
 	}
 	if r.status == 204 || r.status == 304 || r.status < 200 {
 		r.chunked, r.length = false, 0
@@ -218,7 +218,7 @@ func readBody(br *bufio.Reader, r *response, buf []byte, limit int) ([]byte, err
 		var err error
 		if buf, err = readSome(br, buf, limit+1-len(buf)); err != nil {
 			if errors.Is(err, io.EOF) {
-				return buf, nil // the end of the connection is the end of the body
+				return buf, nil // the body ends with the connection
 			}
 			return buf, err
 		}
@@ -254,7 +254,7 @@ func readChunks(br *bufio.Reader, buf []byte, limit int) ([]byte, error) {
 			return buf, badHTTP("a chunk is longer than it says")
 		}
 	}
-	for range maxHeaders { // trailers mean nothing here
+	for range maxHeaders { // ignore trailers
 		line, err := h.line()
 		if err != nil {
 			return buf, noEOF(err)
@@ -278,8 +278,8 @@ func readN(br *bufio.Reader, buf []byte, n int) ([]byte, error) {
 	return buf, nil
 }
 
-// readSome grows buf by what one Read gives, at most want bytes: memory follows
-// what arrives, not what was announced.
+// readSome grows buf by what one Read returns, at most want bytes: memory
+// follows what arrives, not what was announced.
 func readSome(br *bufio.Reader, buf []byte, want int) ([]byte, error) {
 	if cap(buf) == len(buf) {
 		buf = append(buf, make([]byte, max(2048, len(buf)))...)[:len(buf)]

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// What an answer may be made of. The body's length alone does not protect: 6 MB
-// of attributes become 587 MB of tree in a reader without these.
+// Bounds on an answer. The body's length alone does not protect: without these,
+// a reader turns 6 MB of attributes into a tree of 587 MB.
 const (
 	maxBody     = 1 << 20
 	maxDepth    = 64
@@ -20,7 +20,7 @@ const (
 	maxAllAttrs = 20_000 // of all elements together
 )
 
-// errXML is wrapped by everything Parse refuses.
+// Every refusal of Parse wraps errXML.
 var errXML = errors.New("not an XML answer we can read")
 
 func badXML(format string, args ...any) error {
@@ -47,10 +47,10 @@ type openElement struct {
 
 type binding struct{ prefix, uri string }
 
-// Parse reads one document within the limits above and returns its root. A byte
-// order mark, comments, processing instructions, CDATA and any prefixes are
-// fine; a DOCTYPE or any other directive, another encoding than UTF-8, and
-// entities other than XML's own five are refused.
+// Parse reads one document within the limits above and returns its root. It
+// takes a byte order mark, comments, processing instructions, CDATA and any
+// prefixes. It refuses a DOCTYPE or any other directive, an encoding other than
+// UTF-8, and entities other than XML's own five.
 func Parse(body []byte) (Node, error) {
 	if len(body) > maxBody {
 		return Node{}, badXML("%d bytes, the limit is %d", len(body), maxBody)
@@ -58,7 +58,7 @@ func Parse(body []byte) (Node, error) {
 	if !utf8.Valid(body) {
 		return Node{}, badXML("it is not UTF-8")
 	}
-	guess := len(body)/64 + 8 // typical answers: one element per 60 to 90 bytes
+	guess := len(body)/64 + 8 // a guess: one element per 60 to 90 bytes in typical answers
 	if guess > 1024 {
 		guess = 1024
 	}
@@ -270,7 +270,7 @@ func (s *scanner) startTag() error {
 	e.space, e.local = s.lookup(prefix), local
 	for i := e.attrLo; i < e.attrHi; i++ {
 		a := &s.d.attrs[i]
-		if a.space != "" { // still the prefix; bindings of this very tag count
+		if a.space != "" { // still a prefix; bindings of this very tag count
 			a.space = s.lookup(a.space)
 			e.xsiNil = e.xsiNil || a.local == "nil" && a.value == "true"
 		}
@@ -345,7 +345,7 @@ func (s *scanner) attribute() error {
 	return nil
 }
 
-// name reads a qualified name. Firmware writes ASCII names; other letters pass
+// name reads a qualified name. Firmware writes ASCII names; other letters pass,
 // so that an OEM's additions do not end a setup.
 func (s *scanner) name() (string, error) {
 	start := s.pos
@@ -374,8 +374,8 @@ func (s *scanner) skipSpace() bool {
 	return s.pos > start
 }
 
-// lookup resolves a prefix, innermost declaration first. An undeclared one
-// gives "": matching is by local name, so this does no harm.
+// lookup resolves a prefix, innermost declaration first. For an undeclared one
+// it returns "", which does no harm, since callers match local names.
 func (s *scanner) lookup(prefix string) string {
 	for i := len(s.binds) - 1; i >= 0; i-- {
 		if s.binds[i].prefix == prefix {
@@ -400,7 +400,7 @@ func isNameByte(c byte) bool {
 }
 
 // unescape resolves XML's five entities and character references; any other
-// entity would need a DOCTYPE, which is refused.
+// entity would need a DOCTYPE, which Parse refuses.
 func unescape(t string) (string, error) {
 	var b strings.Builder
 	b.Grow(len(t))

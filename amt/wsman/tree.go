@@ -2,12 +2,12 @@ package wsman
 
 import "iter"
 
-// A Node is one element of an answer. The zero Node stands for an element that
-// is not there: every method works on it and finds nothing, so that a path
-// through an answer needs one check at its end.
+// A Node is one element of an answer. The zero Node stands for an absent
+// element: every method works on it and finds nothing, so that a path through
+// an answer needs one check at its end.
 //
-// Elements are found by local name alone. Which prefix and which namespace a
-// release uses for an element differs; the names do not collide in AMT's schema.
+// Methods find elements by local name alone. Releases differ in the prefix and
+// the namespace of an element; the names do not collide in AMT's schema.
 type Node struct {
 	d *document
 	i int32
@@ -23,7 +23,7 @@ type element struct {
 	text         string
 	attrLo       int32
 	attrHi       int32
-	first, last  int32 // children; 0 is none, since 0 is the root and nobody's child
+	first, last  int32 // children; 0: none, since 0 is the root and nobody's child
 	next         int32
 	xsiNil       bool
 }
@@ -41,7 +41,7 @@ func (n Node) Name() string {
 	return n.d.elements[n.i].local
 }
 
-// Space is the namespace URI, "" when the prefix was never declared.
+// Space is the namespace URI, "" for an undeclared prefix.
 func (n Node) Space() string {
 	if n.d == nil {
 		return ""
@@ -57,7 +57,7 @@ func (n Node) Text() string {
 	return n.d.elements[n.i].text
 }
 
-// Attr is the value of the attribute with that local name, "" when absent.
+// Attr is the value of the attribute with that local name, "" if there is none.
 func (n Node) Attr(local string) string {
 	if n.d == nil {
 		return ""
@@ -124,7 +124,7 @@ func (n Node) Find(local string) Node {
 	return Node{}
 }
 
-// Bool reads an xs:boolean; nil when the element is absent or says neither.
+// Bool reads an xs:boolean; nil if the element is absent or says neither.
 func (n Node) Bool() *bool {
 	t, f := true, false
 	switch n.Text() {

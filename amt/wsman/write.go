@@ -8,13 +8,13 @@ import (
 // A Selector names one instance of a class: Selector{"InstanceID", "…"}.
 type Selector struct{ Name, Value string }
 
-// An Arg is one input element of a method, in the order the call sheet lists
-// them; an array is one Arg per member.
+// An Arg is one input element of a method, in the call sheet's order; an array
+// is one Arg per member.
 type Arg struct {
 	Name   string
 	Value  string
 	EPR    *EPR // set: the value is a reference to an instance
-	Secret bool // the value may appear in no error, not even where the device repeats it
+	Secret bool // no error may hold the value, not even if the device repeats it
 }
 
 // An EPR refers to an instance of a class.
@@ -23,8 +23,8 @@ type EPR struct {
 	Selector Selector
 }
 
-// buffer builds a request. Everything that is not a constant goes through text
-// or attr, which escape.
+// buffer builds a request. Everything except constants goes through text or
+// attr, which escape.
 type buffer []byte
 
 func (b *buffer) raw(s string) { *b = append(*b, s...) }
@@ -47,7 +47,7 @@ func (b *buffer) text(s string) {
 		case c == '\r':
 			esc = "&#13;"
 		case c < 0x20 && c != '\t' && c != '\n':
-			esc = "\uFFFD" // cannot stand in XML at all
+			esc = "\uFFFD" // XML cannot hold it at all
 		case c >= utf8.RuneSelf:
 			r, n := utf8.DecodeRuneInString(s[i:])
 			if r != utf8.RuneError || n > 1 {
@@ -70,8 +70,8 @@ const envelopeStart = `<?xml version="1.0" encoding="utf-8"?>` +
 
 const envelopeEnd = `</Body></Envelope>`
 
-// head writes everything up to the start of the body's content. The order of
-// the header elements is the one every known client uses.
+// head writes everything up to the body's content. Every known client writes
+// the header elements in this order.
 func (b *buffer) head(action, resource string, id uint64, sel []Selector) {
 	b.raw(envelopeStart)
 	b.text(action)
@@ -168,13 +168,13 @@ func (b *buffer) instance(in *Instance) {
 }
 
 // subtree writes a received element again: same names, same namespaces, our
-// prefixes. An element whose namespace we never heard of keeps it by a
-// declaration of its own.
+// prefixes. An element in an unknown namespace keeps it by a declaration of its
+// own.
 func (b *buffer) subtree(n Node, class string) {
 	e := &n.d.elements[n.i]
 	prefix := ""
 	switch e.space {
-	case class, "": // an undeclared namespace can only have meant the class's
+	case class, "": // an undeclared namespace can only mean the class's
 		prefix = "r:"
 	case nsAddr:
 		prefix = "a:"
