@@ -107,6 +107,7 @@ const (
 	UnprovisionBlocked      Code = "unprovision_blocked_by_auditor"
 	ProfileDrift            Code = "profile_drift"
 	LockoutAverted          Code = "lockout_averted"
+	FlashWriteLimit         Code = "flash_write_limit"
 
 	// Server
 	SecretStoreUnavailable Code = "secret_store_unavailable"
@@ -404,10 +405,13 @@ var catalogue = []Entry{
 		[]string{"the auditor must release the device"}},
 	{ProfileDrift, WSMAN, NoBlame, ForOperator, "The device differs from its profile",
 		[]string{"somebody changed the device with another console", "the profile was changed after the device was set up"},
-		[]string{"see what differs in the device's detail", "bring it back: provctl maintain UUID --task clock,cert,name,tls"}},
+		[]string{"see what differs in the device's detail", "bring it back: provctl maintain UUID --task clock,cert,name,tls,settings"}},
 	{LockoutAverted, WSMAN, ThePolicy, ForOperator, "A change would have shut us out and was taken back",
 		[]string{"the device does not let this server in under the profile's TLS settings"},
 		[]string{"see what was refused in the device's detail: provctl device show UUID", "mend the profile, or go back: provctl profile rollback NAME --to VERSION", "then: provctl maintain UUID --task tls"}},
+	{FlashWriteLimit, WSMAN, TheDevice, ForOperator, "The device takes no more writes for now",
+		[]string{"its settings were written too often in a short time, and firmware spares its flash"},
+		[]string{"nothing: it is left alone for a day", "where it comes again, look for another console that writes to it"}},
 	{SecretStoreUnavailable, Server, OurServer, Repeat, "The key store is unavailable",
 		[]string{"the master key cannot be read"},
 		[]string{"restore it", "nothing was sent to the device"}},

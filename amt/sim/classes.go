@@ -11,7 +11,8 @@ import (
 type class struct {
 	space     string
 	since     amt.Version
-	singleton bool // Get needs no selector
+	lacks     func(*Personality) bool // what the release has and this machine does not; nil: no
+	singleton bool                    // Get needs no selector
 	list      func(*Device) []instance
 	put       func(*Device, *call) error
 	create    func(*Device, *call) (*reference, error)
@@ -27,8 +28,11 @@ type method struct {
 }
 
 func (c *class) in(p *Personality) bool {
-	return c.since.Major == 0 || p.has(c.since.Major, c.since.Minor)
+	return (c.since.Major == 0 || p.has(c.since.Major, c.since.Minor)) && (c.lacks == nil || !c.lacks(p))
 }
+
+// noKVM is Standard Manageability, and a machine whose graphics firmware cannot read.
+func noKVM(p *Personality) bool { return p.NoKVM }
 
 func v(major, minor int) amt.Version { return amt.Version{Major: major, Minor: minor} }
 
@@ -45,6 +49,7 @@ var classes = map[string]*class{
 	"AMT_TimeSynchronizationService": {space: nsAMT, singleton: true, list: one(timeService), methods: map[string]method{
 		"GetLowAccuracyTimeSynch":  {do: getTime, reads: true},
 		"SetHighAccuracyTimeSynch": {do: setTime},
+		"EnableLocalTimeSync":      {do: enableTimeSync, since: v(8, 0)},
 	}},
 	"AMT_SetupAndConfigurationService": {space: nsAMT, singleton: true, list: one(setupService), methods: map[string]method{
 		"GetUuid":                          {do: getUUID, reads: true},
@@ -87,10 +92,15 @@ var classes = map[string]*class{
 	"AMT_RedirectionService": {space: nsAMT, singleton: true, list: one(redirection), put: putRedirection, methods: map[string]method{
 		"RequestStateChange": {do: redirectionState},
 	}},
-	"CIM_KVMRedirectionSAP": {space: nsCIM, since: v(6, 0), singleton: true, list: one(kvm), methods: map[string]method{
+	"CIM_KVMRedirectionSAP": {lacks: noKVM, space: nsCIM, since: v(6, 0), singleton: true, list: one(kvm), methods: map[string]method{
 		"RequestStateChange": {do: kvmState},
 	}},
-	"AMT_WebUIService": {space: nsAMT, singleton: true, list: one(webUI), methods: map[string]method{
+	"IPS_KVMRedirectionSettingData": {space: nsIPS, since: v(6, 0), singleton: true, lacks: noKVM, list: one(kvmData), put: putKVMData},
+	"AMT_SystemPowerScheme": {space: nsAMT, list: powerSchemes, methods: map[string]method{
+		"SetPowerScheme": {do: setPowerScheme},
+	}},
+	"CIM_ElementSettingData": {space: nsCIM, list: elementSettings},
+	"AMT_WebUIService": {lacks: func(p *Personality) bool { return p.NoWebUI }, space: nsAMT, singleton: true, list: one(webUI), methods: map[string]method{
 		"RequestStateChange": {do: webUIState},
 	}},
 	"IPS_OptInService":                    {space: nsIPS, since: v(6, 2), singleton: true, list: one(optIn), put: putOptIn},
@@ -123,14 +133,15 @@ func generalSettings(d *Device) instance {
 		"ElementName", "Intel(r) AMT: General Settings", "InstanceID", "Intel(r) AMT: General Settings",
 		"NetworkInterfaceEnabled", "true", "DigestRealm", d.realm, "IdleWakeTimeout", num(s.idleWake),
 		"HostName", s.hostName, "DomainName", s.domainName, "PingResponseEnabled", yes(s.ping),
-		"WsmanOnlyMode", "false", "PreferredAddressFamily", "0",
-		"DDNSUpdateEnabled", yes(s.ddns), "DDNSUpdateByDHCPServerEnabled", yes(s.ddnsByDHCP),
-		"DDNSPeriodicUpdateInterval", num(s.ddnsInterval), "DDNSTTL", num(s.ddnsTTL),
-		"RmcpPingResponseEnabled", yes(s.rmcpPing), "AMTNetworkEnabled", "1",
-		"PresenceNotificationInterval", "0", "PowerSource", "0",
+		"PowerSource", "0",
 	)
+	if d.p.has(5, 0) {
+		in = append(in, prop{name: "RmcpPingResponseEnabled", value: yes(s.rmcpPing)})
+	}
 	if d.p.has(6, 0) {
-		in = append(in, prop{name: "SharedFQDN", value: yes(s.sharedFQDN)})
+		in = append(in, instanceOf("AMTNetworkEnabled", "1", "DDNSPeriodicUpdateInterval", num(s.ddnsInterval), "DDNSTTL", num(s.ddnsTTL),
+			"DDNSUpdateByDHCPServerEnabled", yes(s.ddnsByDHCP), "DDNSUpdateEnabled", yes(s.ddns), "PreferredAddressFamily", num(s.family),
+			"PresenceNotificationInterval", "0", "SharedFQDN", yes(s.sharedFQDN), "WsmanOnlyMode", "false")...)
 	}
 	if d.p.has(8, 0) {
 		in = append(in, prop{name: "PrivacyLevel", value: "0"})
@@ -139,15 +150,27 @@ func generalSettings(d *Device) instance {
 }
 
 func putGeneral(d *Device, c *call) error {
-	s := &d.now
-	if err := setFields(c,
+	s := d.now // changed as a whole, or not at all
+	fields := []field{
 		text("HostName", &s.hostName, 63), text("DomainName", &s.domainName, 192),
-		flag("PingResponseEnabled", &s.ping), flag("RmcpPingResponseEnabled", &s.rmcpPing),
-		flag("SharedFQDN", &s.sharedFQDN), flag("DDNSUpdateEnabled", &s.ddns), flag("DDNSUpdateByDHCPServerEnabled", &s.ddnsByDHCP),
-		number("DDNSPeriodicUpdateInterval", &s.ddnsInterval), number("DDNSTTL", &s.ddnsTTL), number("IdleWakeTimeout", &s.idleWake),
-	); err != nil {
+		flag("PingResponseEnabled", &s.ping), number("IdleWakeTimeout", &s.idleWake),
+	}
+	if d.p.has(5, 0) {
+		fields = append(fields, flag("RmcpPingResponseEnabled", &s.rmcpPing))
+	}
+	if d.p.has(6, 0) {
+		fields = append(fields, flag("SharedFQDN", &s.sharedFQDN), flag("DDNSUpdateEnabled", &s.ddns), flag("DDNSUpdateByDHCPServerEnabled", &s.ddnsByDHCP),
+			number("DDNSPeriodicUpdateInterval", &s.ddnsInterval), number("DDNSTTL", &s.ddnsTTL), number("PreferredAddressFamily", &s.family))
+	}
+	if err := setFields(c, fields...); err != nil {
 		return err
 	}
+	_, pinged := c.arg("PingResponseEnabled") // required in every Put (MOF)
+	switch {
+	case !pinged, s.idleWake < 1, s.idleWake > 65535, s.ddnsInterval > 0 && s.ddnsInterval < 20, s.family > 1, s.ddns && s.ddnsByDHCP:
+		return errSchema
+	}
+	d.now = s
 	c.note = "HostName=" + s.hostName + " DomainName=" + s.domainName
 	return nil
 }
@@ -199,10 +222,13 @@ func putEthernet(d *Device, c *call) error {
 	return nil
 }
 
-func timeService(*Device) instance {
-	return instanceOf("CreationClassName", "AMT_TimeSynchronizationService", "ElementName", "Intel(r) AMT Time Synchronization Service",
-		"EnabledState", "5", "LocalTimeSyncEnabled", "0", "Name", "Intel(r) AMT Time Synchronization Service",
-		"RequestedState", "12", "SystemCreationClassName", "CIM_ComputerSystem", "SystemName", "Intel(r) AMT", "TimeSource", "0")
+func timeService(d *Device) instance {
+	in := instanceOf("CreationClassName", "AMT_TimeSynchronizationService", "ElementName", "Intel(r) AMT Time Synchronization Service", "EnabledState", "5")
+	if d.p.has(8, 0) {
+		in = append(in, prop{name: "LocalTimeSyncEnabled", value: num(d.now.timeSync)})
+	}
+	return append(in, instanceOf("Name", "Intel(r) AMT Time Synchronization Service",
+		"RequestedState", "12", "SystemCreationClassName", "CIM_ComputerSystem", "SystemName", "Intel(r) AMT", "TimeSource", "0")...)
 }
 
 func keyService(*Device) instance {

@@ -175,14 +175,14 @@ func redirection(d *Device) instance {
 }
 
 func putRedirection(d *Device, c *call) error {
-	state := d.now.redirection
-	if err := setFields(c, flag("ListenerEnabled", &d.now.listener), number("EnabledState", &state)); err != nil {
+	state, listener := d.now.redirection, d.now.listener
+	if err := setFields(c, flag("ListenerEnabled", &listener), number("EnabledState", &state)); err != nil {
 		return err
 	}
-	if state < 32768 || state > 32771 {
+	if state != d.now.redirection { // RequestStateChange comes first
 		return errSchema
 	}
-	d.now.redirection = state
+	d.now.listener = listener
 	return nil
 }
 
@@ -198,7 +198,14 @@ func requestedState(c *call, to *uint32, low, high uint32) ([]prop, amt.Status, 
 	return nil, 0, nil
 }
 
+// statusNotSupported is what RequestStateChange answers where MEBx forbids a feature:
+// which number is not written down anywhere (UNSURE); 1 is CIM's.
+const statusNotSupported amt.Status = 1
+
 func redirectionState(d *Device, c *call) ([]prop, amt.Status, error) {
+	if d.p.NoRedirection {
+		return nil, statusNotSupported, nil
+	}
 	return requestedState(c, &d.now.redirection, 32768, 32771)
 }
 
@@ -209,6 +216,9 @@ func kvm(d *Device) instance {
 }
 
 func kvmState(d *Device, c *call) ([]prop, amt.Status, error) {
+	if d.p.NoRedirection {
+		return nil, statusNotSupported, nil
+	}
 	return requestedState(c, &d.now.kvm, 2, 3)
 }
 
@@ -222,20 +232,24 @@ func webUIState(d *Device, c *call) ([]prop, amt.Status, error) {
 }
 
 func optIn(d *Device) instance {
-	return instanceOf("CanModifyOptInPolicy", "1", "CreationClassName", "IPS_OptInService", "ElementName", "Intel(r) AMT OptIn Service",
-		"Name", "Intel(r) AMT OptIn Service", "OptInCodeTimeout", "120", "OptInDisplayTimeout", "300",
+	may := "1"
+	if d.p.ConsentLocked {
+		may = "0"
+	}
+	return instanceOf("CanModifyOptInPolicy", may, "CreationClassName", "IPS_OptInService", "ElementName", "Intel(r) AMT OptIn Service",
+		"Name", "Intel(r) AMT OptIn Service", "OptInCodeTimeout", num(d.now.codeTimeout), "OptInDisplayTimeout", num(d.now.displayTimeout),
 		"OptInRequired", num(d.now.optIn), "OptInState", "0", "SystemCreationClassName", "CIM_ComputerSystem", "SystemName", "Intel(r) AMT")
 }
 
 func putOptIn(d *Device, c *call) error {
-	v := d.now.optIn
-	if err := setFields(c, number("OptInRequired", &v)); err != nil {
+	v, code, display := d.now.optIn, d.now.codeTimeout, d.now.displayTimeout
+	if err := setFields(c, number("OptInRequired", &v), number("OptInCodeTimeout", &code), number("OptInDisplayTimeout", &display)); err != nil {
 		return err
 	}
-	if v > 1 && v != 0xFFFFFFFF {
+	if d.p.ConsentLocked || v > 1 && v != 0xFFFFFFFF || code < 60 || code > 900 {
 		return errSchema
 	}
-	d.now.optIn = v
+	d.now.optIn, d.now.codeTimeout, d.now.displayTimeout = v, code, display
 	return nil
 }
 

@@ -380,7 +380,7 @@ func setUp(t *testing.T, d *Device, l *lab) *client {
 	if !d.p.PasswordAtCommit {
 		c.password = adminPassword
 	}
-	if status, body := c.put("AMT_GeneralSettings", "", "<r:HostName>pc1</r:HostName><r:DomainName>lab.test</r:DomainName>"); status != 200 {
+	if status, body := c.put("AMT_GeneralSettings", "", "<r:DomainName>lab.test</r:DomainName><r:HostName>pc1</r:HostName><r:PingResponseEnabled>true</r:PingResponseEnabled>"); status != 200 {
 		t.Fatalf("host name: %s", body)
 	}
 	setUpTLS(t, c, d, l)

@@ -129,14 +129,21 @@ type settings struct {
 
 	hashes []hashEntry
 
-	redirection uint32
-	listener    bool
-	kvm, webUI  uint32
-	optIn       uint32
-	detection   []string
-	algorithm   uint32
-	dhcp        bool
-	address     [5]string // IPAddress, SubnetMask, DefaultGateway, PrimaryDNS, SecondaryDNS
+	redirection                 uint32
+	listener                    bool
+	kvm, webUI                  uint32
+	optIn                       uint32
+	codeTimeout, displayTimeout uint32
+	kvmTimeout                  uint32
+	port5900                    bool
+	rfb                         string // the password of port 5900
+	timeSync                    uint32
+	family                      uint32
+	scheme                      int // of schemes
+	detection                   []string
+	algorithm                   uint32
+	dhcp                        bool
+	address                     [5]string // IPAddress, SubnetMask, DefaultGateway, PrimaryDNS, SecondaryDNS
 }
 
 type tlsSetting struct {
@@ -232,7 +239,7 @@ func (d *Device) factorySettings() settings {
 		hostName: d.cfg.HostName, sharedFQDN: true, ping: true, rmcpPing: true,
 		ddnsByDHCP: true, ddnsInterval: 1440, ddnsTTL: 900, idleWake: 65535,
 		context: -1, dhcp: true, optIn: 0xFFFFFFFF, nextUser: 1,
-		redirection: 32768, kvm: 3, webUI: 3,
+		redirection: 32768, kvm: 3, webUI: 3, codeTimeout: 120, displayTimeout: 300, kvmTimeout: 3, scheme: 1,
 	}
 	// The chip's clock runs from 1 January 2004 until somebody sets it.
 	s.clockOffset = time.Date(2004, 1, 1, 0, 0, 0, 0, time.UTC).Sub(d.started)

@@ -47,6 +47,10 @@ type Personality struct {
 	PasswordAtCommit bool // a new admin password counts only after CommitChanges
 	CommitCuts       bool // the network goes down before CommitChanges is answered
 	BusyKeys         int  // how many times GenerateKeyPair says it is busy, first
+	NoKVM            bool // Standard Manageability, or a screen that firmware cannot read
+	NoWebUI          bool
+	NoRedirection    bool // MEBx switched SOL, IDE-R and KVM off
+	ConsentLocked    bool // MEBx keeps user consent to the person at the machine
 	MEBxBeforeCommit bool // CommitChanges wants the MEBx password changed (19 and later)
 }
 
@@ -181,10 +185,12 @@ func plain(base string) (Personality, bool) {
 		p.MinTLS, p.MaxTLS, p.Suites = tls.VersionTLS12, tls.VersionTLS12, suitesLate
 		p.Hashes, p.AuthInt, p.ECC = sha2Roots, true, true
 	case "16":
+		p.NoWebUI = true
 		p.Version = amt.Version{Major: 16, Minor: 1, Hotfix: 25, Build: 2124}
 		p.MinTLS, p.MaxTLS, p.Suites = tls.VersionTLS12, tls.VersionTLS12, suitesLate
 		p.Hashes, p.Knows, p.AuthInt, p.ECC, p.ModernChain = sha2Roots, knowsSHA2, true, true, true
 	case "18", "19":
+		p.NoWebUI = true
 		p.Version = amt.Version{Major: 18, Minor: 0, Hotfix: 5, Build: 2141}
 		p.MinTLS, p.MaxTLS, p.Suites = tls.VersionTLS12, tls.VersionTLS12, suitesLate
 		p.Hashes, p.Knows, p.AuthInt, p.ECC, p.ModernChain = sha2Roots, knowsSHA2, true, true, true

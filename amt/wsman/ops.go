@@ -142,6 +142,11 @@ func ended(answer Node) bool { return answer.Child("EndOfSequence").OK() }
 // Invoke runs a method and returns its output. A ReturnValue other than 0 is an
 // error that wraps the amt.Status, whatever HTTP says.
 func (c *Client) Invoke(ctx context.Context, class, method string, args ...Arg) (Node, error) {
+	return c.InvokeOn(ctx, class, nil, method, args...)
+}
+
+// InvokeOn is Invoke on the selected instance.
+func (c *Client) InvokeOn(ctx context.Context, class string, sel []Selector, method string, args ...Arg) (Node, error) {
 	changes := !strings.HasPrefix(method, "Get")
 	var secrets []string
 	for _, a := range args {
@@ -150,7 +155,7 @@ func (c *Client) Invoke(ctx context.Context, class, method string, args ...Arg) 
 		}
 	}
 	body, err := c.do(ctx, &call{
-		op: method, class: class, action: URI(class) + "/" + method, changes: changes, repeat: !changes, method: true, secrets: secrets,
+		op: method, class: class, action: URI(class) + "/" + method, sel: sel, changes: changes, repeat: !changes, method: true, secrets: secrets,
 		write: func(b *buffer) { b.method(URI(class), method, args) },
 	})
 	if err != nil {

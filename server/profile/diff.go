@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"encoding"
 	"fmt"
 	"reflect"
 	"strings"
@@ -17,22 +18,51 @@ type Change struct {
 // Name and version say which document it is, not what is wanted of a device.
 func Differences(a, b Profile) []Change {
 	out := []Change{}
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range va.NumField() {
-		name, _, _ := strings.Cut(va.Type().Field(i).Tag.Get("json"), ",")
-		if name == "name" || name == "version" {
-			continue
-		}
-		if from, to := said(va.Field(i)), said(vb.Field(i)); from != to {
-			out = append(out, Change{name, from, to})
-		}
-	}
+	compare("", reflect.ValueOf(a), reflect.ValueOf(b), &out)
 	return out
 }
 
-func said(v reflect.Value) string {
-	if list, ok := v.Interface().([]string); ok {
-		return strings.Join(list, ", ")
+// compare walks two documents of one type side by side. A section that one of them
+// lacks is compared key by key with an empty one.
+func compare(at string, a, b reflect.Value, out *[]Change) {
+	for _, f := range reflect.VisibleFields(a.Type()) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" || at == "" && (name == "name" || name == "version") {
+			continue
+		}
+		from, to := a.FieldByIndex(f.Index), b.FieldByIndex(f.Index)
+		if t := f.Type; t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct {
+			compare(at+name+".", section(from), section(to), out)
+			continue
+		}
+		if was, is := said(from), said(to); was != is {
+			*out = append(*out, Change{at + name, was, is})
+		}
 	}
-	return fmt.Sprint(v.Interface())
+}
+
+func section(v reflect.Value) reflect.Value {
+	if v.IsNil() {
+		return reflect.Zero(v.Type().Elem())
+	}
+	return v.Elem()
+}
+
+// said is a key's value as text; "" for one that is absent.
+func said(v reflect.Value) string {
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return ""
+		}
+		v = v.Elem()
+	}
+	switch value := v.Interface().(type) {
+	case []string:
+		return strings.Join(value, ", ")
+	case encoding.TextMarshaler:
+		text, _ := value.MarshalText()
+		return string(text)
+	default:
+		return fmt.Sprint(value)
+	}
 }

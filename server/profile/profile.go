@@ -69,6 +69,8 @@ type Profile struct {
 	// are derived from the digest master password of the device's domain, for
 	// fleets that Intel SCS set up.
 	Passwords string `json:"passwords,omitempty" yaml:"passwords"`
+
+	Sections `yaml:",inline"`
 }
 
 // Default is what a device gets when nobody said otherwise.
@@ -124,7 +126,9 @@ func (p Profile) Validate() error {
 	if _, err := expand(p.HostName, Facts{UUID: amt.UUID{1}, MAC: "00:11:22:33:44:55", Serial: "S", Address: netip.AddrFrom4([4]byte{192, 0, 2, 1})}, uuidDigits[0]); err != nil {
 		bad("host_name: %w", err)
 	}
-	return errors.Join(errs...)
+	var in problems
+	p.Sections.validate(&in)
+	return errors.Join(append(errs, in.list...)...)
 }
 
 // checkUser is the firmware's rule for a digest user name (amt/protocol.md 8).

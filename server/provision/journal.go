@@ -132,6 +132,11 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 	if job.MEBx, err = tx.Credentials(ctx, c.Device.UUID, store.KindMEBx); err != nil {
 		return nil, err
 	}
+	if job.Profile.Wanted() {
+		if job.Settings, err = tx.DeviceSettings(ctx, c.Device.UUID); err != nil {
+			return nil, err
+		}
+	}
 	if otp, err := tx.OTPFor(ctx, c.Device.UUID); err == nil {
 		job.OTP = otp.Password
 	} else if !errors.Is(err, store.ErrNotFound) {
@@ -382,7 +387,14 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	if err := tx.FinishRun(ctx, l.RunID, store.RunDone, "", v.Detail, string(reason.NoBlame)); err != nil {
 		return err
 	}
-	return tx.Release(ctx, l.UUID, l.Fence, time.Time{})
+	if err := tx.Release(ctx, l.UUID, l.Fence, time.Time{}); err != nil || v.Then == "" {
+		return err
+	}
+	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: KindMaintain, Trigger: "timer", Profile: v.Profile, NotBefore: now, Task: v.Then})
+	if err != nil {
+		return err
+	}
+	return j.Enqueue(ctx, tx, run.ID, now, queue.Background)
 }
 
 // spendOTP marks the one-time password that was compared as used.
@@ -554,6 +566,11 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 	}
 	if k := f.Known; k != nil {
 		if err := tx.Known(ctx, uuid, k.Setup, k.Proofs, k.Commits); err != nil {
+			return err
+		}
+	}
+	if f.Settings != nil {
+		if err := tx.PutDeviceSettings(ctx, uuid, *f.Settings); err != nil {
 			return err
 		}
 	}

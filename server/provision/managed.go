@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
@@ -125,12 +126,19 @@ func (r *Run) verdictManaged(err error) Verdict {
 	if r.mayArrive(err) {
 		v.Quiet = r.e.Quiet
 	}
+	if code == reason.FlashWriteLimit {
+		v.Later = flashRest
+		return v
+	}
 	v.Later = r.e.Later - r.e.Later/5 + jitter(r.e.Rand, r.e.Later*2/5)
 	if entry.Retry == reason.Repeat && (r.Job.Device.Attempts < r.e.Tries || r.untried > 0) {
 		v.Again, v.Later = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet), 0
 	}
 	return v
 }
+
+// flashRest is how long a device is left alone that spares its flash.
+const flashRest = 24 * time.Hour
 
 // Unanswered reports whether a reason says that a device can no longer be spoken
 // to: after a change, it may be the change that shut us out.

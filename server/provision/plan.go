@@ -82,6 +82,9 @@ var managedDevice = []Step{
 	verifyPassword,
 }
 
+// ownedDevice is managedDevice and then what its profile wants beyond ownership.
+var ownedDevice = append(managedDevice[:len(managedDevice):len(managedDevice)], settingSteps()...)
+
 // newPassword changes the admin password and nothing else.
 var newPassword = []Step{
 	readManaged,
@@ -117,7 +120,7 @@ type plan struct {
 func planOf(kind string) plan {
 	switch kind {
 	case KindMaintain:
-		return plan{(*Run).contactManaged, managedDevice, (*Run).verdictManaged}
+		return plan{(*Run).contactManaged, ownedDevice, (*Run).verdictManaged}
 	case KindRotate:
 		return plan{(*Run).contactManaged, newPassword, (*Run).verdictManaged}
 	case KindProbe:
@@ -132,7 +135,7 @@ func planOf(kind string) plan {
 // page's rows.
 func StepNames() []string {
 	var names []string
-	for _, p := range [][]Step{adminControl, managedDevice, newPassword, backToFactory} {
+	for _, p := range [][]Step{adminControl, ownedDevice, newPassword, backToFactory} {
 		for _, s := range p {
 			if !slices.Contains(names, s.Name) {
 				names = append(names, s.Name)

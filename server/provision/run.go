@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -71,6 +72,8 @@ type Run struct {
 	other      bool   // it is met with TLS, and was without before
 	changed    bool   // it may have been told something that changes it
 	unanswered bool   // a commit got no answer: it may still arrive
+
+	settings map[string]store.DeviceSetting // what became of the profile's settings in this attempt
 
 	// Of a device on its way out:
 	gone  string // how it shows that it is no longer managed; "" it still is
@@ -264,6 +267,10 @@ func (r *Run) keep(c store.Credential) {
 // before is described by what it said when it let us in: until it does so again,
 // who answers under its UUID overwrites nothing of that (I14).
 func (r *Run) learnt() Facts {
+	if len(r.settings) > 0 {
+		list := slices.Collect(maps.Values(r.settings))
+		r.facts.Settings = &list
+	}
 	if r.trusted || r.Job.Device.ProvisionedAt.IsZero() {
 		return r.facts
 	}

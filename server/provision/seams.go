@@ -47,6 +47,16 @@ type Device interface {
 	Commit(context.Context) error
 	ProvisioningRecord(context.Context) (session.Record, error)
 	Unprovision(ctx context.Context, full bool) error
+	Settable
+}
+
+// Settable is how the list of settings reads and changes a device.
+type Settable interface {
+	Instance(ctx context.Context, class, id string) (*session.Instance, error)
+	Instances(ctx context.Context, class string) ([]*session.Instance, error)
+	Put(context.Context, *session.Instance) error
+	Invoke(ctx context.Context, class, method string, args ...session.Arg) error
+	InvokeOn(ctx context.Context, in *session.Instance, method string, args ...session.Arg) error
 }
 
 // Dial opens one conversation with one device.
@@ -103,6 +113,8 @@ type Job struct {
 	// Told reports that an earlier attempt may have told the device to go back
 	// to its factory state.
 	Told bool
+	// Settings are what became of the settings of its profile, by name.
+	Settings map[string]store.DeviceSetting
 }
 
 // Facts is what a run learnt about a device; zero fields are left alone.
@@ -127,6 +139,8 @@ type Facts struct {
 	LoginAs *LoginAs // the user of a password whose own is not known
 	Vouched *[]byte  // what is left of a person's word for a certificate
 	Seen    *[]byte  // the certificate of a peer that was told no password
+
+	Settings *[]store.DeviceSetting // what became of settings in this run
 }
 
 func (f Facts) none() bool { return f == Facts{} }
@@ -194,6 +208,8 @@ type Verdict struct {
 	// it was looked at.
 	Profile        string
 	ProfileVersion int
+	// Then is the task of the maintenance that follows at once.
+	Then string
 }
 
 // Store is the part of the truth a run reads and writes. Each method is one

@@ -21,6 +21,8 @@ import (
 
 // simDevice is firmware as far as the protocol of passwords, commit and TLS goes.
 type simDevice struct {
+	classes map[string]map[string][]string // its settings, by class and field
+
 	state                     amt.ProvisioningState
 	admin, mebx               string
 	pendingAdmin, pendingMEBx string // atOnce is false: effective at commit

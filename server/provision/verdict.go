@@ -33,6 +33,9 @@ func (r *Run) verdictBare(err error) Verdict {
 			return v
 		}
 		v.Profile, v.ProfileVersion, v.Chosen = r.Profile.Name, r.Profile.Version, r.cert.Why
+		if r.Profile.Wanted() {
+			v.Then = TaskSettings // in a session of its own: the device is ours already
+		}
 		if r.mebxHeld != 0 {
 			v.Active = append(v.Active, r.mebxHeld)
 		}

@@ -1,0 +1,308 @@
+package provision
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/server/profile"
+	"github.com/provisiond/provisiond/store"
+)
+
+// everySetting is a profile that wants every setting otherwise than a simulated
+// device has it out of the box.
+const everySetting = `{
+	"network": {"ping": false, "rmcp_ping": false, "fqdn": "dedicated", "ddns": {"mode": "firmware", "ttl": "30m", "interval": "12h"}, "preferred_family": "ipv6"},
+	"time": {"local_sync": false},
+	"redirection": {"sol": true, "ider": true, "listener": true, "web_ui": true, "kvm": {"enabled": true, "session_timeout": "10m"}},
+	"consent": {"required": "kvm", "code_timeout": "3m", "display_timeout": "4m"},
+	"power": {"package": "on_in_s0", "idle_wake_timeout": "30m"}
+}`
+
+// arrived is what the simulator itself says where each wish of everySetting must have
+// arrived: the setting, the class and field, and the value; since is the first
+// release that has it.
+var arrived = []struct {
+	setting, class, field, want string
+	since                       amt.Version
+}{
+	{"network", "AMT_GeneralSettings", "PingResponseEnabled", "false", amt.Version{}},
+	{"network", "AMT_GeneralSettings", "RmcpPingResponseEnabled", "false", amt.Version{Major: 5}},
+	{"network", "AMT_GeneralSettings", "SharedFQDN", "false", amt.Version{Major: 6}},
+	{"network", "AMT_GeneralSettings", "DDNSUpdateEnabled", "true", amt.Version{Major: 6}},
+	{"network", "AMT_GeneralSettings", "DDNSUpdateByDHCPServerEnabled", "false", amt.Version{Major: 6}},
+	{"network", "AMT_GeneralSettings", "DDNSTTL", "1800", amt.Version{Major: 6}},
+	{"network", "AMT_GeneralSettings", "DDNSPeriodicUpdateInterval", "720", amt.Version{Major: 6}},
+	{"network", "AMT_GeneralSettings", "PreferredAddressFamily", "1", amt.Version{Major: 6}},
+	{"network", "AMT_GeneralSettings", "IdleWakeTimeout", "30", amt.Version{}},
+	{"time", "AMT_TimeSynchronizationService", "LocalTimeSyncEnabled", "2", amt.Version{Major: 8}},
+	{"web_ui", "AMT_WebUIService", "EnabledState", "2", amt.Version{}},
+	{"redirection", "AMT_RedirectionService", "EnabledState", "32771", amt.Version{}},
+	{"redirection", "AMT_RedirectionService", "ListenerEnabled", "true", amt.Version{}},
+	{"kvm", "CIM_KVMRedirectionSAP", "EnabledState", "2", amt.Version{Major: 6}},
+	{"kvm_details", "IPS_KVMRedirectionSettingData", "SessionTimeout", "10", amt.Version{Major: 6}},
+	{"consent", "IPS_OptInService", "OptInRequired", "1", amt.Version{Major: 6, Minor: 2}},
+	{"consent", "IPS_OptInService", "OptInCodeTimeout", "180", amt.Version{Major: 6, Minor: 2}},
+	{"consent", "IPS_OptInService", "OptInDisplayTimeout", "240", amt.Version{Major: 6, Minor: 2}},
+}
+
+func sections(t *testing.T, doc string) (s profile.Sections) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(doc), &s); err != nil {
+		t.Fatal(err)
+	}
+	p := profile.Default()
+	p.Sections = s
+	if err := p.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// asWished holds the simulator's own account of itself against everySetting.
+func (l *lab) asWished(d *sim.Device) {
+	l.t.Helper()
+	for _, a := range arrived {
+		if have, is := d.Field(a.class, a.field); is && have != a.want {
+			l.t.Errorf("%s: %s of %s is %s, want %s", a.setting, a.field, a.class, have, a.want)
+		} else if !is && a.setting != "web_ui" && d.Snapshot().Version.AtLeast(a.since.Major, a.since.Minor) {
+			l.t.Errorf("%s: the device has no %s", a.setting, a.field)
+		}
+	}
+	if got := d.Scheme(); got != "Mobile: ON in S0" {
+		l.t.Errorf("power: the package is %q", got)
+	}
+}
+
+func (l *lab) settingsOf(d *sim.Device) (all map[string]store.DeviceSetting) {
+	l.t.Helper()
+	if err := l.db.Read(l.t.Context(), func(tx *store.Tx) (err error) {
+		all, err = tx.DeviceSettings(l.t.Context(), d.UUID())
+		return err
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	return all
+}
+
+func changes(d *sim.Device) (calls []string) {
+	for _, c := range d.Snapshot().Changes {
+		if strings.HasPrefix(c.Detail, "fault") {
+			continue // it has no such class
+		}
+		calls = append(calls, c.Call)
+	}
+	return calls
+}
+
+// TestEverySetting: a device of any generation has, once it is set up, what its
+// profile wants as far as its firmware can; a second look changes nothing.
+func TestEverySetting(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		for _, p := range sim.Personalities() {
+			t.Run(p, func(t *testing.T) {
+				t.Parallel()
+				l := l.in(t)
+				l.prof.Sections = sections(t, everySetting)
+				d := l.managed(p)
+				l.asWished(d)
+				got := l.settingsOf(d)
+				for _, name := range SettingNames() {
+					since := amt.Version{}
+					for _, a := range arrived {
+						if a.setting == name {
+							since = a.since
+							break
+						}
+					}
+					want := store.SettingOK
+					if !d.Snapshot().Version.AtLeast(since.Major, since.Minor) || name == "web_ui" && d.Snapshot().Version.AtLeast(16, 0) {
+						want = store.SettingUnsupported
+					}
+					if got[name].State != want {
+						t.Errorf("%s is %q (%s), want %q", name, got[name].State, got[name].Detail, want)
+					}
+				}
+				before := changes(d)
+				dev := l.do(d, KindMaintain, "")
+				if dev.Lifecycle != store.Provisioned || dev.Reason != "" {
+					t.Errorf("%s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
+				}
+				if after := changes(d); len(after) != len(before) {
+					t.Errorf("a second look changed %v", after[len(before):])
+				}
+			})
+		}
+	})
+}
+
+// TestSettingsBehindOurBack: what another console changes is found, said, and mended,
+// or only said where the profile wants no more.
+func TestSettingsBehindOurBack(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		l.prof.Sections = sections(t, everySetting)
+		d := l.managed("11")
+		for _, c := range []struct {
+			name, says string
+			rewrite    func(*sim.Consoles)
+		}{
+			{"network", "network.ping is true, not false", func(c *sim.Consoles) { *c.Ping = true }},
+			{"network", "power.idle_wake_timeout is 7, not 30", func(c *sim.Consoles) { *c.IdleWake = 7 }},
+			{"web_ui", "redirection.web_ui is in state 3, not 2", func(c *sim.Consoles) { *c.WebUI = 3 }},
+			{"redirection", "redirection.sol is false, not true", func(c *sim.Consoles) { *c.Redirection = 32769 }},
+			{"redirection", "redirection.listener is false, not true", func(c *sim.Consoles) { *c.Listener = false }},
+			{"kvm", "redirection.kvm.enabled is in state 3, not 2", func(c *sim.Consoles) { *c.KVM = 3 }},
+			{"consent", "consent.required is 0, not 1", func(c *sim.Consoles) { *c.OptIn = 0 }},
+		} {
+			d.Rewrite(c.rewrite)
+			if dev := l.do(d, KindMaintain, TaskCheck); dev.Lifecycle != store.Drifted || !strings.Contains(dev.Detail, c.name+": "+c.says) {
+				t.Errorf("%s: %s: %s, want %q", c.name, dev.Lifecycle, dev.Detail, c.says)
+			}
+			if got := l.settingsOf(d)[c.name]; got.State != store.SettingDiffers || !strings.Contains(got.Detail, c.says) {
+				t.Errorf("%s: %+v", c.name, got)
+			}
+			if dev := l.do(d, KindMaintain, TaskSettings+","+TaskClock); dev.Reason == reason.ProfileDrift {
+				t.Errorf("%s is not mended: %s", c.name, dev.Detail)
+			}
+			l.asWished(d)
+		}
+		l.prof.Drift = "report"
+		d.Rewrite(func(c *sim.Consoles) { *c.Ping = true })
+		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Drifted || !strings.Contains(dev.Detail, "network.ping") {
+			t.Errorf("only to be reported: %s: %s", dev.Lifecycle, dev.Detail)
+		}
+		if v, _ := d.Field("AMT_GeneralSettings", "PingResponseEnabled"); v != "true" {
+			t.Error("what was only to be reported was mended")
+		}
+	})
+}
+
+// TestAnotherConsoleWritesThis: a setting that is changed back again and again is
+// left to whoever does it, until the profile has a new version.
+func TestAnotherConsoleWritesThis(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		l.prof.Sections = sections(t, `{"network": {"ping": false}}`)
+		d := l.managed("12")
+		for i := range mostFlips {
+			d.Rewrite(func(c *sim.Consoles) { *c.Ping = true })
+			if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned {
+				t.Fatalf("flip %d: %s: %s", i+1, dev.Lifecycle, dev.Detail)
+			}
+		}
+		d.Rewrite(func(c *sim.Consoles) { *c.Ping = true })
+		dev := l.do(d, KindMaintain, "")
+		if got := l.settingsOf(d)["network"]; dev.Lifecycle != store.Drifted || got.State != store.SettingElsewhere || !strings.Contains(dev.Detail, "another console writes this") {
+			t.Errorf("%s: %s: %+v", dev.Lifecycle, dev.Detail, got)
+		}
+		if v, _ := d.Field("AMT_GeneralSettings", "PingResponseEnabled"); v != "true" {
+			t.Error("it was mended once more")
+		}
+		l.prof.Version++
+		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned {
+			t.Errorf("with a new version: %s: %s", dev.Lifecycle, dev.Detail)
+		}
+	})
+}
+
+// TestADeviceSaysNoToASetting: the rest of the profile reaches it all the same, and
+// it is not asked again and again.
+func TestADeviceSaysNoToASetting(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		tune   func(*sim.Personality)
+		faults []sim.Fault
+		state  map[string]store.SettingState
+		ends   store.Lifecycle
+		needs  []string
+	}{
+		{"MEBx keeps consent", func(p *sim.Personality) { p.ConsentLocked = true }, nil, map[string]store.SettingState{"consent": store.SettingRefused}, store.Drifted, nil},
+		{"no KVM", func(p *sim.Personality) { p.NoKVM = true }, nil, map[string]store.SettingState{"kvm": store.SettingUnsupported, "kvm_details": store.SettingUnsupported}, store.Provisioned, nil},
+		{"no KVM, and required", func(p *sim.Personality) { p.NoKVM = true }, nil, map[string]store.SettingState{"kvm": store.SettingUnsupported, "kvm_details": store.SettingUnsupported}, store.Drifted, []string{"kvm"}},
+		{"MEBx switched redirection off", func(p *sim.Personality) { p.NoRedirection = true }, nil, map[string]store.SettingState{"redirection": store.SettingUnsupported, "kvm": store.SettingUnsupported}, store.Provisioned, nil},
+		{"a refusal", nil, []sim.Fault{sim.Refused("EnableLocalTimeSync", amt.StatusNotPermitted)}, map[string]store.SettingState{"time": store.SettingRefused}, store.Drifted, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			forEachEngine(t, func(t *testing.T, l *lab) {
+				l.prof.Sections = sections(t, everySetting)
+				l.prof.Required = c.needs
+				d := l.device("11", sim.With(c.faults...), func(cfg *sim.Config) { cfg.Tune = c.tune })
+				l.hello(d)
+				dev := l.settle(l.engine, d)
+				if dev.Lifecycle != c.ends {
+					t.Errorf("%s: %s", dev.Lifecycle, dev.Detail)
+				}
+				got := l.settingsOf(d)
+				for _, name := range SettingNames() {
+					want := c.state[name]
+					if want == "" {
+						want = store.SettingOK
+					}
+					if got[name].State != want {
+						t.Errorf("%s is %q (%s), want %q", name, got[name].State, got[name].Detail, want)
+					}
+				}
+				before := len(changes(d))
+				l.do(d, KindMaintain, "")
+				if after := changes(d); len(after) != before {
+					t.Errorf("asked again: %v", after[before:])
+				}
+				if dev, _ := l.look(d); dev.Lifecycle != c.ends {
+					t.Errorf("after another look: %s: %s", dev.Lifecycle, dev.Detail)
+				}
+			})
+		})
+	}
+}
+
+// TestFlashIsSpared: a device that takes no more writes is left alone for a day.
+func TestFlashIsSpared(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		l.prof.Sections = sections(t, everySetting)
+		d := l.device("11", sim.With(sim.Refused("EnableLocalTimeSync", amt.StatusFlashWriteLimit)))
+		l.hello(d)
+		dev := l.settle(l.engine, d)
+		if dev.Lifecycle != store.Provisioned || dev.Reason != reason.FlashWriteLimit {
+			t.Errorf("%s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
+		}
+	})
+}
+
+// TestSettingsDisasters: each change is lost, applied though its answer was lost, or
+// met by a power cut, and the device has every setting in the end.
+func TestSettingsDisasters(t *testing.T) {
+	t.Parallel()
+	calls := []string{"Put:AMT_GeneralSettings#2", "EnableLocalTimeSync", "RequestStateChange#1", "RequestStateChange#2", "Put:AMT_RedirectionService", "RequestStateChange#3",
+		"Put:IPS_KVMRedirectionSettingData", "Put:IPS_OptInService", "SetPowerScheme"}
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		for _, call := range calls {
+			name, nth := call, 1
+			if i := strings.IndexByte(call, '#'); i > 0 {
+				name, nth = call[:i], int(call[i+1]-'0')
+			}
+			for _, x := range disasters {
+				t.Run(fmt.Sprint(call, "/", x.name), func(t *testing.T) {
+					t.Parallel()
+					l := l.in(t)
+					l.prof.Sections = sections(t, everySetting)
+					d := l.managed("11", func(c *sim.Config) { c.Faults = sim.With(x.make(name, nth)) })
+					if len(d.Snapshot().FaultsFired) == 0 {
+						t.Error("the disaster did not happen")
+					}
+					l.asWished(d)
+					dev, _ := l.look(d)
+					l.invariants(d, dev)
+				})
+			}
+		}
+	})
+}
