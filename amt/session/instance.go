@@ -163,5 +163,8 @@ func Refused(err error) bool {
 // anywhere, so each that may mean it does.
 func Unsupported(err error) bool { return absent(err) }
 
+// Passes reports whether a refusal may be none the next time, nobody doing anything.
+func Passes(err error) bool { return passes(err) }
+
 // IsTrue reads a boolean as firmware of one release or another writes it.
 func IsTrue(text string) bool { return text == "1" || strings.EqualFold(text, "true") }

@@ -118,7 +118,7 @@ func (r *Run) answered(s setting, err error) error {
 	switch {
 	case errors.As(err, &status) && status.Class() == amt.ClassFlash:
 		return &reason.Error{Code: reason.FlashWriteLimit, Err: err}
-	case sent(err), errors.As(err, &status) && status.Class() == amt.ClassWait:
+	case sent(err):
 		return err
 	case session.Unsupported(err), errors.As(err, &status) && status == stateUnsupported:
 		if r.requires(s) {
@@ -127,7 +127,7 @@ func (r *Run) answered(s setting, err error) error {
 		}
 		r.remember(s, store.SettingUnsupported, "")
 		return nil
-	case session.Refused(err):
+	case session.Refused(err) && !session.Passes(err):
 		r.leave(s, store.SettingRefused, clip(errText(err)))
 		return nil
 	}
