@@ -52,7 +52,7 @@ type UnprovisionBody struct {
 
 // MaintainBody says what to look at.
 type MaintainBody struct {
-	Task string `json:"task,omitempty" maxLength:"64" doc:"clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
+	Task string `json:"task,omitempty" maxLength:"64" doc:"clock, name, cert, tls, password, settings, divided by commas; check looks and changes nothing; empty is what is due"`
 	Note string `json:"note,omitempty" maxLength:"500"`
 }
 

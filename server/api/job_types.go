@@ -9,7 +9,7 @@ type JobRequest struct {
 	Devices []string `json:"devices,omitempty" maxItems:"10000" doc:"UUIDs, names, addresses or MACs, instead of a query"`
 	All     bool     `json:"all,omitempty" doc:"instead of either: all devices that the kind can be done to"`
 
-	Task string `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, divided by commas; check looks and changes nothing; empty is what is due"`
+	Task string `json:"task,omitempty" maxLength:"64" doc:"maintain: clock, name, cert, tls, password, settings, divided by commas; check looks and changes nothing; empty is what is due"`
 	Mode string `json:"mode,omitempty" enum:"full,partial,decommission" doc:"unprovision; decommission is full, and retired once the device shows that it is gone"`
 	Change
 	Note      string     `json:"note,omitempty" maxLength:"500"`

@@ -72,7 +72,7 @@ func Waved(kind, task string) bool {
 func Begins(kind string) bool { return kind == "approve" || kind == "retry" || kind == "release" }
 
 // MaintenanceTasks are the words a maintain run's task may hold.
-var maintenanceTasks = []string{"clock", "name", "cert", "tls", "password", "check", "due"}
+var maintenanceTasks = []string{"clock", "name", "cert", "tls", "password", "settings", "check", "due"}
 
 func checkTask(task string) error {
 	for _, w := range strings.FieldsFunc(task, func(r rune) bool { return r == ',' || r == ' ' }) {

@@ -543,7 +543,7 @@ func nextManaged(d store.Device, last *api.Run, now time.Time) string {
 	case lostSetup(d):
 		return "its next hello decides, as provisioning.reprovision says; if it says none: disconnect its power for a moment. To look again now: " + maintain + " --task check"
 	case d.Lifecycle == store.Drifted:
-		return "maintenance brings it back when its turn comes; now: " + maintain + " --task clock,cert,name,tls"
+		return "maintenance brings it back when its turn comes; now: " + maintain + " --task clock,cert,name,tls,settings"
 	}
 	return "maintenance looks at it again by itself; now: " + maintain + " --task check"
 }

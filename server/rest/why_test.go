@@ -112,7 +112,7 @@ func TestWhyOfManagedDevices(t *testing.T) {
 		{store.Provisioned, reason.DeviceUnreachable, "maintenance looks at it again"},
 		{store.Provisioned, reason.TLSPinnedKeyChanged, "provctl device trust"},
 		{store.Drifted, reason.IdentityConflict, "provctl device release"},
-		{store.Drifted, reason.ProfileDrift, "--task clock,cert,name,tls"},
+		{store.Drifted, reason.ProfileDrift, "--task clock,cert,name,tls,settings"},
 	} {
 		w, err := b.Client(b.Admin).Why(t.Context(), b.Seen(apitest.Device{Lifecycle: c.to, Reason: c.why}).String())
 		if err != nil || !strings.Contains(w.Next, c.want) || strings.Contains(w.Next, "device retry") {
