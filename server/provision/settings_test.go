@@ -3,6 +3,7 @@ package provision
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -305,4 +306,12 @@ func TestSettingsDisasters(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSettingNames: what a profile may require is what the list has.
+func TestSettingNames(t *testing.T) {
+	t.Parallel()
+	if got := SettingNames(); !slices.Equal(got, profile.Settings) {
+		t.Errorf("the list has %v, the profile knows %v", got, profile.Settings)
+	}
 }
