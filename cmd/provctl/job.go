@@ -102,7 +102,7 @@ func (p *program) maintainCommand() *cobra.Command {
 	var j jobFlags
 	due := false
 	cmd := &cobra.Command{
-		Use:   "maintain DEVICE | QUERY | --all --due | --task clock,cert,name,tls,password",
+		Use:   "maintain DEVICE | QUERY | --all --due | --task clock,cert,name,tls,password,settings",
 		Short: "Look after managed devices: clock, certificate, name, password",
 		Long: "Looks after one device, or after all that a query finds, as a job. --due does only what is due: a clock that is off,\n" +
 			"a certificate that ends within 30 days, a name that changed, a password older than its profile allows, TLS settings that differ.\n" +
