@@ -18,13 +18,14 @@ var (
 	heading   = regexp.MustCompile(`(?m)^#+ (.*)$`)
 	rule      = regexp.MustCompile(`(?m)^\| \*\*(I\d+)\*\* \|`)
 	address   = regexp.MustCompile(`https?://\S+`)
+	file      = regexp.MustCompile("`((?:[\\w.-]+/)+[\\w.-]+\\.(?:go|sql|ya?ml|sh|json|html))`")
 	remark    = regexp.MustCompile(`(?m)(?:^|\s)(?://|#|--) .*$`)
 )
 
 const invariantsPage = "server/provision/invariants.md"
 
-// TestCitations: whatever page, section or invariant the code or a page names is in
-// this repository. A page is named from the top of the repository, from where the
+// TestCitations: whatever page, section, invariant or file the code or a page names
+// is in this repository. A page is named from the top of the repository, from where the
 // name stands, or from this folder.
 func TestCitations(t *testing.T) {
 	t.Parallel()
@@ -85,6 +86,13 @@ func TestCitations(t *testing.T) {
 			}
 			if m[2] != "" {
 				numbered++
+			}
+		}
+		if filepath.Ext(path) == ".md" {
+			for _, m := range file.FindAllStringSubmatch(text, -1) {
+				if _, ok := page(path, m[1]); !ok {
+					t.Errorf("%s speaks of the file %s, and there is none", path, m[1])
+				}
 			}
 		}
 		if filepath.Ext(path) == ".go" && !strings.HasSuffix(path, "_test.go") {

@@ -73,7 +73,7 @@ func TestNothingIsWrittenInVain(t *testing.T) {
 }
 
 // forTests are packages whose readers are tests.
-var forTests = []string{"amt/sim", "certs/certtest", "store/pgtest", "server/api/apitest"}
+var forTests = []string{"amt/sim", "certs/certtest", "store/pgtest", "store/storetest", "server/rest/apitest"}
 
 // program is this module as the type checker sees it, without its tests.
 type program struct {

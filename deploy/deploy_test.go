@@ -5,6 +5,7 @@ package deploy_test
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -176,25 +177,39 @@ func TestImageRunsAsNobodyInParticular(t *testing.T) {
 	}
 }
 
+// TestLinksLeadSomewhere: each link of each page leads to a file or a heading that
+// is there.
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#\s]+)?(#[^)\s]+)?\)`)
-	for _, page := range []string{"../README.md", "README.md", "RUNBOOKS.md", "FIGURES.md"} {
-		text := read(t, page)
-		anchors := map[string]bool{}
-		for line := range strings.Lines(text) {
+	pages := map[string]map[string]bool{} // a page's headings
+	if err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		pages[path] = map[string]bool{}
+		for line := range strings.Lines(read(t, path)) {
 			if strings.HasPrefix(line, "#") {
-				anchors["#"+anchor(strings.TrimSpace(strings.TrimLeft(line, "#")))] = true
+				pages[path]["#"+anchor(strings.TrimSpace(strings.TrimLeft(line, "#")))] = true
 			}
 		}
-		for _, m := range link.FindAllStringSubmatch(text, -1) {
-			switch {
-			case m[1] == "" && !anchors[m[2]]:
-				t.Errorf("%s: no heading %s", page, m[2])
-			case m[1] != "" && !strings.Contains(m[1], "://"):
-				if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
-					t.Errorf("%s links to %s: %v", page, m[1], err)
-				}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for page := range pages {
+		for _, m := range link.FindAllStringSubmatch(read(t, page), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			to := page
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(page), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s links to %s: %v", page, m[1], err)
+			} else if m[2] != "" && !pages[to][m[2]] {
+				t.Errorf("%s links to %s%s: no such heading", page, m[1], m[2])
 			}
 		}
 	}

@@ -48,7 +48,7 @@ type simDevice struct {
 }
 
 // simTLS is whom the firmware lets in, and what it does with what it is told about
-// that. Trusted names are in force at once, the rest with a commit (settings.md).
+// that. Trusted names are in force at once, the rest with a commit (amt/protocol.md 6.8).
 type simTLS struct {
 	on, mutual bool
 	next       bool     // mutual after the next commit
