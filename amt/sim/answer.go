@@ -13,8 +13,8 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// answer takes one request through authentication, its class and whatever
-// fault is due. It reports whether the connection goes on.
+// answer takes one request through authentication, its class and the fault that
+// is due. It reports whether the connection goes on.
 func (c *conn) answer(req *httpRequest) bool {
 	d := c.dev
 	if reply := c.relayed(req); reply != nil {
@@ -56,7 +56,7 @@ func (c *conn) answer(req *httpRequest) bool {
 		d.wait(f.pause)
 	}
 	d.mu.Lock()
-	d.handling--                        // the answer may be read before this goroutine runs again
+	d.handling--                        // the peer may read the answer before this goroutine runs again
 	if d.closed || c.epoch != d.epoch { // the network went down meanwhile
 		d.mu.Unlock()
 		return false
@@ -71,7 +71,7 @@ func (c *conn) answer(req *httpRequest) bool {
 		reply = d.perform(call, f)
 	}
 	if call.after != nothing && (f.kind == DropReply || f.kind == PowerCycle || call.verb == "CommitChanges" && d.p.CommitCuts) {
-		d.follow(call.after) // the network is gone before the answer is out
+		d.follow(call.after) // cut the network before the answer goes out
 		d.mu.Unlock()
 		return false
 	}
@@ -81,14 +81,14 @@ func (c *conn) answer(req *httpRequest) bool {
 	more := f.reply(c, reply) && !reply.close
 	if call.after != nothing {
 		d.mu.Lock()
-		d.follow(call.after) // cuts every connection, this one too
+		d.follow(call.after) // it cuts every connection, this one too
 		d.mu.Unlock()
 		return false
 	}
 	return more
 }
 
-// effect is what a call does to the network once it is answered.
+// effect is what a call does to the network after its answer.
 type effect int
 
 const (
@@ -114,7 +114,7 @@ func (d *Device) follow(e effect) {
 }
 
 // atTheDoor answers what never reaches WS-Management: other paths and methods,
-// and whoever is not logged in. mu is held.
+// and peers that are not logged in. mu is held.
 func (c *conn) atTheDoor(req *httpRequest) *httpReply {
 	d := c.dev
 	if req.method == "GET" && !c.setup && (req.path == "/" || req.path == "/index.htm") {
@@ -130,7 +130,7 @@ func (c *conn) atTheDoor(req *httpRequest) *httpReply {
 		return c.unauthorized(true)
 	}
 	if c.setup && !d.p.AsksDigest && req.authorization == "" {
-		return nil // the client certificate is all the proof there is
+		return nil // the client certificate is all the proof that setup asks for
 	}
 	if req.trusted {
 		return nil
@@ -149,7 +149,7 @@ func (c *conn) atTheDoor(req *httpRequest) *httpReply {
 		d.login(user, false)
 	case unasked:
 		if c.setup && !d.p.AsksDigest {
-			return nil // an answer to a question nobody put
+			return nil // an answer to a question that nobody asked
 		}
 	}
 	return c.unauthorized(false)
@@ -195,7 +195,7 @@ func (d *Device) faultReply(c *call, err error) *httpReply {
 	return &httpReply{status: status, kind: d.p.ContentType, body: w.finish()}
 }
 
-// perform finds the class and does what is asked; mu is held.
+// perform finds the class and carries the call out; mu is held.
 func (d *Device) perform(c *call, f *firing) *httpReply {
 	cl, ok := classes[c.class]
 	if !ok || !cl.in(&d.p) || cl.space+c.class != c.uri {
@@ -315,7 +315,7 @@ func (in instance) matches(sel []selector) bool {
 		if v, ok := in.get(s.name); ok && v == s.value {
 			continue
 		}
-		// Selectors that are references themselves are not looked into.
+		// Do not look into selectors that are references themselves.
 		if !slices.ContainsFunc(in, func(p prop) bool { return p.name == s.name && p.ref != nil }) {
 			return false
 		}
@@ -341,7 +341,7 @@ func (d *Device) enumerate(c *call) (*httpReply, error) {
 	if c.body.name != "Enumerate" || c.body.space != nsEnum {
 		return nil, errSchema
 	}
-	if len(d.enums) >= 16 { // the oldest ones are not worth remembering which
+	if len(d.enums) >= 16 { // a device need not remember which of the old ones
 		clear(d.enums)
 	}
 	d.enumCount++
@@ -404,7 +404,7 @@ func (d *Device) methodReply(c *call, out []prop, st amt.Status) *httpReply {
 	return d.ok(w.finish())
 }
 
-// note keeps the log of everything that changed, or tried to. mu is held.
+// note logs everything that changed the device, or tried to. mu is held.
 func (d *Device) note(call, detail string, st amt.Status) {
 	d.seen.changes = append(d.seen.changes, Change{At: time.Now(), Call: call, Detail: detail, Status: st})
 	if ce := d.log.Check(zap.DebugLevel, "call"); ce != nil {

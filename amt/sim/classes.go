@@ -7,7 +7,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// class is one CIM class as this firmware offers it.
+// class is one CIM class of this firmware.
 type class struct {
 	space     string
 	since     amt.Version
@@ -20,7 +20,7 @@ type class struct {
 	methods   map[string]method
 }
 
-// method is one extrinsic method; reads says it changes nothing.
+// method is one extrinsic method; reads says that it changes nothing.
 type method struct {
 	do    func(*Device, *call) ([]prop, amt.Status, error)
 	reads bool
@@ -40,8 +40,8 @@ func one(f func(*Device) instance) func(*Device) []instance {
 	return func(d *Device) []instance { return []instance{f(d)} }
 }
 
-// classes is the whole of what a setup may touch. A class that is not here, or
-// not yet in a release, is answered with a fault.
+// classes are all classes that a setup may touch. The device answers a fault
+// for a class that is missing, or missing in its release.
 var classes = map[string]*class{
 	"CIM_SoftwareIdentity":     {space: nsCIM, list: softwareIdentity},
 	"AMT_GeneralSettings":      {space: nsAMT, singleton: true, list: one(generalSettings), put: putGeneral},
@@ -110,7 +110,7 @@ var classes = map[string]*class{
 	"IPS_ProvisioningRecordLog":           {space: nsIPS, since: v(6, 2), singleton: true, list: one(recordLog)},
 }
 
-// peer is where a call came from.
+// peer is the caller's address.
 func (c *call) peer() netip.Addr { return c.conn.peer }
 
 func softwareIdentity(d *Device) []instance {
@@ -215,7 +215,7 @@ func putEthernet(d *Device, c *call) error {
 	}
 	for _, name := range addressFields {
 		if v, ok := c.arg(name); ok && dhcp && v != "" {
-			return errSchema // with DHCP the addresses are not ours to set
+			return errSchema // with DHCP a client may not set the addresses
 		}
 	}
 	d.now.dhcp, d.now.address = dhcp, a

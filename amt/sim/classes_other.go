@@ -21,8 +21,8 @@ type userEntry struct {
 
 const maxUsers = 15
 
-// readUser takes the arguments AddUserAclEntryEx and UpdateUserAclEntryEx share:
-// a digest user or a Kerberos one, never both.
+// readUser reads the arguments that AddUserAclEntryEx and UpdateUserAclEntryEx
+// share: a digest user or a Kerberos one, never both.
 func (d *Device) readUser(c *call) (userEntry, amt.Status, error) {
 	name, digestUser := c.arg("DigestUsername")
 	pass, _ := c.arg("DigestPassword")

@@ -90,7 +90,7 @@ func setMEBx(d *Device, c *call) ([]prop, amt.Status, error) {
 	return nil, 0, nil
 }
 
-// strong is MEBx's own rule: the characters it takes, and one of each kind.
+// strong is MEBx's own rule: the allowed characters, and one of each kind.
 func strong(p string) bool {
 	if len(p) < 8 || len(p) > 32 {
 		return false
@@ -113,7 +113,7 @@ func strong(p string) bool {
 	return kinds == 15
 }
 
-// commitChanges saves what was set, if the generation finds it complete.
+// commitChanges saves the settings if the generation finds them complete.
 func commitChanges(d *Device, c *call) ([]prop, amt.Status, error) {
 	if missing := d.missing(); missing != "" {
 		c.note = "missing: " + missing
@@ -180,7 +180,7 @@ func unprovisionPartial(d *Device, c *call) ([]prop, amt.Status, error) {
 
 func blockingComponents(*Device, *call) ([]prop, amt.Status, error) { return nil, 0, nil }
 
-// auditRecord must not be asked for in the middle of setup.
+// auditRecord fails in the middle of setup.
 func auditRecord(d *Device, _ *call) ([]prop, amt.Status, error) {
 	if d.state == amt.StateIn {
 		return nil, amt.StatusInternalError, nil
@@ -206,8 +206,8 @@ func userName(s string) bool {
 	return true
 }
 
-// digestBytes takes base64 of 16 bytes, and in lenient mode the hexadecimal
-// form some clients send.
+// digestBytes reads base64 of 16 bytes, and in lenient mode the hexadecimal
+// form that some clients send.
 func (d *Device) digestBytes(s string) ([]byte, bool) {
 	if d.cfg.LenientDigest && len(s) == 32 {
 		if b, err := hex.DecodeString(s); err == nil {
@@ -234,10 +234,10 @@ func setAdmin(d *Device, c *call) ([]prop, amt.Status, error) {
 		return nil, amt.StatusInvalidName, nil
 	}
 	d.now.adminUser, d.now.adminHA1, d.now.adminDefault, d.now.adminBy = user, h, false, c.peer()
-	if d.state == amt.StatePost { // in operation an account change does not wait
+	if d.state == amt.StatePost { // in operation a change of an account takes effect at once
 		d.saved.adminUser, d.saved.adminHA1, d.saved.adminDefault, d.saved.adminBy = user, h, false, c.peer()
 	}
-	d.digest.forget() // any ACL change ends the cached sessions
+	d.digest.forget() // any change of the ACL ends the cached sessions
 	c.note = "user " + user
 	return nil, 0, nil
 }

@@ -15,7 +15,7 @@ type certEntry struct {
 	der     []byte
 	cert    *x509.Certificate
 	trusted bool
-	own     bool // the default self-signed one of 16.1 and later; der is filled when asked for
+	own     bool // the default self-signed one of 16.1 and later; the device makes der on first use
 }
 
 type keyEntry struct {
@@ -127,8 +127,8 @@ func keyCapabilities(d *Device) instance {
 	return in
 }
 
-// generateKeyPair is busy for a while on some releases, as a chip that has to
-// find primes is.
+// generateKeyPair is busy for a while on some releases, like a chip that looks
+// for primes.
 func generateKeyPair(d *Device, c *call) ([]prop, amt.Status, error) {
 	alg, ok := c.numberArg("KeyAlgorithm")
 	bits, ok2 := c.numberArg("KeyLength")
@@ -284,14 +284,14 @@ func credentialContexts(d *Device) []instance {
 	}}
 }
 
-// contextArgs reads both references of a credential context and checks them.
+// contextArgs reads and checks both references of a credential context.
 func contextArgs(d *Device, c *call) (int, error) {
 	cert, ok := readReference(c.body.child(c.uri, "ElementInContext"))
 	end, ok2 := readReference(c.body.child(c.uri, "ElementProvidingContext"))
 	if !ok || !ok2 || cert.uri != nsAMT+"AMT_PublicKeyCertificate" || end.uri != nsAMT+"AMT_TLSProtocolEndpointCollection" {
 		return 0, errSchema
 	}
-	// Both spellings are met in the field: with and without the space.
+	// Clients write both spellings: with and without the space.
 	if end.selector != "ElementName" || trimSpaces(end.value) != trimSpaces(collectionName) {
 		return 0, errSelectors
 	}
@@ -301,7 +301,7 @@ func contextArgs(d *Device, c *call) (int, error) {
 		return 0, errSelectors
 	}
 	if _, ok := d.keyOf(e); !ok {
-		return 0, errSchema // a certificate without its key serves nobody
+		return 0, errSchema // a certificate without its key is of no use
 	}
 	return id, nil
 }
@@ -386,7 +386,7 @@ func putTLS(d *Device, c *call) error {
 	}
 	s := d.now.tls[at]
 	if _, ok := c.arg("AcceptNonSecureConnections"); ok && d.p.has(16, 1) {
-		return errSchema // non-secure connections are gone
+		return errSchema // these releases have no non-secure connections
 	}
 	if err := setFields(c, flag("Enabled", &s.enabled), flag("MutualAuthentication", &s.mutual), flag("AcceptNonSecureConnections", &s.nonSecure)); err != nil {
 		return err
@@ -399,20 +399,20 @@ func putTLS(d *Device, c *call) error {
 		s.trustedCN = s.trustedCN[:min(n, len(s.trustedCN))]
 	}
 	if s.enabled && !d.now.usableContext() || s.mutual && !d.now.hasRoot() {
-		return errDenied // nothing to show, or nobody to believe
+		return errDenied // no certificate to show, or no root to believe
 	}
 	d.now.tls[at] = s
 	if at == 1 && d.state == amt.StateIn {
 		d.lmsPut = true
 	}
 	if at == 0 && d.state == amt.StatePost {
-		d.saved.tls[0].trustedCN = s.trustedCN // the one field that does not wait for CommitChanges
+		d.saved.tls[0].trustedCN = s.trustedCN // the one field that takes effect before CommitChanges
 	}
 	c.note = fmt.Sprintf("%s enabled=%t mutual=%t", id, s.enabled, s.mutual)
 	return nil
 }
 
-// signRequest proves the possession of a device key: it signs the request the
+// signRequest proves that the device holds a key: it signs the request that the
 // server prepared with an empty signature.
 func signRequest(d *Device, c *call) ([]prop, amt.Status, error) {
 	ref, ok := readReference(c.body.child(c.uri, "KeyPair"))

@@ -20,43 +20,44 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// DefaultPort is where AMT listens with TLS; without TLS it is one below.
+// DefaultPort is where AMT listens with TLS; without TLS it listens one port
+// below.
 const DefaultPort = 16993
 
-// Config is what makes one device.
+// Config describes one device.
 type Config struct {
 	UUID        amt.UUID
 	Personality string     // a name of Personalities; empty: "11"
 	Addr        netip.Addr // its own address, such as 127.20.0.1
 	Port        uint16     // of its TLS listener; 0: DefaultPort
 
-	Suffix     string          // what DHCP option 15 gave it
-	MEBxSuffix string          // typed in MEBx; goes before DHCP's
-	Roots      []amt.TrustHash // added to the hash table as custom hashes, as far as the generation knows the algorithm
-	RootsOEM   bool            // Roots count as OEM hashes, so that a full unprovision leaves them
-	HostName   string          // known already, as with a shared FQDN; usually empty
-	OTP        string          // one-time password an agent left in the device
-	Realm      string          // its digest realm; empty: one of its own, as firmware has. A rogue may copy another's
+	Suffix     string          // from DHCP option 15
+	MEBxSuffix string          // typed in MEBx; precedes DHCP's
+	Roots      []amt.TrustHash // custom hashes in the hash table, as far as the generation knows the algorithm
+	RootsOEM   bool            // Roots count as OEM hashes, which a full unprovision leaves
+	HostName   string          // known from the start, as with a shared FQDN; usually empty
+	OTP        string          // one-time password that an agent left in the device
+	Realm      string          // its digest realm; empty: a realm of its own, as firmware has. A rogue may copy another's
 
 	Latency        time.Duration // before every answer
-	Restart        time.Duration // how long the network is gone after a commit; 0: 200 ms
-	Factory        bool          // starts in factory mode, silent, instead of setup mode
-	MaxConnections int           // more than these are reset; 0: any number
+	Restart        time.Duration // how long the network is away after a commit; 0: 200 ms
+	Factory        bool          // start in factory mode, silent, instead of setup mode
+	MaxConnections int           // the device resets further ones; 0: any number
 	LenientDigest  bool          // SetAdminAclEntryEx takes 32 hexadecimal digits too; real firmware does not
-	SplitHello     bool          // the hello goes out one byte a segment
-	KeepsNames     int           // so many trusted names are kept and the rest dropped, without a word; 0: all
+	SplitHello     bool          // send the hello one byte a segment
+	KeepsNames     int           // keep so many trusted names and silently drop the rest; 0: all
 
-	// Tune changes the generation's data for this device alone, such as
-	// func(p *Personality) { p.AsksDigest = true }. nil: as it is.
+	// Tune changes the generation's data for this device alone, such as func(p
+	// *Personality) { p.AsksDigest = true }. nil: no change.
 	Tune func(*Personality)
-	// Rogue makes a rogue of the device: it passes on the challenges of the one
+	// Rogue makes the device a rogue: it passes on the challenges of the device
 	// whose UUID it claims, spends the answers there, and lets anybody in. It asks
-	// as its generation does; from the call Asks on, such as CommitChanges, also
-	// in setup mode.
+	// as its generation does; from the call Asks on, such as CommitChanges, also in
+	// setup mode.
 	Rogue *Relay
 	Asks  string
-	// SetupCertificate is what it shows while it is being set up, such as a chain
-	// of the on-die authority. nil: one it signed itself.
+	// SetupCertificate is the device's certificate during setup, such as a chain of
+	// the on-die authority. nil: one that it signed itself.
 	SetupCertificate *tls.Certificate
 
 	Faults Faults
@@ -64,8 +65,8 @@ type Config struct {
 	Clock  func() time.Time // nil: time.Now; the device's own clock starts in 2004 whatever it says
 }
 
-// A Device is one simulated machine. Its methods may be called at any time and
-// from any goroutine; Close waits for everything the device started.
+// A Device is one simulated machine. Any goroutine may call its methods at any
+// time; Close waits for everything that the device started.
 type Device struct {
 	cfg     Config
 	p       Personality
@@ -78,16 +79,16 @@ type Device struct {
 	mu        sync.Mutex
 	closed    bool
 	state     amt.ProvisioningState
-	changed   chan struct{} // closed and replaced whenever state changes
+	changed   chan struct{} // the device closes and replaces it at each change of state
 	now       settings      // as reads see them
-	saved     settings      // what a power cycle that loses settings goes back to
-	setup     *setupPeer    // whoever opened the last setup session
-	record    *setupPeer    // whoever committed
+	saved     settings      // what it goes back to after a power cycle that loses settings
+	setup     *setupPeer    // the peer of the last setup session
+	record    *setupPeer    // the peer that committed
 	recordIP  string
 	listeners []net.Listener
 	conns     map[*net.TCPConn]struct{}
 	handling  int
-	epoch     int // counts network restarts
+	epoch     int // number of network restarts
 	own       *tls.Certificate
 	windowEnd time.Time
 	retries   uint32
@@ -95,17 +96,17 @@ type Device struct {
 	enums     map[string]*enumeration
 	enumCount uint32
 	busyKeys  int
-	lmsPut    bool // the LMS instance was changed in this setup session
+	lmsPut    bool // somebody changed the LMS instance in this setup session
 	messages  uint32
 	faults    faultState
 	seen      seen
 }
 
-// settings is what a device keeps in flash.
+// settings are what a device keeps in flash.
 type settings struct {
 	adminUser    string
 	adminHA1     string     // hex MD5(user:realm:password)
-	adminBy      netip.Addr // who set it; the zero address: nobody
+	adminBy      netip.Addr // who set it; zero: nobody
 	adminDefault bool
 	mebx         string
 	mebxDefault  bool
@@ -166,7 +167,7 @@ func (s *settings) clone() settings {
 	return c
 }
 
-// New builds a device; nothing runs before Start.
+// New builds a device; it runs nothing before Start.
 func New(cfg Config) (*Device, error) {
 	if cfg.Personality == "" {
 		cfg.Personality = "11"
@@ -253,7 +254,7 @@ func (d *Device) factorySettings() settings {
 			}
 		}
 	}
-	if d.p.has(16, 1) { // a default certificate is there and in use from the start
+	if d.p.has(16, 1) { // a default certificate is in use from the start
 		s.certs = append(s.certs, certEntry{id: 0, own: true})
 		s.context, s.nextID[0] = 0, 1
 	}
@@ -270,26 +271,27 @@ func (d *Device) Start() error {
 	return d.listen()
 }
 
-// UUID is the device's name.
+// UUID identifies the device.
 func (d *Device) UUID() amt.UUID { return d.cfg.UUID }
 
-// Addr is where the device listens while it speaks TLS.
+// Addr is where the device listens with TLS.
 func (d *Device) Addr() netip.AddrPort { return netip.AddrPortFrom(d.cfg.Addr, d.cfg.Port) }
 
-// Realm is the digest realm, fixed for the life of a device.
+// Realm is the digest realm, which never changes.
 func (d *Device) Realm() string { return d.realm }
 
 // Personality is the device's generation.
 func (d *Device) Personality() Personality { return d.p }
 
-// State is what ProvisioningState says, and a channel closed when it changes.
+// State returns ProvisioningState, and a channel that closes at its next
+// change.
 func (d *Device) State() (amt.ProvisioningState, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.state, d.changed
 }
 
-// setState is called with mu held.
+// setState needs mu held.
 func (d *Device) setState(s amt.ProvisioningState) {
 	if d.state == s {
 		return
@@ -303,7 +305,7 @@ func (d *Device) setState(s amt.ProvisioningState) {
 // time is the device's own clock, in whole seconds. mu is held.
 func (d *Device) time() time.Time { return d.cfg.Clock().Add(d.now.clockOffset) }
 
-// admin is the account digest answers are held against. mu is held.
+// admin is the account that digest answers must match. mu is held.
 func (d *Device) admin() (user, ha1 string) {
 	s := d.adminOf()
 	return s.adminUser, s.adminHA1
@@ -317,9 +319,9 @@ func (d *Device) adminOf() *settings {
 }
 
 // PowerCycle cuts the power for the time of a network restart. A device in the
-// middle of setup keeps what it was told, or forgets all of it; one that was
-// committed keeps everything. A device in factory mode wakes up in setup mode,
-// as bare metal does.
+// middle of setup keeps its settings, or forgets all of them; a committed one
+// keeps everything. A device in factory mode wakes up in setup mode, as bare
+// metal does.
 func (d *Device) PowerCycle(keepSettings bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -352,13 +354,13 @@ func (d *Device) commit(from netip.Addr) {
 }
 
 // unprovision forgets; mu is held. A partial one keeps the admin account and
-// the names and goes back to setup mode; a full one goes to the factory's
-// state, where only a power cycle makes a bare machine speak again.
+// the names and goes back to setup mode; a full one goes back to the factory's
+// state, from which only a power cycle makes a bare machine speak again.
 func (d *Device) unprovision(full bool) {
 	old := d.now
 	d.now = d.factorySettings()
 	d.now.clockOffset, d.now.clockSet = old.clockOffset, old.clockSet
-	d.now.mebx, d.now.mebxDefault = old.mebx, old.mebxDefault // never restored over the network
+	d.now.mebx, d.now.mebxDefault = old.mebx, old.mebxDefault // nothing restores it over the network
 	d.record, d.recordIP, d.setup = nil, "", nil
 	d.lmsPut, d.busyKeys, d.retries = false, d.p.BusyKeys, 0
 	if full {
@@ -379,7 +381,7 @@ func (d *Device) unprovision(full bool) {
 	d.setState(amt.StateIn)
 }
 
-// Close ends every connection and waits for all the device started.
+// Close ends every connection and waits for everything that the device started.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	if !d.closed {
@@ -395,7 +397,7 @@ func (d *Device) Close() error {
 	return nil
 }
 
-// wait sleeps, unless the device is closed first.
+// wait sleeps, unless somebody closes the device first.
 func (d *Device) wait(t time.Duration) bool {
 	if t <= 0 {
 		return true

@@ -14,7 +14,7 @@ import (
 type digestState struct {
 	rng    *rand.Rand
 	nonces map[string]*nonce
-	turn   int // counts how often every session was dropped
+	turn   int // how often the device dropped all sessions
 	fails  int // in a row
 }
 
@@ -24,8 +24,8 @@ type nonce struct {
 	stale  bool
 }
 
-// forget drops every session: after an ACL change or a network restart the
-// next request is asked again.
+// forget drops every session: after a change of the ACL or a network restart
+// the device challenges the next request.
 func (s *digestState) forget() {
 	clear(s.nonces)
 	s.turn++
@@ -57,9 +57,9 @@ const (
 	wrong
 )
 
-// authenticate holds an Authorization header against the accounts. From AMT 6
-// on a login is good for the whole connection, until the accounts change: what
-// follows needs no header (amt/protocol.md 5.2). mu is held.
+// authenticate compares an Authorization header with the accounts. From AMT 6
+// on a login is good for the whole connection, until the accounts change: later
+// requests need no header (amt/protocol.md 5.2). mu is held.
 func (c *conn) authenticate(req *httpRequest) (user string, v verdict) {
 	d := c.dev
 	if req.authorization == "" && c.user != "" && c.turn == d.digest.turn && d.p.has(6, 0) {
@@ -72,8 +72,9 @@ func (c *conn) authenticate(req *httpRequest) (user string, v verdict) {
 	return user, v
 }
 
-// answered judges one answer to a challenge. A nonce is this device's own and
-// its count only rises; with qop=auth the body is not looked at (RFC 7616, 5.8).
+// answered judges one answer to a challenge. The nonce must be this device's
+// own and its count must rise; with qop=auth the answer does not cover the body
+// (RFC 7616, 5.8).
 func (d *Device) answered(req *httpRequest, from netip.Addr) (user string, v verdict) {
 	rest, ok := strings.CutPrefix(req.authorization, "Digest ")
 	if !ok {
@@ -83,7 +84,7 @@ func (d *Device) answered(req *httpRequest, from netip.Addr) (user string, v ver
 	user = f["username"]
 	n := d.digest.nonces[f["nonce"]]
 	if n == nil {
-		return user, unasked // a session this device has forgotten
+		return user, unasked // the device has forgotten this session
 	}
 	if n.stale {
 		return user, expired
@@ -132,7 +133,7 @@ func (d *Device) answered(req *httpRequest, from netip.Addr) (user string, v ver
 	return user, admitted
 }
 
-// account is the secret of a user and who set it.
+// account returns a user's secret and who set it.
 func (d *Device) account(user string) (ha1 string, by netip.Addr, ok bool) {
 	if s := d.adminOf(); s.adminUser == user {
 		return s.adminHA1, s.adminBy, true
@@ -150,8 +151,8 @@ func md5hex(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// digestFields splits name=value pairs; values may be quoted or not, nc and qop
-// too.
+// digestFields splits name=value pairs; any value, even nc and qop, may be
+// quoted or not.
 func digestFields(s string) map[string]string {
 	f := make(map[string]string, 10)
 	for s != "" {

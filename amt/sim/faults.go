@@ -15,45 +15,45 @@ import (
 type Kind string
 
 const (
-	// At a call, once and at its first occurrence unless told otherwise.
-	CutBefore   Kind = "cut_before" // not applied: the line is cut before the call is carried out
-	DropReply   Kind = "drop_reply" // applied, and the line is cut instead of an answer
-	CutReply    Kind = "cut_reply"  // applied, and half of the answer goes out
-	Garble      Kind = "garble"     // applied, and the answer is no XML
+	// At a call; by default once, at its first occurrence.
+	CutBefore   Kind = "cut_before" // not applied: cut the line before the call
+	DropReply   Kind = "drop_reply" // applied; cut the line instead of an answer
+	CutReply    Kind = "cut_reply"  // applied; send half of the answer
+	Garble      Kind = "garble"     // applied; answer something that is no XML
 	Refuse      Kind = "refuse"     // not applied, ReturnValue =N (methods only)
 	Busy503     Kind = "http_503"   // not applied, HTTP 503
 	Hang        Kind = "hang"       // not applied, no answer until the peer gives up
-	Delay       Kind = "delay"      // =DURATION before the call is carried out
+	Delay       Kind = "delay"      // =DURATION before the call
 	WrongRelate Kind = "wrong_relates_to"
-	HugeBody    Kind = "huge_body"   // applied, and a gigabyte of answer
-	NestedXML   Kind = "nested_xml"  // applied, and elements without end in each other
-	PowerCycle  Kind = "power_cycle" // applied, then the power goes: =lose (default) or =keep, or =off until Device.PowerCycle
+	HugeBody    Kind = "huge_body"   // applied; answer with a gigabyte
+	NestedXML   Kind = "nested_xml"  // applied; answer with elements nested without end
+	PowerCycle  Kind = "power_cycle" // applied, then cut the power: =lose (default) or =keep, or =off until Device.PowerCycle
 	Ask401      Kind = "ask_401"     // not applied, an unannounced challenge
-	Late        Kind = "late"        // the line is cut, and the call carried out =DURATION later
+	Late        Kind = "late"        // cut the line, and apply the call =DURATION later
 
 	// Of the device as a whole; #n counts connections or calls of their sort.
 	NeverListen   Kind = "never_listen"
 	RefuseCert    Kind = "refuse_cert"
 	HangHandshake Kind = "hang_handshake"
 	OneByte       Kind = "one_byte_records"
-	NonceStorm    Kind = "nonce_storm" // =N requests in a row are told their nonce is stale
+	NonceStorm    Kind = "nonce_storm" // call the nonce of =N requests in a row stale
 	SlowKeygen    Kind = "slow_keygen" // GenerateKeyPair is busy =N times
 	CommitNoop    Kind = "commit_noop" // CommitChanges says yes and does nothing
 	WrongUUID     Kind = "wrong_uuid"  // GetUuid names another machine, always
 
-	// What firmware does on a good day too, drawn by Faults.Nuisance. Nothing is
-	// lost by them, and a right client comes through within the session.
-	StaleNonce Kind = "stale_nonce" // a login that was good is asked for again
-	CloseAfter Kind = "close_after" // the connection ends with this answer, which says so
-	OddPieces  Kind = "odd_pieces"  // the answer comes in pieces of odd sizes
-	SlowAnswer Kind = "slow_answer" // it comes a moment later
+	// What firmware does on a good day too, drawn by Faults.Nuisance. It loses
+	// nothing, and a right client comes through within the session.
+	StaleNonce Kind = "stale_nonce" // ask for a good login again
+	CloseAfter Kind = "close_after" // end the connection with this answer, which announces it
+	OddPieces  Kind = "odd_pieces"  // send the answer in pieces of odd sizes
+	SlowAnswer Kind = "slow_answer" // send the answer a moment later
 )
 
 var atCalls = []Kind{CutBefore, DropReply, CutReply, Garble, Refuse, Busy503, Hang, Delay, WrongRelate, HugeBody, NestedXML, PowerCycle, Ask401, Late}
 var ofDevice = []Kind{NeverListen, RefuseCert, HangHandshake, OneByte, NonceStorm, SlowKeygen, CommitNoop, WrongUUID}
 
-// randomly are the faults a Rate draws from: those a server must come through
-// without a person.
+// randomly are the faults that a Rate draws from: a server must come through
+// them without a person.
 var randomly = []Kind{CutBefore, DropReply, CutReply, Garble, Busy503, Delay, PowerCycle, Ask401}
 
 var nuisances = []Kind{StaleNonce, CloseAfter, OddPieces, SlowAnswer}
@@ -85,27 +85,27 @@ func (f Fault) String() string {
 	return s
 }
 
-// Faults is all a device does wrong.
+// Faults are everything that a device does wrong.
 type Faults struct {
 	List []Fault
 	Rate float64 // chance of a random fault at each call
-	Most int     // random faults a device has in all; 0: 3
+	Most int     // most random faults of a device; 0: 3
 	Seed uint64
 	// Nuisance is the chance of StaleNonce, CloseAfter, OddPieces or SlowAnswer at
-	// each request, without end, but never at two requests in a row.
+	// each request, for ever, but never at two requests in a row.
 	Nuisance float64
 }
 
 // With collects faults: sim.With(sim.Cut("CommitChanges"), sim.NotListening()).
 func With(list ...Fault) Faults { return Faults{List: list} }
 
-// Cut: the connection is cut before the call is carried out.
+// Cut cuts the connection before the device carries the call out.
 func Cut(call string) Fault { return Fault{Kind: CutBefore, Call: call} }
 
-// Drop: the call is carried out and its answer is lost.
+// Drop carries the call out and loses its answer.
 func Drop(call string) Fault { return Fault{Kind: DropReply, Call: call} }
 
-// Refused: the call is answered with this status and not carried out.
+// Refused answers the call with this status and does not carry it out.
 func Refused(call string, st amt.Status) Fault {
 	return Fault{Kind: Refuse, Call: call, Arg: strconv.Itoa(int(st))}
 }
@@ -184,17 +184,17 @@ func (f Fault) fits(c *call) bool {
 	return f.Call == "" || f.Call == "*" || f.Call == c.verb && c.isMethod || f.Call == c.name() || f.Call == c.class || f.Call == c.verb
 }
 
-// faultState counts occurrences; Device.mu guards it, but for always, which is
-// never written after New.
+// faultState counts occurrences; Device.mu guards it, except always, which
+// nobody writes after New.
 type faultState struct {
 	list   []Fault
 	count  []int
-	left   []int // of the faults that come several times
+	left   []int // of faults that come several times
 	rate   float64
 	most   int
 	rng    *rand.Rand
 	bother float64
-	draws  *rand.Rand // of nuisances, so that faults by name stay where they were
+	draws  *rand.Rand // for nuisances, so that named faults stay where they were
 	spared bool       // the request before had one
 	fired  []string
 	always map[Kind]bool
@@ -222,8 +222,8 @@ func newFaultState(f Faults, id uint64) faultState {
 func (s *faultState) neverListens() bool   { return s.always[NeverListen] }
 func (s *faultState) oneByteRecords() bool { return s.always[OneByte] }
 
-// nuisance draws what happens to this request beside what is asked; "" is
-// nothing. A stale nonce needs a login that can be asked for again.
+// nuisance draws what else happens to this request; "": nothing. A stale nonce
+// needs a login that the device can ask for again.
 func (s *faultState) nuisance(loggedIn bool) (Kind, time.Duration) {
 	if s.bother <= 0 || s.draws.Float64() >= s.bother || s.spared {
 		s.spared = false
@@ -259,7 +259,7 @@ func (s *faultState) once(k Kind) bool {
 
 func (s *faultState) storm() bool { return s.once(NonceStorm) }
 
-// firing is the fault due at one call; the zero value is none.
+// firing is the fault that is due at a call; the zero value is none.
 type firing struct {
 	kind   Kind
 	number uint64
@@ -299,8 +299,8 @@ func (f Fault) firing() *firing {
 	return x
 }
 
-// before acts before the call is carried out: done says the call ends here,
-// more that the connection goes on.
+// before acts before the device carries the call out: done says that the call
+// ends here, more that the connection goes on.
 func (f *firing) before(c *conn) (done, more bool) {
 	switch f.kind {
 	case CutBefore:
@@ -321,8 +321,8 @@ func (f *firing) before(c *conn) (done, more bool) {
 	return false, false
 }
 
-// reply sends the answer, or what is left of it. It reports whether the
-// connection goes on.
+// reply sends the answer, or what the fault leaves of it. It reports whether
+// the connection goes on.
 func (f *firing) reply(c *conn, r *httpReply) bool {
 	switch f.kind {
 	case DropReply:
@@ -345,7 +345,7 @@ func (f *firing) reply(c *conn, r *httpReply) bool {
 }
 
 // huge sends a gigabyte of spaces in an answer that claims to be XML, until the
-// peer has had enough.
+// peer gives up.
 func (c *conn) huge() {
 	head := "HTTP/1.1 200 OK\r\nServer: " + c.dev.p.ServerName + "\r\nContent-Type: " + c.dev.p.ContentType + "\r\nContent-Length: 1073741824\r\n\r\n"
 	_ = c.raw.SetWriteDeadline(time.Now().Add(handshakeTime))

@@ -7,8 +7,8 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// field is one writable element of a Put: it checks first and sets later, so
-// that a refused Put changes nothing.
+// field is one writable element of a Put. The device checks all fields before
+// it sets any, so that a refused Put changes nothing.
 type field struct {
 	name string
 	set  func(value string, apply bool) bool
@@ -34,7 +34,7 @@ func text(name string, to *string, longest int) field {
 	}}
 }
 
-// flag takes xs:boolean; firmware writes it in lower case.
+// flag reads xs:boolean; firmware writes it in lower case.
 func flag(name string, to *bool) field {
 	return field{name, func(v string, apply bool) bool {
 		on := v == "true" || v == "1"
@@ -65,7 +65,7 @@ func (c *call) numberArg(name string) (uint32, bool) {
 	return uint32(n), err == nil
 }
 
-// firstSecondOf2004: a server's time before it is no time at all.
+// firstSecondOf2004: a server's time before it is invalid.
 const firstSecondOf2004 = 1072915200
 
 func getTime(d *Device, c *call) ([]prop, amt.Status, error) {

@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// FloorConfig is the least a server in Go has to do for a fleet: TLS handshakes
-// and HTTP round trips, and nothing around them.
+// FloorConfig describes the least that a server in Go has to do for a fleet:
+// TLS handshakes and HTTP round trips, and nothing around them.
 type FloorConfig struct {
 	Devices    []*Device // started, in setup mode
 	Client     *tls.Certificate
 	Workers    int // devices under way at once
-	Handshakes int // a device; 0: 2, one before the commit and one after
-	RoundTrips int // a device, over all handshakes; 0: 30
+	Handshakes int // per device; 0: 2, one before the commit and one after
+	RoundTrips int // per device, over all handshakes; 0: 30
 }
 
-// FloorResult is what the bare client managed.
+// FloorResult is what the bare client achieved.
 type FloorResult struct {
 	Devices   int
 	Elapsed   time.Duration
@@ -31,8 +31,8 @@ type FloorResult struct {
 	P50, P99  time.Duration // of one device, from dialling to the last answer
 }
 
-// Floor measures the bare client against these devices. It reads general
-// settings over and over; nothing is set up.
+// Floor measures the bare client on these devices. It reads general settings
+// over and over, and sets nothing up.
 func Floor(ctx context.Context, cfg FloorConfig) (FloorResult, error) {
 	if cfg.Handshakes <= 0 {
 		cfg.Handshakes = 2
@@ -118,7 +118,7 @@ func bareSetup(ctx context.Context, d *Device, cfg FloorConfig) error {
 	return nil
 }
 
-// bareTrips makes up to n round trips, fewer when the device closes.
+// bareTrips makes up to n round trips, fewer if the device closes.
 func bareTrips(ctx context.Context, c *tls.Conn, request []byte, n int) (int, error) {
 	if err := c.HandshakeContext(ctx); err != nil {
 		return 0, err

@@ -14,8 +14,9 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// helloSchedule is one minute for five minutes, five minutes for an hour, an
-// hour for a day (ConfigMgr's account of it); then the window is over.
+// helloSchedule is a hello a minute for five minutes, every five minutes for an
+// hour, and every hour for a day (ConfigMgr's account of it); then the window
+// is over.
 func helloSchedule(n int) (time.Duration, bool) {
 	switch {
 	case n < 5:
@@ -28,7 +29,8 @@ func helloSchedule(n int) (time.Duration, bool) {
 	return 0, false
 }
 
-// ErrWindowClosed: the schedule ran out and nobody had come.
+// ErrWindowClosed says that the schedule ended before anybody set the device
+// up.
 var ErrWindowClosed = errors.New("the setup window is over")
 
 // helloBytes is the PKI hello: all integers little-endian, the UUID in SMBIOS
@@ -82,9 +84,9 @@ func (d *Device) SayHello(ctx context.Context, server string) error {
 	return nil
 }
 
-// Run says hello on the firmware's schedule, its pauses multiplied by scale,
-// until the device is operational. It returns ErrWindowClosed when the schedule
-// ends first; the device is then in factory mode.
+// Run says hello on the firmware's schedule, with its pauses multiplied by
+// scale, until the device is operational. It returns ErrWindowClosed if the
+// schedule ends first; the device is then in factory mode.
 func (d *Device) Run(ctx context.Context, server string, scale float64) error {
 	for n := 0; ; {
 		state, changed := d.State()
@@ -94,7 +96,7 @@ func (d *Device) Run(ctx context.Context, server string, scale float64) error {
 		var due <-chan time.Time
 		if state == amt.StateIn {
 			if err := d.SayHello(ctx, server); err != nil && ctx.Err() == nil {
-				d.log.Debug("hello", zap.Error(err)) // the next one may be luckier
+				d.log.Debug("hello", zap.Error(err)) // the next one may succeed
 			}
 			pause, more := helloSchedule(n)
 			if n++; !more {
@@ -118,8 +120,8 @@ func (d *Device) Run(ctx context.Context, server string, scale float64) error {
 	}
 }
 
-// Live keeps saying hello whenever the device is in setup mode, an unprovision
-// later included, until ctx ends or the device is closed.
+// Live says hello whenever the device is in setup mode, after a later
+// unprovision too, until ctx ends or somebody closes the device.
 func (d *Device) Live(ctx context.Context, server string, scale float64) error {
 	for {
 		err := d.Run(ctx, server, scale)

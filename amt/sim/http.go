@@ -27,14 +27,14 @@ type conn struct {
 	rw    net.Conn // the TLS connection, or raw
 	peer  netip.Addr
 	setup bool
-	epoch int    // of the device's network when the peer came
-	user  string // who logged in on it
+	epoch int    // of the device's network at the peer's connect
+	user  string // the user who logged in on it
 	turn  int    // of the device's sessions at that moment
 	in    *bufio.Reader
-	odd   bool // the next answer goes out in pieces
+	odd   bool // send the next answer in pieces
 }
 
-// httpRequest is as much of HTTP/1.1 as AMT reads.
+// httpRequest is the part of HTTP/1.1 that AMT reads.
 type httpRequest struct {
 	method, path  string
 	authorization string
@@ -43,7 +43,7 @@ type httpRequest struct {
 	trusted       bool // by a rogue, which lets anybody in
 }
 
-// httpReply goes out as the personality frames it.
+// httpReply is an answer, before the personality frames it.
 type httpReply struct {
 	status    int
 	challenge string // WWW-Authenticate
@@ -73,8 +73,8 @@ func (c *conn) loop() {
 	}
 }
 
-// readRequest takes Content-Length or chunked bodies, with or without a
-// Content-Type: clients differ.
+// readRequest reads Content-Length or chunked bodies, with or without a
+// Content-Type, since clients differ.
 func (c *conn) readRequest() (*httpRequest, error) {
 	line, err := c.line()
 	if err != nil {

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// Making an RSA key costs more than a whole setup, and a device is known by its
-// key: each gets one that no other has, made of two of a few primes. Of n primes
-// there are n(n-1)/2 keys. Whoever compares two moduli finds a common prime; no
-// real device should be made like this.
+// Making an RSA key costs more than a whole setup, and a server knows a device
+// by its key. So each device gets a key that no other has, of two out of a few
+// primes: n primes make n(n-1)/2 keys. Whoever compares two moduli finds a
+// common prime; never make a real device like this.
 var keys1024, keys2048 = keyPool{bits: 1024}, keyPool{bits: 2048}
 
-// mostPrimes bounds the time that making primes may take; 4,560 keys are made
-// of them before the first comes again.
+// mostPrimes bounds the time for making primes; they give 4,560 keys before the
+// first comes again.
 const mostPrimes = 96
 
 type keyPool struct {
@@ -27,7 +27,7 @@ type keyPool struct {
 
 	mu     sync.Mutex
 	primes []*big.Int
-	i, j   int // the pair given out last, i < j
+	i, j   int // the last pair, i < j
 }
 
 // newKey makes a key of 1024 or 2048 bits.
@@ -60,14 +60,14 @@ func (k *keyPool) pair() (p, q *big.Int) {
 	for len(k.primes) <= k.j {
 		made, err := rsa.GenerateKey(rand.Reader, k.bits)
 		if err != nil {
-			panic(fmt.Sprintf("sim: make an RSA key of %d bits: %v", k.bits, err)) // only without entropy
+			panic(fmt.Sprintf("sim: make an RSA key of %d bits: %v", k.bits, err)) // fails only without entropy
 		}
 		k.primes = append(k.primes, made.Primes...)
 	}
 	return k.primes[k.i], k.primes[k.j]
 }
 
-// ownCert is the device's own certificate, made when it is first wanted. mu is held.
+// ownCert is the device's own certificate, made on first use. mu is held.
 func (d *Device) ownCert() (*tls.Certificate, error) {
 	if d.own == nil {
 		return d.newOwnCert(0)
@@ -82,8 +82,8 @@ func (d *Device) newOwnCert(n int) (_ *tls.Certificate, err error) {
 	return d.own, err
 }
 
-// selfSigned makes the certificate firmware makes for itself as setup starts:
-// it proves nothing, and a full unprovision replaces it.
+// selfSigned makes the certificate that firmware makes for itself at the start
+// of setup: it proves nothing, and a full unprovision replaces it.
 func selfSigned(key *rsa.PrivateKey, serial int64, weak bool) (*tls.Certificate, error) {
 	t := &x509.Certificate{
 		SerialNumber:          big.NewInt(serial),

@@ -2,8 +2,9 @@ package sim
 
 import "net/netip"
 
-// Lease gives the device another address, as DHCP does, with all it was told; an
-// invalid one takes it off the network. It says no hello about that.
+// Lease gives the device another address, as DHCP does, and keeps all its
+// settings; an invalid address takes it off the network. It says no hello about
+// that.
 func (d *Device) Lease(addr netip.Addr) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -100,8 +100,8 @@ func (d *Device) accept(c *net.TCPConn, conf *tls.Config, setup bool) {
 	}()
 }
 
-// leave forgets a connection first and closes it then, so that a peer that
-// comes back at once is not taken for two.
+// leave first forgets a connection and then closes it, so that a peer that
+// comes back at once does not count twice.
 func (d *Device) leave(c *net.TCPConn) {
 	d.mu.Lock()
 	delete(d.conns, c)
@@ -130,8 +130,8 @@ func (d *Device) cutNetwork() {
 	clear(d.enums)
 }
 
-// restart takes the network down and brings it back after a while, in whatever
-// state the device then is; mu is held.
+// restart takes the network down and brings it back after a while, in the
+// device's state of then; mu is held.
 func (d *Device) restart(down time.Duration) {
 	d.cutNetwork()
 	if d.closed {
@@ -149,7 +149,7 @@ func (d *Device) restart(down time.Duration) {
 	}()
 }
 
-// back listens again unless another restart has taken over. It is false when
+// back listens again unless another restart has taken over. It returns false if
 // somebody else has the port for now: a device's own network would come back.
 func (d *Device) back(epoch int) bool {
 	d.mu.Lock()
@@ -194,7 +194,7 @@ func (d *Device) setupTLS() (*tls.Config, error) {
 	return conf, nil
 }
 
-// setupCert is what the device shows while it is being set up.
+// setupCert is the device's certificate during setup.
 func (d *Device) setupCert() (*tls.Certificate, error) {
 	if d.cfg.SetupCertificate != nil {
 		return d.cfg.SetupCertificate, nil
@@ -202,8 +202,9 @@ func (d *Device) setupCert() (*tls.Certificate, error) {
 	return d.ownCert()
 }
 
-// Certificate is what the device shows now, with its key: what somebody owns who
-// took it apart, or who had a machine of his set up as it was.
+// Certificate is the certificate that the device shows now, with its key:
+// somebody has it who took the device apart, or who had a machine of theirs set
+// up as it.
 func (d *Device) Certificate() (*tls.Certificate, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -230,7 +231,7 @@ func (d *Device) operationalTLS() (*tls.Config, error) {
 		conf.ClientAuth = tls.RequireAnyClientCert
 		conf.VerifyPeerCertificate = func(raw [][]byte, _ [][]*x509.Certificate) error {
 			d.mu.Lock()
-			names := slices.Clone(d.saved.tls[0].trustedCN) // in force as soon as they are put
+			names := slices.Clone(d.saved.tls[0].trustedCN) // in force at once
 			d.mu.Unlock()
 			return judgeConsole(raw, roots, names)
 		}
@@ -263,7 +264,7 @@ func (d *Device) contextCert() (*tls.Certificate, error) {
 	}
 }
 
-// serve speaks with one peer until either side has enough.
+// serve speaks with one peer until either side ends the connection.
 func (d *Device) serve(raw *net.TCPConn, conf *tls.Config, setup bool, epoch int) {
 	c := &conn{dev: d, raw: raw, rw: raw, setup: setup, epoch: epoch}
 	if addr, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
@@ -331,7 +332,7 @@ func (d *Device) handshake(raw *net.TCPConn, conf *tls.Config, setup bool) (*tls
 	return tc, nil
 }
 
-// hang keeps a peer waiting until it gives up or the device is closed.
+// hang keeps a peer waiting until it gives up or somebody closes the device.
 func (d *Device) hang(c net.Conn) {
 	buf := make([]byte, 256)
 	for {

@@ -7,9 +7,9 @@ import (
 
 const tcpEstablished = 1 // the first byte of struct tcp_info is the state
 
-// peerStays reports whether the other end still holds its connection open. One
-// that has closed and come back is not there twice, even when our own goroutine
-// has yet to notice the end of the first.
+// peerStays reports whether the other end still holds its connection open. A
+// peer that closed and came back counts once, even before our own goroutine
+// notices the end of its first connection.
 func peerStays(c *net.TCPConn) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -4,5 +4,6 @@ package sim
 
 import "net"
 
-// peerStays cannot be known here: every connection not yet seen to end counts.
+// peerStays cannot find out on this system: every connection counts until its
+// end is seen.
 func peerStays(*net.TCPConn) bool { return true }

@@ -8,8 +8,8 @@ import (
 	"github.com/provisiond/provisiond/amt"
 )
 
-// A Personality is one firmware generation as data. Where sources are silent
-// the harsher reading was taken: a server that survives it survives the other.
+// A Personality is one firmware generation as data. Where sources say nothing
+// it takes the harsher reading: a server that survives it survives the other.
 type Personality struct {
 	Name    string
 	Version amt.Version // Build is what CIM_SoftwareIdentity calls "Build Number"
@@ -19,12 +19,12 @@ type Personality struct {
 	Suites         []uint16
 	KeyBits        int  // of the device's own certificate
 	WeakSelfSign   bool // its certificate is signed with SHA-1
-	NewSelfSign    bool // makes itself another one at each start of its network in setup mode
-	KeepsOwnCert   bool // goes on showing it after the commit, whatever was configured
+	NewSelfSign    bool // makes another one at each start of its network in setup mode
+	KeepsOwnCert   bool // goes on showing it after the commit, whatever the server configured
 	SilentRefusal  bool // a refused chain ends in a reset instead of an alert
 
 	Hashes      []amt.TrustHash
-	Knows       []amt.HashAlgorithm // what the hash table may hold of custom hashes
+	Knows       []amt.HashAlgorithm // custom hashes that the hash table can hold
 	Suffix      suffixRules
 	LongKeys    bool // RSA above 2048 bits in the chain
 	ModernChain bool // no SHA-1 and no RSA below 2048 anywhere in the chain
@@ -32,7 +32,7 @@ type Personality struct {
 
 	AsksDigest  bool // wants admin/admin in the setup session
 	AuthInt     bool // offers qop auth,auth-int
-	NoQop       bool // its challenge names no qop, as RFC 2069 has it
+	NoQop       bool // its challenge names no qop, as in RFC 2069
 	NonceUses   int  // requests a nonce is good for; 0 = until the network restarts
 	CloseOn401  bool
 	CloseAlways bool // Connection: close on every answer
@@ -46,7 +46,7 @@ type Personality struct {
 	Coupled          bool // PasswordModel 0: a MEBx password also becomes admin's while that one is the default
 	PasswordAtCommit bool // a new admin password counts only after CommitChanges
 	CommitCuts       bool // the network goes down before CommitChanges is answered
-	BusyKeys         int  // how many times GenerateKeyPair says it is busy, first
+	BusyKeys         int  // how many times GenerateKeyPair says busy, first
 	NoKVM            bool // Standard Manageability, or a screen that firmware cannot read
 	NoWebUI          bool
 	NoRedirection    bool // MEBx switched SOL, IDE-R and KVM off
@@ -89,8 +89,8 @@ var (
 	knowsSHA2 = []amt.HashAlgorithm{amt.SHA256, amt.SHA384}
 )
 
-// Personalities lists the names New takes, oldest first, variants after their
-// generation.
+// Personalities lists the names that New takes, oldest first, variants after
+// their generation.
 func Personalities() []string {
 	return []string{
 		"3.2", "5", "5-coupled", "6", "6.1", "7", "9", "9-401",
@@ -196,8 +196,8 @@ func plain(base string) (Personality, bool) {
 		p.Hashes, p.Knows, p.AuthInt, p.ECC, p.ModernChain = sha2Roots, knowsSHA2, true, true, true
 		p.ServerName = "Intel(R) Active Management Technology" // newer builds leave the number out
 		p.Style = styleNamed
-		// Namespaces on the envelope, as fixtures of this age have them: MeshCentral
-		// takes an element that declares one for something else.
+		// Namespaces on the envelope, as in fixtures of this age: MeshCentral misreads
+		// an element that declares one.
 		p.Style.alphabetical, p.Style.declareLate = true, false
 		if base == "19" {
 			p.Version = amt.Version{Major: 19, Minor: 0, Hotfix: 5, Build: 1985}

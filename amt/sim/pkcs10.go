@@ -15,7 +15,7 @@ type certificationRequest struct {
 	Signature asn1.BitString
 }
 
-// signPKCS10 replaces the empty signature of a request by the key's own.
+// signPKCS10 replaces the empty signature of a request by the key's signature.
 func signPKCS10(der []byte, key *rsa.PrivateKey, alg uint32) ([]byte, error) {
 	var req certificationRequest
 	if rest, err := asn1.Unmarshal(der, &req); err != nil || len(rest) > 0 {

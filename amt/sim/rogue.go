@@ -18,27 +18,28 @@ import (
 	"time"
 )
 
-// A Relay is a rogue's line to the device it says it is (RFC 7616, 5.8):
+// A Relay is a rogue's line to the device that it claims to be (RFC 7616, 5.8):
 //
-//  1. It asks the device for something, and is challenged.
+//  1. It asks the device for something, and gets a challenge.
 //  2. It puts the device's challenge to whoever talks to the rogue.
 //  3. It spends the answer on a request of its own, which gives the device a
 //     password that the rogue knows. An answer that covers the body (auth-int)
-//     is spent on that very body first: the connection is open after it.
+//     it first spends on that very body: the connection is open after it.
 //
-// It remembers every answer it heard. The zero value of what is optional works.
+// It remembers every answer that it heard. The zero value of an optional field
+// works.
 type Relay struct {
 	Device   netip.AddrPort // where the device listens with TLS
 	From     netip.Addr     // the rogue's own address
 	Password string         // what the device gets
-	// Rewrite changes the challenge on its way, such as by leaving qop out or by
-	// naming another realm. nil: as it is.
+	// Rewrite changes the challenge on its way, for example drops qop or names
+	// another realm. nil: no change.
 	Rewrite func(challenge string) string
-	// Greedy refuses what did not open the device, to hear the next one.
+	// Greedy refuses an answer that did not open the device, to hear the next one.
 	Greedy bool
 
 	mu    sync.Mutex
-	lines map[string]*line // by nonce, until it is spent
+	lines map[string]*line // by nonce, until the relay spends it
 	heard []Heard
 	taken bool
 	realm string
@@ -51,11 +52,11 @@ type Heard struct {
 	Fields map[string]string // of the line
 	Method string
 	Body   []byte
-	Opened bool // the device took it
+	Opened bool // the device accepted it
 }
 
-// MadeWith reports whether an answer was made with this password: what a rogue
-// finds out by trying, and a test by asking.
+// MadeWith reports whether an answer was made with this password: a rogue finds
+// out by trying, a test by asking.
 func (h Heard) MadeWith(password string) bool {
 	f := h.Fields
 	ha2 := h.Method + ":" + f["uri"]
@@ -69,7 +70,7 @@ func (h Heard) MadeWith(password string) bool {
 	return f["response"] == md5hex(ha1(f["username"], f["realm"], password)+":"+kd+":"+md5hex(ha2))
 }
 
-// TurnGreedy is Greedy from now on.
+// TurnGreedy sets Greedy from now on.
 func (r *Relay) TurnGreedy() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,7 +111,7 @@ type said struct {
 	body            []byte
 }
 
-// suitesAll are what any generation speaks.
+// suitesAll are those of any generation.
 var suitesAll = slices.Concat(suitesOld, suitesMid, suitesLate,
 	[]uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384})
 
@@ -153,7 +154,8 @@ func (l *line) post(authorization string, body []byte) (*said, error) {
 	return s, err
 }
 
-// challenge gets one from the device, and keeps the line it came on.
+// challenge gets a challenge from the device, and keeps the line on which it
+// came.
 func (r *Relay) challenge() (string, error) {
 	l, err := r.dial()
 	if err != nil {
@@ -170,7 +172,7 @@ func (r *Relay) challenge() (string, error) {
 	f := digestFields(strings.TrimPrefix(s.challenge, "Digest "))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lines == nil || len(r.lines) > 8 { // what nobody answered
+	if r.lines == nil || len(r.lines) > 8 { // drop those that nobody answered
 		for _, l := range r.lines {
 			_ = l.conn.Close()
 		}
@@ -183,7 +185,7 @@ func (r *Relay) challenge() (string, error) {
 	return s.challenge, nil
 }
 
-// invent makes a challenge up, while the device gives none: an answer to it may
+// invent makes a challenge up while the device gives none: an answer to it may
 // still tell something.
 func (r *Relay) invent() string {
 	r.mu.Lock()
@@ -214,7 +216,8 @@ func (r *Relay) spend(req *httpRequest) (opened bool) {
 	return opened
 }
 
-// take gives the device the rogue's password on somebody else's login. mu is held.
+// take gives the device the rogue's password on somebody else's login. mu is
+// held.
 func (r *Relay) take(l *line, f map[string]string, req *httpRequest) bool {
 	if l.over { // the device closes after a 401; its nonces are good on any line
 		again, err := r.dial()
@@ -243,7 +246,7 @@ func (r *Relay) take(l *line, f map[string]string, req *httpRequest) bool {
 	return true
 }
 
-// do has the device answer a request under the rogue's own password.
+// do sends the device a request under the rogue's own password.
 func (r *Relay) do(body []byte) (*said, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -303,8 +306,8 @@ func rogueCall(class, action, args string) []byte {
 		`<a:ReplyTo><a:Address>` + nsAddr + `/role/anonymous</a:Address></a:ReplyTo></Header><Body>` + body + `</Body></Envelope>`)
 }
 
-// relayed is the door of a device that is a rogue: whom it asks for a login
-// hears the other device's challenge. nil: the request goes on.
+// relayed is the login of a rogue device: it passes the other device's
+// challenge on to the peer. nil: the request goes on.
 func (c *conn) relayed(req *httpRequest) *httpReply {
 	d := c.dev
 	r := d.cfg.Rogue
@@ -328,8 +331,8 @@ func (c *conn) relayed(req *httpRequest) *httpReply {
 	return &httpReply{status: http.StatusUnauthorized, kind: "text/html", challenge: challenge}
 }
 
-// A Middle ends TLS where a device is believed to be: at its address, between it
-// and us, or at an address of its own. It does not know who calls.
+// A Middle ends TLS at a device's address, between the device and us, or at an
+// address of its own. It does not know who calls.
 type Middle struct {
 	MiddleConfig
 	l  net.Listener
@@ -342,28 +345,30 @@ type Middle struct {
 	ended  int
 }
 
-// MiddleConfig is what makes one.
+// MiddleConfig describes a Middle.
 type MiddleConfig struct {
 	Listen netip.AddrPort
 	Relay  *Relay
-	// Certificate is what it shows; nil: one like those that firmware makes for itself.
+	// Certificate is the certificate it shows; nil: one like those that firmware
+	// makes for itself.
 	Certificate *tls.Certificate
-	// AsksCertificate: it wants a client certificate, any, as a device in setup does.
+	// AsksCertificate: it wants a client certificate, any, as a device in setup
+	// does.
 	AsksCertificate bool
-	// Passes decides what becomes of the n-th connection, counted from 1: All of
-	// it goes to the device as it is, None does, or as many bytes of the device's
-	// as are named, after which both sides are cut. nil: None.
+	// Passes decides about the n-th connection, counted from 1: All passes
+	// everything to the device as it is, None nothing, and a number so many of the
+	// device's bytes before both sides are cut. nil: None.
 	Passes func(n int) int
 }
 
-// What a Middle lets pass of a connection.
+// How much of a connection a Middle passes.
 const (
 	All  = -1
 	None = 0
 )
 
-// UntilOpen passes everything while the device lets in only whom it trusts, and
-// nothing once it asks anybody for a login: after its commit.
+// UntilOpen passes everything while the device lets in only peers it trusts,
+// and nothing once it asks anybody for a login: after its commit.
 func (r *Relay) UntilOpen(int) int {
 	if _, err := r.challenge(); err != nil {
 		return All
@@ -397,7 +402,7 @@ func NewMiddle(cfg MiddleConfig) (*Middle, error) {
 	return m, nil
 }
 
-// Close ends every connection and waits for all the middle started.
+// Close ends every connection and waits for everything that the middle started.
 func (m *Middle) Close() error {
 	m.mu.Lock()
 	m.closed = true
@@ -412,14 +417,14 @@ func (m *Middle) Close() error {
 }
 
 // Ended counts the connections on which the middle ended TLS itself, whether or
-// not the caller liked what it showed.
+// not the caller liked its certificate.
 func (m *Middle) Ended() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.ended
 }
 
-// keep has Close end a connection. It is false when that has begun.
+// keep makes Close end a connection. It returns false if Close has begun.
 func (m *Middle) keep(c net.Conn) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -469,7 +474,7 @@ func (m *Middle) serve(c net.Conn) {
 }
 
 // pass hands bytes on in both directions; the device sees the caller's address,
-// as it does with a middle that is a cable.
+// as it does if the middle is a cable.
 func (m *Middle) pass(c net.Conn, most int) {
 	dialer := net.Dialer{Timeout: handshakeTime}
 	if from, ok := c.RemoteAddr().(*net.TCPAddr); ok {
@@ -498,8 +503,8 @@ func (m *Middle) pass(c net.Conn, most int) {
 	_, _ = io.Copy(c, from)
 }
 
-// talk answers for the device: with its challenges until one answer opened it,
-// and with its own words from then on.
+// talk answers for the device: with the device's challenges until one answer
+// opened it, and with its own words from then on.
 func (m *Middle) talk(tc net.Conn) {
 	c := &conn{rw: tc, in: bufio.NewReader(tc)}
 	for {

@@ -14,7 +14,7 @@ type seen struct {
 	maxConcurrent, maxInFlight, tooMany    int
 	requests, challenges, commits          int
 	powerCycles, hellos, mostWrong         int
-	mebx, admin                            []string // every one ever received; admin as hex HA1
+	mebx, admin                            []string // every one that it ever received; admin as hex HA1
 	refusals                               []string
 	logins                                 []Login
 	changes                                []Change
@@ -23,7 +23,7 @@ type seen struct {
 	firstHello, operational, managed, lastRequest time.Time
 }
 
-// Login is one answer to a digest challenge. The password cannot be known.
+// Login is one answer to a digest challenge. Nobody can know the password.
 type Login struct {
 	At   time.Time
 	User string
@@ -33,7 +33,7 @@ type Login struct {
 // Opening is a password that opened the device for somebody.
 type Opening struct {
 	User, HA1 string     // hex MD5(user:realm:password)
-	SetBy     netip.Addr // who had set it; the zero address: nobody, it is the factory's
+	SetBy     netip.Addr // who had set it; zero: nobody, it is the factory's
 	From      netip.Addr // who used it
 	Times     int
 }
@@ -46,7 +46,7 @@ type Change struct {
 	Status amt.Status
 }
 
-// Snapshot is a device at one moment and everything it remembers.
+// Snapshot is a device at one moment, with everything it remembers.
 type Snapshot struct {
 	UUID                 amt.UUID
 	Personality          string
@@ -54,18 +54,18 @@ type Snapshot struct {
 	State                amt.ProvisioningState
 	Realm                string
 	AdminUser            string
-	AdminHA1             string // hex MD5(user:realm:password), the one that counts now
+	AdminHA1             string // hex MD5(user:realm:password), the present one
 	AdminDefault         bool   // still admin/admin
 	MEBx                 amt.Secret
 	MEBxDefault          bool
 	HostName, Domain     string
 	ClockSet             bool
-	Clock                time.Time // what the device believes
+	Clock                time.Time // the device's own time
 	TLSEnabled           bool      // committed, on the network
 	TLSMutual            bool
 	TrustedCN            []string
 	LMSTouched           bool
-	Certificate          []byte // DER of the TLS certificate committed, nil for the device's own
+	Certificate          []byte // DER of the committed TLS certificate, nil for the device's own
 	Certificates         int
 	Keys                 int
 	Users                int
@@ -87,17 +87,17 @@ type Snapshot struct {
 	Hellos               int
 	LoginsOK             int
 	LoginsFailed         int
-	WrongInARow          int // most wrong passwords one after the other: from 10 or so firmware speaks of an attack
+	WrongInARow          int // most wrong passwords in a row: from 10 or so firmware speaks of an attack
 	Logins               []Login
 	Openings             []Opening // which passwords opened it, and for whom
-	Refusals             []string  // why a chain was refused, in the device's words
+	Refusals             []string  // why it refused a chain, in the device's words
 	Changes              []Change
-	SecretsSeen          []amt.Secret // every MEBx password ever received
-	AdminHA1Seen         []string     // every admin hash ever received
+	SecretsSeen          []amt.Secret // every MEBx password it ever received
+	AdminHA1Seen         []string     // every admin hash it ever received
 	FaultsFired          []string
 	FirstHello           time.Time
-	Operational          time.Time // when it was first committed
-	Managed              time.Time // when an admin first logged in after that
+	Operational          time.Time // its first commit
+	Managed              time.Time // the first login of an admin after that
 	adminUser, realmUsed string
 }
 
@@ -143,7 +143,7 @@ func (d *Device) Snapshot() Snapshot {
 	return s
 }
 
-// HasPassword reports whether the device was ever told this password, as
+// HasPassword reports whether anybody ever told the device this password, as
 // MEBx's or as the admin account's.
 func (s Snapshot) HasPassword(password string) bool {
 	want := amt.NewSecret(password)
@@ -166,7 +166,7 @@ func (s Snapshot) Called(name string) int {
 	return n
 }
 
-// AcceptsAdmin reports whether this login would be let in now.
+// AcceptsAdmin reports whether the device would accept this login now.
 func (d *Device) AcceptsAdmin(user, password string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -181,8 +181,8 @@ func (d *Device) AcceptsMEBx(password string) bool {
 	return d.now.mebx == password
 }
 
-// Secrets is what a device holds and has been told, in clear, for a file that
-// a test compares with a server's store.
+// Secrets are what a device holds and ever heard, in clear, for a file that a
+// test compares with a server's store.
 type Secrets struct {
 	UUID      amt.UUID `json:"uuid"`
 	Realm     string   `json:"realm"`
@@ -193,8 +193,8 @@ type Secrets struct {
 	MEBxSeen  []string `json:"mebx_seen"`
 }
 
-// Secrets gives the device's secrets up: they were never worth hiding from the
-// one who runs the simulation.
+// Secrets returns the device's secrets: whoever runs the simulation may know
+// them.
 func (d *Device) Secrets() Secrets {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -211,7 +211,7 @@ type Brief struct {
 	LastRequest                      time.Time
 }
 
-// Brief tells where a device stands.
+// Brief says where a device stands.
 func (d *Device) Brief() Brief {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -219,8 +219,8 @@ func (d *Device) Brief() Brief {
 		d.seen.firstHello, d.seen.operational, d.seen.managed, d.seen.lastRequest}
 }
 
-// login is kept with its outcome; the first good one in operation means that
-// somebody manages this device.
+// login notes a login with its outcome; the first good one in operation means
+// that somebody manages this device.
 func (d *Device) login(user string, ok bool) {
 	now := time.Now()
 	d.seen.logins = append(d.seen.logins, Login{now, user, ok})

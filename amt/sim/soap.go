@@ -116,7 +116,7 @@ func (c *call) selector(name string) (string, bool) {
 	return "", false
 }
 
-// name is how faults and the log know the call: CommitChanges, or
+// name is the call's name in faults and the log: CommitChanges, or
 // Put:AMT_TLSSettingData.
 func (c *call) name() string {
 	if c.isMethod {
@@ -173,7 +173,7 @@ var (
 	errNotWellForm = &soapFault{subcode: "SchemaValidationError", subNS: nsMan, reason: "The message is not well-formed."}
 )
 
-// readCall takes an envelope apart and checks what firmware checks.
+// readCall parses an envelope and checks what firmware checks.
 func readCall(body []byte) (*call, error) {
 	root, err := parseXML(body)
 	if err != nil || root.space != nsEnv || root.name != "Envelope" {
@@ -255,7 +255,7 @@ type prop struct {
 // instance is a CIM instance in the order of its class.
 type instance []prop
 
-// reference is an EPR: where an instance is.
+// reference is an EPR: it names an instance.
 type reference struct{ uri, selector, value string }
 
 func (d *Device) ref(uri, sel, value string) *reference { return &reference{uri, sel, value} }
@@ -287,7 +287,7 @@ func yes(b bool) string {
 
 func num[T ~int | ~uint32 | ~uint16 | ~int64](n T) string { return fmt.Sprintf("%d", n) }
 
-// writer builds one answer in a generation's own hand.
+// writer writes one answer in a generation's own style.
 type writer struct {
 	style
 	b   []byte

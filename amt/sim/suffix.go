@@ -11,7 +11,7 @@ type suffixRules struct {
 }
 
 // labelsShared is Intel's table of common top-level domains: how many labels at
-// the end must agree. A domain not listed gets no relief (0).
+// the end must agree. A domain outside the table gets no relief (0).
 func labelsShared(tld string, r suffixRules) int {
 	switch {
 	case (tld == "com" || tld == "net") && r.comNet:
@@ -30,8 +30,8 @@ func labelsShared(tld string, r suffixRules) int {
 	return 0
 }
 
-// serves reports whether a certificate made out to name may set up a device
-// whose own domain is suffix. Whole labels are compared, without case.
+// serves reports whether a certificate for name may set up a device whose own
+// domain is suffix. It compares whole labels, in any case.
 func serves(name, suffix string, r suffixRules) bool {
 	n, s := labels(name), labels(suffix)
 	if len(n) == 0 || len(s) == 0 {
@@ -58,7 +58,7 @@ func labels(name string) []string {
 	return strings.Split(name, ".")
 }
 
-// endsWith: the labels of tail are the last ones of long.
+// endsWith reports whether the labels of tail are the last ones of long.
 func endsWith(long, tail []string) bool {
 	return len(tail) <= len(long) && shareTail(long, tail, len(tail))
 }

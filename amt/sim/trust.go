@@ -22,18 +22,18 @@ var (
 const setupOU = "Intel(R) Client Setup Certificate" // to the letter
 
 // setupPeer is what the device keeps of the chain that opened a setup session;
-// it ends in the provisioning record.
+// it ends up in the provisioning record.
 type setupPeer struct {
 	name      string // subject CN
 	hash      amt.TrustHash
 	isDefault bool     // an OEM hash, not a custom one
 	serials   [][]byte // of the CA certificates
 	timeValid bool
-	secureDNS bool // the suffix was typed in MEBx
+	secureDNS bool // a person typed the suffix in MEBx
 }
 
-// judge decides about a chain shown in setup mode, in firmware's order. The
-// dates are looked at and never held against the server.
+// judge decides about a chain in setup mode, in firmware's order. Firmware
+// reads the dates and never refuses because of them.
 func (d *Device) judge(raw [][]byte, now time.Time) (*setupPeer, error) {
 	if len(raw) < 2 {
 		return nil, errors.New("the chain does not hold the root")
@@ -123,7 +123,8 @@ func hasUsage(c *x509.Certificate, oid asn1.ObjectIdentifier) bool {
 	return false
 }
 
-// suffix is the name a certificate must fit: typed in MEBx, else from DHCP.
+// suffix is the name that a certificate must fit: typed in MEBx, else from
+// DHCP.
 func (d *Device) suffix() (name string, secure bool) {
 	if d.cfg.MEBxSuffix != "" {
 		return d.cfg.MEBxSuffix, true
@@ -173,8 +174,8 @@ func sha1Signed(c *x509.Certificate) bool {
 	return false
 }
 
-// checkSignature verifies without crypto/x509's policy, which no longer looks
-// at SHA-1 or MD5 at all.
+// checkSignature verifies without crypto/x509's policy, which refuses SHA-1 and
+// MD5 altogether.
 func checkSignature(c, issuer *x509.Certificate) error {
 	h := signatureHash(c.SignatureAlgorithm)
 	if h == 0 {
@@ -226,8 +227,8 @@ func (d *Device) trusts(der []byte) (h amt.TrustHash, isDefault, ok bool) {
 	return amt.TrustHash{}, false, false
 }
 
-// judgeConsole decides about the client of a mutual TLS session after setup: a
-// console certificate under a root this device was given.
+// judgeConsole decides about the client of a mutual TLS session after setup: it
+// needs a console certificate under a root that the server gave this device.
 func judgeConsole(raw [][]byte, roots [][]byte, trustedCN []string) error {
 	if len(raw) == 0 {
 		return errors.New("no console certificate")
