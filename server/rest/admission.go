@@ -154,6 +154,9 @@ func compareImport(ctx context.Context, tx *store.Tx, rep *api.ImportReport, row
 		profiles[p.Name] = true
 	}
 	for _, r := range rows {
+		if r.garbled {
+			continue // its problem is in the report
+		}
 		if !profiles[r.Profile] {
 			rep.Problems = append(rep.Problems, api.ImportProblem{Line: r.line, Problem: "there is no profile " + api.Clip(r.Profile, 64)})
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -209,35 +210,64 @@ func TestImportProblems(t *testing.T) {
 }
 
 // TestListsFromTheField: lists as Excel, PowerShell and others save them give the
-// same device; what cannot be read is named with line and column.
+// same device; what cannot be read is named with line and column. Both engines
+// say the same, and a refused list leaves nothing.
 func TestListsFromTheField(t *testing.T) {
 	t.Parallel()
-	b := apitest.New(t)
-	c := b.Client(b.Admin)
-	send := func(name string) (api.ImportReport, error) {
-		data, err := os.ReadFile(filepath.Join("testdata", "lists", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c.ImportDevices(t.Context(), api.DeviceImport{File: data, DryRun: true})
+	const row = "4c4c4544-0035-4610-8042-c6c04f303332"
+	files := map[string][]byte{ // beside those in testdata
+		"old-mac.csv": []byte("uuid;fqdn;address\r" + row + ";pc1.corp.example.com;10.20.3.7\r"), "quoted.csv": []byte("\"UUID\";\"FQDN\"\n\"" + row + "\";\"pc1.corp.example.com\"\n"),
+		"empty-tail.csv": []byte("\n;;\nuuid;fqdn;\n" + row + ";pc1.corp.example.com;\n;;;\n;;;\n"), "sep-tab.txt": utf16le("sep=\t\r\nuuid\tfqdn\r\n" + row + "\tpc1.corp.example.com\r\n"),
+		"no-mark.txt": utf16le("uuid\tfqdn\r\n" + row + "\tpc1.corp.example.com\r\n")[2:], "blanks.csv": []byte("uuid,\u00a0fqdn\n" + row + "\u00a0, pc1.corp.example.com \n"),
+		"latin1-later.csv": []byte("uuid,fqdn,note\n" + row + ",pc1.corp.example.com,a\n,,\n" + row[:35] + "3,,B\xfcro 3\n"), "bare-quote.csv": []byte("\"UUID\" ;x\n"), "nul-alone.csv": []byte("serial\nS\x007\n"), "latin1-heading.csv": []byte("uuid,\xfc\n"),
 	}
-	for name, read := range map[string]string{
-		"excel-unicode-text.txt": "divided by tabs, columns uuid, fqdn, address, from UTF-16LE", "sep-line.csv": "semicolons", "semicolon.csv": "semicolons", "trailing-comma.csv": "commas",
-		"blank-rows.csv": "commas", "utf8-bom.csv": "commas", "powershell.csv": "commas", "capital-braces.csv": "commas", "space-after-comma.csv": "commas, columns uuid, fqdn, address",
-	} {
-		rep, err := send(name)
-		if err != nil || len(rep.Problems) > 0 || rep.Rows != 1 || !strings.Contains(rep.Read, read) || len(rep.First) != 1 || !strings.EqualFold(strings.Trim(rep.First[0].UUID, "{}"), "4c4c4544-0035-4610-8042-c6c04f303332") || rep.First[0].FQDN != "pc1.corp.example.com" {
-			t.Errorf("%s: %+v, %v", name, rep, err)
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		c := b.Client(b.Admin)
+		send := func(name string, dry bool) (api.ImportReport, error) {
+			data, ok := files[name]
+			if !ok {
+				var err error
+				if data, err = os.ReadFile(filepath.Join("testdata", "lists", name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return c.ImportDevices(t.Context(), api.DeviceImport{File: data, DryRun: dry})
 		}
-	}
-	for name, want := range map[string]string{
-		"latin1.csv": "2 column serial: byte 0xc4", "nul-in-note.csv": "2 column note: a control character (U+0000)", "scientific-mac.csv": `2 mac "1.12E+11"`, "german-date.csv": "2 expires", "other-headings.csv": "1 unknown column",
-	} {
-		rep, err := send(name)
-		if err != nil || len(rep.Problems) == 0 || !strings.HasPrefix(fmt.Sprintf("%d %s", rep.Problems[0].Line, rep.Problems[0].Problem), want) {
-			t.Errorf("%s: %+v, %v", name, rep.Problems, err)
+		for name, want := range map[string]string{
+			"latin1.csv": "2 column serial: byte 0xc4", "nul-in-note.csv": "2 column note: a control character (U+0000)", "scientific-mac.csv": `2 mac "1.12E+11"`, "german-date.csv": "2 expires", "other-headings.csv": "1 unknown column",
+			"latin1-later.csv": "4 column note: byte 0xfc", "nul-alone.csv": "2 column serial: a control character (U+0000)", "latin1-heading.csv": "1 unknown column", "bare-quote.csv": "1 column 6: extraneous",
+		} {
+			rep, err := send(name, false)
+			if err != nil || len(rep.Problems) == 0 || !strings.HasPrefix(fmt.Sprintf("%d %s", rep.Problems[0].Line, rep.Problems[0].Problem), want) {
+				t.Errorf("%s: %+v, %v", name, rep.Problems, err)
+			}
 		}
+		if page, err := c.Authorisations(t.Context(), api.AuthorisationQuery{}); err != nil || len(page.Authorisations) != 0 {
+			t.Errorf("something was used: %+v %v", page, err)
+		}
+		for name, read := range map[string]string{
+			"excel-unicode-text.txt": "divided by tabs, columns uuid, fqdn, address, from UTF-16LE", "sep-line.csv": "semicolons", "semicolon.csv": "semicolons", "trailing-comma.csv": "commas",
+			"blank-rows.csv": "commas", "utf8-bom.csv": "commas", "powershell.csv": "commas", "capital-braces.csv": "commas", "space-after-comma.csv": "commas, columns uuid, fqdn, address",
+			"old-mac.csv": "semicolons", "quoted.csv": "semicolons, columns uuid, fqdn", "empty-tail.csv": "semicolons, columns uuid, fqdn", "sep-tab.txt": "tabs, columns uuid, fqdn, from UTF-16LE", "no-mark.txt": "tabs", "blanks.csv": "commas, columns uuid, fqdn",
+		} {
+			rep, err := send(name, true)
+			if _, err := send(name, false); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err != nil || len(rep.Problems) > 0 || rep.Rows != 1 || rep.New+rep.Same != 1 || !strings.Contains(rep.Read, read) || len(rep.First) != 1 || !strings.EqualFold(strings.Trim(rep.First[0].UUID, "{}"), row) || rep.First[0].FQDN != "pc1.corp.example.com" {
+				t.Errorf("%s: %+v, %v", name, rep, err)
+			}
+		}
+	})
+}
+
+// utf16le is a text as Excel and PowerShell write it.
+func utf16le(text string) []byte {
+	out := []byte{0xff, 0xfe}
+	for _, u := range utf16.Encode([]rune(text)) {
+		out = append(out, byte(u), byte(u>>8))
 	}
+	return out
 }
 
 // TestRulesTellTheConfiguredSources: where no rule speaks of names, the

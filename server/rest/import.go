@@ -30,6 +30,7 @@ type importRow struct {
 	network netip.Prefix
 	address netip.Addr
 	expires time.Time
+	garbled bool // holds letters that only one of the engines takes
 }
 
 const maxImport = 100000
@@ -125,6 +126,9 @@ func readCSV(text []byte) (rows []importRow, read string, bad []api.ImportProble
 	head, err := r.Read()
 	for err == nil && blank(head) {
 		head, err = r.Read()
+	}
+	if wrong := (*csv.ParseError)(nil); errors.As(err, &wrong) {
+		return nil, "", []api.ImportProblem{{Line: wrong.Line + before, Problem: fmt.Sprintf("column %d: %v", wrong.Column, wrong.Err)}}
 	}
 	if err != nil {
 		return nil, "", []api.ImportProblem{{Line: 1, Problem: "no heading: want columns such as uuid,fqdn,profile"}}
@@ -248,6 +252,7 @@ func (r *importRow) check(now time.Time) (bad []string) {
 	for _, f := range [][2]string{{"uuid", r.UUID}, {"serial", r.Serial}, {"mac", r.MAC}, {"network", r.Network}, {"address", r.Address}, {"fqdn", r.FQDN},
 		{"profile", r.Profile}, {"tags", strings.Join(r.Tags, " ")}, {"note", r.Note}, {"expires", r.Expires}, {"fingerprint", r.Fingerprint}} {
 		if wrong := legible(f[0], f[1]); wrong != "" {
+			r.garbled = true
 			return append(bad, wrong)
 		}
 	}
