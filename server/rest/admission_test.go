@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -244,6 +245,15 @@ func TestListsFromTheField(t *testing.T) {
 		}
 		if page, err := c.Authorisations(t.Context(), api.AuthorisationQuery{}); err != nil || len(page.Authorisations) != 0 {
 			t.Errorf("something was used: %+v %v", page, err)
+		}
+		for _, letters := range []string{"S\x007", "S\xc4-7"} {
+			_, err := c.Devices(t.Context(), api.DeviceQuery{Q: letters})
+			_, err2 := c.Why(t.Context(), letters)
+			for _, err := range []error{err, err2} {
+				if p := (*api.Problem)(nil); !errors.As(err, &p) || p.Code != api.CodeInvalid || !strings.Contains(p.Detail, "zero byte") {
+					t.Errorf("a search for %q: %v", letters, err)
+				}
+			}
 		}
 		for name, read := range map[string]string{
 			"excel-unicode-text.txt": "divided by tabs, columns uuid, fqdn, address, from UTF-16LE", "sep-line.csv": "semicolons", "semicolon.csv": "semicolons", "trailing-comma.csv": "commas",

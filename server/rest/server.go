@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -148,7 +149,7 @@ func New(d Deps) *Server {
 		}))
 	}
 	s.mux.Group(func(r chi.Router) {
-		r.Use(s.authenticate)
+		r.Use(s.authenticate, legibleAddress)
 		to := humachi.New(r, s.humaConfig())
 		to.UseMiddleware(s.authorise(to))
 		s.openAPI = to.OpenAPI()
@@ -376,6 +377,24 @@ func (s *Server) recoverer(next http.Handler) http.Handler {
 			s.log.Error("api.panic", zap.String("path", api.Clip(r.URL.Path, 80)), zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", debug.Stack()))
 			write(w, api.NewProblem(http.StatusInternalServerError, api.CodeInternal, "the server failed at this; its log says why"))
 		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// legibleAddress refuses letters that no text has: SQLite takes them, and Postgres
+// does not.
+func legibleAddress(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fields := map[string][]string{"path": {r.URL.Path}}
+		for name, values := range r.URL.Query() {
+			fields["query."+name] = values
+		}
+		for field, values := range fields {
+			if all := strings.Join(values, ""); strings.ContainsRune(all, 0) || !utf8.ValidString(all) {
+				write(w, invalid(field, "holds a zero byte or bytes that are no UTF-8"))
+				return
+			}
+		}
 		next.ServeHTTP(w, r)
 	})
 }
