@@ -15,6 +15,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/cmd/built"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -25,9 +26,9 @@ var importedID = regexp.MustCompile(`(?m)^certificate ([0-9a-f]{16})$`)
 // helps; replacing says what it would do until --yes.
 func TestCertWords(t *testing.T) {
 	t.Parallel()
-	provctl := filepath.Join(t.TempDir(), "provctl")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", provctl, "../provctl").CombinedOutput(); err != nil {
-		t.Fatalf("build provctl: %v\n%s", err, out)
+	provctl, err := built.Program("provctl")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {

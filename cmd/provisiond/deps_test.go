@@ -45,10 +45,11 @@ server           : amt amt/reason amt/door amt/hello amt/session certs store sto
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
+cmd/built        :
 cmd/provisiond/endtoend : amt amt/reason server/api
 `
 
-var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
+var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "cmd/built", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.

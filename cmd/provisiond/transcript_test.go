@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/cmd/built"
 	"github.com/provisiond/provisiond/server"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/store/seal"
@@ -39,9 +40,9 @@ const mostCommands = 12
 // the same words are printed.
 func TestCertTranscript(t *testing.T) {
 	t.Parallel()
-	provctl := filepath.Join(t.TempDir(), "provctl")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", provctl, "../provctl").CombinedOutput(); err != nil {
-		t.Fatalf("build provctl: %v\n%s", err, out)
+	provctl, err := built.Program("provctl")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, script := range []struct {
 		file string

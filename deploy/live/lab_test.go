@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/cmd/built"
 	"github.com/provisiond/provisiond/store/pgtest"
 )
 
@@ -83,14 +84,17 @@ func run(t *testing.T, bin string, args ...string) *lines {
 	return out
 }
 
+// build puts the programs into a directory.
 func build(t *testing.T, dir string, names ...string) {
 	t.Helper()
-	args := []string{"build", "-o", dir + "/"}
 	for _, n := range names {
-		args = append(args, "../../cmd/"+n)
-	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		path, err := built.Program(n)
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(dir, n))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

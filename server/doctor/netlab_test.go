@@ -19,6 +19,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/cmd/built"
 )
 
 // A netLab is a small site in network namespaces of its own: a switch with the
@@ -239,42 +240,20 @@ func (l *netLab) kea(options string) {
 	l.start("kea", "DHCP4_STARTED", "kea-dhcp4", []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=" + dir, "KEA_DHCP_DATA_DIR=" + dir}, "-c", file)
 }
 
-// programs builds the two programs once for the whole test binary.
-var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "doctor-test-")
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.Command("go", "build", "-o", dir+"/", "../../cmd/provisiond", "../../cmd/provctl").CombinedOutput()
-	if err != nil {
-		return "", errors.New(string(out))
-	}
-	return dir, nil
-})
-
 func TestMain(m *testing.M) {
 	if os.Getenv("DOCTOR_TEST_DEVICE") != "" {
 		os.Exit(bootDevice())
 	}
-	code := m.Run()
-	if built.Load() {
-		if dir, err := programs(); err == nil {
-			_ = os.RemoveAll(dir)
-		}
-	}
-	os.Exit(code)
+	os.Exit(m.Run())
 }
-
-var built atomic.Bool
 
 func program(t *testing.T, name string) string {
 	t.Helper()
-	built.Store(true)
-	dir, err := programs()
+	path, err := built.Program(name)
 	if err != nil {
-		t.Fatalf("build the programs: %v", err)
+		t.Fatal(err)
 	}
-	return filepath.Join(dir, name)
+	return path
 }
 
 // labCertificate is a certificate for the lab's zone in a file, with its root.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/cmd/built"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
@@ -192,7 +193,7 @@ func (h *herd) sound(d *daemon) (all int) {
 
 // size is a fleet's, smaller where everything is watched for races.
 func size(n, watched int) int {
-	if raceEnabled {
+	if built.Race {
 		return watched
 	}
 	return n

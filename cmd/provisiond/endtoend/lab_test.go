@@ -25,50 +25,20 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/certs/certtest"
+	"github.com/provisiond/provisiond/cmd/built"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store/pgtest"
 )
 
-// programs is where the built ones are; each is built when first asked for.
-type programs struct {
-	dir                                        string
+// box holds the programs; each is built when it is first asked for.
+var box = struct {
 	daemon, watched, crashing, provctl, amtsim func() (string, error)
-}
-
-var box = newPrograms()
-
-func newPrograms() *programs {
-	p := &programs{}
-	folder := sync.OnceValues(func() (string, error) {
-		dir, err := os.MkdirTemp("", "provisiond-box-")
-		p.dir = dir
-		return dir, err
-	})
-	build := func(name, pkg string, flags ...string) func() (string, error) {
-		return sync.OnceValues(func() (string, error) {
-			dir, err := folder()
-			if err != nil {
-				return "", err
-			}
-			args := append([]string{"build"}, flags...)
-			out := filepath.Join(dir, name)
-			text, err := exec.Command("go", append(args, "-o", out, pkg)...).CombinedOutput()
-			if err != nil {
-				return "", fmt.Errorf("go build %s: %w: %s", pkg, err, text)
-			}
-			return out, nil
-		})
-	}
-	const programs = "github.com/provisiond/provisiond/cmd/"
-	p.daemon = build("provisiond", programs+"provisiond")
-	p.watched = p.daemon
-	if raceEnabled {
-		p.watched = build("provisiond-race", programs+"provisiond", "-race")
-	}
-	p.crashing = build("provisiond-failpoints", programs+"provisiond", "-tags", "failpoints")
-	p.provctl = build("provctl", programs+"provctl")
-	p.amtsim = build("amtsim", programs+"amtsim")
-	return p
+}{
+	daemon:   func() (string, error) { return built.Program("provisiond") },
+	watched:  func() (string, error) { return built.Watched("provisiond") },
+	crashing: func() (string, error) { return built.Program("provisiond", "-tags=failpoints") },
+	provctl:  func() (string, error) { return built.Program("provctl") },
+	amtsim:   func() (string, error) { return built.Program("amtsim") },
 }
 
 func TestMain(m *testing.M) {
@@ -76,11 +46,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "look at the sources of the programs:", err)
 		os.Exit(1)
 	}
-	code := m.Run()
-	if box.dir != "" {
-		_ = os.RemoveAll(box.dir)
-	}
-	os.Exit(code)
+	os.Exit(m.Run())
 }
 
 // lookAtSources lists every directory of the repository. This test binary does
@@ -88,7 +54,7 @@ func TestMain(m *testing.M) {
 // cached after they change; it takes a directory that a test has read for an input.
 func lookAtSources(root string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != root {
+		if err == nil && d.IsDir() && (strings.HasPrefix(d.Name(), ".") && path != root || path == filepath.Join(root, "bin")) {
 			return fs.SkipDir
 		}
 		return err

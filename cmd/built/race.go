@@ -1,0 +1,6 @@
+//go:build race
+
+package built
+
+// Race: this test binary watches for data races.
+const Race = true
