@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// pollCertificates is how soon a change made on one node is in use on all.
+	// pollCertificates is how soon all nodes use a change made on one.
 	pollCertificates = 2 * time.Second
-	// tickCertificates is how often reminders and the trash are looked at.
+	// tickCertificates is how often a node looks after reminders and the trash.
 	tickCertificates = time.Minute
 )
 
-// startDesk puts the certificates of the configuration and those of the store
-// into use. With none at all the daemon works as well: hellos are kept, and
-// devices wait in pending_certificate.
+// startDesk puts the certificates of the configuration and of the store into
+// use. Without any the daemon works too: it keeps hellos, and devices wait in
+// pending_certificate.
 func (s *Server) startDesk(ctx context.Context) error {
 	for _, p := range s.o.Certificates {
 		if s.o.Force[p.ID] {
@@ -42,9 +42,10 @@ func (s *Server) startDesk(ctx context.Context) error {
 	return nil
 }
 
-// fetcher reads what a certificate names as its issuer's address, in the networks
-// that the configuration opens for it; nil when it opens none. The address comes
-// from a stranger's certificate, so that it meets the same guard as a device's.
+// fetcher reads the address that a certificate names for its issuer's, in the
+// networks that the configuration opens for it; nil if it opens none. The
+// address comes from a stranger's certificate, so the guard for devices'
+// addresses judges it.
 func fetcher(allowed []netip.Prefix) certs.Fetch {
 	if len(allowed) == 0 {
 		return nil

@@ -19,7 +19,7 @@ import (
 )
 
 // checks is the doctor inside the daemon: on a timer, over the API, as metrics,
-// and as events when something breaks or is well again.
+// and as an event when a check begins to fail or succeeds again.
 type checks struct {
 	s       *Server
 	doctor  *doctor.Doctor
@@ -27,7 +27,7 @@ type checks struct {
 	started time.Time
 	scraped atomic.Pointer[time.Time]
 
-	mu   sync.Mutex // held while checks run, so that two callers share one round
+	mu   sync.Mutex // held during a round, so that two callers share one
 	last atomic.Pointer[round]
 }
 
@@ -59,8 +59,8 @@ func (s *Server) newChecks() *checks {
 	return c
 }
 
-// Describe and Collect make it a collector without a metric: it is called when
-// somebody asks for metrics, and remembers that.
+// Describe and Collect make checks a collector without a metric: Prometheus
+// calls it at a scrape, and it remembers that.
 func (*checks) Describe(chan<- *prometheus.Desc) {}
 
 func (c *checks) Collect(chan<- prometheus.Metric) {
@@ -68,11 +68,11 @@ func (c *checks) Collect(chan<- prometheus.Metric) {
 	c.scraped.Store(&now)
 }
 
-// checkSoon is how soon after the start the first round is made.
+// checkSoon is how soon after the start the first round comes.
 const checkSoon = 15 * time.Second
 
-// everyCheck makes the rounds. The timer is shorter than the interval, so that
-// the first round comes soon after the start.
+// every makes the rounds. The timer is shorter than the interval, so that the
+// first round comes soon after the start.
 func (c *checks) every() {
 	interval := c.s.o.DoctorInterval
 	if interval <= 0 {
@@ -87,7 +87,8 @@ func (c *checks) every() {
 	})
 }
 
-// run makes a round. Whoever comes while one is under way gets that one's answer.
+// run makes a round. A caller who comes during a round gets that round's
+// answer.
 func (c *checks) run(ctx context.Context) (api.DoctorReport, error) {
 	asked := time.Now()
 	c.mu.Lock()
@@ -110,8 +111,8 @@ func (c *checks) run(ctx context.Context) (api.DoctorReport, error) {
 	return c.report(), nil
 }
 
-// tell writes an event for each check that began to fail since the round
-// before, and for each that is well again.
+// tell writes an event for each check that has begun to fail since the last
+// round, and for each that succeeds again.
 func (c *checks) tell(ctx context.Context, before *round, now doctor.Report) error {
 	failed := map[string]bool{}
 	if before != nil {
@@ -147,7 +148,7 @@ func (c *checks) tell(ctx context.Context, before *round, now doctor.Report) err
 	})
 }
 
-// report is the last round as the API shows it.
+// report is the last round in the API's form.
 func (c *checks) report() api.DoctorReport {
 	out := api.DoctorReport{Checks: []api.DoctorCheck{}, Worst: string(doctor.Pass), Node: c.s.o.Node, Started: &c.started, Scraped: c.scraped.Load()}
 	if last := c.last.Load(); last != nil {

@@ -13,9 +13,10 @@ import (
 )
 
 // Somebody says hello in the name of a device that may hold a password of ours,
-// from where it is not believed to be. The device is called, and its key decides.
-// However many hellos there are, a device has one call waiting, a pause after each
-// that grows, and all of them together a share of the workers.
+// from elsewhere than where it should be. Then a node calls the device, and its
+// key decides. However many hellos come, a device has one call waiting and a
+// growing pause after each, and all these calls together get a share of the
+// workers.
 
 const (
 	claimTick     = time.Second
@@ -23,7 +24,8 @@ const (
 	claimPriority = 3 // devices that wait for their setup go first
 )
 
-// callClaimed begins calls of devices that are claimed.
+// callClaimed begins calls of devices in whose name somebody said hello
+// elsewhere.
 func (s *Server) callClaimed(ctx context.Context) error {
 	share := max(2, s.o.Workers/8)
 	var due []store.Device
@@ -39,7 +41,7 @@ func (s *Server) callClaimed(ctx context.Context) error {
 	}
 	for _, d := range due {
 		err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.callOne(ctx, tx, d) })
-		if err != nil && !errors.Is(err, store.ErrConflict) { // somebody works on it
+		if err != nil && !errors.Is(err, store.ErrConflict) { // another run works on it
 			return fmt.Errorf("device %s: %w", d.UUID, err)
 		}
 	}
@@ -64,12 +66,11 @@ func (s *Server) callOne(ctx context.Context, tx *store.Tx, d store.Device) erro
 			s.log.Info("claim.called", zap.Stringer("device", d.UUID), zap.Int64("run", run.ID), zap.Stringer("claimed_from", d.HeardFrom))
 			return s.enqueue(ctx, tx, run.ID, tx.Now(), claimPriority)
 		}
-	} // else it holds nothing that could be lost
+	} // else the device holds nothing that could be lost
 	return tx.UpdateDevice(ctx, d.UUID, store.DeviceFacts{ClaimDue: &until})
 }
 
-// claimRests says until when a device is left alone after it was called, zero for
-// not at all.
+// claimRests says until when a device rests after a call, zero for not at all.
 func (s *Server) claimRests(ctx context.Context, tx *store.Tx, d store.Device) (time.Time, error) {
 	runs, err := tx.Runs(ctx, d.UUID, 10)
 	if err != nil {

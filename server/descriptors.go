@@ -6,23 +6,23 @@ import (
 	"net/netip"
 )
 
-// Every connection is a descriptor, and the process has so many. What the
-// daemon itself needs comes first, then the hello port, then the API: so a
-// stranger who fills the one cannot stop the other.
+// Every connection takes a descriptor, and the process has a limited number.
+// The daemon's own needs come first, then the hello port, then the API, so that
+// a stranger who fills one cannot stop the others.
 const (
 	ownDescriptors = 96 // files, pipes, listeners, the database, a few calls of its own
 	leastHello     = 32
 	leastAPI       = 16
 )
 
-// descriptors is how those of the process are shared out.
+// descriptors is how the process shares out its descriptors.
 type descriptors struct {
 	hello, api int // most connections
 	complaint  string
 }
 
-// shareDescriptors takes what the configuration wants, 0 for any number. limit is
-// what the process may have, 0: unknown.
+// shareDescriptors shares out what the configuration asks for, 0 for any
+// number. limit is the most that the process may have, 0: unknown.
 func shareDescriptors(limit uint64, hello, api, workers, database int) descriptors {
 	d := descriptors{hello: hello, api: api}
 	if limit == 0 {
@@ -46,7 +46,7 @@ func shareDescriptors(limit uint64, hello, api, workers, database int) descripto
 	return d
 }
 
-// addressOf is the other end's, zero when it has none.
+// addressOf is the other end's address, zero if it has none.
 func addressOf(c net.Conn) netip.Addr {
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		return t.AddrPort().Addr().Unmap()

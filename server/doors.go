@@ -15,12 +15,12 @@ import (
 	"github.com/provisiond/provisiond/server/rest"
 )
 
-// Connections of the API and the console share the process's descriptors with the
-// hello port. Until a connection has brought a request of somebody we know, its
-// place is its own for a short time only.
+// Connections of the API and the console share the process's descriptors with
+// the hello port. Until a connection has brought a request of somebody we know,
+// it keeps its place for a short time only.
 const (
-	untilRequest  = 10 * time.Second // from being accepted, or from an answer, to the next whole request
-	untilAnswered = time.Minute      // the most that a stranger's request may take, from its first byte to the last of its answer
+	untilRequest  = 10 * time.Second // from the accept, or from an answer, to the end of the next request
+	untilAnswered = time.Minute      // for a stranger's request, from its first byte to the last of its answer
 )
 
 // apiDoor is the API's listener.
@@ -52,7 +52,7 @@ func (l *apiDoor) Accept() (net.Conn, error) {
 		c := &apiConn{Conn: nc, l: l}
 		c.guest = l.door.Enter(addressOf(nc), func() bool {
 			l.metrics.refused.Inc()
-			_ = nc.Close() // whoever serves it closes c
+			_ = nc.Close() // the server of c closes it
 			return true
 		})
 		if c.guest == nil {
@@ -68,7 +68,7 @@ func (l *apiDoor) Accept() (net.Conn, error) {
 	}
 }
 
-// apiConn is one of its connections.
+// apiConn is a connection of an apiDoor.
 type apiConn struct {
 	net.Conn
 	l     *apiDoor
@@ -93,7 +93,7 @@ func (c *apiConn) Close() error {
 }
 
 // turned follows what net/http does with the connection. A stranger waits even
-// while it is served: an answer may be as slow as its reader.
+// while net/http serves it: an answer may be as slow as its reader.
 func (c *apiConn) turned(state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +111,7 @@ func (c *apiConn) turned(state http.ConnState) {
 	}
 }
 
-// vouch lets a connection be used for as long as whoever uses it likes.
+// vouch lets the peer keep the connection for as long as it likes.
 func (c *apiConn) vouch() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,7 +123,7 @@ func (c *apiConn) vouch() {
 	c.guest.Busy()
 }
 
-// apiConnOf finds it again under TLS.
+// apiConnOf finds the apiConn under TLS.
 func apiConnOf(c net.Conn) *apiConn {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -132,8 +132,8 @@ func apiConnOf(c net.Conn) *apiConn {
 	return a
 }
 
-// behind makes an http.Server tell the door what becomes of its connections, and
-// the API whom to vouch for.
+// behind makes an http.Server tell the door about its connections, and the API
+// for whom to vouch.
 func (l *apiDoor) behind(h *http.Server) {
 	h.ConnState = func(c net.Conn, state http.ConnState) {
 		if a := apiConnOf(c); a != nil {

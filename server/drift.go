@@ -19,34 +19,35 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// What is wanted of managed devices changes in four places: a stored profile
-// gets a new version; the configuration's own profile is another one after a
-// restart, so that it gets the next number; a person gives a device another
-// profile; and rules or lists do, so that all are looked through once. Who
-// differs is brought there by a rollout (rollout.go), and by nothing else.
+// Four things change what managed devices should have: a new version of a
+// stored profile; another profile in the configuration after a restart, which
+// gets the next number; a person who gives a device another profile; and rules
+// or lists, after which a sweep looks through all devices once. A rollout
+// (rollout.go), and nothing else, brings devices to what they should have.
 
-// ownProfile is what is remembered of the configuration's profile.
+// ownProfile is what the store remembers of the configuration's profile.
 type ownProfile struct {
 	Digest  string `json:"digest"`
 	Version int    `json:"version"`
-	// Trusted are the names of consoles that any version of it named: devices may have
-	// been told them.
+	// Trusted are the names of consoles in any version of it: runs may have told
+	// them to devices.
 	Trusted []string `json:"trusted,omitempty"`
 }
 
-// mostTold bounds the names kept of versions gone by.
+// mostTold bounds the names of old versions.
 const mostTold = 32
 
 const ownProfileKey = store.KeptProfile
 
-// ownVersionKey is where a version of the configuration's profile is kept: its
-// devices are held against it until they are brought to a newer one.
+// ownVersionKey is the setting with a version of the configuration's profile:
+// maintenance compares its devices with it until a rollout brings them to a
+// newer one.
 func ownVersionKey(name string, version int) string {
 	return fmt.Sprintf("%s%s@%d", ownProfileKey, name, version)
 }
 
 // numberProfile gives the configuration's profile its version: one more than
-// before when it says something else.
+// before if it says something else.
 func (s *Server) numberProfile(ctx context.Context) error {
 	p := s.o.Profile
 	p.Version = 0
@@ -77,7 +78,7 @@ func (s *Server) numberProfile(ctx context.Context) error {
 			return tx.PutSetting(ctx, ownVersionKey(p.Name, now.Version), string(text))
 		case before.Digest == now.Digest:
 		case before.Digest != "":
-			// A version that was stored under its name once is never given again.
+			// Never give out a version again that somebody stored under its name.
 			stored, err := tx.ProfileVersions(ctx, p.Name)
 			if err != nil {
 				return err
@@ -116,8 +117,8 @@ func readOwnProfile(ctx context.Context, tx *store.Tx, name string) (own ownProf
 	return own, err
 }
 
-// current reports whether a profile is the newest one of its name that any node
-// has. A node whose configuration is older than another's judges no device by it.
+// current reports whether a profile is the newest of its name on any node. A
+// node whose configuration is older than another's judges no device by it.
 func (s *Server) current(ctx context.Context, tx *store.Tx, p profile.Profile) (bool, error) {
 	if p.Name != s.o.Profile.Name || p.Version != s.o.Profile.Version {
 		return true, nil
@@ -126,24 +127,24 @@ func (s *Server) current(ctx context.Context, tx *store.Tx, p profile.Profile) (
 	return own.Version <= p.Version, err
 }
 
-// swept says how far managed devices were looked through for another profile.
+// swept says how far the sweep for other profiles has come.
 type swept struct {
-	Rules string    `json:"rules"` // digest of those it went by
-	After string    `json:"after"` // where to go on
-	Done  time.Time `json:"done"`  // when it came to the end; zero while under way
+	Rules string    `json:"rules"` // digest of the rules that it used
+	After string    `json:"after"` // the device after which to go on
+	Done  time.Time `json:"done"`  // end of the sweep; zero while under way
 }
 
 const (
 	sweptKey = "rules_swept"
-	// sweepAgain is after what time all are looked through although no rule was
-	// changed: a list of devices, a tag or an address may have been.
+	// sweepAgain is when a sweep begins without a change of rules: a list of
+	// devices, a tag or an address may have changed.
 	sweepAgain = 24 * time.Hour
 	sweepPage  = 500
-	sweepPages = 10 // a tick: 100,000 devices take 20 minutes of small questions
+	sweepPages = 10 // a tick: 100,000 devices take 20 minutes of small queries
 )
 
-// sweepRules finds the devices to which rules or lists give another profile now,
-// and has a rollout bring each there.
+// sweepRules finds devices to which rules or lists give another profile now,
+// and begins rollouts to it.
 func (s *Server) sweepRules(ctx context.Context) error {
 	var at swept
 	digest := ""
@@ -202,8 +203,8 @@ func (s *Server) sweepRules(ctx context.Context) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error { return tx.PutSetting(ctx, sweptKey, string(text)) })
 }
 
-// rollOutAstray has rollouts bring devices to the profiles that rules and lists
-// give them: one for each profile, which those found on later pages join.
+// rollOutAstray begins rollouts to the profiles that rules and lists give: one
+// for each profile, which devices from later pages join.
 func (s *Server) rollOutAstray(ctx context.Context, cause string, found []admit.Astray) error {
 	to := map[string][]amt.UUID{}
 	for _, a := range found {

@@ -15,35 +15,35 @@ import (
 
 const (
 	factsEvery    = 10 * time.Second
-	factsFresh    = 500 * time.Millisecond // a scrape that meets older ones reads again
-	factsPatience = 2 * time.Second        // so long it waits for that
-	factsLast     = time.Minute            // older than this they are left out rather than shown
-	factsFew      = 10_000                 // of a larger fleet they are read by the timer alone,
-	factsRest     = 20                     // and left alone for so many times as long as that took
-	factsLongest  = time.Minute            // a reading is given up after this
-	factsFirst    = time.Second            // so long the start waits for the first one
+	factsFresh    = 500 * time.Millisecond // a scrape that finds older figures reads again
+	factsPatience = 2 * time.Second        // the longest wait of a scrape for that
+	factsLast     = time.Minute            // a scrape leaves out older figures
+	factsFew      = 10_000                 // above this fleet size scrapes never trigger a count
+	factsRest     = 20                     // and the timer rests for so many times the length of the last count
+	factsLongest  = time.Minute            // the longest time for a reading
+	factsFirst    = time.Second            // the longest wait of the start for the first reading
 	auditEvery    = time.Hour
 )
 
-// facts are the figures that only the database knows. They are read on a timer,
-// and by a scrape only while the database answered last time: one that hangs
-// must not take /metrics with it, which is how anybody learns that it hangs. To
-// count a million devices takes seconds: then a scrape shows what was counted
-// last, with its age, and a twentieth of the time goes into counting.
+// facts are the figures that only the database knows. The timer reads them, and
+// a scrape does so too while the database answered last time: a database that
+// hangs must not take /metrics with it, which is how people learn that it
+// hangs. Counting a million devices takes seconds. Then a scrape shows the last
+// count with its age, and counting takes a twentieth of the time.
 type facts struct {
 	certificates func() []*certs.Provisioning
 	read         func(context.Context) (store.Facts, error)
 
-	reading sync.Mutex // one at a time asks the database
+	reading sync.Mutex // only one goroutine reads at a time
 
 	mu     sync.Mutex
 	last   store.Facts
 	at     time.Time
-	took   time.Duration // the last reading
-	failed bool          // the last time
+	took   time.Duration // of the last reading
+	failed bool          // the last reading failed
 }
 
-// large reports whether it takes long to count the fleet; mu is held.
+// large reports whether counting the fleet takes long; mu is held.
 func (f *facts) large() bool {
 	n := 0
 	for _, of := range f.last.Lifecycle {
@@ -52,8 +52,8 @@ func (f *facts) large() bool {
 	return n > factsFew
 }
 
-// refresh reads the figures again, unless they are to be left alone; a second
-// caller does not wait for the first.
+// refresh reads the figures again, unless the timer rests; a second caller does
+// not wait for the first.
 func (f *facts) refresh(ctx context.Context) error {
 	if !f.reading.TryLock() {
 		return nil
@@ -76,8 +76,8 @@ func (f *facts) refresh(ctx context.Context) error {
 	return err
 }
 
-// now are the figures for a scrape, when they were read, and whether that is not
-// too long ago.
+// now returns the figures for a scrape, when they were read, and whether they
+// are recent enough.
 func (f *facts) now() (last store.Facts, at time.Time, good bool) {
 	f.mu.Lock()
 	stale := !f.failed && !f.large() && time.Since(f.at) > factsFresh
@@ -85,7 +85,7 @@ func (f *facts) now() (last store.Facts, at time.Time, good bool) {
 	if stale {
 		ctx, cancel := context.WithTimeout(context.Background(), factsPatience)
 		defer cancel()
-		_ = f.refresh(ctx) // the timer's turn says what is wrong
+		_ = f.refresh(ctx) // the timer's next reading logs the error
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -96,7 +96,7 @@ func gaugeDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("provisiond_"+name, help, labels, nil)
 }
 
-// mostCertificates bounds the label cert; nobody has as many in use.
+// mostCertificates bounds the label cert; nobody uses as many.
 const mostCertificates = 50
 
 type factsDescs struct {
@@ -122,7 +122,7 @@ func newFactsDescs() factsDescs {
 	}
 }
 
-// A factsCollector shows facts at a scrape.
+// A factsCollector shows facts in a scrape.
 type factsCollector struct {
 	*facts
 	d factsDescs
@@ -144,7 +144,8 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 		if shown[p.ID] || i == mostCertificates {
 			continue
 		}
-		// By name, as an alert should read; of two of one name the second carries its id.
+		// Use the name, for readable alerts; a second certificate of the same name adds
+		// its id.
 		name := p.Name
 		if shown[name] {
 			name += " " + p.ID
@@ -186,9 +187,9 @@ func (c factsCollector) Collect(ch chan<- prometheus.Metric) {
 	show(c.d.clock, f.ClockOffset.Seconds())
 }
 
-// startFacts reads the figures, so that the first scrape has them, without
-// holding up the start where that takes long, and then on a timer; the audit
-// chain is walked beside it.
+// startFacts reads the figures, so that the first scrape has them, but does not
+// hold up the start for long. Then the timer reads them, and verifies the audit
+// chain beside that.
 func (s *Server) startFacts(ctx context.Context) {
 	f := &facts{certificates: func() []*certs.Provisioning {
 		if s.Trust == nil {
@@ -253,13 +254,13 @@ func (s *Server) readFacts(ctx context.Context, f *facts) {
 	defer cancel()
 	err := f.refresh(ctx)
 	if err == nil || errors.Is(err, context.Canceled) || s.DB.Ping(ctx) != nil {
-		return // a database that is down is said elsewhere
+		return // pingStore logs a database that is down
 	}
 	s.log.Warn("figures", zap.Error(err))
 }
 
-// checkAudit walks the audit chain. A break is an incident, not a fault of the
-// store: it is said loudly and nothing is touched.
+// checkAudit verifies the audit chain. A break is an incident, not a fault of
+// the store: checkAudit logs it as an error and changes nothing.
 func (s *Server) checkAudit(ctx context.Context) {
 	n, err := s.DB.CheckAudit(ctx)
 	var broken *store.AuditError

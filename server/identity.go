@@ -19,11 +19,11 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// An identity is what this server shows to devices that ask for a certificate
-// after set-up (mutual TLS). Its name comes from the device CA and its key from
-// the store, so that every node has the same and no provisioning certificate that
-// comes or goes changes it. Certificates for it are issued as they are needed and
-// renewed before their end.
+// An identity is the certificate that this server shows to devices that ask for
+// one after set-up (mutual TLS). Its name comes from the device CA and its key
+// from the store, so that every node has the same, whatever provisioning
+// certificates come and go. The server issues its certificates as it needs them
+// and renews them before their end.
 type identity struct {
 	ca  *certs.Authority
 	key *rsa.PrivateKey
@@ -36,11 +36,11 @@ type identity struct {
 const (
 	consoleValidity = 365 * 24 * time.Hour
 	consoleRenew    = 30 * 24 * time.Hour // before its end
-	// consoleNames bounds the names kept: profiles give a handful.
+	// consoleNames bounds the cached names: profiles name a handful.
 	consoleNames = 64
 )
 
-// under is our certificate in a name; nil where the device CA does not sign it.
+// under is our certificate for a name; nil if the device CA does not sign it.
 func (i *identity) under(name string) *tls.Certificate {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -51,7 +51,7 @@ func (i *identity) under(name string) *tls.Certificate {
 	}
 	c, err := i.ca.ConsoleFor(i.key, name, i.now(), consoleValidity)
 	if err != nil {
-		return kept // one near its end is better than none
+		return kept // a certificate near its end is better than none
 	}
 	if len(i.named) >= consoleNames {
 		clear(i.named)
@@ -60,15 +60,15 @@ func (i *identity) under(name string) *tls.Certificate {
 	return c
 }
 
-// Console is what this server shows to devices that ask for a certificate after
-// setup, and the root they must hold for it.
+// Console is the certificate that this server shows to devices after setup, and
+// the root under which they accept it.
 func (t *Trust) Console() (*tls.Certificate, []byte) {
 	return t.identity.under(t.ca.ConsoleName()), t.ca.Certificate().Raw
 }
 
-// ConsoleAs is our certificate in another name, for devices that were told names
-// without our own by an earlier release: the name is one that the device lets in,
-// and it is our device CA that it believes.
+// ConsoleAs is our certificate for another name, for devices that got names
+// without ours from an earlier release: the device lets that name in, and
+// believes our device CA.
 func (t *Trust) ConsoleAs(name string) *tls.Certificate { return t.identity.under(name) }
 
 const consoleKeySetting = "console_key"
@@ -88,8 +88,8 @@ func consoleKey(ctx context.Context, db *store.DB) (*rsa.PrivateKey, error) {
 	return certs.ConsoleKey(sealed)
 }
 
-// madeOnce reads a sealed setting, or makes it at the very first start. Of several
-// nodes that make one at once, the first to store it wins.
+// madeOnce reads a sealed setting, or makes it at the very first start. If
+// several nodes make it at once, the first to store it wins.
 func madeOnce(ctx context.Context, db *store.DB, key string, make func() (amt.Secret, error)) (found amt.Secret, err error) {
 	read := func(tx *store.Tx) (err error) {
 		found, err = tx.SealedSetting(ctx, key)
@@ -109,19 +109,20 @@ func madeOnce(ctx context.Context, db *store.DB, key string, make func() (amt.Se
 	return found, db.Read(ctx, read)
 }
 
-// mostFormer bounds the provisioning certificates that we may have been called after.
+// mostFormer bounds the provisioning certificates whose names earlier releases
+// may have used for us.
 const mostFormer = 4
 
-// toldNames are the names of consoles that a device may have been told by a version
-// of its profile, and those of provisioning certificates: an earlier release logged in
-// under one of these, so that its devices were told to let it in.
+// toldNames are the console names that a version of the device's profile may
+// have told it, and those of provisioning certificates, since an earlier
+// release logged in under one of these and told its devices to let it in.
 func (s *Server) toldNames(ctx context.Context, d store.Device, run string) (names []string, err error) {
 	var former []string
 	for _, p := range s.Trust.All() {
 		former = append(former, p.Name)
 	}
 	err = s.DB.Read(ctx, func(tx *store.Tx) error {
-		kept, err := tx.Certificates(ctx) // those out of use too
+		kept, err := tx.Certificates(ctx) // also those out of use
 		if err != nil {
 			return err
 		}
@@ -159,9 +160,9 @@ func (s *Server) toldNames(ctx context.Context, d store.Device, run string) (nam
 	return names, err
 }
 
-// servesDomain reports whether a device may be called by a name in a domain, and
-// whether our device CA signs for it: one of the configured zones, of the domains
-// opened beside them, or of those of the provisioning certificates in use.
+// servesDomain reports whether a device's name may be in a domain, and whether
+// our device CA signs for it: one of the configured zones, of the domains
+// beside them, or of those of the provisioning certificates in use.
 func (s *Server) servesDomain(domain string) bool {
 	domain = strings.ToLower(strings.Trim(domain, "."))
 	for _, list := range [][]string{s.o.Zones, s.o.OtherDomains} {

@@ -20,22 +20,22 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// A bulk job is rows: the job, and one item for each device the filter found.
-// Every node looks at the rows on a timer, in this order:
+// A bulk job is rows: the job, and one item for each device that the filter
+// found. Every node looks at the rows on a timer, in this order:
 //
 //  1. An item whose run has ended gets that run's result.
-//  2. As many further items are begun as its wave and the rate cap allow: a run
-//     each.
+//  2. The node begins as many further items as the wave and the job's pace allow:
+//     a run each.
 //  3. A job with nothing left is done.
 //
-// Each of these is one transaction that holds the job's row, so that of several
-// nodes one does it, and a node that dies leaves nothing half begun.
+// Each of these is one transaction that locks the job's row, so that one of
+// several nodes does it, and a node that dies leaves nothing half begun.
 
 const (
 	jobTick  = 2 * time.Second
-	jobBatch = 100 // items a transaction
-	// jobMost bounds the runs of one job under way: a job without a rate cap
-	// must not keep hellos waiting in the queue.
+	jobBatch = 100 // items per transaction
+	// jobMost bounds the runs of one job under way: a job without a pace must not
+	// keep hellos waiting in the queue.
 	jobMost = 500
 )
 
@@ -66,8 +66,8 @@ func (s *Server) runJobs(ctx context.Context) error {
 	return s.endAborted(ctx)
 }
 
-// judges reports whether this node may work on a job: a node whose configuration
-// is older than another's knows no rollout's version.
+// judges reports whether this node may work on a job: a node whose
+// configuration is older than another's does not know the rollout's version.
 func (s *Server) judges(ctx context.Context, j store.BulkJob) (ours bool, err error) {
 	name, _, _ := strings.Cut(j.Target, "@")
 	if j.Kind != api.KindRollout || name != s.o.Profile.Name {
@@ -83,7 +83,7 @@ func (s *Server) judges(ctx context.Context, j store.BulkJob) (ours bool, err er
 	return ours, err
 }
 
-// endAborted gives the results of runs that were under way as their job was
+// endAborted gives results to items whose run was under way when their job was
 // aborted or stopped.
 func (s *Server) endAborted(ctx context.Context) error {
 	var jobs []store.BulkJob
@@ -123,8 +123,8 @@ func (s *Server) runJob(ctx context.Context, id int64) error {
 	}
 }
 
-// jobResults looks at items whose run has ended. A run that failed and was
-// followed by another of its kind is not over: the item goes with the new one.
+// jobResults looks at items whose run has ended. A failed run with a successor
+// of its kind is not over: the item goes with the new run.
 func (s *Server) jobResults(ctx context.Context, id int64) (n int, err error) {
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		n = 0
@@ -162,13 +162,13 @@ func (s *Server) jobResults(ctx context.Context, id int64) (n int, err error) {
 	return n, err
 }
 
-// itemResult is what an ended run means for a device of a job without waves: what
-// became of the device.
+// itemResult says what an ended run means for a device of a job without waves:
+// what became of the device.
 func itemResult(ctx context.Context, tx *store.Tx, item *store.JobItem, run store.Run) error {
 	said := item.Detail
 	if run.State == store.RunDone {
 		item.State, item.Detail = store.ItemDone, run.Detail
-		if said != "" { // it was handed over
+		if said != "" { // the job handed it over
 			d, err := tx.Device(ctx, item.UUID)
 			if err != nil {
 				return err
@@ -204,7 +204,8 @@ func failure(run store.Run) string {
 	return strings.TrimSuffix(string(run.Reason)+": "+run.Detail, ": ")
 }
 
-// jobBegin begins as many items as it may, and reports whether to go on at once.
+// jobBegin begins as many items as it may, and reports whether to go on at
+// once.
 func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) {
 	var ended *store.BulkJob
 	var counts map[string]int
@@ -289,8 +290,8 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 	return more, err
 }
 
-// jobRoom is how many items may be begun now: a sixth of the rate cap at a
-// time, so that a minute's share does not come in one second.
+// jobRoom is how many items may begin now: a sixth of the job's pace at a time,
+// so that a minute's share does not come in one second.
 func (s *Server) jobRoom(ctx context.Context, tx *store.Tx, j store.BulkJob, counts map[string]int) (int, error) {
 	room := min(jobBatch, jobMost-counts[store.ItemRunning]-counts[store.ItemHanded])
 	if j.PerMinute == 0 {
@@ -317,12 +318,12 @@ func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.BulkJob, c
 	return err
 }
 
-// beginItem begins one device's part. The device may have changed since the
-// job was made: then its part says so, and the job goes on.
+// beginItem begins one device's part. If the device has changed since the job
+// was made, its part says so, and the job goes on.
 func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, item store.JobItem) error {
 	end := func(state, detail string) error {
 		if item.State, item.Detail = state, detail; state != store.ItemRunning {
-			item.Wave = 0 // what was not begun proves nothing
+			item.Wave = 0 // a device that did not begin proves nothing
 		}
 		return tx.PutJobItem(ctx, item)
 	}
@@ -385,8 +386,8 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o
 	return end(store.ItemRunning, "")
 }
 
-// commandItem gives one device a command. One that began a run is handed over: it
-// ends with what becomes of the device.
+// commandItem gives one device a command. A command that begins a run hands the
+// device over: the item ends with what becomes of the device.
 func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, d store.Device, live store.Run, busy bool,
 	end func(state, detail string) error, item *store.JobItem) error {
 	var run *store.Run

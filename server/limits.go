@@ -20,11 +20,11 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// Limits are asked in the transaction that would claim a device, so that all
+// The transaction that would claim a device also asks the limits, so that all
 // nodes on one database count the same leases. A run that has to wait keeps its
 // place: its job sleeps some seconds and asks again.
 
-// journal is embedded under this name, since it has a method Journal.
+// limited embeds the journal under this name, since it has a method Journal.
 type journal = provision.Journal
 
 // limited is the journal with limits around it.
@@ -34,11 +34,11 @@ type limited struct {
 	shares *shares
 }
 
-// road is how a run's device is reached.
+// road is how a run reaches its device.
 type road struct {
 	network netip.Prefix
 	address netip.Addr
-	probe   bool // the one attempt let through after a pause
+	probe   bool // the one attempt after a pause
 }
 
 func newLimited(s *Server, j *provision.Journal) *limited {
@@ -47,7 +47,7 @@ func newLimited(s *Server, j *provision.Journal) *limited {
 	return l
 }
 
-// Claim forgets the road of an attempt that did not begin.
+// Claim forgets the road of an attempt that does not begin.
 func (l *limited) Claim(ctx context.Context, runID int64, lease time.Duration) (*provision.Job, error) {
 	job, err := l.journal.Claim(ctx, runID, lease)
 	if job == nil {
@@ -60,12 +60,12 @@ func (l *limited) Claim(ctx context.Context, runID int64, lease time.Duration) (
 func (l *limited) Settle(ctx context.Context, lease provision.Lease, v provision.Verdict) error {
 	err := l.journal.Settle(ctx, lease, v)
 	if err != nil && !errors.Is(err, store.ErrFenced) {
-		return err // it is tried again
+		return err // the caller tries again
 	}
 	r := l.shares.give(lease.RunID)
 	if err == nil {
 		if err := l.answered(ctx, r.address, v.Reason == reason.DeviceUnreachable); err != nil {
-			l.s.log.Warn("limits.answered", zap.Stringer("address", r.address), zap.Error(err)) // rather one call too many than an outcome written twice
+			l.s.log.Warn("limits.answered", zap.Stringer("address", r.address), zap.Error(err)) // one call too many is better than an outcome written twice
 		}
 		l.s.breaker.ended(ctx, r.network, r.probe, !v.OK && v.Blame == reason.TheNet)
 	}
@@ -84,7 +84,7 @@ func (l *limited) answered(ctx context.Context, a netip.Addr, silent bool) error
 			return err
 		})
 		if err != nil || !there {
-			return err // no write for the many that answer
+			return err // write nothing for the many devices that answer
 		}
 	}
 	return l.s.DB.Write(ctx, func(tx *store.Tx) error {
@@ -99,7 +99,7 @@ func (l *limited) answered(ctx context.Context, a netip.Addr, silent bool) error
 func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Time, error) {
 	run, err := tx.Run(ctx, runID)
 	if err != nil || !run.Live() {
-		return time.Time{}, nil //nolint:nilerr // the claim itself says what is wrong
+		return time.Time{}, nil // the claim itself reports the error
 	}
 	d, err := tx.Device(ctx, run.UUID)
 	if err != nil {
@@ -131,7 +131,7 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 	}
 	if !wait.Until.IsZero() && !tries {
 		until := wait.Until.Add(jitter(2 * time.Second))
-		return until, tx.PostponeRun(ctx, runID, until) // seen as what it is: put off
+		return until, tx.PostponeRun(ctx, runID, until) // the run's row shows that it waits
 	}
 	until, probe, err := l.s.breaker.wait(ctx, tx, network)
 	if err != nil {
@@ -149,7 +149,8 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 		if lim.most <= 0 || lim.key == exactly(netip.Addr{}).String() {
 			continue
 		}
-		// Those who count the same leases take turns, or two would take one place.
+		// Transactions that count the same leases take turns, or two would take one
+		// place.
 		if err := tx.TakeTurns(ctx, lim.key); err != nil {
 			return time.Time{}, err
 		}
@@ -177,14 +178,15 @@ func exactly(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen())
 
 func jitter(most time.Duration) time.Duration { return rand.N(most) }
 
-// breaker pauses a network in which attempt after attempt fails for the
-// network's sake: a switch, a firewall or a VLAN is the trouble, and dialling
-// hundreds of devices behind it helps nobody. After the pause one attempt is let
-// through; if it fails as well the pause doubles, up to a quarter of an hour.
-// Each node counts its own failures; a pause is a row that every node obeys.
+// breaker pauses a network in which attempt after attempt fails because of the
+// network: a switch, a firewall or a VLAN is the trouble, and dialling hundreds
+// of devices behind it helps nobody. After the pause one attempt goes through;
+// if it fails as well, the pause doubles, up to a quarter of an hour. Each node
+// counts its own failures; a pause is a row that every node obeys.
 //
-// With an open door strangers may be what fails. Devices we know are then tried
-// in a paused network all the same, one at a time: the first that answers ends it.
+// With an open door the failing devices may be strangers. So nodes still try
+// devices that we know in a paused network, one at a time: the first that
+// answers ends the pause.
 type breaker struct {
 	after int
 	pause time.Duration
@@ -201,11 +203,11 @@ type breaker struct {
 const (
 	longestPause = 15 * time.Minute
 	mostCircuits = 65536
-	probeFor     = time.Minute // a probe that never ends is given up
+	probeFor     = time.Minute // after this time the breaker gives up a probe that has not ended
 )
 
-// wait says until when an attempt in this network has to wait, zero lets it
-// begin. probe says that it would be the one that tries after a pause.
+// wait says until when an attempt in this network has to wait; zero lets it
+// begin. probe says that it would be the attempt after a pause.
 func (b *breaker) wait(ctx context.Context, tx *store.Tx, network netip.Prefix) (until time.Time, probe bool, err error) {
 	if b.after <= 0 || !network.IsValid() {
 		return time.Time{}, false, nil
@@ -227,14 +229,14 @@ func (b *breaker) wait(ctx context.Context, tx *store.Tx, network netip.Prefix) 
 	return time.Time{}, true, nil
 }
 
-// probe takes the place of the one attempt; another may have been faster.
+// probe takes the place of the one attempt, unless another was faster.
 func (b *breaker) probe(ctx context.Context, tx *store.Tx, network netip.Prefix) (bool, error) {
 	if err := tx.TakeTurns(ctx, "pause "+network.String()); err != nil {
 		return false, err
 	}
 	until, free, err := b.wait(ctx, tx, network)
 	if err != nil || !free {
-		return until.IsZero(), err // resumed meanwhile, or taken
+		return until.IsZero(), err // the network resumed meanwhile, or another run probes it
 	}
 	p, err := tx.PausedNetwork(ctx, network)
 	if err != nil {
@@ -244,8 +246,8 @@ func (b *breaker) probe(ctx context.Context, tx *store.Tx, network netip.Prefix)
 	return true, tx.PauseNetwork(ctx, p)
 }
 
-// ended counts an attempt that came to its end. blamed: for the network's sake.
-// Any other end is proof that the road is there.
+// ended counts an attempt that has ended. blamed: it failed because of the
+// network. Any other end proves that the network works.
 func (b *breaker) ended(ctx context.Context, network netip.Prefix, probe, blamed bool) {
 	if b.after <= 0 || !network.IsValid() {
 		return
@@ -279,7 +281,7 @@ func (b *breaker) ended(ctx context.Context, network netip.Prefix, probe, blamed
 	}
 	if trip {
 		b.mu.Lock()
-		delete(b.failures, network) // counted from the start after the pause
+		delete(b.failures, network) // the count begins anew after the pause
 		b.mu.Unlock()
 	}
 	_ = b.measure(ctx) // the next tick shows it
@@ -317,8 +319,8 @@ func (b *breaker) resume(ctx context.Context, tx *store.Tx, network netip.Prefix
 	return err
 }
 
-// measure shows how many networks are paused, and forgets pauses of networks
-// in which nobody waits to be tried any more.
+// measure counts paused networks in the metric, and forgets pauses of networks
+// in which no run waits any more.
 func (b *breaker) measure(ctx context.Context) error {
 	var all []store.PausedNetwork
 	var now time.Time

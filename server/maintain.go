@@ -14,31 +14,31 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// What happens to a managed fleet by itself: devices for which something is due
-// get a maintain run, those that differ from their profile join a rollout, secrets move to the newest data key, and what is past its
-// time is removed. Each can run on any node, on several at once, and be cut off
-// at any moment.
+// What happens to a managed fleet by itself: devices that need it get a
+// maintain run, devices that differ from their profile join a rollout, secrets
+// move to the newest data key, and old rows go. Any node can do each of these,
+// several at once, and stop at any moment.
 
 const (
 	dueTick = time.Minute
-	// dueCertificate is 30 days before a device certificate's end, and a day
-	// for the queue.
+	// dueCertificate is 30 days before a device certificate's end, and a day for
+	// the queue.
 	dueCertificate = 31 * 24 * time.Hour
-	// dueRest keeps a device that stays due, whatever was done, from being
-	// looked at all day.
+	// dueRest keeps nodes from looking all day at a device that stays due whatever
+	// they do.
 	dueRest = 12 * time.Hour
-	// dueAmong devices are looked through in one question, dueSlices times a
-	// tick: up to 100,000 are all looked at each minute, a million in ten.
+	// One query looks through dueAmong devices, and a tick makes dueSlices of them:
+	// nodes look at 100,000 devices each minute, at a million in ten.
 	dueAmong  = 10_000
 	dueSlices = 10
 )
 
-// maintainDue begins runs for devices with something due.
+// maintainDue begins runs for devices that need one.
 func (s *Server) maintainDue(ctx context.Context) error {
 	s.dueMu.Lock()
 	defer s.dueMu.Unlock()
 	if s.o.MaintainPerMinute < 0 {
-		return nil // only by command
+		return nil // only commands maintain
 	}
 	if err := s.rollOut(ctx); err != nil {
 		return err
@@ -110,7 +110,7 @@ func (s *Server) maintainDue(ctx context.Context) error {
 	return nil
 }
 
-// findDue looks through the next devices, from where the tick before ended.
+// findDue looks through the next devices, from where the last tick ended.
 func (s *Server) findDue(ctx context.Context, due store.Due) (found []store.Device, err error) {
 	due.After, due.Among = s.dueAfter, dueAmong
 	room, began, around := due.Limit, due.After, false
@@ -142,8 +142,8 @@ const (
 	resealBatch = 200
 )
 
-// reseal moves secrets to the newest data key in short transactions, until
-// none is left under another one.
+// reseal moves secrets to the newest data key in short transactions, until none
+// is left under another key.
 func (s *Server) reseal(ctx context.Context) error {
 	wanted := ""
 	err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
@@ -173,8 +173,8 @@ func (s *Server) reseal(ctx context.Context) error {
 
 const pruneTick = time.Hour
 
-// Rows of one device that are kept whatever their age: what a device in a loop
-// says must not fill the disk before its time is over.
+// How many rows of one device stay whatever their age, so that a device in a
+// loop does not fill the disk before its rows are old.
 const (
 	keepHellosEach = 200
 	keepEventsEach = 1000
@@ -186,7 +186,7 @@ const (
 	keepLately     = 2 * time.Hour
 )
 
-// prune removes what is past its time.
+// prune removes old rows.
 func (s *Server) prune(ctx context.Context) error {
 	r := s.retention()
 	p, err := s.DB.Prune(ctx, r)

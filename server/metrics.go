@@ -13,11 +13,11 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// metrics are the daemon's own: what it is, and what the store says when asked.
+// metrics are the daemon's own: what it is, and what the store answers.
 type metrics struct {
 	store   *store.Metrics
 	handler http.Handler
-	shown   prometheus.Gatherer // what a scrape sees
+	shown   prometheus.Gatherer // what a scrape shows
 	reg     *prometheus.Registry
 	closing prometheus.Gauge
 	limitMetrics
@@ -42,9 +42,9 @@ func newMetrics(o Options) *metrics {
 	return m
 }
 
-// classic leaves the native form out of histograms. Each is observed in both;
-// a Prometheus before 2.50 that is offered both keeps the native one alone, and
-// every panel that asks for _bucket goes blank.
+// classic leaves the native form out of histograms. The daemon observes both; a
+// Prometheus before 2.50 that gets both keeps the native one alone, and every
+// panel that asks for _bucket goes blank.
 type classic struct{ prometheus.Gatherer }
 
 func (c classic) Gather() ([]*dto.MetricFamily, error) {

@@ -19,23 +19,23 @@ import (
 	"github.com/provisiond/provisiond/store/seal"
 )
 
-// Options is the configuration as the server needs it: parsed, loaded, checked.
+// Options is the configuration in the server's form: parsed, loaded, checked.
 type Options struct {
 	Version  string
 	Revision string
-	Node     string // its name among several on one database
+	Node     string // its name among several nodes on one database
 
 	DataDir     string
-	DatabaseURL string // "" is SQLite in DataDir
+	DatabaseURL string // "": SQLite in DataDir
 	MaxConns    int
 	NoMigrate   bool
-	SlowQuery   time.Duration // statements that take longer are logged; 0: none
+	SlowQuery   time.Duration // the log shows slower statements; 0: none
 	Keys        *seal.Keyring
 
 	HelloListen   string
 	HelloListener net.Listener          // from socket activation; nil: listen on HelloListen
-	ClientCAs     func() *x509.CertPool // asked at each handshake; nil: no TLS there
-	Relays        []string              // the names of those who speak for every device
+	ClientCAs     func() *x509.CertPool // called at each handshake; nil: no TLS on the hello port
+	Relays        []string              // names of relays that speak for every device
 	PlainOff      bool
 	ProxyFrom     []netip.Prefix
 	ReadTimeout   time.Duration
@@ -43,78 +43,79 @@ type Options struct {
 
 	APIListen   string
 	APIListener net.Listener
-	// How many connections the API takes, and of one source until it has logged in.
+	// How many connections the API takes, and how many from one source until it has
+	// logged in.
 	APIConnections, APIPerSource int
-	APITLS                       func() *tls.Certificate // asked at each handshake; nil: plain HTTP
+	APITLS                       func() *tls.Certificate // called at each handshake; nil: plain HTTP
 	Console                      bool
 	RevealsHour                  int
 	Sessions                     time.Duration
 
 	Certificates []*certs.Provisioning
-	Force        map[string]bool // ids used although they have expired
-	// CheckCertificate plays a device of a generation; nil: certificates cannot
-	// be checked here.
+	Force        map[string]bool // ids of certificates in use although they have expired
+	// CheckCertificate plays a device of a generation; nil: this server cannot
+	// check certificates.
 	CheckCertificate desk.CheckCertificate
 
-	IssuerNetworks []netip.Prefix // where missing intermediates may be fetched from; none: nowhere
+	IssuerNetworks []netip.Prefix // networks from which the server may fetch missing intermediates; none: no network
 
 	Networks    []netip.Prefix
 	Admission   admit.Mode
 	Reprovision admit.Reprovision
 	Profile     profile.Profile  // the profile named default, unless the store holds one
-	Names       []profile.Source // how a device is named that no rule speaks of
+	Names       []profile.Source // sources of the name of a device that no rule names
 	Lookup      admit.Lookup
 	OTP         admit.OTPMode
 
 	SetupWindow time.Duration // how long firmware listens after its first hello
-	Strangers   int           // how many rows of devices nobody approved are kept
+	Strangers   int           // how many rows of unapproved devices stay
 	TwinWithin  time.Duration
 
-	PerNetwork, AtOnce int           // most attempts at a time in one /24 or /64, and altogether; 0: any number
-	BreakAfter         int           // failures in a row, blamed on the network, that pause a network; 0: never
+	PerNetwork, AtOnce int           // most attempts at a time in one /24 or /64, and in all networks; 0: any number
+	BreakAfter         int           // failures in a row because of the network that pause it; 0: never
 	BreakFor           time.Duration // the first pause; it doubles
 
 	Workers        int
 	AttemptTimeout time.Duration
 	CallTimeout    time.Duration
 	MinTLS         uint16
-	ODCARoots      *x509.CertPool // of Intel's on-die authority; nil: hardware certificates are not looked at
-	ODCA           string         // off, prefer or require; "" is off
+	ODCARoots      *x509.CertPool // Intel's on-die authority; nil: sessions do not look at hardware certificates
+	ODCA           string         // off, prefer or require; "": off
 	Retry          []time.Duration
-	Attempts       int // how many before a person is asked; 0: no end
+	Attempts       int // attempts before a person has to decide; 0: no end
 	Lease          time.Duration
 	Quiet          time.Duration
 	Drain          time.Duration
-	Port           uint16 // where devices listen; 16993 but for tests
+	Port           uint16 // the devices' port; 16993 except in tests
 
-	// ClaimPause is how long a device that was called because somebody said hello in
-	// its name is left alone before the next such call; it doubles within an hour.
+	// ClaimPause is how long a device rests after a call that a hello elsewhere in
+	// its name caused; it doubles within an hour.
 	ClaimPause time.Duration
 
 	Zones        []string
-	OtherDomains []string // devices may be called by names in these, beside Zones and the certificates' domains
-	ConstrainCA  bool     // a device CA that is made now is good in Zones and OtherDomains alone
+	OtherDomains []string // names of devices may be in these, beside Zones and the certificates' domains
+	ConstrainCA  bool     // a new device CA is good in Zones and OtherDomains alone
 
 	Doctor         doctor.Config // what the checks look at; New adds what only the daemon knows
 	DoctorInterval time.Duration // 0: only when asked
 
 	KeepHellos, KeepEvents, KeepRuns time.Duration
 
-	// What happens to managed devices by itself: runs begun a minute, runs under
-	// way at once, and after how long a device is looked at although nothing is
-	// known to be due. Less than 0: none begun, never looked at.
+	// What happens to managed devices by itself: how many runs begin a minute, how
+	// many are under way at once, and how long after its last contact a device gets
+	// a run although it needs nothing. Less than 0: none, never.
 	MaintainPerMinute, MaintainAtOnce int
 	MaintainCanary                    int // devices of a job's second wave; below 0: none
 	MaintainContact                   time.Duration
 
 	// Kinds of job that another user has to approve, and the number of devices
-	// above which any job has to be; 0 is any number.
+	// above which any job needs it; 0 is any number.
 	SecondApprover      []string
 	SecondApproverAbove int
 
 	Registry         *prometheus.Registry
-	NativeHistograms bool   // show them beside the classic ones
-	OTLPEndpoint     string // where spans go; "" is nowhere
+	NativeHistograms bool   // show native histograms beside the classic ones
+	OTLPEndpoint     string // receiver of spans; "": none
 	Log              *zap.Logger
 	Now              func() time.Time
 }
@@ -189,7 +190,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// constrained are the zones that a new device CA is good in alone; none: in all.
+// constrained are the zones to which a new device CA is limited; none: no
+// limit.
 func (o Options) constrained() []string {
 	if !o.ConstrainCA {
 		return nil

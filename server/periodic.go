@@ -19,7 +19,7 @@ import (
 
 type uuidT = amt.UUID
 
-// every is what happens on a timer on each node.
+// every starts what each node does on a timer.
 func (s *Server) every() {
 	lease := s.o.Lease
 	if lease == 0 {
@@ -43,26 +43,27 @@ func (s *Server) every() {
 	s.queue.Every("certificate reminders", tickCertificates, s.Desk.Tick)
 }
 
-// rowsTick is how often it is asked whether rows that count for nothing were met.
+// rowsTick is how often a node looks whether it has met rows that count for
+// nothing.
 const rowsTick = 30 * time.Second
 
-// checkpointTick is how often the audit is compared with what this node saw of it,
-// and signed when that is due.
+// checkpointTick is how often a node compares the audit with what it saw
+// before, and signs it when that is due.
 const checkpointTick = time.Minute
 
-// jobLost is how long a run may wait for its job before it is given another one. A
-// large site that wakes up keeps the queue busy for longer: then each run gets one
-// in that time, and not one with each sweep.
+// jobLost is how long a run waits for its queue job before the sweep gives it
+// another one. A large site that wakes up keeps the queue busy for longer: then
+// each run gets one more job in that time, not one per sweep.
 const jobLost = 2 * time.Minute
 
-// A foundRun was given another job by this node.
+// A foundRun is a run to which this node gave another queue job.
 type foundRun struct {
 	attempt int
 	at      time.Time
 }
 
-// sweep finds live runs nobody works on: a worker that died, an outcome that
-// could not be written. It is the same road as a first attempt.
+// sweep finds live runs that no worker has: the worker died, or could not write
+// an outcome. They go the same way as a first attempt.
 func (s *Server) sweep(ctx context.Context) error {
 	var waiting []store.Run
 	var now time.Time
@@ -78,14 +79,14 @@ func (s *Server) sweep(ctx context.Context) error {
 	s.found = make(map[int64]foundRun, len(waiting))
 	for _, r := range waiting {
 		if !first && r.State != store.RunRunning && now.Sub(r.NotBefore) < jobLost {
-			continue // its job is in the queue; only the queue is busy
+			continue // the queue has its job, and is just busy
 		}
 		if !first && turned[r.ID] {
-			continue // so it is, and asks again and again whether there is a worker for it
+			continue // its job asks again and again for a worker
 		}
 		if f, ok := before[r.ID]; ok && f.attempt == r.Attempt && time.Since(f.at) < jobLost {
 			s.found[r.ID] = f
-			continue // so is the job that it was given here
+			continue // the job that this node gave it is in the queue
 		}
 		if err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.enqueue(ctx, tx, r.ID, tx.Now(), 1) }); err != nil {
 			return fmt.Errorf("queue run %d again: %w", r.ID, err)
@@ -96,9 +97,9 @@ func (s *Server) sweep(ctx context.Context) error {
 	return s.hastenFar(ctx)
 }
 
-// hastenFar brings back what was put off while a clock was ahead: nothing waits
-// longer than twice the longest pause, unless its time was written by a clock
-// that has been set right since.
+// hastenFar brings back runs that a node postponed while its clock was ahead:
+// no run waits longer than twice the longest pause, unless a wrong clock wrote
+// its time.
 func (s *Server) hastenFar(ctx context.Context) error {
 	longest := queue.LongestPatience
 	for _, d := range s.o.Retry {
@@ -130,7 +131,7 @@ func (s *Server) hastenFar(ctx context.Context) error {
 	return nil
 }
 
-// wallClock is the time as runs see it.
+// wallClock is the time for runs.
 type wallClock struct{}
 
 func (wallClock) Now() time.Time { return time.Now() }
@@ -161,8 +162,8 @@ func ownAddresses() []netip.Addr {
 	return out
 }
 
-// listen binds a port; one in use names the process that has it, if it can be
-// found out.
+// listen binds a port. If the port is in use, the error names the process that
+// has it, if this process can find that out.
 func listen(given net.Listener, address, key string) (net.Listener, error) {
 	if given != nil {
 		return given, nil
@@ -180,8 +181,8 @@ func listen(given net.Listener, address, key string) (net.Listener, error) {
 	return nil, fmt.Errorf("%s: cannot listen on %s: %w", key, address, err)
 }
 
-// holder names the process that listens on a port: the socket's inode out of
-// /proc/net, and the process whose open files name it.
+// holder names the process that listens on a port: it finds the socket's inode
+// in /proc/net, and the process with that inode among its open files.
 func holder(address string) string {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {

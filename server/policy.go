@@ -12,7 +12,7 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// policy is what admission obeys.
+// policy is the configuration of admission.
 func (s *Server) policy() admit.Policy {
 	return admit.Policy{
 		Mode: s.o.Admission, Reprovision: s.o.Reprovision, Networks: s.o.Networks,
@@ -21,9 +21,8 @@ func (s *Server) policy() admit.Policy {
 	}
 }
 
-// profileOf finds the document for a run at the moment it is claimed: by then
-// more may be known of the device than at its hello, so the rules are asked
-// again.
+// profileOf finds the document for a run when a worker claims it. By then more
+// may be known of the device than at its hello, so it asks the rules again.
 func (s *Server) profileOf(ctx context.Context, tx *store.Tx, d store.Device, name string) (profile.Profile, error) {
 	as, _, _, err := admit.Assign(ctx, tx, d)
 	if err != nil {
@@ -39,8 +38,8 @@ func (s *Server) profileOf(ctx context.Context, tx *store.Tx, d store.Device, na
 	return p.With(as), nil
 }
 
-// assignAgain is profileOf in the middle of a run, when the device has said what
-// it is.
+// assignAgain is profileOf in the middle of a run, after the device has said
+// what it is.
 func (s *Server) assignAgain(ctx context.Context, d store.Device, name string) (p profile.Profile, err error) {
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		as, _, _, err := admit.Assign(ctx, tx, d)
@@ -55,8 +54,8 @@ func (s *Server) assignAgain(ctx context.Context, d store.Device, name string) (
 	return p, err
 }
 
-// profileKept finds the version of its profile that a managed device has. known
-// is false when that version was written down nowhere: then the newest is given.
+// profileKept finds the version of the profile that a managed device has. known
+// is false if the store has no such version: then it returns the newest.
 func (s *Server) profileKept(ctx context.Context, tx *store.Tx, d store.Device) (p profile.Profile, known bool, err error) {
 	if p, err = s.profileNamed(ctx, tx, d.Profile); err != nil {
 		return p, false, err
@@ -65,8 +64,8 @@ func (s *Server) profileKept(ctx context.Context, tx *store.Tx, d store.Device) 
 	case d.ProfileVersion == p.Version:
 		known = true
 	case d.ProfileVersion == 0:
-		// From before versions were kept. It has what everybody has, unless
-		// something newer is on its way.
+		// An earlier release did not keep versions. The device has what all devices
+		// have, unless a newer version is on its way.
 		if known, err = s.rolledOut(ctx, tx, p); err != nil {
 			return p, false, err
 		}
@@ -83,8 +82,8 @@ func (s *Server) profileKept(ctx context.Context, tx *store.Tx, d store.Device) 
 	return p.With(as), known, err
 }
 
-// profileVersion reads one version: a stored one, or one that the configuration
-// of some node had.
+// profileVersion reads one version: a stored one, or one from some node's
+// configuration.
 func (s *Server) profileVersion(ctx context.Context, tx *store.Tx, name string, version int) (p profile.Profile, known bool, err error) {
 	doc := ""
 	stored, err := tx.Profile(ctx, name, version)
@@ -107,8 +106,9 @@ func (s *Server) profileVersion(ctx context.Context, tx *store.Tx, name string, 
 	return p, true, nil
 }
 
-// profileNamed reads the newest version of a stored profile. The configuration's
-// is the default until one of that name is stored.
+// profileNamed reads the newest version of a stored profile. The
+// configuration's profile is the default until somebody stores one of that
+// name.
 func (s *Server) profileNamed(ctx context.Context, tx *store.Tx, name string) (profile.Profile, error) {
 	if name == "" {
 		name = "default"

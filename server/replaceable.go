@@ -13,16 +13,16 @@ import (
 	"github.com/provisiond/provisiond/certs"
 )
 
-// lookAgain is how often at most the files of a Replaceable are looked at.
+// lookAgain is the least time between two looks at the files of a Replaceable.
 const lookAgain = 2 * time.Second
 
-// A Replaceable is what some files hold, taken up anew when somebody puts others
-// in their place. Nothing watches them: whoever asks for it looks, and a node
-// asks itself every half minute (selftest.go). Files are compared by content, so
-// it does not matter how they were written, renamed or linked. Files that make
-// no sense change nothing: what was good stays in use.
+// A Replaceable is a value made from files, and made anew when somebody
+// replaces them. Nothing watches the files: a caller of Get looks, and a node
+// calls it every half minute (selftest.go). It compares contents, so that it
+// does not matter how the files were written, renamed or linked. Invalid files
+// change nothing: the last good value stays in use.
 type Replaceable[T any] struct {
-	key   string // of the configuration, for whoever reads the log
+	key   string // of the configuration, for the log
 	files []string
 	parse func(texts [][]byte) (T, error)
 	took  func(T)
@@ -31,15 +31,15 @@ type Replaceable[T any] struct {
 	now   atomic.Pointer[T]
 	wrong atomic.Pointer[error]
 
-	mu     sync.Mutex // held by the one who looks; guards what follows
+	mu     sync.Mutex // held by the goroutine that looks; guards what follows
 	looked time.Time
-	texts  [][]byte // what now was made of
-	failed string   // what was wrong at the last look
+	texts  [][]byte // the texts from which now was made
+	failed string   // the fault at the last look
 }
 
 // NewReplaceable reads the files for the first time. parse makes a value of
-// their texts, in their order, and took, which may be nil, is told of each value
-// that comes into use.
+// their texts, in their order, and took, which may be nil, gets each value that
+// comes into use.
 func NewReplaceable[T any](key string, files []string, parse func(texts [][]byte) (T, error), took func(T), log *zap.Logger) (*Replaceable[T], error) {
 	r := &Replaceable[T]{key: key, files: files, parse: parse, took: took, log: log}
 	if r.took == nil {
@@ -54,8 +54,8 @@ func NewReplaceable[T any](key string, files []string, parse func(texts [][]byte
 	return r, nil
 }
 
-// Get gives what is in use, after a look at the files if the last one is some
-// seconds old. It does not wait for another's look.
+// Get returns the value in use. It looks at the files first if the last look is
+// some seconds old, and does not wait for another caller's look.
 func (r *Replaceable[T]) Get() T {
 	if r.mu.TryLock() {
 		if time.Since(r.looked) >= lookAgain {
@@ -67,7 +67,7 @@ func (r *Replaceable[T]) Get() T {
 	return *r.now.Load()
 }
 
-// Wrong is why what the files hold now is not in use, nil when it is.
+// Wrong says why the files' present content is not in use, nil if it is.
 func (r *Replaceable[T]) Wrong() error {
 	if err := r.wrong.Load(); err != nil {
 		return *err
@@ -92,8 +92,8 @@ func (r *Replaceable[T]) look() {
 	}
 }
 
-// doubt complains, once, at the second look that finds the same: what lies
-// between the writing of one file and of the next is no fault.
+// doubt complains, once, at the second look with the same fault: files may not
+// match between the writing of one and the next.
 func (r *Replaceable[T]) doubt(err error) {
 	again := err.Error() == r.failed
 	r.failed = err.Error()

@@ -7,13 +7,13 @@ import (
 )
 
 const (
-	seldomShare = 20 // of the time: a job on a timer takes no more of it
+	seldomShare = 20 // a timer's job takes no larger share of the time
 	seldomMost  = 10 * time.Minute
 )
 
-// seldom makes of periodic work that looks through the whole fleet one that is
-// left out until twenty times as long has passed as it took. Work that failed,
-// or that took no time to speak of, comes as often as its timer says.
+// seldom makes periodic work that looks through the whole fleet rest for twenty
+// times as long as it took. Work that failed, or took almost no time, comes
+// with each tick.
 func seldom(work func(context.Context) error) func(context.Context) error {
 	var mu sync.Mutex
 	var next time.Time

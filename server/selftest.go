@@ -22,9 +22,9 @@ const (
 	selfTestTime  = 10 * time.Second
 )
 
-// startSelfTest lets this node knock at its own doors: what looks fine from the
-// inside may have stopped accepting. Only a success moves the time, so a node
-// that hangs shows by its age.
+// startSelfTest makes this node connect to its own ports: a server that looks
+// fine from inside may have stopped accepting. Only a success moves the time,
+// so the metric's age shows a node that hangs.
 func (s *Server) startSelfTest() {
 	run, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -43,7 +43,7 @@ func (s *Server) selfTest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, selfTestTime)
 	defer cancel()
 	if s.o.ClientCAs != nil {
-		s.o.ClientCAs() // a look at its file, should no relay come for long
+		s.o.ClientCAs() // look at its file, even if no relay comes for long
 	}
 	err := errors.Join(s.knockHello(ctx), s.knockAPI(ctx))
 	switch {
@@ -54,9 +54,9 @@ func (s *Server) selfTest(ctx context.Context) {
 	}
 }
 
-// knockHello connects to the hello port and hangs up: silence is no hello and
-// is not counted. The listener hangs up in return once it has seen ours, which
-// says that it accepts and reads.
+// knockHello connects to the hello port and closes: silence is no hello, and
+// nothing counts it. The listener closes in return, which shows that it accepts
+// and reads.
 func (s *Server) knockHello(ctx context.Context) error {
 	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", nearby(s.HelloAddr()))
 	if err != nil {
@@ -74,17 +74,18 @@ func (s *Server) knockHello(ctx context.Context) error {
 	return nil
 }
 
-// isReset reports an end that is not a graceful one, but is one.
+// isReset reports an end by reset, which also ends the connection.
 func isReset(err error) bool {
 	var n net.Error
 	return err != nil && !(errors.As(err, &n) && n.Timeout())
 }
 
-// knockAPI asks for readiness over the API's own socket, TLS included.
+// knockAPI asks for readiness over the API's own socket, with TLS if that is
+// on.
 func (s *Server) knockAPI(ctx context.Context) error {
 	scheme, transport := "http", &http.Transport{DisableKeepAlives: true}
 	if s.o.APITLS != nil {
-		before := s.o.APITLS().Certificate[0] // the knock itself may be what another is taken up for
+		before := s.o.APITLS().Certificate[0] // the knock itself may take up a new certificate
 		scheme, transport.TLSClientConfig = "https", OnlyOurs(func() [][]byte { return [][]byte{before, s.o.APITLS().Certificate[0]} })
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+nearby(s.APIAddr())+"/readyz", nil)
@@ -102,16 +103,16 @@ func (s *Server) knockAPI(ctx context.Context) error {
 	return nil
 }
 
-// OnlyOurs believes a server whose leaf is one of the certificates (DER) that
-// leaves gives, and nobody else; leaves is asked when the server has shown its
-// own. It is how this machine talks to its own daemon: the certificate names the
-// outside, not loopback, and its authority may be known to clients only, so
-// neither name nor chain says anything here; that it is the very one of the
-// configuration says all.
+// OnlyOurs accepts a server only if its leaf is one of the certificates (DER)
+// that leaves returns; it calls leaves after the server has shown its own. This
+// machine talks to its own daemon like that: the certificate names the outside,
+// not loopback, and perhaps only clients know its authority, so neither name
+// nor chain says anything here. That it is the configuration's very certificate
+// says all.
 func OnlyOurs(leaves func() [][]byte) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, // VerifyConnection stands in its place
+		InsecureSkipVerify: true, // VerifyConnection verifies instead
 		VerifyConnection: func(c tls.ConnectionState) error {
 			if len(c.PeerCertificates) == 0 || !slices.ContainsFunc(leaves(), func(leaf []byte) bool { return bytes.Equal(c.PeerCertificates[0].Raw, leaf) }) {
 				return errors.New("what answers there does not have the certificate of api.tls, nor the one the daemon took up last: it is another server")
@@ -121,7 +122,7 @@ func OnlyOurs(leaves func() [][]byte) *tls.Config {
 	}
 }
 
-// nearby is where to reach a listener from this machine.
+// nearby is the address at which this machine reaches a listener.
 func nearby(a net.Addr) string {
 	p, err := netip.ParseAddrPort(a.String())
 	if err != nil {

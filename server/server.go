@@ -40,7 +40,7 @@ import (
 type Server struct {
 	o    Options
 	log  *zap.Logger
-	node string // name and boot nonce: never used by two processes
+	node string // name and boot nonce: no two processes ever share it
 
 	metrics *metrics
 	breaker *breaker
@@ -62,9 +62,9 @@ type Server struct {
 	api    *rest.Server
 	checks *checks
 
-	dueMu    sync.Mutex         // one look for what is due at a time
-	dueAfter uuidT              // of the timer of maintenance: the device it looked at last
-	found    map[int64]foundRun // of the timer of sweep: what it gave another job
+	dueMu    sync.Mutex         // only one goroutine looks for due devices at a time
+	dueAfter uuidT              // the last device that the timer of maintenance looked at
+	found    map[int64]foundRun // the runs to which the sweep gave another job
 
 	mu      sync.Mutex
 	undo    []named // what Stop calls, last first
@@ -78,7 +78,8 @@ type named struct {
 	do   func(context.Context) error
 }
 
-// New binds both ports, so that a port in use is known before anything starts.
+// New binds both ports, so that it reports a port in use before anything
+// starts.
 func New(o Options) (*Server, error) {
 	o = o.withDefaults()
 	nonce := make([]byte, 4)
@@ -103,14 +104,14 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// HelloAddr is where hellos are taken; APIAddr where the API answers.
+// HelloAddr is the address for hellos, APIAddr that of the API.
 func (s *Server) HelloAddr() net.Addr { return s.helloL.Addr() }
 func (s *Server) APIAddr() net.Addr   { return s.apiL.Addr() }
 
-// Ready reports whether hellos are taken.
+// Ready reports whether the server takes hellos.
 func (s *Server) Ready() bool { return s.ready.Load() }
 
-// TokenFile is where the first admin token is written.
+// TokenFile is the path of the first admin token.
 func (s *Server) TokenFile() string { return filepath.Join(s.o.DataDir, "admin.token") }
 
 // Run serves until ctx ends or a part fails, then stops.
@@ -131,8 +132,8 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // Start serves /readyz at once, red, then waits for the database and starts
-// everything that stands on it. Hellos are taken last: a hello that is accepted
-// is durable.
+// everything that needs it. The hello port comes last, since an accepted hello
+// must be durable.
 func (s *Server) Start(ctx context.Context) error {
 	s.serveHTTP()
 	if err := s.openStore(ctx); err != nil {
@@ -170,7 +171,8 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// consoleURL is where a browser on this machine finds the console, "" when it is off.
+// consoleURL is the console's address for a browser on this machine, "" if the
+// console is off.
 func (s *Server) consoleURL() string {
 	switch {
 	case !s.o.Console:
@@ -181,8 +183,8 @@ func (s *Server) consoleURL() string {
 	return "http://" + s.APIAddr().String() + "/"
 }
 
-// Stop undoes Start in reverse: no new hellos, no new work, what is under way
-// is finished or handed back, then the store closes.
+// Stop undoes Start in reverse: it takes no new hellos and no new work,
+// finishes or hands back what is under way, then closes the store.
 func (s *Server) Stop(ctx context.Context) error {
 	s.ready.Store(false)
 	s.mu.Lock()
@@ -211,7 +213,7 @@ func (s *Server) onStop(what string, do func(context.Context) error) {
 	s.mu.Unlock()
 }
 
-// fail ends Run because a part that should serve for ever returned.
+// fail ends Run because a part returned that should serve for ever.
 func (s *Server) fail(err error) {
 	select {
 	case s.failed <- err:
@@ -259,7 +261,7 @@ func (s *Server) serveHTTP() {
 	})
 }
 
-// notYet answers while the database is not there.
+// notYet answers while the database is away.
 func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/healthz":
@@ -275,7 +277,7 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// openStore waits for a database that is not up yet, and says so.
+// openStore waits for a database that is not up yet, and logs that it waits.
 func (s *Server) openStore(ctx context.Context) error {
 	pause := 500 * time.Millisecond
 	for {
@@ -356,7 +358,8 @@ func (s *Server) startQueue(ctx context.Context) error {
 	return nil
 }
 
-// mayConnect reports whether provisioning.networks names a network of an address.
+// mayConnect reports whether provisioning.networks names a network with this
+// address.
 func (s *Server) mayConnect(a netip.Addr) bool {
 	return slices.ContainsFunc(s.o.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
 }
@@ -391,7 +394,7 @@ func (s *Server) startAPI(ctx context.Context) error {
 }
 
 func (s *Server) startHello() error {
-	kept, err := newSpool(s.o.DataDir, sited{s.Admit, s.engine.Failpoint}, s.log.Named("hello"), s.o.Registry)
+	kept, err := newSpool(s.o.DataDir, failpointHandler{s.Admit, s.engine.Failpoint}, s.log.Named("hello"), s.o.Registry)
 	if err != nil {
 		return err
 	}

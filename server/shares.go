@@ -12,32 +12,33 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// A node's workers are shared, since an attempt cannot be taken back: who is slow
-// on purpose has its worker for as long as an attempt may take.
+// A node's workers are shared, since nobody can take an attempt back: a device
+// that is slow on purpose has its worker for as long as an attempt may take.
 //
-//   - By class: some workers are always left to whoever stands before.
-//   - By network, within a class: one has never more than twice what it leaves to
-//     all the others. The more it takes, the less it may; a network that comes later
-//     finds room, and so does a device we know in a network full of strangers.
+//   - By class: each class leaves some workers to the classes before it.
+//   - By network, within a class: a network never has more than twice what it
+//     leaves to all others. The more it has, the less it gets; a network that
+//     comes later finds room, and so does a device we know in a network full of
+//     strangers.
 //
-// Each node shares its own workers, so that no statement is needed for it: what is
-// fair on each is fair on all. Who has to wait is given a turn to ask again.
+// Each node shares its own workers and needs no statement for it: what is fair
+// on each node is fair on all. A run that has to wait gets a turn to ask again.
 
-// class is what kind of attempt it is; who stands before has workers of its own.
+// class is the kind of an attempt; each kind leaves workers to those before it.
 type class int
 
 const (
-	knownFirst    class = iota // somebody let it in or asked for it, and it was not tried in vain
-	knownAgain                 // the same after an attempt in vain, and what is due by the timer
+	knownFirst    class = iota // somebody let it in or asked for it, and no attempt failed yet
+	knownAgain                 // the same after a failed attempt, and what the timer began
 	strangerFirst              // it came through an open door
 	strangerAgain
 	classes
 )
 
 const (
-	leaves     = 16 // each class leaves so many workers, and one of so many, to those before it
+	leaves     = 16 // each class leaves a sixteenth of the workers, at most 16, to those before it
 	waitAtMost = 30 * time.Second
-	waitApart  = 10 * time.Millisecond // of those who wait, so many thousand that they cost little
+	waitApart  = 10 * time.Millisecond // between two turns, so that thousands of waiting runs cost little
 )
 
 // shares are the attempts under way on this node.
@@ -47,11 +48,11 @@ type shares struct {
 	mu       sync.Mutex
 	held     map[int64]place // by run
 	networks map[group]int
-	turns    [classes]time.Time  // the last one given
-	waits    map[int64]time.Time // when a run got its turn here; by run
+	turns    [classes]time.Time  // the last turn given
+	waits    map[int64]time.Time // by run: the time of its turn
 }
 
-// group is what takes no more than its share.
+// group is a set of attempts that takes no more than its share.
 type group struct {
 	network netip.Prefix
 	class   class
@@ -66,8 +67,8 @@ func newShares(workers int) *shares {
 	return &shares{workers: workers, held: map[int64]place{}, networks: map[group]int{}, waits: map[int64]time.Time{}}
 }
 
-// take takes a worker for a run, or says that its class or its network has as
-// many as it may.
+// take takes a worker for a run, or reports that its class or its network has
+// as many as it may.
 func (s *shares) take(runID int64, r road, c class) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +92,7 @@ func (s *shares) alone(runID int64) bool {
 	return ok && s.networks[p.group] == 1
 }
 
-// put replaces what is known of the road of a run that has its worker.
+// put replaces the road of a run that has its worker.
 func (s *shares) put(runID int64, r road) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +101,7 @@ func (s *shares) put(runID int64, r road) {
 	}
 }
 
-// give gives a run's worker back; the second time does nothing.
+// give gives a run's worker back; a second call does nothing.
 func (s *shares) give(runID int64) road {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +135,8 @@ func (s *shares) turn(runID int64, c class, now time.Time) time.Time {
 	return at
 }
 
-// waiting gives the runs that got a turn here lately: their jobs are not lost.
+// waiting returns the runs that got a turn here lately: the queue has not lost
+// their jobs.
 func (s *shares) waiting(lately time.Duration) map[int64]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +151,7 @@ func (s *shares) waiting(lately time.Duration) map[int64]bool {
 	return out
 }
 
-// classOf says what kind of attempt a run would be.
+// classOf says which kind of attempt a run would be.
 func (l *limited) classOf(run store.Run, d store.Device) class {
 	c := knownFirst
 	if run.Kind == provision.KindProvision && run.Trigger != "api" && (admit.Policy{Mode: l.s.o.Admission}).Stranger(d) {
@@ -161,8 +163,8 @@ func (l *limited) classOf(run store.Run, d store.Device) class {
 	return c
 }
 
-// place takes a worker for a run. With an open door only whoever would have to
-// wait is looked up in the list of authorised devices.
+// place takes a worker for a run. With an open door it looks up in the list of
+// authorised devices only runs that would have to wait.
 func (l *limited) place(ctx context.Context, tx *store.Tx, run store.Run, d store.Device, r road) (ok bool, c class, err error) {
 	c = l.classOf(run, d)
 	if l.shares.take(run.ID, r, c) {
@@ -171,7 +173,8 @@ func (l *limited) place(ctx context.Context, tx *store.Tx, run store.Run, d stor
 	return l.listed(ctx, tx, run.ID, d, r, c)
 }
 
-// listed takes a worker for a stranger that the list knows, as what it is.
+// listed takes a worker for a stranger that the list knows, in the class of a
+// known device.
 func (l *limited) listed(ctx context.Context, tx *store.Tx, runID int64, d store.Device, r road, c class) (bool, class, error) {
 	if c < strangerFirst {
 		return false, c, nil
@@ -186,8 +189,8 @@ func (l *limited) listed(ctx context.Context, tx *store.Tx, runID int64, d store
 	return l.shares.take(runID, r, c), c, nil
 }
 
-// working gives the worker back when an attempt is over, however it ended: one
-// whose outcome could not be written down is somebody else's from then on.
+// working gives the worker back after an attempt, however it ended: if nobody
+// could write its outcome, another worker takes the run.
 type working struct {
 	*provision.Engine
 	shares *shares

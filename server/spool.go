@@ -21,20 +21,20 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// maxSpool bounds the hellos kept while the store is away: about 100 MiB, a
-// night of a large fleet.
+// maxSpool bounds the hellos in the spool: about 100 MiB, a night of a large
+// fleet.
 const maxSpool = 100_000
 
 // spool keeps hellos in a local file while the store is away, and gives them to
-// the store when it is back. A hello is answered for only when it is on the
-// disk here or in the store; what fits in neither is counted as store_error,
-// and the device will say it again.
+// the store when it is back. The listener accepts a hello only when it is on
+// this disk or in the store; otherwise it counts store_error, and the device
+// will say hello again.
 //
-// Strangers may be what says hello. So a network has never more than twice the room
+// Strangers may say hello too. So a network never has more than twice the room
 // that it leaves to all others, as with the workers; relays have no such limit.
 //
-// Agents' requests are not kept: they carry a one-time password, and an agent
-// gets an answer and can repeat itself.
+// The spool does not keep agents' requests: they carry a one-time password, and
+// an agent gets an answer and can repeat itself.
 type spool struct {
 	next  hello.Handler
 	path  string
@@ -44,18 +44,18 @@ type spool struct {
 	mu       sync.Mutex
 	f        *os.File
 	entries  int
-	networks map[netip.Prefix]int // of them, those that nobody vouched for
+	networks map[netip.Prefix]int // entries by network, of senders that nobody vouched for
 	size     int64                // of the file: whole lines
 }
 
-// sited is the way of a hello into the store with a kill point at either end:
-// nothing of it is durable yet, and the device may go away believing that it is.
-type sited struct {
+// failpointHandler marks crash-test sites before and after the store sees a
+// hello.
+type failpointHandler struct {
 	hello.Handler
 	pass func(site string)
 }
 
-func (s sited) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
+func (s failpointHandler) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
 	s.pass("hello/before")
 	defer s.pass("hello/after")
 	return s.Handler.HandleHello(ctx, h)
@@ -96,13 +96,13 @@ func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Re
 			From netip.AddrPort `json:"from"`
 			Via  hello.Via      `json:"via"`
 		}
-		if json.Unmarshal(line, &e) == nil { // replay says what is wrong with a line
+		if json.Unmarshal(line, &e) == nil { // replay reports a bad line
 			s.count(e.Via, e.From)
 		}
 		s.entries, s.size = s.entries+1, s.size+int64(len(line))
 	}
-	// A last line cut by a crash was never answered for. The next one must not
-	// be written behind it: together they would be no line at all.
+	// A crash may have cut the last line, for which nobody got an answer. Drop it,
+	// or the next line would be written behind it and both would be invalid.
 	if err := f.Truncate(s.size); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("repair the hello spool: %w", err)
@@ -111,7 +111,7 @@ func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Re
 	return s, nil
 }
 
-// HandleHello gives the hello to the store, else to the disk.
+// HandleHello gives the hello to the store, or else writes it to the disk.
 func (s *spool) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, error) {
 	result, err := s.next.HandleHello(ctx, h)
 	if err == nil || len(h.Raw) == 0 || !h.OTP.IsZero() {
@@ -159,9 +159,10 @@ func (s *spool) count(via hello.Via, from netip.AddrPort) {
 	}
 }
 
-// replay gives what is spooled to the store, oldest first, and stops at the
-// first that the store does not take. A hello replayed twice does no harm. Others
-// are kept meanwhile: the store may go away again, and take long to say so.
+// replay gives the spooled hellos to the store, oldest first, and stops at the
+// first that the store does not take. A hello replayed twice does no harm. The
+// spool keeps new hellos meanwhile: the store may go away again, and take long
+// to say so.
 func (s *spool) replay(ctx context.Context) error {
 	given, done := int64(0), 0
 	for {
@@ -180,7 +181,7 @@ func (s *spool) replay(ctx context.Context) error {
 	}
 }
 
-// empty forgets what the store has taken; mu is held.
+// empty removes what the store has taken; mu is held.
 func (s *spool) empty(done int) error {
 	if s.size == 0 {
 		return nil
@@ -195,7 +196,7 @@ func (s *spool) empty(done int) error {
 	return nil
 }
 
-// give counts the hellos the store took; -1 when it did not take one.
+// give counts the hellos that the store took; -1 if it refused one.
 func (s *spool) give(ctx context.Context, lines io.Reader) (int, error) {
 	in := bufio.NewReaderSize(lines, 64<<10)
 	for done := 0; ; {
@@ -223,7 +224,8 @@ func (s *spool) give(ctx context.Context, lines io.Reader) (int, error) {
 	}
 }
 
-// once has the time that a hello has which comes over the line.
+// once gives a hello to the store, with as much time as one from the network
+// has.
 func (s *spool) once(ctx context.Context, h hello.Hello) error {
 	ctx, cancel := context.WithTimeout(ctx, hello.HandlerTimeout)
 	defer cancel()

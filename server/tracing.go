@@ -27,14 +27,14 @@ import (
 
 // tracer makes one trace of each attempt at a run: the root span is the
 // attempt, its children are the steps, and theirs the handshakes and questions
-// on the wire. The request that made the run is a trace
-// of its own that the attempt links to, since it may be hours older and was
-// taken by another node; a second attempt links to the one before. Links need
-// the other's ids, which may be on another node as well: so ids of roots come
-// from the run's number, and nothing has to be remembered.
+// on the wire. The request that made the run is a trace of its own to which the
+// attempt links, since another node may have taken it hours ago; a second
+// attempt links to the first. A link needs the other's ids, which may be on
+// another node as well, so the run's number gives the ids of roots, and nobody
+// has to remember anything.
 //
-// Spans are made when an attempt has ended, from the times in its journal. A
-// collector that is away costs the spans and nothing else.
+// The tracer makes spans when an attempt has ended, from the times in its
+// journal. If the collector is away, the spans are lost and nothing else.
 type tracer struct {
 	spans trace.Tracer
 
@@ -43,14 +43,14 @@ type tracer struct {
 	calls map[int64][]session.Call
 }
 
-// What is held at most: steps of one attempt, and runs with an attempt under way.
+// Bounds on memory: steps of one attempt, and runs with an attempt under way.
 const (
 	traceSteps = 200
 	traceCalls = 1000
 	traceRuns  = 10_000
 )
 
-// startTracing gives nil when no endpoint is configured.
+// startTracing returns nil without a configured endpoint.
 func (s *Server) startTracing(ctx context.Context) (provision.Tracer, error) {
 	if s.o.OTLPEndpoint == "" {
 		return nil, nil
@@ -69,7 +69,7 @@ func (s *Server) startTracing(ctx context.Context) (provision.Tracer, error) {
 		short, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		if err := p.Shutdown(short); err != nil {
-			s.log.Warn("tracing", zap.Error(err)) // the last spans are lost; no reason to end badly
+			s.log.Warn("tracing", zap.Error(err)) // the last spans are lost; no reason to fail
 		}
 		return nil
 	})
@@ -81,13 +81,13 @@ func (t *tracer) TraceID(r store.Run) string {
 	return rootSpan("attempt", r, r.Attempt).TraceID().String()
 }
 
-// Step takes note of a step that has ended.
+// Step notes a step that has ended.
 func (t *tracer) Step(runID int64, s store.StepRecord) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := t.steps[runID]
 	if len(list) > 0 && list[0].Attempt != s.Attempt {
-		list = nil // of an attempt whose end was another worker's
+		list = nil // another worker ended that attempt
 	}
 	if len(t.steps) > traceRuns {
 		clear(t.steps)
@@ -97,7 +97,7 @@ func (t *tracer) Step(runID int64, s store.StepRecord) {
 	}
 }
 
-// Call takes note of an exchange with the device.
+// Call notes an exchange with the device.
 func (t *tracer) Call(runID int64, c session.Call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,7 +160,7 @@ func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 }
 
 // call makes the span of one exchange. An error's text may quote a device, so
-// that only its reason is shown.
+// the span shows only its reason.
 func (t *tracer) call(ctx context.Context, c session.Call) {
 	_, span := t.spans.Start(ctx, c.Name, trace.WithTimestamp(c.Began), trace.WithSpanKind(trace.SpanKindClient))
 	for k, v := range c.Labels {
@@ -188,7 +188,7 @@ func withIDs(c trace.SpanContext) context.Context {
 	return context.WithValue(context.Background(), idsKey{}, c)
 }
 
-// givenIDs gives a root the ids its context names, and children random ones.
+// givenIDs gives a root the ids in its context, and children random ones.
 type givenIDs struct{}
 
 func (givenIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {

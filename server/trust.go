@@ -16,8 +16,8 @@ import (
 	"github.com/provisiond/provisiond/store"
 )
 
-// Trust holds the provisioning certificates in use and our device CA. The list
-// is replaced as a whole: a session under way finishes on the chain it has.
+// Trust holds the provisioning certificates in use and our device CA. Replace
+// replaces the list as a whole: a session under way finishes with its chain.
 type Trust struct {
 	now  func() time.Time
 	list atomic.Pointer[[]*certs.Provisioning]
@@ -27,8 +27,7 @@ type Trust struct {
 	identity identity
 }
 
-// NewTrust starts with no provisioning certificate at all; key is that of our own
-// identity.
+// NewTrust starts without provisioning certificates; key is our own identity's.
 func NewTrust(ca *certs.Authority, key *rsa.PrivateKey, now func() time.Time) *Trust {
 	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool(), identity: identity{ca: ca, key: key, now: now, named: map[string]*tls.Certificate{}}}
 	t.mine.AddCert(ca.Certificate())
@@ -42,8 +41,8 @@ func (t *Trust) All() []*certs.Provisioning { return *t.list.Load() }
 // Replace puts another list into use.
 func (t *Trust) Replace(list []*certs.Provisioning) { t.list.Store(&list) }
 
-// Candidates is certs.Match over the list in use. A device that never sent a
-// hello, only an agent for it, announced nothing: then each chain is tried.
+// Candidates is certs.Match over the list in use. A device for which only an
+// agent spoke announced no roots: then it tries each chain.
 func (t *Trust) Candidates(announced []amt.TrustHash, hints certs.Hints) ([]certs.Candidate, error) {
 	if announced == nil {
 		return t.everything()
@@ -72,13 +71,13 @@ func (t *Trust) IssueDevice(pub *rsa.PublicKey, uuid amt.UUID, fqdn, host string
 	return t.ca.IssueDevice(pub, uuid, fqdn, host, t.now(), validity)
 }
 
-// IssuedByUs reports whether a certificate carries our device CA's signature.
+// IssuedByUs reports whether our device CA signed a certificate.
 func (t *Trust) IssuedByUs(der []byte) bool {
 	c, err := x509.ParseCertificate(der)
 	return err == nil && c.CheckSignatureFrom(t.ca.Certificate()) == nil
 }
 
-// helloCertificate is what our side shows to relays and agents: a provisioning
+// helloCertificate is our certificate for relays and agents: a provisioning
 // certificate, leaf first and root last.
 func (t *Trust) helloCertificate() (*tls.Certificate, error) {
 	for _, p := range t.All() {
@@ -92,7 +91,7 @@ func (t *Trust) helloCertificate() (*tls.Certificate, error) {
 const deviceCAKey = "device_ca"
 
 // deviceCA loads the device CA, or makes it at the very first start, for these
-// zones alone when there are any.
+// zones alone if there are any.
 func deviceCA(ctx context.Context, db *store.DB, now time.Time, zones []string) (*certs.Authority, error) {
 	found, err := madeOnce(ctx, db, deviceCAKey, func() (amt.Secret, error) {
 		ca, err := certs.NewAuthority("provisiond device CA", now, zones...)

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// closing is how long before its end a setup window is spoken of.
+	// closing is how long before its end a setup window gets an event.
 	closing = time.Hour
-	// silence is how long after its end a device counts as asleep: clocks
-	// differ, and firmware stops between two of its hellos.
+	// silence is how long after its window a device counts as asleep: clocks
+	// differ, and firmware may stop between two hellos.
 	silence = 10 * time.Minute
 )
 
@@ -27,9 +27,9 @@ func newWindowsClosing(reg prometheus.Registerer) prometheus.Gauge {
 		Help: "Devices not set up yet whose setup window ends within an hour."})
 }
 
-// windows speaks of setup windows that are about to close, and puts devices to
-// rest whose window is over: they do not listen any more, and the next thing
-// heard of them will be a hello.
+// windows writes an event for setup windows that are about to close, and makes
+// devices dormant whose window is over: they no longer listen, and their next
+// sign is a hello.
 func (s *Server) windows(ctx context.Context) error {
 	var ending, over []store.Device
 	if err := s.DB.Read(ctx, func(tx *store.Tx) error {
@@ -74,8 +74,8 @@ func windowClosing(ctx context.Context, tx *store.Tx, d store.Device) error {
 	return err
 }
 
-// windowExpired puts a device to rest unless something happened to it since it
-// was listed.
+// windowExpired makes a device dormant, unless something has happened to it
+// since it was listed.
 func windowExpired(ctx context.Context, tx *store.Tx, d store.Device) (bool, error) {
 	now, err := tx.Device(ctx, d.UUID)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Server) strangers(ctx context.Context) error {
 	return err
 }
 
-// reconsider lets in what waited for something that has come meanwhile.
+// reconsider lets devices in that waited for something that has come meanwhile.
 func (s *Server) reconsider(ctx context.Context) error {
 	n, err := s.Admit.Reconsider(ctx)
 	if n > 0 {
