@@ -361,15 +361,16 @@ var saveChanges = Step{
 		if err := r.guardPending(ctx); err != nil {
 			return err
 		}
-		err := r.Device.Commit(ctx)
+		waited := r.pending()
+		lost := r.Device.Commit(ctx)
 		switch {
-		case isAnyStatus(err):
-			return named(reason.CommitFailed, err)
-		case err != nil && !sent(err):
-			return err
-		case err != nil:
+		case isAnyStatus(lost):
+			return named(reason.CommitFailed, lost)
+		case lost != nil && !sent(lost):
+			return lost
+		case lost != nil:
 			r.unanswered = true
-			r.log.Info("commit.ambiguous", zap.Error(err))
+			r.log.Info("commit.ambiguous", zap.Error(lost))
 		}
 		r.takeRope()
 		r.other = r.metPlain() // from here on it has TLS: nothing is committed that takes it away
@@ -381,7 +382,10 @@ var saveChanges = Step{
 			return err
 		}
 		r.proved()
-		r.unsaved = false
+		if r.unanswered && (!waited || r.pending()) {
+			return lost // nothing that the device shows says that it came
+		}
+		r.unanswered, r.unsaved = false, false
 		if until, ok := r.inUse(); ok {
 			r.facts.CertUntil = until
 		}
