@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -354,6 +355,42 @@ provisiond_api_auth_failures_total{reason="unknown"} 10
 `
 	if err := testutil.GatherAndCompare(b.Registry, strings.NewReader(expect), "provisiond_api_auth_failures_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAGoodTokenIsNotLockedOut: whoever guesses as fast as he can behind the same
+// address uses up what it may ask, and not what a token may that was good before.
+func TestAGoodTokenIsNotLockedOut(t *testing.T) {
+	t.Parallel()
+	b := apitest.New(t)
+	var now atomic.Pointer[time.Time]
+	at := time.Now()
+	now.Store(&at)
+	b.API.SetNow(func() time.Time { return *now.Load() })
+	guess := func() {
+		t.Helper()
+		for range 120 {
+			if status := b.Get("/api/v1/whoami", "pvd_guess").StatusCode; status != 401 && status != 429 {
+				t.Fatalf("a guess: %d", status)
+			}
+		}
+	}
+	for what, later := range map[string]time.Duration{"its answer is not fresh any more": time.Minute, "another token was revoked meanwhile": 0} {
+		if _, err := b.Client(b.Admin).Whoami(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		guess()
+		if other, err := b.Client(b.Admin).CreateToken(t.Context(), api.NewToken{Name: "n" + later.String(), Role: "viewer"}); err != nil {
+			t.Fatal(err)
+		} else if _, err := b.Client(b.Admin).RevokeToken(t.Context(), other.ID); err != nil {
+			t.Fatal(err)
+		}
+		then := now.Load().Add(later)
+		now.Store(&then)
+		guess()
+		if _, err := b.Client(b.Admin).Whoami(t.Context()); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

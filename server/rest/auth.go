@@ -206,13 +206,14 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 	if strings.HasPrefix(text, sessionPrefix) {
 		find = (*store.Tx).SessionByHash
 	}
-	if t, ok := s.recent.get(hash, s.now()); ok {
+	t, fresh, known := s.recent.get(hash, s.now())
+	if fresh {
 		vouch(ctx)
 		return principalOf(t), nil
 	}
 	tooMany := api.NewProblem(http.StatusTooManyRequests, api.CodeLimited, "too many failed logins from this address; wait a minute")
 	exhausted, ask := s.failures.exhausted(source, s.now())
-	if !ask {
+	if !ask && !known {
 		s.metrics.authFailed("limited")
 		return Principal{}, tooMany
 	}
@@ -221,7 +222,6 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 		s.metrics.authFailed("missing")
 		return Principal{}, api.NewProblem(http.StatusUnauthorized, api.CodeUnknown, "this needs a token: Authorization: Bearer …")
 	}
-	var t store.Token
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
 		t, err = find(tx, ctx, hash)
 		return err
@@ -243,6 +243,9 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 		why = "expired"
 	case !api.Role(t.Role).Valid():
 		why = "unknown"
+	}
+	if why != "" {
+		s.recent.drop(hash)
 	}
 	if why != "" && exhausted {
 		s.metrics.authFailed("limited")
@@ -277,7 +280,8 @@ func principalOf(t store.Token) Principal {
 }
 
 // A tokenCache spares the database the question for every request of a page. It
-// keeps answers so briefly that a revocation on another node works in seconds.
+// keeps answers so briefly that a revocation on another node works in seconds. Which
+// tokens were good it knows for longer: who shows one of them may always ask.
 type tokenCache struct {
 	mu      sync.Mutex
 	entries map[string]cachedToken
@@ -293,11 +297,17 @@ const (
 	tokenCap   = 1024
 )
 
-func (c *tokenCache) get(hash []byte, now time.Time) (store.Token, bool) {
+func (c *tokenCache) get(hash []byte, now time.Time) (t store.Token, fresh, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.entries[string(hash)]
-	return e.token, ok && now.Before(e.until) && live(e.token, now)
+	e, known := c.entries[string(hash)]
+	return e.token, known && now.Before(e.until) && live(e.token, now), known
+}
+
+func (c *tokenCache) drop(hash []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.entries, string(hash))
 }
 
 func (c *tokenCache) put(hash []byte, t store.Token, now time.Time) {
@@ -309,10 +319,13 @@ func (c *tokenCache) put(hash []byte, t store.Token, now time.Time) {
 	c.entries[string(hash)] = cachedToken{t, now.Add(tokenFresh)}
 }
 
-func (c *tokenCache) clear() {
+// stale has each token looked up again.
+func (c *tokenCache) stale() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries = nil
+	for hash, e := range c.entries {
+		c.entries[hash] = cachedToken{e.token, time.Time{}}
+	}
 }
 
 // failureLimits counts failed logins of each source: ten at once, then one in

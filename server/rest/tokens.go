@@ -127,7 +127,7 @@ func (s *Server) revokeToken(ctx context.Context, in *TokenID) (api.Token, error
 		out = toToken(*target)
 		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "token.revoke", Subject: target.Name, Detail: map[string]any{"user": target.User}})
 	})
-	s.recent.clear()
+	s.recent.stale()
 	return out, err
 }
 
@@ -170,6 +170,6 @@ func (s *Server) Login(ctx context.Context, text, source string, lifetime time.D
 
 // Logout ends a session.
 func (s *Server) Logout(ctx context.Context, session string) error {
-	defer s.recent.clear()
+	defer s.recent.stale()
 	return s.db.Write(ctx, func(tx *store.Tx) error { return tx.EndSession(ctx, hashToken(session)) })
 }

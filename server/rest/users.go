@@ -142,6 +142,6 @@ func (s *Server) changeUser(ctx context.Context, in *UserChangeInput) (api.User,
 		out = toUser(u)
 		return err
 	})
-	s.recent.clear()
+	s.recent.stale()
 	return out, err
 }
