@@ -99,6 +99,14 @@ func (p *program) sayDevice(d api.DeviceDetail) {
 		"serial", d.Serial, "amt", d.AMTVersion, "tls", d.TLSVersion, "profile", made, "tags", d.Tags, "certificate", d.Certificate,
 		"first seen", d.FirstSeen, "last seen", d.LastSeen, "provisioned", d.ProvisionedAt, "next attempt", d.NextRetry,
 		"window until", d.WindowUntil, "hellos", d.HelloCount)
+	if len(d.Settings) > 0 {
+		p.say("\nsettings\n")
+		var settings table
+		for _, s := range d.Settings {
+			settings.row("  "+s.Name, s.State, when(&s.At), s.Detail)
+		}
+		p.print(settings)
+	}
 	for _, r := range d.Runs {
 		p.say("%s\n", strings.TrimRight(fmt.Sprintf("\nrun %d  %s, %s, %s  %s", r.ID, r.Kind, r.State, when(r.CreatedAt), r.Reason), " "))
 		if r.Detail != "" {

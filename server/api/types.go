@@ -71,8 +71,17 @@ type DeviceDetail struct {
 	Record             any           `json:"record" doc:"the device's own record of its setup"`
 	TrustedRoots       []TrustedRoot `json:"trusted_roots" doc:"the hashes of its last hello"`
 	Credentials        []Credential  `json:"credentials" doc:"without the passwords"`
+	Settings           []Setting     `json:"settings" doc:"what its profile wants beyond ownership, as it was found last"`
 	Runs               []Run         `json:"runs" doc:"newest first"`
 	Events             []Event       `json:"events" doc:"newest first"`
+}
+
+// Setting is one setting of a profile on one device.
+type Setting struct {
+	Name   string    `json:"name"`
+	State  string    `json:"state" doc:"ok, differs, refused (the device says no), unsupported (its firmware has none of it) or elsewhere (another console writes it again and again)"`
+	Detail string    `json:"detail"`
+	At     time.Time `json:"at"`
 }
 
 // TrustedRoot is one hash out of a hello.

@@ -31,9 +31,9 @@ func tone(state string) string {
 		return "good"
 	case "drifted", "maintaining", "queued", "provisioning", "verifying", "unprovisioning", "running", "started", "candidate", "info", "handed_over":
 		return "busy"
-	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn", "draft":
+	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn", "draft", "differs", "elsewhere":
 		return "wait"
-	case "failed", "quarantined", "credentials_unknown", "error", "stopped", "forged":
+	case "failed", "quarantined", "credentials_unknown", "error", "stopped", "forged", "refused":
 		return "bad"
 	}
 	return "calm" // discovered, external, unprovisioned, retired, skipped, cancelled, waiting, aborted

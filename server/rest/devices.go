@@ -18,6 +18,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -249,6 +250,11 @@ func (s *Server) getDevice(ctx context.Context, in *OneDevice) (api.DeviceDetail
 		if out.Credentials, err = s.credentials(ctx, tx, u); err != nil {
 			return err
 		}
+		settings, err := tx.DeviceSettings(ctx, u)
+		if err != nil {
+			return err
+		}
+		out.Settings = toSettings(settings)
 		runs, err := tx.Runs(ctx, u, recentRuns)
 		if err != nil {
 			return err
@@ -272,6 +278,17 @@ func (s *Server) getDevice(ctx context.Context, in *OneDevice) (api.DeviceDetail
 		return nil
 	})
 	return out, err
+}
+
+// toSettings lists settings in the order in which a device gets them.
+func toSettings(all map[string]store.DeviceSetting) []api.Setting {
+	out := []api.Setting{}
+	for _, name := range profile.Settings {
+		if s, is := all[name]; is {
+			out = append(out, api.Setting{Name: name, State: string(s.State), Detail: api.Clean(s.Detail), At: s.At})
+		}
+	}
+	return out
 }
 
 func toDetail(d store.Device) api.DeviceDetail {
