@@ -167,10 +167,13 @@ func (p *program) bullets(title string, lines []string) {
 // deviceAct is a command about one or several devices. Those that fail do not
 // keep the others from being done; the status tells.
 func (p *program) deviceAct(verb, short, long string) *cobra.Command {
-	note, yes, destructive := "", false, verb == "retire"
+	note, seen, yes, destructive := "", "", false, verb == "retire"
 	var v api.Vouch
 	cmd := &cobra.Command{Use: verb + " DEVICE…", Short: short, Long: strings.TrimSpace(short + ".\n" + long), Args: cobra.MinimumNArgs(1)}
 	noteFlag(cmd.Flags(), &note)
+	if verb == "approve" {
+		cmd.Flags().StringVar(&seen, "seen-at", "", "the address of the machine that you looked at the machine: refused when its UUID says hello from elsewhere by now")
+	}
 	if verb == "retry" {
 		vouchFlags(cmd.Flags(), &v, "trust-first")
 	}
@@ -196,9 +199,12 @@ func (p *program) deviceAct(verb, short, long string) *cobra.Command {
 		for _, u := range args {
 			var res api.ActionResult
 			var err error
-			if v != (api.Vouch{}) {
+			switch {
+			case v != (api.Vouch{}):
 				res, err = c.Retry(cmd.Context(), u, api.Retry{Vouch: v, Note: note})
-			} else {
+			case seen != "":
+				res, err = c.Approve(cmd.Context(), u, seen, note)
+			default:
 				res, err = c.Act(cmd.Context(), verb, u, note)
 			}
 			if err != nil {

@@ -172,6 +172,11 @@ func (c *Client) Act(ctx context.Context, verb, uuid, note string) (ActionResult
 	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/", verb), nil, Action{Note: note})
 }
 
+// Approve lets a device in that was seen at an address; "" takes it wherever it is.
+func (c *Client) Approve(ctx context.Context, uuid, address, note string) (ActionResult, error) {
+	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/approve"), nil, Action{Note: note, Address: address})
+}
+
 // Change is tag, untag or assign-profile.
 func (c *Client) Change(ctx context.Context, verb, uuid string, b ChangeBody) (ActionResult, error) {
 	return call[ActionResult](ctx, c, http.MethodPost, devicePath(uuid, "/", verb), nil, b)

@@ -2,7 +2,8 @@ package api
 
 // Action is the body of a command; it may be left out.
 type Action struct {
-	Note string `json:"note,omitempty" maxLength:"500" doc:"why, for the timeline and the audit"`
+	Note    string `json:"note,omitempty" maxLength:"500" doc:"why, for the timeline and the audit"`
+	Address string `json:"address,omitempty" maxLength:"64" doc:"approve: where the device was seen that is to be let in; refused when its UUID says hello from elsewhere by now"`
 }
 
 // Change is what the commands tag, untag and assign-profile take.

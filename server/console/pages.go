@@ -266,7 +266,13 @@ func (c *Console) act(v *visit) error {
 	default:
 		return c.nowhere(v)
 	}
-	if _, err := v.api.Act(v.r.Context(), verb, uuid, v.r.PostFormValue("note")); err != nil {
+	var err error
+	if verb == "approve" { // the machine that the page showed
+		_, err = v.api.Approve(v.r.Context(), uuid, v.r.PostFormValue("address"), v.r.PostFormValue("note"))
+	} else {
+		_, err = v.api.Act(v.r.Context(), verb, uuid, v.r.PostFormValue("note"))
+	}
+	if err != nil {
 		var p *api.Problem
 		if errors.As(err, &p) && p.Status == http.StatusConflict {
 			return c.devicePage(v, p.Status, page{Trouble: &api.Problem{Title: "Not possible now", Detail: p.Detail}}, nil, "")

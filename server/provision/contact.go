@@ -149,7 +149,12 @@ func (r *Run) opened(ctx context.Context, d Device, c certs.Candidate) error {
 		return nil
 	}
 	r.cert, r.facts.Certificate, r.facts.SetupPeer = c, c.Cert.ID, &peer
-	return r.freshPasswords(ctx, peer)
+	if err := r.freshPasswords(ctx, peer); err != nil {
+		return err
+	}
+	// Its hardware is known from now on, however far this set-up comes.
+	r.proveWith(&r.admin, slices.DeleteFunc(peerProofs(peer), func(p store.Proof) bool { return p.Kind != store.ProofHardware })...)
+	return nil
 }
 
 // logins are what a session is handed of the passwords that its peer may hear,

@@ -46,7 +46,7 @@ func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) er
 	was := r.Job.Device
 	if peer.Verified == verifiedODCA {
 		if was.PeerVerified == verifiedODCA && !r.sameHardware(peer) {
-			return reason.Because(reason.ODCAVerificationFailed, "the hardware certificate at %s is Intel's and another machine's than the one set up under this UUID", was.Address)
+			return reason.Because(r.otherHardware(), "the hardware certificate at %s is Intel's and another machine's than the one known under this UUID", was.Address)
 		}
 		return nil
 	}
@@ -73,20 +73,25 @@ func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) er
 }
 
 // sameHardware reports whether a verified on-die chain leads through the hardware
-// identity that the active password's set-up saw. A set-up of an earlier release
-// saw none, and so does one while the policy was off.
+// identity that is known under this UUID: that of the active password's set-up, else
+// the one that the newest set-up saw, whether it came to its end or not. A set-up of an
+// earlier release saw none, and so does one while the policy was off.
 func (r *Run) sameHardware(p session.Peer) bool {
-	for _, c := range r.Job.Admin {
-		if c.State != store.CredentialActive {
-			continue
-		}
-		for _, have := range r.proofs(c) {
-			if have.Kind == store.ProofHardware {
-				return slices.ContainsFunc(r.proofs(c), func(h store.Proof) bool {
-					return h.Kind == store.ProofHardware && bytes.Equal(h.Hash[:], p.Hardware)
-				})
-			}
-		}
+	known := func(c store.Credential) []store.Proof {
+		return slices.DeleteFunc(slices.Clone(r.proofs(c)), func(h store.Proof) bool { return h.Kind != store.ProofHardware })
 	}
-	return true
+	at := slices.IndexFunc(r.Job.Admin, func(c store.Credential) bool { return c.State == store.CredentialActive && len(known(c)) > 0 })
+	if at < 0 {
+		at = slices.IndexFunc(r.Job.Admin, func(c store.Credential) bool { return len(known(c)) > 0 })
+	}
+	return at < 0 || slices.ContainsFunc(known(r.Job.Admin[at]), func(h store.Proof) bool { return bytes.Equal(h.Hash[:], p.Hardware) })
+}
+
+// otherHardware is the reason for two machines that each proved their hardware under
+// one UUID. Of one that was never managed nobody can say which of them it is.
+func (r *Run) otherHardware() reason.Code {
+	if r.Job.Device.ProvisionedAt.IsZero() {
+		return reason.UUIDDuplicate
+	}
+	return reason.ODCAVerificationFailed
 }

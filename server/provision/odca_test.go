@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"context"
 	"crypto/tls"
 	"net/netip"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/store"
@@ -73,6 +75,62 @@ func TestHardwareCertificates(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestTwoProvenMachines: two machines say hello with one UUID, none is managed yet, and
+// each proves its hardware. The second is told nothing, and a person says which it is.
+func TestTwoProvenMachines(t *testing.T) {
+	t.Parallel()
+	one, root := certtest.ODCA(time.Now())
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		l.odca = root
+		e := l.newEngine("node-odca")
+		e.ODCA = ODCAPrefer
+		first := l.device("16", sim.With(sim.Fault{Kind: sim.Refuse, Call: "SetAdminAclEntryEx", All: true, Arg: "2054"}), func(cfg *sim.Config) { cfg.SetupCertificate = &one })
+		l.hello(first)
+		if dev := l.settle(e, first); dev.PeerVerified != "odca" || dev.Lifecycle == store.Provisioned {
+			t.Fatalf("%s: %s: %s; verified by %q", dev.Lifecycle, dev.Reason, dev.Detail, dev.PeerVerified)
+		}
+		second := l.device("16", sim.Faults{}, func(cfg *sim.Config) { cfg.UUID = first.UUID() })
+		dial := e.Dial
+		e.Dial = func(ctx context.Context, target session.Target) (Device, error) {
+			d, err := dial(ctx, target)
+			if err != nil {
+				return nil, err
+			}
+			return proven{d, []byte("another chip, 32 bytes long......")[:32]}, nil
+		}
+		l.hello(second)
+		dev := l.settle(e, second)
+		if s := second.Snapshot(); dev.Lifecycle != store.Quarantined || dev.Reason != reason.UUIDDuplicate || len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
+			t.Errorf("%s: %s: %s; it was told %d passwords\n%s", dev.Lifecycle, dev.Reason, dev.Detail, len(s.SecretsSeen)+len(s.AdminHA1Seen), l.journal(second))
+		}
+		// A person has looked: what the machine before proved is held against it no more.
+		unknown := ""
+		if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
+			return tx.UpdateDevice(t.Context(), second.UUID(), store.DeviceFacts{PeerVerified: &unknown, MAC: &unknown})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		l.hello(second)
+		if dev := l.settle(e, second); dev.Lifecycle != store.Provisioned {
+			t.Errorf("released: %s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(second))
+		}
+	})
+}
+
+// proven is a machine that proves other hardware.
+type proven struct {
+	Device
+	hardware []byte
+}
+
+func (p proven) Peer() session.Peer {
+	peer := p.Device.Peer()
+	if peer.ClientCertAsked {
+		peer.Verified, peer.Hardware = verifiedODCA, p.hardware
+	}
+	return peer
 }
 
 // TestManInTheMiddleOfHardware: under require, who sits before a device of a

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -30,6 +31,7 @@ type command struct {
 	tx     *store.Tx
 	who    Principal
 	note   string
+	seen   string // where the device was seen that is approved
 	more   api.Change
 	device store.Device
 	live   *store.Run // queued or running
@@ -128,7 +130,7 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
 		c := &command{s: s, ctx: ctx, tx: tx, who: who}
 		if in.Body != nil {
-			c.note = api.Clean(in.Body.Note)
+			c.note, c.seen = api.Clean(in.Body.Note), in.Body.Address
 		}
 		var err error
 		if c.device, err = tx.Device(ctx, u); errors.Is(err, store.ErrNotFound) {
@@ -177,6 +179,9 @@ func (s *Server) command(ctx context.Context, in *ActionInput, verb string, do f
 
 func (c *command) approve() error {
 	d := c.device
+	if err := c.sameAddress(); err != nil {
+		return err
+	}
 	yes, facts := true, store.DeviceFacts{}
 	facts.Approved = &yes
 	if d.Lifecycle == store.Quarantined {
@@ -191,7 +196,11 @@ func (c *command) approve() error {
 		return c.transition("", d.Reason, d.Detail, "approved", nil)
 	case store.PendingApproval, store.Quarantined, store.Unprovisioned:
 		if c.live == nil {
-			return c.start("approved", "approved; the run is queued")
+			said := "approved"
+			if d.Address.IsValid() {
+				said += " at " + d.Address.String()
+			}
+			return c.start("approved", said+"; the run is queued")
 		}
 	}
 	c.said = "approved"
@@ -201,6 +210,23 @@ func (c *command) approve() error {
 		c.said = "it was approved already"
 	}
 	return c.transition("", d.Reason, d.Detail, "approved", nil)
+}
+
+// sameAddress refuses to approve another machine than the one that was looked at:
+// whoever can say hello in the device's name may have done so since.
+func (c *command) sameAddress() error {
+	if c.seen == "" {
+		return nil
+	}
+	a, err := netip.ParseAddr(c.seen)
+	if a = a.Unmap(); err != nil {
+		return invalid("body.address", "want the address at which the device was seen, such as 10.20.3.7")
+	}
+	if d := c.device; a != d.Address {
+		return stands("address_moved", "its UUID says hello from %[1]s by now, and not from %[2]s, so nobody is let in: find out which machine it is (provctl device why %[3]s), then approve that address; if it is the one at %[2]s: provctl device address %[3]s %[2]s",
+			addrText(d.Address), a, d.UUID)
+	}
+	return nil
 }
 
 func (c *command) retry() error {

@@ -104,6 +104,34 @@ func TestCommands(t *testing.T) {
 	})
 }
 
+// TestApprovedWhereItWasSeen: a device is let in where a person has looked at it. One
+// whose UUID says hello from elsewhere by then is not.
+func TestApprovedWhereItWasSeen(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, b *apitest.Bench) {
+		ctx, admin := t.Context(), b.Client(b.Admin)
+		u := b.Seen(apitest.Device{Lifecycle: store.PendingApproval, Reason: reason.NotAuthorized})
+		d, err := admin.Device(ctx, u.String())
+		if err != nil || d.Address == "" {
+			t.Fatalf("%+v %v", d, err)
+		}
+		var p *api.Problem
+		if _, err := admin.Approve(ctx, u.String(), "10.99.0.1", ""); !errors.As(err, &p) || p.Code != "address_moved" || p.Status != http.StatusConflict ||
+			!strings.Contains(p.Detail, d.Address) || !strings.Contains(p.Detail, "10.99.0.1") {
+			t.Errorf("seen elsewhere: %v", err)
+		}
+		if _, err := admin.Approve(ctx, u.String(), "upstairs", ""); !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity {
+			t.Errorf("no address: %v", err)
+		}
+		if got, _ := admin.Device(ctx, u.String()); got.Approved || got.Lifecycle != string(store.PendingApproval) {
+			t.Errorf("refused, and it is %s, approved %t", got.Lifecycle, got.Approved)
+		}
+		if res, err := admin.Approve(ctx, u.String(), d.Address, ""); err != nil || res.RunID == 0 || !strings.Contains(res.Said, d.Address) {
+			t.Errorf("seen here: %+v %v", res, err)
+		}
+	})
+}
+
 // TestTakenBack: a device that was under management says no hello, so whoever
 // lets it in again need not wait for one.
 func TestTakenBack(t *testing.T) {
