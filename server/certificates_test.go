@@ -1,8 +1,6 @@
 package server
 
 import (
-	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -31,10 +29,7 @@ func (l *lab) imports(activate bool, data []byte) api.ImportResult {
 // trusting is a device with these roots beside its firmware's, on an address
 // that no other test process uses either.
 func trusting(hashes []amt.TrustHash) func(*sim.Config) {
-	n := nextAddr.Add(1)
-	return func(c *sim.Config) {
-		c.Roots, c.Addr = hashes, netip.AddrFrom4([4]byte{127, byte(128 + os.Getpid()%90), byte(n >> 8), byte(n)})
-	}
+	return func(c *sim.Config) { c.Roots, c.Addr = hashes, address() }
 }
 
 func rootOf(f certtest.Leaf) []amt.TrustHash { return amt.HashesOf(f.Issuers[len(f.Issuers)-1].Raw) }

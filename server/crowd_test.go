@@ -3,12 +3,12 @@ package server
 import (
 	"context"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/amt/sim/simtest"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/store"
 )
@@ -18,13 +18,12 @@ import (
 // both in that network, are set up; a new machine is not even looked at.
 func TestALoudNetworkKeepsItsDevices(t *testing.T) {
 	t.Parallel()
-	var engines atomic.Uint32
 	forEachEngine(t, func(o *Options) {
 		o.Admission = admit.Approve
 		o.Limits = hello.Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 20, Connections: 512}
 	}, func(t *testing.T, l *lab) {
-		network := byte(engines.Add(1))
-		at := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 85, network, last}) }
+		network := simtest.Subnet()
+		at := func(last byte) netip.Addr { return simtest.Host(network, last) }
 		listed := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = at(200) })
 		approved := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = at(201) })
 		l.says(approved)

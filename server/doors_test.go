@@ -80,7 +80,7 @@ func TestIdleStrangersAtTheAPI(t *testing.T) {
 	if s := l.asks(l.apiFrom(netip.MustParseAddr("127.86.0.2")), "/api/v1/whoami", l.api.Token); s != 200 {
 		t.Errorf("a new user behind them: %d", s)
 	}
-	d := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.MustParseAddr("127.86.10.1") })
+	d := l.device(sim.Faults{})
 	l.says(d)
 	l.untilState(d.UUID(), store.Provisioned)
 
@@ -92,7 +92,7 @@ func TestIdleStrangersAtTheAPI(t *testing.T) {
 		t.Fatalf("the stream: %v", err)
 	}
 	flood(func(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 86, 3, byte(1 + i%250)}) }, 100)
-	d = l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.MustParseAddr("127.86.10.2") })
+	d = l.device(sim.Faults{})
 	l.says(d)
 	if _, err := in.ReadString('\n'); err != nil {
 		t.Errorf("the stream: %v", err)

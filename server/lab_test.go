@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/amt/sim/simtest"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/admit"
@@ -100,16 +100,8 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 
 func (l *lab) roots() []amt.TrustHash { return l.certs.Paths[0].RootHashes }
 
-var nextAddr atomic.Uint32
-
-// loopback is this process's own, so that the tests of another checkout may run beside it.
-var loopback = netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(10 + os.Getpid()%8), 0, 0}), 16)
-
 // address is one that no other test of this machine uses.
-func address() netip.Addr {
-	n := nextAddr.Add(1)
-	return netip.AddrFrom4([4]byte{127, loopback.Addr().As4()[1], byte(n >> 8), byte(n)})
-}
+func address() netip.Addr { return simtest.Addr() }
 
 // device starts a simulated device that says nothing by itself.
 func (l *lab) device(faults sim.Faults, change ...func(*sim.Config)) *sim.Device {

@@ -17,6 +17,7 @@ import (
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/amt/sim/simtest"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/profile"
@@ -106,7 +107,7 @@ func TestARuleDecidesProfileAndName(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{{
-				"name": "branch", "match": map[string]any{"networks": []string{loopback.String()}},
+				"name": "branch", "match": map[string]any{"networks": []string{simtest.Network().String()}},
 				"assign": map[string]any{"profile": "kiosk", "names": []string{"reverse_dns", "pattern"}, "domain": "branch.example.com"},
 			}}}); err != nil {
 				t.Fatal(err)

@@ -9,11 +9,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/amt/sim/simtest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -124,12 +124,11 @@ func TestWaitingTurns(t *testing.T) {
 // are set up meanwhile.
 func TestSlowStrangersHoldNoWorkerOfOthers(t *testing.T) {
 	t.Parallel()
-	var engines atomic.Uint32
 	forEachEngine(t, func(o *Options) { o.Workers, o.CallTimeout = 16, patience }, func(t *testing.T, l *lab) {
-		n := byte(10 * engines.Add(1))
-		for _, network := range []byte{n, n + 1} {
+		theirs := simtest.Subnet()
+		for _, network := range []netip.Prefix{theirs, simtest.Subnet()} {
 			for i := range byte(20) {
-				at := netip.AddrFrom4([4]byte{127, 84, network, 1 + i})
+				at := simtest.Host(network, 1+i)
 				swallow(t, at)
 				l.hello(at, newUUID(), 0, l.roots())
 			}
@@ -140,11 +139,11 @@ func TestSlowStrangersHoldNoWorkerOfOthers(t *testing.T) {
 		if live := l.s.engine.Live(); live > 14 {
 			t.Errorf("strangers have %d of 16 workers", live)
 		}
-		honest := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, n + 5, 1}) })
+		honest := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = simtest.Host(simtest.Subnet(), 1) })
 		l.says(honest)
 		l.untilState(honest.UUID(), store.Provisioned)
 
-		known := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, n, 100}) })
+		known := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = simtest.Host(theirs, 100) })
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: known.UUID().String(), CreatedBy: "test"})
 			return err
@@ -159,10 +158,9 @@ func TestSlowStrangersHoldNoWorkerOfOthers(t *testing.T) {
 // ends the pause; until then a stranger waits.
 func TestStrangersPauseNoDeviceWeKnow(t *testing.T) {
 	t.Parallel()
-	var engines atomic.Uint32
 	forEachEngine(t, func(o *Options) { o.BreakAfter = 3 }, func(t *testing.T, l *lab) {
-		network := byte(100 + engines.Add(1))
-		stranger := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, network, 1}) })
+		network := simtest.Subnet()
+		stranger := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = simtest.Host(network, 1) })
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			now := tx.Now()
 			return tx.PauseNetwork(ctx, store.PausedNetwork{Network: store.NetworkOf(stranger.Addr().Addr()), Since: now, Until: now.Add(longestPause), Pauses: 1, Node: l.s.node})
@@ -172,7 +170,7 @@ func TestStrangersPauseNoDeviceWeKnow(t *testing.T) {
 			w, err := l.api.Why(l.t.Context(), d.UUID.String())
 			return err == nil && strings.Contains(w.Next, "is paused until")
 		})
-		known := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = netip.AddrFrom4([4]byte{127, 84, network, 100}) })
+		known := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = simtest.Host(network, 100) })
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: known.UUID().String(), CreatedBy: "test"})
 			return err

@@ -32,6 +32,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/sim/simtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -130,11 +131,8 @@ var sharedLab = sync.OnceValue(func() *lab { return newLab(&testing.T{}, labOpti
 
 var nextAddress atomic.Uint32
 
-// ownAddress hands out loopback addresses no other package's tests use.
-func ownAddress() netip.Addr {
-	n := nextAddress.Add(1)
-	return netip.AddrFrom4([4]byte{127, 82, byte(n >> 8), byte(n)})
-}
+// ownAddress is one that no other test of this machine uses.
+func ownAddress() netip.Addr { return simtest.Addr() }
 
 func testUUID() amt.UUID {
 	n := nextAddress.Add(1)

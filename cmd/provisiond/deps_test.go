@@ -23,6 +23,7 @@ amt/door         :
 amt/hello        : amt amt/door amt/typed
 amt/session      : amt amt/reason amt/wsman
 amt/sim          : amt amt/hello
+amt/sim/simtest  :
 migrations       :
 certs            : amt amt/reason amt/typed
 certs/certtest   : amt certs
@@ -49,7 +50,7 @@ cmd/built        :
 cmd/provisiond/endtoend : amt amt/reason server/api
 `
 
-var testOnly = []string{"amt/hello", "amt/sim", "certs", "certs/certtest", "cmd/built", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
+var testOnly = []string{"amt/hello", "amt/sim", "amt/sim/simtest", "certs", "certs/certtest", "cmd/built", "store", "store/pgtest", "store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come
 // from a cache.

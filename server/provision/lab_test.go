@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/netip"
-	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/amt/sim/simtest"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/certs/certtest"
 	"github.com/provisiond/provisiond/server/profile"
@@ -169,13 +168,8 @@ func (l *labTrust) ConsoleAs(name string) *tls.Certificate {
 // roots are the hashes a device must hold to trust the lab's certificate.
 func (l *lab) roots() []amt.TrustHash { return l.trust.list[0].Paths[0].RootHashes }
 
-var nextAddr atomic.Uint32
-
-// address is one that no other test has; two runs may share a machine.
-func address() netip.Addr {
-	n := nextAddr.Add(1)
-	return netip.AddrFrom4([4]byte{127, byte(32 + os.Getpid()%28), byte(n >> 8), byte(n)})
-}
+// address is one that no other test of this machine uses.
+func address() netip.Addr { return simtest.Addr() }
 
 // device starts a simulated device on an address of its own.
 func (l *lab) device(personality string, faults sim.Faults, change ...func(*sim.Config)) *sim.Device {
