@@ -31,7 +31,8 @@ func (s *Server) startDesk(ctx context.Context) error {
 		}
 	}
 	s.Desk = desk.New(desk.Config{
-		DB: s.DB, Backups: filepath.Join(s.o.DataDir, "backups"), Node: s.o.Node, Zones: s.o.Zones, Files: s.o.Certificates, InUse: s.Trust.Replace,
+		DB: s.DB, Backups: filepath.Join(s.o.DataDir, "backups"), Node: s.o.Node, Zones: s.o.Zones, Files: s.o.Certificates,
+		InUse:      s.Trust.Replace,
 		Reconsider: func(ctx context.Context) (int, error) { return s.Admit.Reconsider(ctx) },
 		Fetch:      fetcher(s.o.IssuerNetworks), Check: s.o.CheckCertificate, Now: s.o.Now, Log: s.log.Named("desk"),
 	})

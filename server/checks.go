@@ -123,7 +123,8 @@ func (c *checks) tell(ctx context.Context, before *round, now doctor.Report) err
 	var events []store.Event
 	for _, k := range now.Checks {
 		line, _, _ := strings.Cut(k.Detail, "\n")
-		e := store.Event{Name: "doctor.failed", Detail: k.Name + ": " + line, Actor: "doctor", Data: map[string]any{"check": k.Name, "status": string(k.Status), "node": c.s.node}}
+		e := store.Event{Name: "doctor.failed", Detail: k.Name + ": " + line, Actor: "doctor",
+			Data: map[string]any{"check": k.Name, "status": string(k.Status), "node": c.s.node}}
 		switch {
 		case k.Status == doctor.Fail && !failed[k.Name]:
 			c.s.log.Warn("doctor.failed", zap.String("check", k.Name), zap.String("detail", k.Detail))
@@ -150,7 +151,8 @@ func (c *checks) tell(ctx context.Context, before *round, now doctor.Report) err
 
 // report is the last round in the API's form.
 func (c *checks) report() api.DoctorReport {
-	out := api.DoctorReport{Checks: []api.DoctorCheck{}, Worst: string(doctor.Pass), Node: c.s.o.Node, Started: &c.started, Scraped: c.scraped.Load()}
+	out := api.DoctorReport{Checks: []api.DoctorCheck{}, Worst: string(doctor.Pass), Node: c.s.o.Node, Started: &c.started,
+		Scraped: c.scraped.Load()}
 	if last := c.last.Load(); last != nil {
 		out.At, out.Worst = &last.at, string(last.report.Worst())
 		for _, k := range last.report.Checks {

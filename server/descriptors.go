@@ -41,7 +41,8 @@ func shareDescriptors(limit uint64, hello, api, workers, database int) descripto
 	}
 	d.api = max(min(d.api, rest/4), leastAPI)
 	d.hello = max(min(d.hello, rest-d.api), leastHello)
-	d.complaint = fmt.Sprintf("this process may open %d files, and the configuration wants %d: %d for itself, its %d workers and the database, hello.limits.connections %d, api.connections %d; it takes %d connections on the hello port and %d of the API",
+	d.complaint = fmt.Sprintf("this process may open %d files, and the configuration wants %d: %d for itself, its %d workers and the "+
+		"database, hello.limits.connections %d, api.connections %d; it takes %d connections on the hello port and %d of the API",
 		limit, int(own)+hello+api, ownDescriptors, workers, hello, api, d.hello, d.api)
 	return d
 }

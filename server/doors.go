@@ -38,8 +38,9 @@ type doorMetrics struct {
 func newDoorMetrics(reg prometheus.Registerer) doorMetrics {
 	f := promauto.With(reg)
 	return doorMetrics{
-		open:    f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_api_connections", Help: "Connections open to the API and the console."}),
-		refused: f.NewCounter(prometheus.CounterOpts{Name: "provisiond_api_connections_refused_total", Help: "Connections to the API that were closed because there were too many, of one source or in all."}),
+		open: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_api_connections", Help: "Connections open to the API and the console."}),
+		refused: f.NewCounter(prometheus.CounterOpts{Name: "provisiond_api_connections_refused_total",
+			Help: "Connections to the API that were closed because there were too many, of one source or in all."}),
 	}
 }
 

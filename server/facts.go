@@ -116,9 +116,11 @@ func newFactsDescs() factsDescs {
 		backup:   gaugeDesc("backup_last_success_timestamp_seconds", "Unix time of the last backup; 0 when there was none."),
 		bytes:    gaugeDesc("store_size_bytes", "Size of the database."),
 		clock:    gaugeDesc("clock_offset_seconds", "This node's clock less the database's; 0 on SQLite, which has none of its own."),
-		age:      gaugeDesc("facts_age_seconds", "How long ago the figures that only the database knows were read: devices, passwords, the queue's depth. A large fleet is counted seldom."),
-		notAfter: gaugeDesc("provisioning_certificate_not_after_timestamp_seconds", "Unix time when a provisioning certificate in use expires.", "cert"),
-		usable:   gaugeDesc("provisioning_certificate_usable", "1 when nothing keeps a provisioning certificate from being used.", "cert"),
+		age: gaugeDesc("facts_age_seconds", "How long ago the figures that only the database knows were read: devices, passwords, the "+
+			"queue's depth. A large fleet is counted seldom."),
+		notAfter: gaugeDesc("provisioning_certificate_not_after_timestamp_seconds", "Unix time when a provisioning certificate in use expires.",
+			"cert"),
+		usable: gaugeDesc("provisioning_certificate_usable", "1 when nothing keeps a provisioning certificate from being used.", "cert"),
 	}
 }
 
@@ -130,7 +132,8 @@ type factsCollector struct {
 
 func (c factsCollector) Describe(ch chan<- *prometheus.Desc) {
 	d := c.d
-	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.lost, d.stopped, d.backup, d.bytes, d.clock, d.age, d.notAfter, d.usable} {
+	for _, desc := range []*prometheus.Desc{d.devices, d.health, d.secrets, d.depth, d.running, d.expiring, d.lost, d.stopped, d.backup,
+		d.bytes, d.clock, d.age, d.notAfter, d.usable} {
 		ch <- desc
 	}
 }

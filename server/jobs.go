@@ -285,7 +285,8 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 		return nil
 	})
 	if err == nil && ended != nil {
-		s.log.Info("job.finished", zap.Int64("job", ended.ID), zap.String("kind", ended.Kind), zap.Int("done", counts[store.ItemDone]), zap.Int("failed", counts[store.ItemFailed]))
+		s.log.Info("job.finished", zap.Int64("job", ended.ID), zap.String("kind", ended.Kind), zap.Int("done", counts[store.ItemDone]),
+			zap.Int("failed", counts[store.ItemFailed]))
 	}
 	return more, err
 }
@@ -347,7 +348,8 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o
 	if p := rest.Refused(verb, d); p != nil {
 		return end(store.ItemSkipped, p.Detail)
 	}
-	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Actor: actor, NextRetry: d.NextRetry, Data: map[string]any{"job": j.ID}}
+	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Actor: actor, NextRetry: d.NextRetry,
+		Data: map[string]any{"job": j.ID}}
 	if o.Note != "" {
 		t.Data["note"] = o.Note
 	}
@@ -388,7 +390,8 @@ func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o
 
 // commandItem gives one device a command. A command that begins a run hands the
 // device over: the item ends with what becomes of the device.
-func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, d store.Device, live store.Run, busy bool,
+func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, d store.Device, live store.Run,
+	busy bool,
 	end func(state, detail string) error, item *store.JobItem) error {
 	var run *store.Run
 	if busy {
@@ -422,7 +425,8 @@ func startRun(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, prof
 
 // startManaged makes a run for a managed device, with its event and its place
 // in the queue. Priority 3: devices that wait for their setup go first.
-func (s *Server) startManaged(ctx context.Context, tx *store.Tx, d store.Device, kind, task, trigger string, t store.Transition) (store.Run, error) {
+func (s *Server) startManaged(ctx context.Context, tx *store.Tx, d store.Device, kind, task, trigger string,
+	t store.Transition) (store.Run, error) {
 	run, err := tx.CreateRun(ctx, store.NewRun{UUID: d.UUID, Kind: kind, Trigger: trigger, Profile: d.Profile, Task: task})
 	if err != nil {
 		return run, err

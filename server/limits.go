@@ -65,7 +65,8 @@ func (l *limited) Settle(ctx context.Context, lease provision.Lease, v provision
 	r := l.shares.give(lease.RunID)
 	if err == nil {
 		if err := l.answered(ctx, r.address, v.Reason == reason.DeviceUnreachable); err != nil {
-			l.s.log.Warn("limits.answered", zap.Stringer("address", r.address), zap.Error(err)) // one call too many is better than an outcome written twice
+			l.s.log.Warn("limits.answered", zap.Stringer("address", r.address),
+				zap.Error(err)) // one call too many is better than an outcome written twice
 		}
 		l.s.breaker.ended(ctx, r.network, r.probe, !v.OK && v.Blame == reason.TheNet)
 	}
@@ -145,7 +146,8 @@ func (l *limited) hold(ctx context.Context, tx *store.Tx, runID int64) (time.Tim
 		most    int
 		network netip.Prefix
 		key     string
-	}{{1, exactly(d.Address), exactly(d.Address).String()}, {l.s.o.PerNetwork, network, network.String()}, {l.s.o.AtOnce, netip.Prefix{}, "all"}} {
+	}{{1, exactly(d.Address), exactly(d.Address).String()}, {l.s.o.PerNetwork, network, network.String()},
+		{l.s.o.AtOnce, netip.Prefix{}, "all"}} {
 		if lim.most <= 0 || lim.key == exactly(netip.Addr{}).String() {
 			continue
 		}
@@ -297,14 +299,16 @@ func (b *breaker) trip(ctx context.Context, tx *store.Tx, network netip.Prefix, 
 	case p.Until.After(now) || !probe:
 		return nil // paused already, perhaps by another node
 	}
-	p = store.PausedNetwork{Network: network, Since: now, Until: now.Add(min(b.pause<<min(p.Pauses, 10), longestPause)), Pauses: p.Pauses + 1, Node: b.node}
+	p = store.PausedNetwork{Network: network, Since: now, Until: now.Add(min(b.pause<<min(p.Pauses, 10), longestPause)),
+		Pauses: p.Pauses + 1, Node: b.node}
 	if err := tx.PauseNetwork(ctx, p); err != nil {
 		return err
 	}
 	b.log.Warn("network_paused", zap.Stringer("network", network), zap.Time("until", p.Until))
 	_, err = tx.AddEvent(ctx, store.Event{Name: "network_paused", Reason: reason.DeviceUnreachable, Actor: "node:" + b.node,
-		Detail: fmt.Sprintf("%d attempts in a row failed in %s for the network's sake; the next one comes at %s", b.after, network, p.Until.UTC().Format(time.RFC3339)),
-		Data:   map[string]any{"network": network.String(), "until": p.Until.UTC().Format(time.RFC3339), "pauses": p.Pauses}})
+		Detail: fmt.Sprintf("%d attempts in a row failed in %s for the network's sake; the next one comes at %s", b.after, network,
+			p.Until.UTC().Format(time.RFC3339)),
+		Data: map[string]any{"network": network.String(), "until": p.Until.UTC().Format(time.RFC3339), "pauses": p.Pauses}})
 	return err
 }
 
@@ -360,7 +364,9 @@ type limitMetrics struct {
 func newLimitMetrics(reg prometheus.Registerer) limitMetrics {
 	f := promauto.With(reg)
 	return limitMetrics{
-		held:           f.NewCounter(prometheus.CounterOpts{Name: "provisiond_attempts_held_total", Help: "Attempts put off because a network, a kind of attempt or the whole had as many as allowed."}),
-		pausedNetworks: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_networks_paused", Help: "Networks in which no attempts are made for the moment, or only one."}),
+		held: f.NewCounter(prometheus.CounterOpts{Name: "provisiond_attempts_held_total",
+			Help: "Attempts put off because a network, a kind of attempt or the whole had as many as allowed."}),
+		pausedNetworks: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_networks_paused",
+			Help: "Networks in which no attempts are made for the moment, or only one."}),
 	}
 }

@@ -191,8 +191,10 @@ func (s *Server) prune(ctx context.Context) error {
 	r := s.retention()
 	p, err := s.DB.Prune(ctx, r)
 	if p != (store.Pruned{}) {
-		s.log.Info("store.pruned", zap.Int64("hellos", p.Hellos), zap.Int64("events", p.Events), zap.Int64("runs", p.Runs), zap.Int64("steps", p.Steps),
-			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions), zap.Int64("limits", p.Lately), zap.Int64("hash_lists", p.TrustTables))
+		s.log.Info("store.pruned", zap.Int64("hellos", p.Hellos), zap.Int64("events", p.Events), zap.Int64("runs", p.Runs),
+			zap.Int64("steps", p.Steps),
+			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions), zap.Int64("limits", p.Lately),
+			zap.Int64("hash_lists", p.TrustTables))
 	}
 	return err
 }
@@ -204,6 +206,7 @@ func (s *Server) retention() store.Retention {
 	}
 	return store.Retention{
 		HelloAge: s.o.KeepHellos, HellosPerDevice: keepHellosEach, EventAge: s.o.KeepEvents, EventsPerDevice: keepEventsEach,
-		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs, SessionAge: keepSessions, LatelyAge: keepLately,
+		RunAge: s.o.KeepRuns, RunsPerDevice: keepRunsEach, StepAge: steps, JobAge: keepJobs, OTPAge: keepOTPs, SessionAge: keepSessions,
+		LatelyAge: keepLately,
 	}
 }

@@ -40,7 +40,8 @@ type Replaceable[T any] struct {
 // NewReplaceable reads the files for the first time. parse makes a value of
 // their texts, in their order, and took, which may be nil, gets each value that
 // comes into use.
-func NewReplaceable[T any](key string, files []string, parse func(texts [][]byte) (T, error), took func(T), log *zap.Logger) (*Replaceable[T], error) {
+func NewReplaceable[T any](key string, files []string, parse func(texts [][]byte) (T, error), took func(T),
+	log *zap.Logger) (*Replaceable[T], error) {
 	r := &Replaceable[T]{key: key, files: files, parse: parse, took: took, log: log}
 	if r.took == nil {
 		r.took = func(T) {}
@@ -102,7 +103,8 @@ func (r *Replaceable[T]) doubt(err error) {
 	}
 	r.wrong.Store(&err)
 	r.log.Warn("files.unusable", zap.String("key", r.key), zap.Strings("files", r.files), zap.Error(err),
-		zap.String("fix", "put files there that are good and belong together; what was read before stays in use until then, but a restart would fail"))
+		zap.String("fix", "put files there that are good and belong together; what was read before stays in use until then, but a restart "+
+			"would fail"))
 }
 
 func (r *Replaceable[T]) use(texts [][]byte, v T) {

@@ -114,8 +114,10 @@ func OnlyOurs(leaves func() [][]byte) *tls.Config {
 		MinVersion:         tls.VersionTLS12,
 		InsecureSkipVerify: true, // VerifyConnection verifies instead
 		VerifyConnection: func(c tls.ConnectionState) error {
-			if len(c.PeerCertificates) == 0 || !slices.ContainsFunc(leaves(), func(leaf []byte) bool { return bytes.Equal(c.PeerCertificates[0].Raw, leaf) }) {
-				return errors.New("what answers there does not have the certificate of api.tls, nor the one the daemon took up last: it is another server")
+			if len(c.PeerCertificates) == 0 || !slices.ContainsFunc(leaves(),
+				func(leaf []byte) bool { return bytes.Equal(c.PeerCertificates[0].Raw, leaf) }) {
+				return errors.New("what answers there does not have the certificate of api.tls, nor the one the daemon took up last: it is another " +
+					"server")
 			}
 			return nil
 		},

@@ -167,7 +167,8 @@ func (s *Server) Start(ctx context.Context) error {
 	s.startSelfTest()
 	s.ready.Store(true)
 	s.log.Info("server.ready", zap.String("node", s.node), zap.String("database", s.DB.Engine()),
-		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.String("console", s.consoleURL()), zap.String("first_token_in", s.TokenFile()), zap.Int("certificates", len(s.Trust.All())))
+		zap.Stringer("hello", s.HelloAddr()), zap.Stringer("api", s.APIAddr()), zap.String("console", s.consoleURL()),
+		zap.String("first_token_in", s.TokenFile()), zap.Int("certificates", len(s.Trust.All())))
 	return nil
 }
 
@@ -230,7 +231,8 @@ func (s *Server) serveHTTP() {
 		ErrorLog: zap.NewStdLog(s.log.Named("http")),
 	}
 	if s.o.APITLS != nil {
-		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.o.APITLS(), nil }}
+		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.o.APITLS(), nil }}
 	}
 	guarded := &apiDoor{Listener: s.apiL, door: door.New(s.fds.api, s.o.APIPerSource), metrics: s.metrics.doorMetrics}
 	guarded.behind(s.http)
@@ -273,7 +275,8 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Retry-After", "2")
 		w.WriteHeader(http.StatusServiceUnavailable)
-		_ = json.NewEncoder(w).Encode(api.Health{Status: "starting", Parts: []api.HealthPart{{Name: "database", Status: "failing", Detail: "the database does not answer yet; see the log"}}})
+		_ = json.NewEncoder(w).Encode(api.Health{Status: "starting",
+			Parts: []api.HealthPart{{Name: "database", Status: "failing", Detail: "the database does not answer yet; see the log"}}})
 	}
 }
 
@@ -281,7 +284,8 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
 func (s *Server) openStore(ctx context.Context) error {
 	pause := 500 * time.Millisecond
 	for {
-		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"), Metrics: s.metrics.store, MaxConns: s.o.MaxConns, Slow: s.o.SlowQuery, NoMigrate: s.o.NoMigrate})
+		db, err := store.Open(ctx, store.Options{URL: s.o.DatabaseURL, Dir: s.o.DataDir, Keys: s.o.Keys, Log: s.log.Named("store"),
+			Metrics: s.metrics.store, MaxConns: s.o.MaxConns, Slow: s.o.SlowQuery, NoMigrate: s.o.NoMigrate})
 		if err == nil {
 			s.DB = db
 			s.onStop("the store", func(context.Context) error { return db.Close() })
@@ -311,7 +315,8 @@ func (s *Server) startQueue(ctx context.Context) error {
 
 	journal := &provision.Journal{
 		DB: s.DB, Node: s.node,
-		Enqueue: s.enqueue, Profile: s.profileOf, Kept: s.profileKept, OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
+		Enqueue: s.enqueue, Profile: s.profileOf, Kept: s.profileKept,
+		OTPRequired: func(store.Device) bool { return s.o.OTP == admit.OTPRequired },
 	}
 	s.Admit = admit.New(admit.Config{
 		DB: s.DB, Policy: s.policy, Match: s.Trust.Candidates, Enqueue: s.enqueue, Rand: rand.Reader, Lookup: s.o.Lookup,
@@ -324,7 +329,8 @@ func (s *Server) startQueue(ctx context.Context) error {
 	}
 	s.engine = provision.New(provision.Config{
 		Tracer: tracer,
-		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames, Name: journal.Name, ServesDomain: s.servesDomain, Clock: wallClock{}, Rand: rand.Reader,
+		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames, Name: journal.Name,
+		ServesDomain: s.servesDomain, Clock: wallClock{}, Rand: rand.Reader,
 		Names: s.o.Lookup.Resolver(), Allowed: s.mayConnect,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
 			d := patient
@@ -337,10 +343,12 @@ func (s *Server) startQueue(ctx context.Context) error {
 			}
 			return c, nil
 		},
-		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, Attempts: s.o.Attempts, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port, MinTLS: s.o.MinTLS, ODCA: provision.ODCA(s.o.ODCA),
+		Lease: s.o.Lease, Quiet: s.o.Quiet, Retry: s.o.Retry, Attempts: s.o.Attempts, AttemptFor: s.o.AttemptTimeout, Port: s.o.Port,
+		MinTLS: s.o.MinTLS, ODCA: provision.ODCA(s.o.ODCA),
 	}, s.log.Named("provision"), provision.NewMetrics(s.o.Registry))
 
-	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute}, working{s.engine, s.shares}, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
+	q, err := queue.New(s.DB, queue.Config{Node: s.node, Workers: s.o.Workers, Timeout: s.o.AttemptTimeout + time.Minute},
+		working{s.engine, s.shares}, s.log.Named("queue"), queue.NewMetrics(s.o.Registry))
 	if err != nil {
 		return fmt.Errorf("make the work queue: %w", err)
 	}
@@ -376,8 +384,12 @@ func (s *Server) startAPI(ctx context.Context) error {
 		DB: s.DB, StartRun: startRun,
 		Reconsider: s.Admit.Reconsider, WouldStart: func(ctx context.Context, tx *store.Tx, rules []profile.Rule, made string) (int, error) {
 			return s.Admit.WouldStart(ctx, tx, admit.Change{Rules: rules, Profile: made})
-		}, WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All, Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: rest.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
-		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, MostAttempts: s.o.Attempts, SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Canary: s.canary(), WavePace: s.wavePace(), Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
+		}, WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All,
+		Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: rest.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown,
+		OpenMetrics: s.o.OTLPEndpoint != "",
+		Version:     s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, MostAttempts: s.o.Attempts,
+		SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Canary: s.canary(), WavePace: s.wavePace(),
+		Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
 		Doctor: s.checks.api(),
 	})
 	if s.o.Console {

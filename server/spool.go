@@ -76,7 +76,8 @@ type spooled struct {
 
 func newSpool(dir string, next hello.Handler, log *zap.Logger, reg prometheus.Registerer) (*spool, error) {
 	s := &spool{networks: map[netip.Prefix]int{}, next: next, path: filepath.Join(dir, "hello.spool"), log: log,
-		gauge: promauto.With(reg).NewGauge(prometheus.GaugeOpts{Name: "provisiond_hello_spool_entries", Help: "Hellos on this node's disk that wait for the store."})}
+		gauge: promauto.With(reg).NewGauge(prometheus.GaugeOpts{Name: "provisiond_hello_spool_entries",
+			Help: "Hellos on this node's disk that wait for the store."})}
 	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the hello spool: %w", err)
@@ -125,7 +126,8 @@ func (s *spool) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, e
 }
 
 func (s *spool) keep(h hello.Hello) error {
-	line, err := json.Marshal(spooled{Raw: h.Raw, From: h.From, Local: h.Local, At: h.At, Via: h.Via, Peer: h.Peer, FQDN: h.FQDN, Addr: h.Address, Names: h.PeerNames})
+	line, err := json.Marshal(spooled{Raw: h.Raw, From: h.From, Local: h.Local, At: h.At, Via: h.Via, Peer: h.Peer, FQDN: h.FQDN,
+		Addr: h.Address, Names: h.PeerNames})
 	if err != nil {
 		return err
 	}
@@ -216,7 +218,8 @@ func (s *spool) give(ctx context.Context, lines io.Reader) (int, error) {
 		if err != nil {
 			continue
 		}
-		h := hello.Hello{Message: m, From: e.From, Local: e.Local, At: e.At, Via: e.Via, Peer: e.Peer, FQDN: e.FQDN, Address: e.Addr, PeerNames: e.Names}
+		h := hello.Hello{Message: m, From: e.From, Local: e.Local, At: e.At, Via: e.Via, Peer: e.Peer, FQDN: e.FQDN, Address: e.Addr,
+			PeerNames: e.Names}
 		if s.once(ctx, h) != nil {
 			return -1, nil
 		}

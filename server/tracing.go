@@ -120,18 +120,22 @@ func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 	cause := rootSpan("cause", j.Run, 0)
 	links := []trace.Link{{SpanContext: cause, Attributes: []attribute.KeyValue{attribute.String("link", j.Run.Trigger)}}}
 	if j.Run.Attempt > 1 {
-		links = append(links, trace.Link{SpanContext: rootSpan("attempt", j.Run, j.Run.Attempt-1), Attributes: []attribute.KeyValue{attribute.String("link", "attempt before")}})
+		links = append(links, trace.Link{SpanContext: rootSpan("attempt", j.Run, j.Run.Attempt-1),
+			Attributes: []attribute.KeyValue{attribute.String("link", "attempt before")}})
 	} else {
 		_, span := t.spans.Start(withIDs(cause), j.Run.Trigger, trace.WithTimestamp(j.Run.CreatedAt), trace.WithSpanKind(trace.SpanKindServer),
 			trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String())))
 		span.End(trace.WithTimestamp(j.Run.CreatedAt.Add(time.Millisecond)))
 	}
 	ended := time.Now()
-	ctx, root := t.spans.Start(withIDs(rootSpan("attempt", j.Run, j.Run.Attempt)), j.Run.Kind, trace.WithTimestamp(began), trace.WithLinks(links...),
-		trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String()), attribute.Int("attempt", j.Run.Attempt),
+	ctx, root := t.spans.Start(withIDs(rootSpan("attempt", j.Run, j.Run.Attempt)), j.Run.Kind, trace.WithTimestamp(began),
+		trace.WithLinks(links...),
+		trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String()),
+			attribute.Int("attempt", j.Run.Attempt),
 			attribute.Int64("fence", j.Fence), attribute.String("amt_version", j.Device.Version.String())))
 	for _, s := range steps {
-		inside, span := t.spans.Start(ctx, s.Name, trace.WithTimestamp(s.StartedAt), trace.WithAttributes(attribute.Int("seq", s.Seq), attribute.String("state", s.State)))
+		inside, span := t.spans.Start(ctx, s.Name, trace.WithTimestamp(s.StartedAt),
+			trace.WithAttributes(attribute.Int("seq", s.Seq), attribute.String("state", s.State)))
 		if s.State == "failed" {
 			span.SetStatus(codes.Error, string(s.Reason))
 		}
@@ -179,7 +183,8 @@ func (t *tracer) call(ctx context.Context, c session.Call) {
 // rootSpan is the identity of a root span, the same on every node.
 func rootSpan(what string, r store.Run, attempt int) trace.SpanContext {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s %d %d", what, r.ID, r.UUID, r.CreatedAt.UnixMilli(), attempt))
-	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID(sum[:16]), SpanID: trace.SpanID(sum[16:24]), TraceFlags: trace.FlagsSampled})
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID(sum[:16]), SpanID: trace.SpanID(sum[16:24]),
+		TraceFlags: trace.FlagsSampled})
 }
 
 type idsKey struct{}

@@ -29,7 +29,8 @@ type Trust struct {
 
 // NewTrust starts without provisioning certificates; key is our own identity's.
 func NewTrust(ca *certs.Authority, key *rsa.PrivateKey, now func() time.Time) *Trust {
-	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool(), identity: identity{ca: ca, key: key, now: now, named: map[string]*tls.Certificate{}}}
+	t := &Trust{now: now, ca: ca, mine: x509.NewCertPool(), identity: identity{ca: ca, key: key, now: now,
+		named: map[string]*tls.Certificate{}}}
 	t.mine.AddCert(ca.Certificate())
 	t.list.Store(&[]*certs.Provisioning{})
 	return t

@@ -50,7 +50,8 @@ func (s *Server) windows(ctx context.Context) error {
 		if err := s.DB.Write(ctx, func(tx *store.Tx) error { return windowClosing(ctx, tx, d) }); err != nil {
 			return fmt.Errorf("device %s: %w", d.UUID, err)
 		}
-		s.log.Info("setup_window.closing", zap.Stringer("device", d.UUID), zap.Time("until", d.WindowUntil), zap.String("lifecycle", string(d.Lifecycle)), zap.String("reason", string(d.Reason)))
+		s.log.Info("setup_window.closing", zap.Stringer("device", d.UUID), zap.Time("until", d.WindowUntil),
+			zap.String("lifecycle", string(d.Lifecycle)), zap.String("reason", string(d.Reason)))
 	}
 	for _, d := range over {
 		var did bool
@@ -61,7 +62,8 @@ func (s *Server) windows(ctx context.Context) error {
 			return fmt.Errorf("device %s: %w", d.UUID, err)
 		}
 		if did {
-			s.log.Info("setup_window.expired", zap.Stringer("device", d.UUID), zap.Time("until", d.WindowUntil), zap.String("lifecycle", string(d.Lifecycle)), zap.String("reason", string(d.Reason)))
+			s.log.Info("setup_window.expired", zap.Stringer("device", d.UUID), zap.Time("until", d.WindowUntil),
+				zap.String("lifecycle", string(d.Lifecycle)), zap.String("reason", string(d.Reason)))
 		}
 	}
 	return nil
@@ -70,7 +72,8 @@ func (s *Server) windows(ctx context.Context) error {
 func windowClosing(ctx context.Context, tx *store.Tx, d store.Device) error {
 	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "setup_window_closing", Reason: reason.SetupWindowClosing, Actor: "system",
 		Detail: "the device stops listening at " + d.WindowUntil.UTC().Format(time.RFC3339) + " and " + waitsFor(d),
-		Data:   map[string]any{"window_until": d.WindowUntil.UTC().Format(time.RFC3339), "lifecycle": string(d.Lifecycle), "reason": string(d.Reason)}})
+		Data: map[string]any{"window_until": d.WindowUntil.UTC().Format(time.RFC3339), "lifecycle": string(d.Lifecycle),
+			"reason": string(d.Reason)}})
 	return err
 }
 
@@ -91,7 +94,8 @@ func windowExpired(ctx context.Context, tx *store.Tx, d store.Device) (bool, err
 	switch {
 	case err == nil:
 		t.RunID = run.ID
-		if err := tx.FinishRun(ctx, run.ID, store.RunCancelled, reason.SetupWindowExpired, "the device stopped listening", string(reason.TheDevice)); err != nil {
+		if err := tx.FinishRun(ctx, run.ID, store.RunCancelled, reason.SetupWindowExpired, "the device stopped listening",
+			string(reason.TheDevice)); err != nil {
 			return false, err
 		}
 	case !errors.Is(err, store.ErrNotFound):

@@ -43,14 +43,16 @@ const waitingStates = "'discovered', 'pending_approval', 'pending_identity', 'pe
 func (tx *Tx) ClosingWindows(ctx context.Context, within time.Duration, limit int) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE lifecycle IN ("+waitingStates+`)
 		AND window_until > {now} AND window_until <= {now+$1}
-		AND NOT EXISTS (SELECT 1 FROM events e WHERE e.uuid = devices.uuid AND e.name = 'setup_window_closing' AND e.at >= `+tx.shifted("devices.window_until", "$2")+`)
+		AND NOT EXISTS (SELECT 1 FROM events e WHERE e.uuid = devices.uuid AND e.name = 'setup_window_closing' AND e.at >= `+
+		tx.shifted("devices.window_until", "$2")+`)
 		ORDER BY window_until LIMIT $3`, within.Milliseconds(), -within.Milliseconds(), page(limit))
 }
 
 // CountClosing counts devices not set up yet whose window ends within a time.
 func (tx *Tx) CountClosing(ctx context.Context, within time.Duration) (int, error) {
 	var n int
-	err := tx.one(ctx, "SELECT count(*) FROM devices WHERE lifecycle IN ("+waitingStates+") AND window_until > {now} AND window_until <= {now+$1}",
+	err := tx.one(ctx, "SELECT count(*) FROM devices WHERE lifecycle IN ("+waitingStates+
+		") AND window_until > {now} AND window_until <= {now+$1}",
 		[]any{within.Milliseconds()}, &n)
 	return n, err
 }
@@ -114,7 +116,8 @@ func (tx *Tx) Leases(ctx context.Context, network netip.Prefix) (int, error) {
 // AuthorisationOf finds the list's entry for exactly this kind and value,
 // expired or not.
 func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (AuthorisedDevice, error) {
-	found, err := ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind, strings.ToLower(value))
+	found, err := ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind,
+		strings.ToLower(value))
 	if err == nil && len(found) == 0 {
 		err = ErrNotFound
 	}
@@ -186,7 +189,8 @@ func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err er
 					if n += int(m); m == 0 {
 						continue
 					}
-					if err := tx.pipeline(ctx, statement{q: "DELETE FROM hellos WHERE uuid = $1", args: []any{u}}, statement{q: "DELETE FROM events WHERE uuid = $1", args: []any{u}}); err != nil {
+					if err := tx.pipeline(ctx, statement{q: "DELETE FROM hellos WHERE uuid = $1", args: []any{u}},
+						statement{q: "DELETE FROM events WHERE uuid = $1", args: []any{u}}); err != nil {
 						return err
 					}
 				}

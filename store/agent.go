@@ -54,7 +54,8 @@ func (tx *Tx) Announce(ctx context.Context, a Agent) error {
 	var n int64
 	if err == nil {
 		n, err = tx.exec(ctx, `INSERT INTO agents (uuid, peer, expires, signed) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (uuid) DO UPDATE SET expires = excluded.expires, signed = excluded.signed WHERE agents.peer = excluded.peer`, a.UUID, a.Peer, a.Expires, mac)
+			ON CONFLICT (uuid) DO UPDATE SET expires = excluded.expires, signed = excluded.signed WHERE agents.peer = excluded.peer`, a.UUID,
+			a.Peer, a.Expires, mac)
 	}
 	if err := touched(n, err, ErrConflict); err != nil {
 		return fmt.Errorf("agent of %s: %w", a.UUID, err)

@@ -19,7 +19,8 @@ type FleetGroup struct {
 
 // waitingFor are the lifecycles of devices that still need a provisioning
 // certificate.
-const waitingFor = `('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'provisioning', 'verifying', 'failed', 'dormant')`
+const waitingFor = `('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'provisioning', 'verifying',
+	'failed', 'dormant')`
 
 // FleetGroups counts all devices that announced a list of hashes, except
 // retired ones.
@@ -62,7 +63,8 @@ func (tx *Tx) SuffixGroups(ctx context.Context) ([]SuffixGroup, error) {
 		g.Version, _ = amt.ParseVersion(version)
 		out = append(out, g)
 		return nil
-	}, `SELECT s, amt_version, count(*) FROM (SELECT CASE WHEN suffix <> '' THEN suffix ELSE domain END AS s, amt_version FROM devices WHERE lifecycle <> 'retired') AS known
+	}, `SELECT s, amt_version, count(*) FROM (SELECT CASE WHEN suffix <> '' THEN suffix ELSE domain END AS s, amt_version FROM devices
+		WHERE lifecycle <> 'retired') AS known
 		WHERE s <> '' GROUP BY s, amt_version ORDER BY s, amt_version`)
 	if err != nil {
 		return nil, fmt.Errorf("count the fleet by DNS suffix: %w", err)
@@ -107,7 +109,8 @@ func (tx *Tx) DevicesOfGroup(ctx context.Context, g FleetGroup, waiting bool, li
 		err := s.Scan(&u)
 		out = append(out, u)
 		return err
-	}, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND lifecycle <> 'retired' AND lifecycle "+which+waitingFor+" LIMIT $4",
+	}, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND lifecycle <> 'retired' AND lifecycle "+
+		which+waitingFor+" LIMIT $4",
 		g.Table, version, g.Suffix, limit)
 	if err != nil {
 		return nil, fmt.Errorf("name devices: %w", err)

@@ -84,7 +84,8 @@ const (
 			FROM audit_head WHERE id = 1),
 		kept AS (
 			INSERT INTO audit (seq, at, actor, action, subject, detail, prev_hash, hash)
-			SELECT seq, at, actor, action, subject, detail, prev, sha256(int8send(seq) || int8send(CAST(round(extract(epoch FROM at) * 1000) AS bigint))
+			SELECT seq, at, actor, action, subject, detail, prev, sha256(int8send(seq) || int8send(CAST(round(extract(epoch
+			FROM at) * 1000) AS bigint))
 				|| int4send(octet_length(convert_to(actor, 'UTF8'))) || convert_to(actor, 'UTF8')
 				|| int4send(octet_length(convert_to(action, 'UTF8'))) || convert_to(action, 'UTF8')
 				|| int4send(octet_length(convert_to(subject, 'UTF8'))) || convert_to(subject, 'UTF8')
@@ -241,7 +242,8 @@ func (tx *Tx) NewestAudit(ctx context.Context, f AuditFilter) (found []AuditReco
 		c.add("at < ?", f.Until)
 	}
 	c.args = append(c.args, page(f.Limit))
-	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit"+c.where()+fmt.Sprintf(" ORDER BY seq DESC LIMIT $%d", len(c.args)), c.args...)
+	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit"+c.where()+
+		fmt.Sprintf(" ORDER BY seq DESC LIMIT $%d", len(c.args)), c.args...)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -291,7 +293,8 @@ func (tx *Tx) AuditRecords(ctx context.Context, after int64, limit int) ([]Audit
 // the record after and up to through, with their checkpoints. next is the last
 // record's number; 0 when the lines reach through.
 func (tx *Tx) AuditFileLines(ctx context.Context, after, through int64, limit int) (lines []string, next int64, err error) {
-	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", after, through, page(limit))
+	rows, err := list(ctx, tx, scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", after,
+		through, page(limit))
 	if err != nil || len(rows) == 0 {
 		return nil, 0, err
 	}

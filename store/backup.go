@@ -79,7 +79,8 @@ func (db *DB) Backup(ctx context.Context, w io.Writer, passphrase amt.Secret, pr
 		return BackupReport{}, errors.New("back up: without the master key the passwords in the backup could never be read")
 	}
 	if newest := NewestSchema(db.engine); db.schema != newest {
-		return BackupReport{}, fmt.Errorf("back up: the database has schema %d and this program knows %d, so it would leave things out: use the provisiond that the database belongs to", db.schema, newest)
+		return BackupReport{}, fmt.Errorf("back up: the database has schema %d and this program knows %d, so it would leave things out: use "+
+			"the provisiond that the database belongs to", db.schema, newest)
 	}
 	tables, err := ownTables()
 	if err != nil {
@@ -220,7 +221,8 @@ func firstHeader(in *bufio.Reader) (h BackupHeader, line []byte, err error) {
 		part, err = in.ReadSlice('\n')
 		line = append(line, part...)
 	}
-	if err != nil && bytes.HasPrefix(line, []byte(`{"format":"`+backupFormat)) || len(line) > 0 && strings.HasPrefix(seal.FileIntro, string(line)) {
+	if err != nil && bytes.HasPrefix(line, []byte(`{"format":"`+backupFormat)) ||
+		len(line) > 0 && strings.HasPrefix(seal.FileIntro, string(line)) {
 		return h, nil, seal.ErrCut
 	}
 	h, err = parseHeader(line)

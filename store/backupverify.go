@@ -119,7 +119,8 @@ func (c *checker) open(b []byte, at seal.Place) error {
 
 func (c *checker) auditRow(columns []column, row []any) error {
 	r := AuditRecord{Seq: field[int64](columns, row, "seq"), At: field[time.Time](columns, row, "at"),
-		Actor: field[string](columns, row, "actor"), Action: field[string](columns, row, "action"), Subject: field[string](columns, row, "subject")}
+		Actor: field[string](columns, row, "actor"), Action: field[string](columns, row, "action"),
+		Subject: field[string](columns, row, "subject")}
 	detail, prev := []byte(field[string](columns, row, "detail")), field[[]byte](columns, row, "prev_hash")
 	hash := field[[]byte](columns, row, "hash")
 	switch {

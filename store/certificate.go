@@ -16,7 +16,8 @@ type certificateRow struct {
 }
 
 func (r *certificateRow) dest() []any {
-	return []any{&r.ID, &r.Name, jsonOf{&r.Names}, &r.State, &r.Source, &r.Chain, &r.sealed, timeOf{&r.NotBefore}, timeOf{&r.NotAfter}, timeOf{&r.CreatedAt}, timeOf{&r.UpdatedAt}}
+	return []any{&r.ID, &r.Name, jsonOf{&r.Names}, &r.State, &r.Source, &r.Chain, &r.sealed, timeOf{&r.NotBefore}, timeOf{&r.NotAfter},
+		timeOf{&r.CreatedAt}, timeOf{&r.UpdatedAt}}
 }
 
 func (tx *Tx) openCertificate(ctx context.Context, r certificateRow) (Certificate, error) {
@@ -42,7 +43,8 @@ func (tx *Tx) PutCertificate(ctx context.Context, c Certificate) error {
 	}
 	text, err2 := jsonText(names)
 	if err == nil && err2 == nil {
-		_, err = tx.exec(ctx, `INSERT INTO certificates (id, name, names, state, source, chain, sealed_key, key_id, not_before, not_after, created_at, updated_at)
+		_, err = tx.exec(ctx, `INSERT INTO certificates (id, name, names, state, source, chain, sealed_key, key_id, not_before, not_after,
+			created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {now}, {now})
 			ON CONFLICT (id) DO UPDATE SET name = excluded.name, names = excluded.names, state = excluded.state, source = excluded.source,
 				chain = excluded.chain, sealed_key = coalesce(excluded.sealed_key, certificates.sealed_key),
@@ -97,7 +99,8 @@ func (tx *Tx) DeleteCertificate(ctx context.Context, id string) error {
 // request.
 func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (int64, error) {
 	if r.ID != 0 {
-		n, err := tx.exec(ctx, "UPDATE certificate_requests SET state = $2, certificate = $3, updated_at = {now} WHERE id = $1", r.ID, r.State, r.Certificate)
+		n, err := tx.exec(ctx, "UPDATE certificate_requests SET state = $2, certificate = $3, updated_at = {now} WHERE id = $1", r.ID, r.State,
+			r.Certificate)
 		return r.ID, touched(n, err, ErrNotFound)
 	}
 	row := rand.Text() // the insert has yet to choose the id
@@ -114,7 +117,8 @@ func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (
 		return 0, err
 	}
 	var id int64
-	err = tx.one(ctx, `INSERT INTO certificate_requests (subject, names, csr, sealed_key, key_id, seal_row, state, certificate, created_by, created_at, updated_at)
+	err = tx.one(ctx, `INSERT INTO certificate_requests (subject, names, csr, sealed_key, key_id, seal_row, state, certificate, created_by,
+		created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}, {now}) RETURNING id`,
 		[]any{r.Subject, text, r.CSR, sealed, key, row, r.State, r.Certificate, r.CreatedBy}, &id)
 	if err != nil {
@@ -132,9 +136,11 @@ func (tx *Tx) CertificateRequests(ctx context.Context) ([]CertificateRequest, er
 	}
 	rows, err := list(ctx, tx, func(s scanner) (row, error) {
 		var r row
-		err := s.Scan(&r.ID, &r.Subject, jsonOf{&r.Names}, &r.CSR, &r.sealed, &r.place, &r.State, &r.Certificate, &r.CreatedBy, timeOf{&r.CreatedAt}, timeOf{&r.UpdatedAt})
+		err := s.Scan(&r.ID, &r.Subject, jsonOf{&r.Names}, &r.CSR, &r.sealed, &r.place, &r.State, &r.Certificate, &r.CreatedBy,
+			timeOf{&r.CreatedAt}, timeOf{&r.UpdatedAt})
 		return r, err
-	}, "SELECT id, subject, names, csr, sealed_key, seal_row, state, certificate, created_by, created_at, updated_at FROM certificate_requests ORDER BY id DESC")
+	}, "SELECT id, subject, names, csr, sealed_key, seal_row, state, certificate, created_by, created_at, updated_at FROM "+
+		"certificate_requests ORDER BY id DESC")
 	out := make([]CertificateRequest, len(rows))
 	for i, r := range rows {
 		if r.Key, err = tx.open(ctx, r.sealed, seal.At("certificate_requests", "sealed_key", r.place)); err != nil {
@@ -147,7 +153,8 @@ func (tx *Tx) CertificateRequests(ctx context.Context) ([]CertificateRequest, er
 
 // NoteBackup records that somebody exported a certificate.
 func (tx *Tx) NoteBackup(ctx context.Context, b CertificateBackup) error {
-	_, err := tx.exec(ctx, "INSERT INTO certificate_backups (certificate, digest, actor, at) VALUES ($1, $2, $3, {now})", b.Certificate, b.Digest, b.Actor)
+	_, err := tx.exec(ctx, "INSERT INTO certificate_backups (certificate, digest, actor, at) VALUES ($1, $2, $3, {now})", b.Certificate,
+		b.Digest, b.Actor)
 	return err
 }
 

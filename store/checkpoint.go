@@ -78,7 +78,8 @@ func (tx *Tx) SignAudit(ctx context.Context) (AuditCheckpoint, error) {
 	if c.Signature, _, err = seal.Sign(key, c.Message()); err != nil {
 		return c, fmt.Errorf("sign the audit: %w", err)
 	}
-	if _, err := tx.exec(ctx, "INSERT INTO audit_checkpoints (seq, at, hash, signature) VALUES ($1, $2, $3, $4)", c.Seq, c.At, c.Hash, c.Signature); err != nil {
+	if _, err := tx.exec(ctx, "INSERT INTO audit_checkpoints (seq, at, hash, signature) VALUES ($1, $2, $3, $4)", c.Seq, c.At, c.Hash,
+		c.Signature); err != nil {
 		return c, fmt.Errorf("keep the audit's checkpoint %d: %w", c.Seq, err)
 	}
 	return c, nil
@@ -100,7 +101,8 @@ func (tx *Tx) signingKey(ctx context.Context) (amt.Secret, error) {
 // LastCheckpoint is the newest checkpoint, or ErrNotFound.
 func (tx *Tx) LastCheckpoint(ctx context.Context) (AuditCheckpoint, error) {
 	var c AuditCheckpoint
-	if err := tx.one(ctx, "SELECT seq, at, hash, signature FROM audit_checkpoints ORDER BY seq DESC LIMIT 1", nil, &c.Seq, timeOf{&c.At}, &c.Hash, &c.Signature); err != nil {
+	if err := tx.one(ctx, "SELECT seq, at, hash, signature FROM audit_checkpoints ORDER BY seq DESC LIMIT 1", nil, &c.Seq, timeOf{&c.At},
+		&c.Hash, &c.Signature); err != nil {
 		return c, fmt.Errorf("the audit's last checkpoint: %w", err)
 	}
 	return c, nil
@@ -154,7 +156,8 @@ func (tx *Tx) asRemembered(ctx context.Context, r remembered, head int64) error 
 	}
 	seen := "this node saw record " + strconv.FormatInt(r.Head.Seq, 10) + " at " + r.Head.Seen.UTC().Format(time.RFC3339)
 	if r.Head.Seq > head {
-		return &AuditError{head + 1, "is missing: " + seen + ", so the end of the chain was cut off, or an older copy of the database was put back"}
+		return &AuditError{head + 1, "is missing: " + seen + ", so the end of the chain was cut off, or an older copy of the database was put " +
+			"back"}
 	}
 	var hash []byte
 	err := tx.one(ctx, "SELECT hash FROM audit WHERE seq = $1", []any{r.Head.Seq}, &hash)
@@ -210,7 +213,8 @@ func (db *DB) rememberAudit(ctx context.Context) error {
 	}
 	db.metrics.checkpoint(last)
 	if fresh {
-		db.log.Info("audit.checkpoint", zap.Int64("record", last.Seq), zap.String("hash", hex.EncodeToString(last.Hash)), zap.Time("signed", last.At))
+		db.log.Info("audit.checkpoint", zap.Int64("record", last.Seq), zap.String("hash", hex.EncodeToString(last.Hash)),
+			zap.Time("signed", last.At))
 	}
 	return nil
 }

@@ -74,7 +74,8 @@ func (tx *Tx) Credentials(ctx context.Context, uuid amt.UUID, kind string) ([]Cr
 			timeOf{&c.CreatedAt}, timeOf{&c.SentAt}, timeOf{&c.ActivatedAt}, timeOf{&c.RetiredAt}, timeOf{&c.RefusedAt}, &c.RunID,
 			&c.Setup, proofsOf{&c.Proofs}, timeOf{&c.CommittedAt}, &c.signed, &c.User)
 		return c, err
-	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at, run_id, setup, proofs, committed_at, signed, login
+	}, `SELECT id, uuid, generation, kind, state, sealed, realm, peer, address, created_at, sent_at, activated_at, retired_at, refused_at,
+		run_id, setup, proofs, committed_at, signed, login
 		FROM credentials WHERE uuid = $1 AND (CAST($2 AS text) = '' OR kind = CAST($2 AS text)) ORDER BY generation DESC, kind`, uuid, kind)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", uuid, err)
@@ -151,7 +152,8 @@ func (tx *Tx) Activate(ctx context.Context, id int64) error {
 		return fail(err)
 	}
 	if c.Kind == KindAdmin {
-		_, err := tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", c.UUID, c.Generation)
+		_, err := tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", c.UUID,
+			c.Generation)
 		if err != nil {
 			return fail(err)
 		}

@@ -211,7 +211,8 @@ func (db *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
 func resultWord(err error) string {
 	var held ErrHeld
 	switch {
-	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrConflict), errors.Is(err, ErrFenced), errors.Is(err, ErrGone), errors.As(err, &held):
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrConflict), errors.Is(err, ErrFenced), errors.Is(err, ErrGone),
+		errors.As(err, &held):
 		return "ok"
 	case errors.Is(err, ErrUnknownOutcome):
 		return "unknown"

@@ -17,7 +17,8 @@ const deviceColumns = `uuid, lifecycle, reason, detail, device_mode, health, amt
 	suffix, mac, serial, smbios_uuid, secure_dns, address, profile, profile_version, trust_table, certificate, tls_version,
 	peer_fingerprint, tags, approved, first_seen, last_seen, provisioned_at, last_contact, window_until, next_retry,
 	device_cert_not_after, password_changed_at, attempts, hello_count, hello_retry, admin_flag, fence, owner, lease_until,
-	generation, record, assigned_profile, peer_verified, vouched, peer_seen, signed, heard_from, address_by, agent_address, good_address, claim_due`
+	generation, record, assigned_profile, peer_verified, vouched, peer_seen, signed, heard_from, address_by, agent_address, good_address,
+	claim_due`
 
 func (d *Device) dest() []any {
 	return []any{&d.UUID, &d.Lifecycle, &d.Reason, &d.Detail, &d.DeviceMode, &d.Health, versionOf{&d.Version}, &d.SKU,
@@ -53,7 +54,8 @@ func (tx *Tx) Device(ctx context.Context, uuid amt.UUID) (Device, error) {
 // or returns ErrNotFound.
 func (tx *Tx) RealmHolder(ctx context.Context, realm string, but amt.UUID) (amt.UUID, error) {
 	var u amt.UUID
-	err := tx.one(ctx, "SELECT uuid FROM devices WHERE realm = $1 AND realm <> '' AND uuid <> $2 AND lifecycle <> 'retired' ORDER BY uuid LIMIT 1", []any{realm, but}, &u)
+	err := tx.one(ctx, "SELECT uuid FROM devices WHERE realm = $1 AND realm <> '' AND uuid <> $2 AND lifecycle <> 'retired' ORDER BY uuid "+
+		"LIMIT 1", []any{realm, but}, &u)
 	return u, err
 }
 
@@ -428,7 +430,8 @@ func (tx *Tx) Transition(ctx context.Context, t Transition) error {
 	if t.Event == "" {
 		return fmt.Errorf("move device %s to %s: no event names the reason", t.UUID, t.To)
 	}
-	_, err = tx.AddEvent(ctx, Event{UUID: t.UUID, RunID: t.RunID, Name: t.Event, Reason: t.Reason, Detail: t.Detail, Actor: t.Actor, Data: t.evidence()})
+	_, err = tx.AddEvent(ctx, Event{UUID: t.UUID, RunID: t.RunID, Name: t.Event, Reason: t.Reason, Detail: t.Detail, Actor: t.Actor,
+		Data: t.evidence()})
 	return err
 }
 

@@ -68,7 +68,8 @@ func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	}
 	where := c.where()
 	c.args = append(c.args, page(f.Limit))
-	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices"+where+" ORDER BY "+l.order+
+		fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
 }
 
 // A listing is an order, and the place in it where a page begins.
@@ -158,7 +159,8 @@ func (f DeviceFilter) ofEach(c *clause, columns, order string, most int64) strin
 	arms := make([]string, len(states))
 	for i, s := range states {
 		c.args = append(c.args, s)
-		arms[i] = fmt.Sprintf("SELECT * FROM (SELECT %s FROM devices WHERE lifecycle = $%d%s ORDER BY %s LIMIT %d) AS of_%d", columns, len(c.args), rest, order, most, i)
+		arms[i] = fmt.Sprintf("SELECT * FROM (SELECT %s FROM devices WHERE lifecycle = $%d%s ORDER BY %s LIMIT %d) AS of_%d", columns,
+			len(c.args), rest, order, most, i)
 	}
 	return "(" + strings.Join(arms, " UNION ALL ") + ") AS newest"
 }
@@ -178,7 +180,8 @@ func (tx *Tx) hourOfThe(ctx context.Context, n int64, l listing, f DeviceFilter)
 		c.add("seen_hour <= ?", hourOf(f.Silent))
 	}
 	var count int64
-	q := fmt.Sprintf("SELECT count(*), coalesce(min(seen_hour), 0) FROM (SELECT seen_hour FROM %s ORDER BY seen_hour DESC LIMIT %d) AS hours", f.ofEach(c, "seen_hour", "seen_hour DESC", n), n)
+	q := fmt.Sprintf("SELECT count(*), coalesce(min(seen_hour), 0) FROM (SELECT seen_hour FROM %s ORDER BY seen_hour DESC LIMIT %d) AS "+
+		"hours", f.ofEach(c, "seen_hour", "seen_hour DESC", n), n)
 	err = tx.one(ctx, q, c.args, &count, &hour)
 	return hour, count < n, err
 }
@@ -212,7 +215,8 @@ func (tx *Tx) candidates(ctx context.Context, f DeviceFilter) (rows []string, fo
 	}
 	for _, c := range parts {
 		c.args = append(c.args, most+1)
-		rows, err := list(ctx, tx, scanText, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+		rows, err := list(ctx, tx, scanText, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+fmt.Sprintf(" LIMIT $%d", len(c.args)),
+			c.args...)
 		if err != nil || int64(len(rows)) <= most {
 			return rows, err == nil, err
 		}
@@ -241,7 +245,8 @@ func (tx *Tx) called(ctx context.Context, text string, labels bool, most int64) 
 		parts[i] = "SELECT CAST(" + tx.row() + " AS text) AS row FROM devices WHERE " + p
 	}
 	c.args = append(c.args, most)
-	return list(ctx, tx, scanText, "SELECT row FROM ("+strings.Join(parts, " UNION ")+fmt.Sprintf(") AS found LIMIT $%d", len(c.args)), c.args...)
+	return list(ctx, tx, scanText, "SELECT row FROM ("+strings.Join(parts, " UNION ")+fmt.Sprintf(") AS found LIMIT $%d", len(c.args)),
+		c.args...)
 }
 
 // DevicesCalled finds devices by their whole name, its first label, or their
@@ -254,7 +259,8 @@ func (tx *Tx) DevicesCalled(ctx context.Context, text string, limit int) ([]Devi
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
-	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE "+tx.among(tx.row(), 1)+" ORDER BY seen_hour DESC, last_seen DESC, uuid", tx.rows(rows))
+	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+" FROM devices WHERE "+tx.among(tx.row(), 1)+
+		" ORDER BY seen_hour DESC, last_seen DESC, uuid", tx.rows(rows))
 }
 
 // row is the column that identifies a device's row. On SQLite every index holds
@@ -360,7 +366,9 @@ const mostWords = 1000
 // are more than mostWords, the condition lets every device pass.
 func (tx *Tx) words(ctx context.Context, c *clause, column string, fits func(string) bool) error {
 	next := "SELECT " + column + " FROM devices WHERE " + column + " <> ''%s ORDER BY " + column + " LIMIT 1"
-	all, err := list(ctx, tx, scanText, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT $1", int64(mostWords+1))
+	all, err := list(ctx, tx, scanText, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+
+		fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT "+
+		"$1", int64(mostWords+1))
 	if err != nil {
 		return err
 	}

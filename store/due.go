@@ -56,7 +56,8 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 	args := []any{d.After, d.CertBefore, d.ContactBefore, -d.Rest.Milliseconds(), page(d.Limit)}
 	// A reason on a managed device means that its run failed, so it gets another.
 	// On a drifted device the reason says what differs, or that its setup is gone.
-	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> '' OR reason = '" + string(reason.ReappearedUnprovisioned) + "'"
+	due := "device_cert_not_after < $2 OR last_contact < $3 OR lifecycle = 'provisioned' AND reason <> '' OR reason = '" +
+		string(reason.ReappearedUnprovisioned) + "'"
 	const misnamed = "fqdn <> '' AND lower(fqdn) <> lower(CASE WHEN domain = '' THEN host ELSE host || '.' || domain END)"
 	if d.Names {
 		due += " OR " + misnamed
@@ -70,7 +71,8 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 	changed := "1 = 0"
 	if d.Names {
 		changed += " OR " + misnamed + ` AND EXISTS (SELECT 1 FROM names n WHERE n.uuid = devices.uuid
-			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.state = 'done' AND r.finished_at > n.updated_at))`
+			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.state = 'done'
+			AND r.finished_at > n.updated_at))`
 	}
 	until := ""
 	if !last.IsZero() {
@@ -78,7 +80,8 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 		until = fmt.Sprintf(" AND uuid <= $%d", len(args))
 	}
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices
-		WHERE uuid > $1`+until+` AND `+tx.noIndex("lifecycle")+` IN ('provisioned', 'drifted') AND (`+tx.noIndex("next_retry")+` IS NULL OR next_retry <= {now})
+		WHERE uuid > $1`+until+` AND `+tx.noIndex("lifecycle")+` IN ('provisioned', 'drifted') AND (`+tx.noIndex("next_retry")+
+		` IS NULL OR next_retry <= {now})
 			AND (`+changed+` OR (`+due+`)
 				AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.kind = 'maintain' AND r.finished_at > {now+$4}))
 			AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
@@ -122,7 +125,8 @@ func (tx *Tx) JobDevicesOf(ctx context.Context, kind, user string, within time.D
 		return u, err
 	}, `SELECT DISTINCT i.uuid FROM jobs j JOIN job_items i ON i.job_id = j.id
 		WHERE j.kind = $1 AND j.created_by = $2 AND j.approved_by = '' AND i.state <> 'skipped'
-		AND (j.state IN ('waiting', 'running') OR j.stopped_at IS NOT NULL OR j.state <> 'draft' AND j.created_at > {now+$3}) LIMIT $4`, kind, user, -within.Milliseconds(), most)
+		AND (j.state IN ('waiting', 'running') OR j.stopped_at IS NOT NULL OR j.state <> 'draft' AND j.created_at > {now+$3}) LIMIT $4`, kind,
+		user, -within.Milliseconds(), most)
 	if err != nil {
 		return nil, fmt.Errorf("devices of the jobs of %s: %w", user, err)
 	}
@@ -154,7 +158,8 @@ func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []R
 
 // SkipJobItems ends all items of a job that have not begun.
 func (tx *Tx) SkipJobItems(ctx context.Context, id int64, detail string) (int64, error) {
-	n, err := tx.exec(ctx, "UPDATE job_items SET state = 'skipped', detail = $2, updated_at = {now}, signed = NULL WHERE job_id = $1 AND state = 'waiting'", id, detail)
+	n, err := tx.exec(ctx, "UPDATE job_items SET state = 'skipped', detail = $2, updated_at = {now}, signed = NULL WHERE job_id = $1 AND "+
+		"state = 'waiting'", id, detail)
 	if err != nil {
 		return 0, fmt.Errorf("items of job %d: %w", id, err)
 	}

@@ -62,7 +62,8 @@ func (tx *Tx) Events(ctx context.Context, f EventFilter) ([]Event, error) {
 		order = " ORDER BY id DESC"
 	}
 	c.args = append(c.args, page(f.Limit))
-	out, err := list(ctx, tx, scanEvent, "SELECT "+eventColumns+" FROM events"+c.where()+order+fmt.Sprintf(" LIMIT $%d", len(c.args)), c.args...)
+	out, err := list(ctx, tx, scanEvent, "SELECT "+eventColumns+" FROM events"+c.where()+order+fmt.Sprintf(" LIMIT $%d", len(c.args)),
+		c.args...)
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", err)
 	}

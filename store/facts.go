@@ -41,7 +41,8 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 		if err := tx.countBy(ctx, f.Secrets, "SELECT state, count(*) FROM credentials GROUP BY state"); err != nil {
 			return fmt.Errorf("count passwords: %w", err)
 		}
-		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil, &f.Due); err != nil {
+		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil,
+			&f.Due); err != nil {
 			return fmt.Errorf("count waiting runs: %w", err)
 		}
 		lost, err := tx.LostDevices(ctx, time.UnixMilli(0), 1000)
@@ -90,7 +91,8 @@ func (tx *Tx) countFleet(ctx context.Context, f *Facts, expiring time.Time) erro
 			f.ExpiringCerts += ending
 		}
 		return nil
-	}, "SELECT lifecycle, health, count(*), count(CASE WHEN device_cert_not_after < $1 THEN 1 END) FROM devices GROUP BY "+tx.noIndex("lifecycle")+", health", expiring)
+	}, "SELECT lifecycle, health, count(*), count(CASE WHEN device_cert_not_after < $1 THEN 1 END) FROM devices GROUP BY "+
+		tx.noIndex("lifecycle")+", health", expiring)
 	if err != nil {
 		return fmt.Errorf("count devices: %w", err)
 	}

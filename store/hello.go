@@ -28,7 +28,8 @@ func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, er
 func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloRecord, error) {
 	return list(ctx, tx, func(s scanner) (HelloRecord, error) {
 		var h HelloRecord
-		err := s.Scan(&h.ID, &h.UUID, timeOf{&h.At}, &h.From, &h.Local, &h.Via, &h.Peer, &h.Version, &h.Retry, &h.AdminSet, &h.PID, &h.TrustTable, &h.Trailing, &h.Raw)
+		err := s.Scan(&h.ID, &h.UUID, timeOf{&h.At}, &h.From, &h.Local, &h.Via, &h.Peer, &h.Version, &h.Retry, &h.AdminSet, &h.PID,
+			&h.TrustTable, &h.Trailing, &h.Raw)
 		return h, err
 	}, `SELECT id, uuid, at, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw
 		FROM hellos WHERE uuid = $1 ORDER BY id DESC LIMIT $2`, uuid, page(limit))
@@ -45,7 +46,8 @@ func (tx *Tx) WasSent(ctx context.Context, uuid amt.UUID) (bool, error) {
 // run works on, those that wait longest first.
 func (tx *Tx) Claimed(ctx context.Context, limit int) ([]Device, error) {
 	return list(ctx, tx, tx.scanDevice, "SELECT "+deviceColumns+` FROM devices WHERE claim_due IS NOT NULL AND claim_due <= {now}
-		AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running')) ORDER BY claim_due LIMIT $1`, page(limit))
+		AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running')) ORDER BY claim_due LIMIT $1`,
+		page(limit))
 }
 
 // TrustHashes returns a hash list in the order the device sent it. The list of
@@ -109,7 +111,8 @@ func (tx *Tx) trustTable(ctx context.Context, hashes []amt.TrustHash) (int64, er
 	}
 	all := make([]statement, len(hashes))
 	for i, h := range hashes {
-		all[i] = statement{q: "INSERT INTO trust_hashes (trust_table, position, algorithm, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+		all[i] = statement{q: "INSERT INTO trust_hashes (trust_table, position, algorithm, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO " +
+			"NOTHING",
 			args: []any{id, i, int64(h.Algorithm), h.Sum}}
 	}
 	if err := tx.pipeline(ctx, all...); err != nil {

@@ -19,7 +19,8 @@ import (
 // and fails keeps nobody from it.
 
 // unnamed is the condition that d lost its claim to a name.
-const unnamed = `(d.lifecycle IN ('retired', 'unprovisioned') OR d.provisioned_at IS NULL AND d.reason <> '` + string(reason.CommitUnverified) + `'
+const unnamed = `(d.lifecycle IN ('retired', 'unprovisioned') OR d.provisioned_at IS NULL AND d.reason <> '` +
+	string(reason.CommitUnverified) + `'
 	AND d.lifecycle NOT IN ('provisioning', 'verifying', 'provisioned', 'drifted', 'maintaining', 'unprovisioning'))`
 
 // ClaimName gives a device a name that no other device has. Of two devices that
@@ -35,7 +36,8 @@ func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (
 		ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING uuid`, []any{name, uuid}, &holder)
 	if err == nil && holder != uuid {
 		err = tx.one(ctx, `UPDATE name_holders SET uuid = $2, claimed_at = {now} WHERE name = $1
-			AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uuid = name_holders.uuid AND NOT `+unnamed+`) RETURNING uuid`, []any{name, uuid}, &holder)
+			AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uuid = name_holders.uuid AND NOT `+unnamed+`) RETURNING uuid`, []any{name, uuid},
+			&holder)
 		if errors.Is(err, ErrNotFound) {
 			return holder, nil
 		}
@@ -45,7 +47,8 @@ func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (
 	}
 	// An earlier release gave the name out without a row.
 	others, err := list(ctx, tx, func(s scanner) (u amt.UUID, err error) { return u, s.Scan(&u) },
-		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+unnamed+" ORDER BY d.provisioned_at, d.uuid LIMIT 1", name, uuid)
+		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+unnamed+
+			" ORDER BY d.provisioned_at, d.uuid LIMIT 1", name, uuid)
 	if err != nil {
 		return holder, fmt.Errorf("name %s: %w", name, err)
 	}
@@ -77,7 +80,8 @@ func (tx *Tx) SharedNames(ctx context.Context, of string, limit int) ([]SharedNa
 	}
 	const bearers = "FROM devices d WHERE d.fqdn <> '' AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT " + unnamed
 	rows, err := list(ctx, tx, func(s scanner) (r row, err error) { return r, s.Scan(&r.name, &r.uuid) },
-		`SELECT fqdn, uuid `+bearers+` AND fqdn IN (SELECT fqdn `+bearers+` AND (d.fqdn = $1 OR CAST($1 AS text) = '') GROUP BY fqdn HAVING count(*) > 1 ORDER BY fqdn LIMIT $2)
+		`SELECT fqdn, uuid `+bearers+` AND fqdn IN (SELECT fqdn `+bearers+
+			` AND (d.fqdn = $1 OR CAST($1 AS text) = '') GROUP BY fqdn HAVING count(*) > 1 ORDER BY fqdn LIMIT $2)
 		ORDER BY fqdn, provisioned_at, uuid`, of, limit)
 	var out []SharedName
 	for _, r := range rows {
@@ -143,8 +147,10 @@ func (tx *Tx) AddConsoleCertificate(ctx context.Context, c ConsoleCertificate) (
 	if err != nil {
 		return c, fmt.Errorf("console certificate of %s: %w", c.Name, err)
 	}
-	c, err = first(tx.consoles(ctx, `INSERT INTO console_certificates (serial, name, fingerprint, issued_to, created_by, created_at, not_after, signed)
-		VALUES ($1, $2, $3, $4, $5, {now}, $6, $7) RETURNING `+consoleColumns, c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy, c.NotAfter, mac))
+	c, err = first(tx.consoles(ctx, `INSERT INTO console_certificates (serial, name, fingerprint, issued_to, created_by, created_at,
+		not_after, signed)
+		VALUES ($1, $2, $3, $4, $5, {now}, $6, $7) RETURNING `+consoleColumns, c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy,
+		c.NotAfter, mac))
 	if err != nil {
 		return c, fmt.Errorf("keep a console certificate: %w", err)
 	}

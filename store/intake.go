@@ -145,7 +145,8 @@ func (s *Arrival) arrive(tx *Tx) {
 	}
 	d.TrustTable, d.HelloRetry, d.AdminFlag = s.table, h.Retry, h.AdminSet
 	if h.Version == 0 && h.Via == "agent" {
-		d.TrustTable, d.HelloRetry, d.AdminFlag = old.TrustTable, old.HelloRetry, old.AdminFlag // an agent's announcement says nothing of the firmware
+		d.TrustTable, d.HelloRetry, d.AdminFlag = old.TrustTable, old.HelloRetry,
+			old.AdminFlag // an agent's announcement says nothing of the firmware
 	}
 	s.Device = d
 	if s.Before.Known {
@@ -158,7 +159,8 @@ func (h Outcome) kept(tx *Tx) Device {
 	d := h.Device
 	if h.Stray {
 		d = h.Before.Previous
-		d.UUID, d.FirstSeen, d.LastSeen, d.HelloCount, d.HeardFrom = h.Device.UUID, h.Device.FirstSeen, h.Device.LastSeen, h.Device.HelloCount, h.Device.HeardFrom
+		d.UUID, d.FirstSeen, d.LastSeen, d.HelloCount, d.HeardFrom = h.Device.UUID, h.Device.FirstSeen, h.Device.LastSeen, h.Device.HelloCount,
+			h.Device.HeardFrom
 	}
 	if h.Claim && d.ClaimDue.IsZero() {
 		d.ClaimDue = millis(tx.Now())
@@ -222,7 +224,8 @@ func (h Outcome) born() (Lifecycle, string, string, time.Time) {
 }
 
 const (
-	insertDevice = `INSERT INTO devices (uuid, address, address_key, address_by, heard_from, trust_table, hello_retry, admin_flag, first_seen, last_seen,
+	insertDevice = `INSERT INTO devices (uuid, address, address_key, address_by, heard_from, trust_table, hello_retry, admin_flag,
+		first_seen, last_seen,
 		hello_count, window_until, fqdn, profile, lifecycle, reason, detail, next_retry`
 	insertEvent = "INSERT INTO events (at, uuid, run_id, name, reason, detail, actor, data) "
 	insertHello = "INSERT INTO hellos (uuid, source, local, via, peer, version, retry, admin_set, pid, trust_table, extra, raw, at) "
@@ -235,16 +238,21 @@ func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
 		switch {
 		case !h.Before.Known:
 			to, code, detail, retry := h.born()
-			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1, $10, $11, $12, $13, $14, $15, $16, $17)",
-				d.UUID, d.Address, addressKey(d.Address), d.AddressBy, d.HeardFrom, d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen, h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry, hourOf(d.LastSeen))
-		case old.TrustTable != d.TrustTable, old.Address != d.Address, hourOf(old.LastSeen) != hourOf(d.LastSeen), !old.ClaimDue.Equal(d.ClaimDue):
+			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1, $10, $11, $12, $13, $14, $15, "+
+				"$16, $17)",
+				d.UUID, d.Address, addressKey(d.Address), d.AddressBy, d.HeardFrom, d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen,
+				h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry, hourOf(d.LastSeen))
+		case old.TrustTable != d.TrustTable, old.Address != d.Address, hourOf(old.LastSeen) != hourOf(d.LastSeen),
+			!old.ClaimDue.Equal(d.ClaimDue):
 			_, err = tx.exec(ctx, `UPDATE devices SET address = $2, address_key = $3, hello_retry = $4, admin_flag = $5, last_seen = $6,
 				first_seen = $7, hello_count = hello_count + 1, window_until = coalesce($8, window_until), trust_table = $9, seen_hour = $10,
 				address_by = $11, heard_from = $12, claim_due = $13 WHERE rowid = $1`,
-				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable, hourOf(d.LastSeen), d.AddressBy, d.HeardFrom, d.ClaimDue)
+				h.row, d.Address, addressKey(d.Address), d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.TrustTable,
+				hourOf(d.LastSeen), d.AddressBy, d.HeardFrom, d.ClaimDue)
 		default: // no index covers what changes
 			_, err = tx.exec(ctx, `UPDATE devices SET hello_retry = $2, admin_flag = $3, last_seen = $4,
-				first_seen = $5, hello_count = hello_count + 1, window_until = coalesce($6, window_until), address_by = $7, heard_from = $8 WHERE rowid = $1`,
+				first_seen = $5, hello_count = hello_count + 1, window_until = coalesce($6, window_until), address_by = $7, heard_from = $8
+				WHERE rowid = $1`,
 				h.row, d.HelloRetry, d.AdminFlag, d.LastSeen, d.FirstSeen, h.WindowUntil, d.AddressBy, d.HeardFrom)
 		}
 		if err != nil {
@@ -254,7 +262,8 @@ func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
 	for _, h := range outcomes {
 		s := h.hello
 		if _, err := tx.exec(ctx, insertHello+"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-			s.UUID, s.From, s.Local, s.Via, s.Peer, int64(s.Version), s.Retry, s.AdminSet, s.PID, h.table, s.Trailing, s.Raw, h.Device.LastSeen); err != nil {
+			s.UUID, s.From, s.Local, s.Via, s.Peer, int64(s.Version), s.Retry, s.AdminSet, s.PID, h.table, s.Trailing, s.Raw,
+			h.Device.LastSeen); err != nil {
 			return err
 		}
 	}
@@ -267,7 +276,8 @@ func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
 			return err
 		}
 		m := h.Move
-		if _, err := tx.exec(ctx, insertEvent+"VALUES ({now}, $1, $2, $3, $4, $5, $6, $7)", m.UUID, m.RunID, m.Event, m.Reason, m.Detail, m.Actor, data); err != nil {
+		if _, err := tx.exec(ctx, insertEvent+"VALUES ({now}, $1, $2, $3, $4, $5, $6, $7)", m.UUID, m.RunID, m.Event, m.Reason, m.Detail,
+			m.Actor, data); err != nil {
 			return err
 		}
 	}
@@ -281,10 +291,13 @@ func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 	for _, h := range outcomes {
 		d, s := h.kept(tx), h.hello
 		if h.Before.Known {
-			known.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil), tx.stamp(d.ClaimDue))
+			known.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable,
+				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil), tx.stamp(d.ClaimDue))
 		} else {
 			to, code, detail, retry := h.born()
-			born.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable, int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail, tx.stamp(retry))
+			born.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable,
+				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail,
+				tx.stamp(retry))
 			if m := h.Move; m != nil {
 				data, err := m.data()
 				if err != nil {
@@ -293,26 +306,34 @@ func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 				events.row(m.UUID.String(), m.RunID, m.Event, string(m.Reason), m.Detail, m.Actor, data)
 			}
 		}
-		said.row(s.UUID.String(), portString(s.From), portString(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID, h.table, bytesOrNull(s.Trailing), bytesOrNull(s.Raw), tx.stamp(d.LastSeen))
+		said.row(s.UUID.String(), portString(s.From), portString(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID,
+			h.table, bytesOrNull(s.Trailing), bytesOrNull(s.Raw), tx.stamp(d.LastSeen))
 	}
 	var all []statement
 	var fresh int64
 	if born.n > 0 {
 		all = append(all, statement{q: `WITH born AS (` + insertDevice + `) SELECT u, a, k, b, h, t, r, f, s, s, 1, w, n, p, l, c, d, x
-			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::boolean[], $9::timestamptz[], $10::timestamptz[],
-				$11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::timestamptz[]) AS v (u, a, k, b, h, t, r, f, s, w, n, p, l, c, d, x)
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::boolean[], $9::timestamptz[],
+			$10::timestamptz[],
+				$11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::timestamptz[]) AS v (u, a, k, b, h, t, r, f, s, w, n, p, l, c,
+				d, x)
 			ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*) FROM born`, args: born.args, dest: []any{&fresh}})
 	}
 	if known.n > 0 {
-		all = append(all, statement{q: `UPDATE devices SET address = v.a, address_key = v.k, address_by = v.y, heard_from = v.h, trust_table = v.t, hello_retry = v.r,
-				admin_flag = v.f, last_seen = v.s, first_seen = v.b, hello_count = hello_count + 1, window_until = coalesce(v.w, window_until), claim_due = v.c
-			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::boolean[], $9::timestamptz[], $10::timestamptz[],
+		all = append(all, statement{q: `UPDATE devices SET address = v.a, address_key = v.k, address_by = v.y, heard_from = v.h,
+			trust_table = v.t, hello_retry = v.r,
+				admin_flag = v.f, last_seen = v.s, first_seen = v.b, hello_count = hello_count + 1, window_until = coalesce(v.w, window_until),
+				claim_due = v.c
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::boolean[], $9::timestamptz[],
+			$10::timestamptz[],
 				$11::timestamptz[], $12::timestamptz[]) AS v (u, a, k, y, h, t, r, f, s, b, w, c) WHERE uuid = v.u`, args: known.args})
 	}
-	all = append(all, statement{q: insertHello + `SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::boolean[], $9::text[],
+	all = append(all, statement{q: insertHello + `SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
+		$6::integer[], $7::bigint[], $8::boolean[], $9::text[],
 			$10::bigint[], $11::bytea[], $12::bytea[], $13::timestamptz[])`, args: said.args})
 	if events.n > 0 {
-		all = append(all, statement{q: insertEvent + `SELECT {now}, * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[])`, args: events.args})
+		all = append(all, statement{q: insertEvent + `SELECT {now}, * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[],
+			$5::text[], $6::text[], $7::jsonb[])`, args: events.args})
 	}
 	if err := tx.pipeline(ctx, all...); err != nil {
 		return err
@@ -378,7 +399,8 @@ func (tx *Tx) LiveRuns(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Run,
 	if len(uuids) == 0 {
 		return out, nil
 	}
-	all, err := tx.runs(ctx, "SELECT "+runColumns+" FROM runs WHERE "+tx.among("uuid", 1)+" AND state IN ('queued', 'running')", tx.set(texts(uuids)))
+	all, err := tx.runs(ctx, "SELECT "+runColumns+" FROM runs WHERE "+tx.among("uuid", 1)+" AND state IN ('queued', 'running')",
+		tx.set(texts(uuids)))
 	for _, r := range all {
 		out[r.UUID] = r
 	}

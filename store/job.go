@@ -38,33 +38,38 @@ const (
 
 const (
 	jobState   = "CASE WHEN state = 'draft' AND stopped_at IS NOT NULL THEN 'stopped' ELSE state END"
-	jobColumns = "id, kind, filter, options, " + jobState + ", per_minute, canary, target, cause, detail, not_before, created_by, approved_by, created_at, finished_at, stopped_at, resumed_at, signed"
+	jobColumns = "id, kind, filter, options, " + jobState + ", per_minute, canary, target, cause, detail, not_before, " +
+		"created_by, approved_by, created_at, finished_at, stopped_at, resumed_at, signed"
 
 	itemState   = "CASE WHEN i.forged THEN 'forged' WHEN i.handed AND i.state = 'running' THEN 'handed_over' ELSE i.state END"
 	itemColumns = "i.job_id, i.uuid, " + itemState + ", i.run_id, i.wave, i.proves, i.detail, i.updated_at, i.signed"
 
 	// itemGrants selects the items that a job still acts on, those that prove a
 	// wave, and the refused ones, which stay counted after their job's end.
-	itemGrants = "(i.forged OR (i.state IN ('waiting', 'running') OR i.state = 'done' AND i.wave IN (1, 2)) AND i.job_id IN (SELECT id FROM jobs WHERE state <> 'done'))"
+	itemGrants = "(i.forged OR (i.state IN ('waiting', 'running') OR i.state = 'done' AND i.wave IN (1, 2)) " +
+		"AND i.job_id IN (SELECT id FROM jobs WHERE state <> 'done'))"
 
 	itemForgedText = "this server did not write it like that, and it counts for nothing"
 )
 
 func (j *BulkJob) dest() []any {
-	return []any{&j.ID, &j.Kind, jsonOf{&j.Filter}, jsonOf{&j.Options}, &j.State, &j.PerMinute, &j.Canary, &j.Target, &j.Cause, &j.Detail, timeOf{&j.NotBefore}, &j.CreatedBy, &j.ApprovedBy,
+	return []any{&j.ID, &j.Kind, jsonOf{&j.Filter}, jsonOf{&j.Options}, &j.State, &j.PerMinute, &j.Canary, &j.Target, &j.Cause, &j.Detail,
+		timeOf{&j.NotBefore}, &j.CreatedBy, &j.ApprovedBy,
 		timeOf{&j.CreatedAt}, timeOf{&j.FinishedAt}, timeOf{&j.StoppedAt}, timeOf{&j.ResumedAt}, &j.signed}
 }
 
 func (j *BulkJob) ended() bool { return j.State == JobDone || j.State == JobAborted }
 
 func (j *BulkJob) place() seal.Place {
-	return place("jobs", j.ID, j.Kind, j.Filter, j.Options, j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy)
+	return place("jobs", j.ID, j.Kind, j.Filter, j.Options, j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy,
+		j.ApprovedBy)
 }
 
 // judgeJob marks a job as forged that this server did not write like that.
 func (tx *Tx) judgeJob(j *BulkJob) {
 	if !j.ended() && !tx.counts("jobs", j.ID, j.place(), j.signed) {
-		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed there, and begins nothing; provctl job abort %d ends it", j.ID)
+		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed there, "+
+			"and begins nothing; provctl job abort %d ends it", j.ID)
 	}
 }
 
@@ -147,9 +152,11 @@ func scanItem(s scanner) (JobItem, error) {
 
 // CreateJob stores a bulk operation; AddJobItems adds its items.
 func (tx *Tx) CreateJob(ctx context.Context, j BulkJob) (int64, error) {
-	err := tx.one(ctx, `INSERT INTO jobs (kind, filter, options, state, per_minute, canary, target, cause, not_before, created_by, approved_by, created_at)
+	err := tx.one(ctx, `INSERT INTO jobs (kind, filter, options, state, per_minute, canary, target, cause, not_before, created_by,
+		approved_by, created_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) RETURNING `+jobColumns,
-		[]any{j.Kind, object(j.Filter), object(j.Options), j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy, j.ApprovedBy}, j.dest()...)
+		[]any{j.Kind, object(j.Filter), object(j.Options), j.State, j.PerMinute, j.Canary, j.Target, j.Cause, j.NotBefore, j.CreatedBy,
+			j.ApprovedBy}, j.dest()...)
 	if err == nil {
 		err = tx.signJob(ctx, &j, "")
 	}
@@ -177,7 +184,8 @@ func (tx *Tx) Job(ctx context.Context, id int64) (BulkJob, error) { return tx.jo
 
 // Jobs lists jobs in one state ("" any), newest first.
 func (tx *Tx) Jobs(ctx context.Context, state string, limit int) ([]BulkJob, error) {
-	found, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE (CAST($1 AS text) = '' OR "+jobState+" = CAST($1 AS text)) ORDER BY id DESC LIMIT $2", state, page(limit))
+	found, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE (CAST($1 AS text) = '' OR "+jobState+
+		" = CAST($1 AS text)) ORDER BY id DESC LIMIT $2", state, page(limit))
 	if state != "" {
 		found = slices.DeleteFunc(found, func(j BulkJob) bool { return j.State != state })
 	}
@@ -270,7 +278,8 @@ func (tx *Tx) AddJobItems(ctx context.Context, job int64, devices []amt.UUID) er
 		if err != nil {
 			return fmt.Errorf("items of job %d: %w", job, err)
 		}
-		all[i] = statement{q: "INSERT INTO job_items (job_id, uuid, state, updated_at, signed) VALUES ($1, $2, 'waiting', {now}, $3) ON CONFLICT DO NOTHING", args: []any{job, u, mac}}
+		all[i] = statement{q: "INSERT INTO job_items (job_id, uuid, state, updated_at, signed) VALUES ($1, $2, 'waiting', {now}, $3) " +
+			"ON CONFLICT DO NOTHING", args: []any{job, u, mac}}
 	}
 	if err := tx.pipeline(ctx, all...); err != nil {
 		return fmt.Errorf("items of job %d: %w", job, err)
@@ -288,7 +297,8 @@ func (tx *Tx) PutJobItem(ctx context.Context, i JobItem) error {
 	if err != nil {
 		return fmt.Errorf("item %s of job %d: %w", i.UUID, i.JobID, err)
 	}
-	n, err := tx.exec(ctx, `UPDATE job_items SET state = $3, run_id = $4, detail = $5, handed = $6, wave = $7, proves = $8, updated_at = {now}, signed = $9 WHERE job_id = $1 AND uuid = $2`,
+	n, err := tx.exec(ctx, `UPDATE job_items SET state = $3, run_id = $4, detail = $5, handed = $6, wave = $7, proves = $8,
+		updated_at = {now}, signed = $9 WHERE job_id = $1 AND uuid = $2`,
 		i.JobID, i.UUID, state, i.RunID, i.Detail, handed, i.Wave, i.Proves, mac)
 	if err := touched(n, err, ErrNotFound); err != nil {
 		return fmt.Errorf("item %s of job %d: %w", i.UUID, i.JobID, err)
@@ -327,7 +337,8 @@ func (tx *Tx) JobItems(ctx context.Context, job int64, state string, after amt.U
 func (tx *Tx) RefuseJobItems(ctx context.Context, job int64) error {
 	for _, state := range []string{ItemRunning, ItemWaiting} {
 		for after, more := (amt.UUID{}), true; more; {
-			items, err := list(ctx, tx, scanItem, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2 AND i.state = '"+state+"' ORDER BY i.uuid LIMIT $3",
+			items, err := list(ctx, tx, scanItem, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2 "+
+				"AND i.state = '"+state+"' ORDER BY i.uuid LIMIT $3",
 				job, after, page(0))
 			if err != nil {
 				return fmt.Errorf("items of job %d: %w", job, err)
@@ -335,7 +346,8 @@ func (tx *Tx) RefuseJobItems(ctx context.Context, job int64) error {
 			var refused []statement
 			for _, i := range items {
 				if after = i.UUID; !tx.judgeItem(&i) {
-					refused = append(refused, statement{q: `UPDATE job_items SET state = 'skipped', forged = true, detail = $3, updated_at = {now}, signed = NULL
+					refused = append(refused, statement{q: `UPDATE job_items SET state = 'skipped', forged = true, detail = $3,
+						updated_at = {now}, signed = NULL
 						WHERE job_id = $1 AND uuid = $2`, args: []any{job, i.UUID, itemForgedText}})
 				}
 			}

@@ -27,7 +27,8 @@ func (tx *Tx) Full(ctx context.Context, l Limit, key string, now time.Time) (tim
 	times, err := list(ctx, tx, func(s scanner) (at time.Time, err error) {
 		err = s.Scan(timeOf{&at})
 		return at, err
-	}, "SELECT at FROM lately WHERE kind = $1 AND key = $2 AND at > $3 ORDER BY at DESC LIMIT 1 OFFSET $4", l.Kind, key, now.Add(-l.Within), int64(l.Most-1))
+	}, "SELECT at FROM lately WHERE kind = $1 AND key = $2 AND at > $3 ORDER BY at DESC LIMIT 1 OFFSET $4", l.Kind, key, now.Add(-l.Within),
+		int64(l.Most-1))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("limit %s of %s: %w", l.Kind, key, err)
 	}
@@ -56,7 +57,8 @@ func (tx *Tx) Count(ctx context.Context, l Limit, key string, now time.Time) err
 		return fmt.Errorf("limit %s of %s: %w", l.Kind, key, err)
 	}
 	_, err := tx.exec(ctx, `DELETE FROM lately WHERE kind = $1 AND key = $2 AND (at <= $3
-		OR at < (SELECT l.at FROM lately l WHERE l.kind = $1 AND l.key = $2 ORDER BY l.at DESC LIMIT 1 OFFSET $4))`, l.Kind, key, now.Add(-l.Within), int64(max(l.Most, 1)-1))
+		OR at < (SELECT l.at FROM lately l WHERE l.kind = $1 AND l.key = $2 ORDER BY l.at DESC LIMIT 1 OFFSET $4))`, l.Kind, key,
+		now.Add(-l.Within), int64(max(l.Most, 1)-1))
 	return err
 }
 

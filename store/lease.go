@@ -66,8 +66,8 @@ func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Du
 	}
 	tx.settle(&d)
 	var r Run
-	err = tx.one(ctx, `UPDATE runs SET state = 'running', attempt = attempt + 1, node = $2, fence = $3, started_at = coalesce(started_at, {now})
-		WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)
+	err = tx.one(ctx, `UPDATE runs SET state = 'running', attempt = attempt + 1, node = $2, fence = $3,
+		started_at = coalesce(started_at, {now}) WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)
 	if errors.Is(err, ErrNotFound) { // another transaction ended it between the two statements
 		return Claim{}, ErrGone
 	}
@@ -138,7 +138,8 @@ func (tx *Tx) Release(ctx context.Context, uuid amt.UUID, fence int64, quietUnti
 	if !quietUntil.IsZero() {
 		quietUntil = quietUntil.Add(tx.leaseShift())
 	}
-	n, err := tx.exec(ctx, `UPDATE devices SET owner = '', lease_until = $3 WHERE uuid = $1 AND fence = $2 AND owner <> ''`, uuid, fence, quietUntil)
+	n, err := tx.exec(ctx, `UPDATE devices SET owner = '', lease_until = $3 WHERE uuid = $1 AND fence = $2 AND owner <> ''`, uuid, fence,
+		quietUntil)
 	if err := tx.fenced("release "+uuid.String(), n, err); err != nil {
 		return err
 	}

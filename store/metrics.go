@@ -73,7 +73,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.audit.WithLabelValues(r)
 	}
 	if reg != nil {
-		reg.MustRegister(m.up, m.operations, m.duration, m.batch, m.claims, m.fenced, m.audit, m.broken, m.verified, m.keys, m.refused, m.signedSeq, m.signedHash)
+		reg.MustRegister(m.up, m.operations, m.duration, m.batch, m.claims, m.fenced, m.audit, m.broken, m.verified, m.keys, m.refused,
+			m.signedSeq, m.signedHash)
 	}
 	return m
 }

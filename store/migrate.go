@@ -92,7 +92,8 @@ func (db *DB) goose(ctx context.Context, dialect goose.Dialect, std *sql.DB, o O
 	case current == target:
 		return nil
 	case o.NoMigrate || o.Beside:
-		return fmt.Errorf("the database has schema %d and this program needs %d: run provisiond migrate, or start without --no-migrate", current, target)
+		return fmt.Errorf("the database has schema %d and this program needs %d: run provisiond migrate, or start without --no-migrate",
+			current, target)
 	}
 	done, err := p.UpTo(ctx, target)
 	if err != nil {
@@ -127,13 +128,15 @@ func (db *DB) newer(ctx context.Context, std *sql.DB, current, target int64) err
 	var from int64
 	err := std.QueryRowContext(ctx, "SELECT CAST(value AS integer) FROM settings WHERE key = 'schema_readable_from'").Scan(&from)
 	if err == nil && from > 0 && from <= target {
-		db.log.Warn("the database has a newer schema, which says that this version can use it", zap.Int64("schema", current), zap.Int64("known", target))
+		db.log.Warn("the database has a newer schema, which says that this version can use it", zap.Int64("schema", current),
+			zap.Int64("known", target))
 		return nil
 	}
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		db.log.Debug("read schema_readable_from", zap.Error(err))
 	}
-	return fmt.Errorf("the database has schema %d but this program knows only %d: it was used by a newer provisiond, so start that one (or restore the backup from before the upgrade)", current, target)
+	return fmt.Errorf("the database has schema %d but this program knows only %d: it was used by a newer provisiond, so start that one (or "+
+		"restore the backup from before the upgrade)", current, target)
 }
 
 func migrateRiver[T any](ctx context.Context, d riverdriver.Driver[T], log *zap.Logger, noMigrate bool) error {
@@ -151,7 +154,8 @@ func migrateRiver[T any](ctx context.Context, d riverdriver.Driver[T], log *zap.
 			return fmt.Errorf("check the queue's schema: %w", err)
 		}
 		if !v.OK {
-			return fmt.Errorf("the queue's tables are not up to date (%s): run provisiond migrate, or start without --no-migrate", strings.Join(v.Messages, "; "))
+			return fmt.Errorf("the queue's tables are not up to date (%s): run provisiond migrate, or start without --no-migrate",
+				strings.Join(v.Messages, "; "))
 		}
 		return nil
 	}

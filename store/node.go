@@ -12,7 +12,8 @@ func (n Node) Name() string { return n.ID + "/" + n.Boot }
 
 // Heartbeat records that a node lives.
 func (tx *Tx) Heartbeat(ctx context.Context, n Node) error {
-	_, err := tx.exec(ctx, `INSERT INTO nodes (id, boot, address, version, started_at, seen_at, signs) VALUES ($1, $2, $3, $4, {now}, {now}, true)
+	_, err := tx.exec(ctx, `INSERT INTO nodes (id, boot, address, version, started_at, seen_at, signs) VALUES ($1, $2, $3, $4, {now},
+		{now}, true)
 		ON CONFLICT (id, boot) DO UPDATE SET address = excluded.address, version = excluded.version, seen_at = excluded.seen_at`,
 		n.ID, n.Boot, n.Address, n.Version)
 	if err != nil {

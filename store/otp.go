@@ -65,7 +65,8 @@ func (r otpRow) at() seal.Place { return r.OTP.at(r.place) }
 // LiveOTPs lists a device's passwords that are neither used nor expired, newest
 // first.
 func (tx *Tx) LiveOTPs(ctx context.Context, uuid amt.UUID) ([]OTP, error) {
-	rows, err := list(ctx, tx, scanOTP, "SELECT "+otpColumns+` FROM otps WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now} ORDER BY id DESC`, uuid)
+	rows, err := list(ctx, tx, scanOTP, "SELECT "+otpColumns+` FROM otps WHERE uuid = $1 AND used_at IS NULL AND expires_at > {now}
+		ORDER BY id DESC`, uuid)
 	var out []OTP
 	for _, r := range rows {
 		if !tx.counts("otps", r.ID, r.at(), r.signed) {

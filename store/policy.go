@@ -113,7 +113,8 @@ func (tx *Tx) PutAssignmentRule(ctx context.Context, r AssignmentRule) (int64, e
 		return 0, fmt.Errorf("assignment rule %s: %w", r.Name, err)
 	}
 	var id int64
-	err = tx.one(ctx, `INSERT INTO assignment_rules (position, name, conditions, assign, enabled, updated_at, signed) VALUES ($1, $2, $3, $4, $5, {now}, $6)
+	err = tx.one(ctx, `INSERT INTO assignment_rules (position, name, conditions, assign, enabled, updated_at, signed) VALUES ($1, $2, $3,
+		$4, $5, {now}, $6)
 		ON CONFLICT (name) DO UPDATE SET position = excluded.position, conditions = excluded.conditions, assign = excluded.assign,
 			enabled = excluded.enabled, updated_at = excluded.updated_at, signed = excluded.signed RETURNING id`,
 		[]any{r.Position, r.Name, r.Match, r.Assign, r.Enabled, mac}, &id)
@@ -140,7 +141,8 @@ const authorisedColumns = "id, kind, value, profile, fqdn, note, created_by, cre
 
 func scanAuthorised(s scanner) (AuthorisedDevice, error) {
 	var a AuthorisedDevice
-	err := s.Scan(&a.ID, &a.Kind, &a.Value, &a.Profile, &a.FQDN, &a.Note, &a.CreatedBy, timeOf{&a.CreatedAt}, timeOf{&a.ExpiresAt}, timeOf{&a.UsedAt}, &a.signed)
+	err := s.Scan(&a.ID, &a.Kind, &a.Value, &a.Profile, &a.FQDN, &a.Note, &a.CreatedBy, timeOf{&a.CreatedAt}, timeOf{&a.ExpiresAt},
+		timeOf{&a.UsedAt}, &a.signed)
 	return a, err
 }
 
@@ -186,7 +188,8 @@ func (tx *Tx) AuthorisedFor(ctx context.Context, d Device) (AuthorisedDevice, er
 
 // AuthorisedDevices lists a page of all entries.
 func (tx *Tx) AuthorisedDevices(ctx context.Context, after int64, limit int) ([]AuthorisedDevice, error) {
-	return ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE id > $1 ORDER BY id LIMIT $2", after, page(limit))
+	return ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE id > $1 ORDER BY id LIMIT $2", after,
+		page(limit))
 }
 
 // UsedAuthorisation notes that an entry let a device in.
@@ -206,7 +209,8 @@ func (tx *Tx) PutName(ctx context.Context, n Name) error {
 	mac, err := tx.sign(n.place())
 	if err == nil {
 		_, err = tx.exec(ctx, `INSERT INTO names (uuid, fqdn, source, updated_at, signed) VALUES ($1, $2, $3, {now}, $4)
-			ON CONFLICT (uuid) DO UPDATE SET fqdn = excluded.fqdn, source = excluded.source, updated_at = excluded.updated_at, signed = excluded.signed`, n.UUID, n.FQDN, n.Source, mac)
+			ON CONFLICT (uuid) DO UPDATE SET fqdn = excluded.fqdn, source = excluded.source, updated_at = excluded.updated_at,
+			signed = excluded.signed`, n.UUID, n.FQDN, n.Source, mac)
 	}
 	if err != nil {
 		return fmt.Errorf("name of %s: %w", n.UUID, err)

@@ -74,14 +74,16 @@ func (notWritable) Is(target error) bool { return target == ErrUnavailable }
 
 func (db *DB) takesWrites(ctx context.Context) error {
 	var standby, readOnly bool
-	err := db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'").Scan(&standby, &readOnly)
+	err := db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'").Scan(&standby,
+		&readOnly)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case standby:
 		return notWritable("it is a standby; point database.url at the primary, or name all hosts in it with target_session_attrs=primary")
 	case readOnly:
-		return notWritable("default_transaction_read_only is on; ALTER ROLE ... SET default_transaction_read_only = off, or the same for the database")
+		return notWritable("default_transaction_read_only is on; ALTER ROLE ... SET default_transaction_read_only = off, or the same for the " +
+			"database")
 	}
 	return nil
 }

@@ -109,7 +109,8 @@ func (c Credential) Typed() bool { return c.RunID == 0 }
 const trustColumns = "id, uuid, generation, kind, state, setup, proofs, peer, sent_at, committed_at, run_id, signed"
 
 func (c *Credential) trust() []any {
-	return []any{&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.Setup, proofsOf{&c.Proofs}, &c.Peer, timeOf{&c.SentAt}, timeOf{&c.CommittedAt}, &c.RunID, &c.signed}
+	return []any{&c.ID, &c.UUID, &c.Generation, &c.Kind, &c.State, &c.Setup, proofsOf{&c.Proofs}, &c.Peer, timeOf{&c.SentAt},
+		timeOf{&c.CommittedAt}, &c.RunID, &c.signed}
 }
 
 func (c Credential) place() seal.Place {
@@ -136,7 +137,8 @@ func (tx *Tx) amend(ctx context.Context, where string, key []any, change func(*C
 	if set != "" {
 		set = ", " + set
 	}
-	n, err := tx.exec(ctx, "UPDATE credentials SET state = $2, setup = $3, proofs = $4, sent_at = $5, committed_at = $6, signed = $7"+set+" WHERE id = $1",
+	n, err := tx.exec(ctx, "UPDATE credentials SET state = $2, setup = $3, proofs = $4, sent_at = $5, committed_at = $6, signed = $7"+set+
+		" WHERE id = $1",
 		append([]any{c.ID, c.State, c.Setup, proofBytes(c.Proofs), c.SentAt, c.CommittedAt, mac}, args...)...)
 	return c, touched(n, err, ErrNotFound)
 }
@@ -179,7 +181,8 @@ func (tx *Tx) adoptPins(ctx context.Context, after, upTo int64) error {
 	if tx.db.engine == Postgres {
 		cat = `'\x6c'::bytea || d.peer_fingerprint`
 	}
-	_, err := tx.exec(ctx, `UPDATE credentials SET setup = generation, proofs = (SELECT CAST(`+cat+` AS `+tx.blob()+`) FROM devices d WHERE d.uuid = credentials.uuid)
+	_, err := tx.exec(ctx, `UPDATE credentials SET setup = generation, proofs = (SELECT CAST(`+cat+` AS `+tx.blob()+
+		`) FROM devices d WHERE d.uuid = credentials.uuid)
 		WHERE id > $1 AND id <= $2 AND kind = 'admin' AND state = 'active' AND setup = 0
 			AND EXISTS (SELECT 1 FROM devices d WHERE d.uuid = credentials.uuid AND length(d.peer_fingerprint) = 32)`, after, upTo)
 	if err != nil {

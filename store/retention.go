@@ -59,7 +59,8 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 		if age <= 0 {
 			return nil
 		}
-		q := "DELETE FROM " + table + " WHERE id IN (SELECT id FROM (SELECT id, at FROM " + table + " ORDER BY id LIMIT $2) AS first WHERE at < {now+$1})"
+		q := "DELETE FROM " + table + " WHERE id IN (SELECT id FROM (SELECT id, at FROM " + table +
+			" ORDER BY id LIMIT $2) AS first WHERE at < {now+$1})"
 		if err := db.repeat(ctx, n, q, -age.Milliseconds(), batch); err != nil {
 			return fmt.Errorf("prune %s: %w", table, err)
 		}
@@ -77,7 +78,8 @@ func (db *DB) Prune(ctx context.Context, r Retention) (Pruned, error) {
 	if err := db.pruneEach(ctx, &p.Events, "events", r.EventsPerDevice, batch); err != nil {
 		return p, fmt.Errorf("prune events: %w", err)
 	}
-	if err := aged("steps", &p.Steps, r.StepAge, "run_steps", "run_id", "run_id IN (SELECT id FROM runs WHERE finished_at < {now+$1})"); err != nil {
+	if err := aged("steps", &p.Steps, r.StepAge, "run_steps", "run_id",
+		"run_id IN (SELECT id FROM runs WHERE finished_at < {now+$1})"); err != nil {
 		return p, err
 	}
 	if err := aged("runs", &p.Runs, r.RunAge, "runs", "id", `finished_at < {now+$1} AND state NOT IN ('queued', 'running')
@@ -167,7 +169,8 @@ func (db *DB) pruneEach(ctx context.Context, total *int64, table string, keep in
 			for {
 				var n int64
 				err := db.Write(ctx, func(tx *Tx) (err error) {
-					n, err = tx.exec(ctx, "DELETE FROM "+table+" WHERE id IN (SELECT id FROM "+table+" WHERE uuid = $1 AND id < $2 ORDER BY id LIMIT $3)", o.uuid, o.from, batch)
+					n, err = tx.exec(ctx, "DELETE FROM "+table+" WHERE id IN (SELECT id FROM "+table+
+						" WHERE uuid = $1 AND id < $2 ORDER BY id LIMIT $3)", o.uuid, o.from, batch)
 					return err
 				})
 				if err != nil {

@@ -262,5 +262,6 @@ func (tx *Tx) Steps(ctx context.Context, runID int64) ([]StepRecord, error) {
 		var r StepRecord
 		err := s.Scan(&r.Attempt, &r.Seq, &r.Name, &r.State, timeOf{&r.StartedAt}, timeOf{&r.FinishedAt}, &r.Reason, &r.Detail)
 		return r, err
-	}, "SELECT attempt, seq, name, state, started_at, finished_at, reason, detail FROM run_steps WHERE run_id = $1 ORDER BY attempt, seq", runID)
+	}, "SELECT attempt, seq, name, state, started_at, finished_at, reason, detail FROM run_steps WHERE run_id = $1 ORDER BY attempt, seq",
+		runID)
 }

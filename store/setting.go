@@ -32,7 +32,8 @@ func (tx *Tx) PutSetting(ctx context.Context, key, value string) error {
 	}
 	if err == nil {
 		_, err = tx.exec(ctx, `INSERT INTO settings (key, value, updated_at, signed) VALUES ($1, $2, {now}, $3)
-			ON CONFLICT (key) DO UPDATE SET value = excluded.value, sealed = NULL, key_id = 0, updated_at = excluded.updated_at, signed = excluded.signed`, key, value, mac)
+			ON CONFLICT (key) DO UPDATE SET value = excluded.value, sealed = NULL, key_id = 0, updated_at = excluded.updated_at,
+			signed = excluded.signed`, key, value, mac)
 	}
 	if err != nil {
 		return fmt.Errorf("setting %s: %w", key, err)
@@ -59,7 +60,8 @@ func (tx *Tx) PutSealedSetting(ctx context.Context, key string, value amt.Secret
 	sealed, id, err := tx.seal(value, seal.At("settings", "sealed", key))
 	if err == nil {
 		_, err = tx.exec(ctx, `INSERT INTO settings (key, sealed, key_id, updated_at) VALUES ($1, $2, $3, {now})
-			ON CONFLICT (key) DO UPDATE SET value = '', sealed = excluded.sealed, key_id = excluded.key_id, updated_at = excluded.updated_at`, key, sealed, id)
+			ON CONFLICT (key) DO UPDATE SET value = '', sealed = excluded.sealed, key_id = excluded.key_id, updated_at = excluded.updated_at`, key,
+			sealed, id)
 	}
 	if err != nil {
 		return fmt.Errorf("setting %s: %w", key, err)
@@ -74,7 +76,8 @@ func (tx *Tx) CreateSealedSetting(ctx context.Context, key string, value amt.Sec
 	if err != nil {
 		return fmt.Errorf("setting %s: %w", key, err)
 	}
-	n, err := tx.exec(ctx, "INSERT INTO settings (key, sealed, key_id, updated_at) VALUES ($1, $2, $3, {now}) ON CONFLICT (key) DO NOTHING", key, sealed, id)
+	n, err := tx.exec(ctx, "INSERT INTO settings (key, sealed, key_id, updated_at) VALUES ($1, $2, $3, {now}) ON CONFLICT (key) DO NOTHING",
+		key, sealed, id)
 	if err == nil && n == 0 {
 		err = ErrConflict
 	}

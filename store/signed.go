@@ -58,12 +58,13 @@ var signedTables = []signedTable{
 		t, err := scanToken(s)
 		return signedRow{t.ID, t.place(), t.signed}, err
 	}},
-	{"sessions", "id", "id, hash, token_id, expires_at, signed", "ended_at IS NULL AND expires_at > {now}", int64(0), func(s scanner) (signedRow, error) {
-		var id int64
-		var own Session
-		err := s.Scan(append([]any{&id}, own.dest()...)...)
-		return signedRow{id, own.place(), own.signed}, err
-	}},
+	{"sessions", "id", "id, hash, token_id, expires_at, signed", "ended_at IS NULL AND expires_at > {now}", int64(0),
+		func(s scanner) (signedRow, error) {
+			var id int64
+			var own Session
+			err := s.Scan(append([]any{&id}, own.dest()...)...)
+			return signedRow{id, own.place(), own.signed}, err
+		}},
 	{"users", "name", "name, roles, disabled_at, signed", "true", "", func(s scanner) (signedRow, error) {
 		var u User
 		var roles string
@@ -226,7 +227,8 @@ const rowPage = 500
 // eachUnsigned walks the rows of a table that grant something and have no right
 // MAC, a page and a transaction at a time. inTx, if not nil, acts on a page inside
 // its transaction, which may run again; seen gets the page once it is over.
-func (db *DB) eachUnsigned(ctx context.Context, t signedTable, inTx func(tx *Tx, rows []signedRow) error, seen func(rows []signedRow)) error {
+func (db *DB) eachUnsigned(ctx context.Context, t signedTable, inTx func(tx *Tx, rows []signedRow) error,
+	seen func(rows []signedRow)) error {
 	run, lock := db.Read, ""
 	if inTx != nil {
 		run, lock = db.Write, " {lock}"
@@ -236,7 +238,8 @@ func (db *DB) eachUnsigned(ctx context.Context, t signedTable, inTx func(tx *Tx,
 		var rows []signedRow
 		err := run(ctx, func(tx *Tx) (err error) {
 			beyond, args := byKey(t.key, ">", after, []any{rowPage})
-			rows, err = list(ctx, tx, t.scan, "SELECT "+t.columns+" FROM "+t.table+" WHERE "+t.grants+" AND "+beyond+" ORDER BY "+t.key+" LIMIT $1"+lock, args...)
+			rows, err = list(ctx, tx, t.scan, "SELECT "+t.columns+" FROM "+t.table+" WHERE "+t.grants+" AND "+beyond+" ORDER BY "+t.key+
+				" LIMIT $1"+lock, args...)
 			if err != nil {
 				return err
 			}

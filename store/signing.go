@@ -81,7 +81,8 @@ func (db *DB) openRows(ctx context.Context, o Options) error {
 		return err
 	}
 	if once {
-		db.log.Error("rows.mark_gone", zap.String("hint", "somebody deleted from the database the mark that its rows are signed; they are not signed again"))
+		db.log.Error("rows.mark_gone", zap.String("hint", "somebody deleted from the database the mark that its rows are signed; they are not "+
+			"signed again"))
 	}
 	if !o.Beside {
 		err = db.Write(ctx, func(tx *Tx) error {
@@ -191,7 +192,8 @@ func (db *DB) oldNodesGone(ctx context.Context) error {
 	err := db.Read(ctx, func(tx *Tx) error {
 		now = tx.Now()
 		var n int
-		if err := tx.one(ctx, "SELECT count(*) FROM nodes WHERE NOT signs AND seen_at > {now+$1}", []any{-oldNodesFor.Milliseconds()}, &n); err != nil || n == 0 {
+		if err := tx.one(ctx, "SELECT count(*) FROM nodes WHERE NOT signs AND seen_at > {now+$1}", []any{-oldNodesFor.Milliseconds()},
+			&n); err != nil || n == 0 {
 			return err
 		}
 		old = true

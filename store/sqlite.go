@@ -38,7 +38,8 @@ func (db *DB) openSQLite(ctx context.Context, o Options) error {
 	}
 
 	common := url.Values{"_pragma": {"busy_timeout(10000)", "foreign_keys(1)", "temp_store(2)", "mmap_size(268435456)"}}
-	rw := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"journal_mode(WAL)", "synchronous(FULL)", "cache_size(-65536)", "wal_autocheckpoint(8000)", "journal_size_limit(67108864)"}, common["_pragma"]...)}
+	rw := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"journal_mode(WAL)", "synchronous(FULL)", "cache_size(-65536)",
+		"wal_autocheckpoint(8000)", "journal_size_limit(67108864)"}, common["_pragma"]...)}
 	ro := url.Values{"_pragma": append([]string{"query_only(1)", "cache_size(-8192)"}, common["_pragma"]...)}
 	if db.write, err = openPool(dsn(file, rw)); err != nil {
 		return fmt.Errorf("open %s: %w", file, err)

@@ -189,7 +189,8 @@ func (s *Survey) lookPostgres(ctx context.Context, db *DB, o Options) {
 		s.Problem = err
 		return
 	}
-	err = db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on', clock_timestamp()").Scan(&s.Standby, &s.ReadOnly, &s.Clock)
+	err = db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on', "+
+		"clock_timestamp()").Scan(&s.Standby, &s.ReadOnly, &s.Clock)
 	if err != nil {
 		s.Problem = fmt.Errorf("%w: %w", ErrUnavailable, err)
 		return
@@ -252,7 +253,8 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 	}
 	read("read the data keys", func(tx *Tx) error { return s.keys(ctx, tx) })
 	read("read the queue", func(tx *Tx) error {
-		return tx.one(ctx, "SELECT count(*), min(not_before) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil, &s.Waiting, timeOf{&s.OldestWaiting})
+		return tx.one(ctx, "SELECT count(*), min(not_before) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil,
+			&s.Waiting, timeOf{&s.OldestWaiting})
 	})
 	read("read the newest event", func(tx *Tx) error {
 		return tx.one(ctx, "SELECT at FROM events ORDER BY id DESC LIMIT 1", nil, timeOf{&s.Newest})
@@ -271,7 +273,8 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 			var c SuffixCount
 			err := r.Scan(&c.Suffix, &c.Version, &c.Devices)
 			return c, err
-		}, "SELECT suffix, max(amt_version), count(*) FROM devices WHERE suffix <> '' GROUP BY suffix, amt_major ORDER BY count(*) DESC, suffix LIMIT 40")
+		}, "SELECT suffix, max(amt_version), count(*) FROM devices WHERE suffix <> '' GROUP BY suffix, amt_major ORDER BY count(*) DESC, "+
+			"suffix LIMIT 40")
 		return err
 	})
 	read("read who was heard from where", func(tx *Tx) (err error) {
@@ -284,7 +287,8 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 			}
 			return c, err
 		}, `SELECT substr(address_key, 1, CASE WHEN address_key LIKE '00000000000000000000ffff%' THEN 30 ELSE 16 END), count(*),
-			count(CASE WHEN lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'failed', 'dormant') THEN 1 END), max(last_seen)
+			count(CASE WHEN lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'queued', 'failed',
+			'dormant') THEN 1 END), max(last_seen)
 			FROM devices WHERE address_key <> '' GROUP BY 1 ORDER BY 1 LIMIT 50000`)
 		return err
 	})
@@ -346,7 +350,8 @@ func (s *Survey) rights(ctx context.Context, tx *Tx) error {
 			return err
 		}
 		var lacks []string
-		for right, has := range map[string]bool{"SELECT": get, "INSERT": add, "UPDATE": change || name == "audit", "DELETE": remove || slices.Contains(appendOnly, name)} {
+		for right, has := range map[string]bool{"SELECT": get, "INSERT": add, "UPDATE": change || name == "audit", "DELETE": remove ||
+			slices.Contains(appendOnly, name)} {
 			if !has {
 				lacks = append(lacks, right)
 			}
@@ -355,8 +360,10 @@ func (s *Survey) rights(ctx context.Context, tx *Tx) error {
 			s.Lacking = append(s.Lacking, name+": "+strings.Join(lacks, ", "))
 		}
 		return nil
-	}, `SELECT relname, has_table_privilege(oid, 'SELECT'), has_table_privilege(oid, 'INSERT'), has_table_privilege(oid, 'UPDATE'), has_table_privilege(oid, 'DELETE')
-		FROM pg_class WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('settings')) ORDER BY relname`)
+	}, `SELECT relname, has_table_privilege(oid, 'SELECT'), has_table_privilege(oid, 'INSERT'), has_table_privilege(oid, 'UPDATE'),
+		has_table_privilege(oid, 'DELETE')
+		FROM pg_class WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('settings'))
+		ORDER BY relname`)
 }
 
 func (s *Survey) sizes(ctx context.Context, tx *Tx) error {

@@ -16,10 +16,12 @@ const notASession = "t.name NOT LIKE 'session:%'"
 // made names no user and belongs to the user of its own name.
 const tokenUser = "coalesce(nullif(t.user_name, ''), t.name)"
 
-const tokenColumns = "t.id, t.name, " + tokenUser + ", t.role, t.hash, t.created_by, t.created_at, t.expires_at, t.last_used, t.revoked_at, t.signed"
+const tokenColumns = "t.id, t.name, " + tokenUser + ", t.role, t.hash, t.created_by, t.created_at, t.expires_at, t.last_used, " +
+	"t.revoked_at, t.signed"
 
 func (t *Token) dest() []any {
-	return []any{&t.ID, &t.Name, &t.User, &t.Role, &t.Hash, &t.CreatedBy, timeOf{&t.CreatedAt}, timeOf{&t.ExpiresAt}, timeOf{&t.LastUsed}, timeOf{&t.RevokedAt}, &t.signed}
+	return []any{&t.ID, &t.Name, &t.User, &t.Role, &t.Hash, &t.CreatedBy, timeOf{&t.CreatedAt}, timeOf{&t.ExpiresAt}, timeOf{&t.LastUsed},
+		timeOf{&t.RevokedAt}, &t.signed}
 }
 
 func (t *Token) place() seal.Place {
@@ -48,7 +50,8 @@ func (tx *Tx) CreateToken(ctx context.Context, t Token) (int64, error) {
 	if t.User == "" {
 		t.User = t.Name
 	}
-	err := tx.one(ctx, `INSERT INTO tokens (name, user_name, role, hash, created_by, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, {now}, $6)
+	err := tx.one(ctx, `INSERT INTO tokens (name, user_name, role, hash, created_by, created_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, {now}, $6)
 		RETURNING id`, []any{t.Name, t.User, t.Role, t.Hash, t.CreatedBy, t.ExpiresAt}, &t.ID)
 	if err == nil {
 		if t.signed, err = tx.sign(t.place()); err == nil {
@@ -111,7 +114,8 @@ func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
 func (tx *Tx) CreateSession(ctx context.Context, s Session) error {
 	mac, err := tx.sign(s.place())
 	if err == nil {
-		_, err = tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at, signed) VALUES ($1, $2, {now}, $3, $4)", s.Hash, s.TokenID, s.ExpiresAt, mac)
+		_, err = tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at, signed) VALUES ($1, $2, {now}, $3, $4)", s.Hash,
+			s.TokenID, s.ExpiresAt, mac)
 	}
 	if err != nil {
 		return fmt.Errorf("session: %w", err)
@@ -133,13 +137,15 @@ func (tx *Tx) SessionByHash(ctx context.Context, hash []byte) (Token, error) {
 			return t, err
 		}
 		tx.judge(&t)
-		t.Forged = t.Forged || own.TokenID != t.ID || !tx.counts("sessions", hex.EncodeToString(own.Hash[:min(4, len(own.Hash))]), own.place(), own.signed)
+		t.Forged = t.Forged || own.TokenID != t.ID || !tx.counts("sessions", hex.EncodeToString(own.Hash[:min(4, len(own.Hash))]), own.place(),
+			own.signed)
 		t.Hash = own.Hash
 		if t.ExpiresAt.IsZero() || own.ExpiresAt.Before(t.ExpiresAt) {
 			t.ExpiresAt = own.ExpiresAt
 		}
 		return t, nil
-	}, "SELECT "+tokenColumns+", s.hash, s.token_id, s.expires_at, s.signed FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE s.hash = $1 AND s.ended_at IS NULL AND s.expires_at > {now} AND "+goodToken, hash)
+	}, "SELECT "+tokenColumns+", s.hash, s.token_id, s.expires_at, s.signed FROM sessions s JOIN tokens t ON t.id = s.token_id "+
+		"WHERE s.hash = $1 AND s.ended_at IS NULL AND s.expires_at > {now} AND "+goodToken, hash)
 	if err == nil && (len(rows) == 0 || rows[0].Forged) {
 		err = fmt.Errorf("session: %w", ErrNotFound)
 	}

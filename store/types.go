@@ -83,7 +83,7 @@ type Device struct {
 
 	FirstSeen, LastSeen, ProvisionedAt, LastContact, WindowUntil time.Time
 	NextRetry, DeviceCertNotAfter, PasswordChangedAt             time.Time
-	ClaimDue                                                     time.Time // a node calls it from then on, since somebody says hello in its name elsewhere
+	ClaimDue                                                     time.Time // a node calls it then: somebody else says hello in its name
 
 	Attempts   int
 	HelloCount int

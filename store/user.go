@@ -10,7 +10,8 @@ import (
 
 const userColumns = `u.name, u.roles, u.created_by, u.created_at, u.disabled_at, u.signed,
 	(SELECT count(*) FROM tokens t WHERE ` + tokenUser + ` = u.name AND ` + goodToken + `),
-	(SELECT count(*) FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE ` + tokenUser + ` = u.name AND s.ended_at IS NULL AND s.expires_at > {now} AND ` + goodToken + `)`
+	(SELECT count(*) FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE ` + tokenUser +
+	` = u.name AND s.ended_at IS NULL AND s.expires_at > {now} AND ` + goodToken + `)`
 
 // scanUser reads a user; a user without a right MAC has no roles.
 func (tx *Tx) scanUser(s scanner) (User, error) {
@@ -32,7 +33,8 @@ func (tx *Tx) CreateUser(ctx context.Context, u User) error {
 	roles := strings.Join(u.Roles, ",")
 	mac, err := tx.sign(u.place(roles))
 	if err == nil {
-		_, err = tx.exec(ctx, "INSERT INTO users (name, roles, created_by, created_at, signed) VALUES ($1, $2, $3, {now}, $4)", u.Name, roles, u.CreatedBy, mac)
+		_, err = tx.exec(ctx, "INSERT INTO users (name, roles, created_by, created_at, signed) VALUES ($1, $2, $3, {now}, $4)", u.Name, roles,
+			u.CreatedBy, mac)
 	}
 	if err != nil {
 		return fmt.Errorf("user %s: %w", u.Name, err)
@@ -89,7 +91,8 @@ func (tx *Tx) SetUser(ctx context.Context, name string, roles []string, disabled
 	if err != nil {
 		return fmt.Errorf("user %s: %w", name, err)
 	}
-	n, err := tx.exec(ctx, `UPDATE users SET roles = $2, disabled_at = CASE WHEN $3 THEN coalesce(disabled_at, {now}) END, signed = $4 WHERE name = $1`,
+	n, err := tx.exec(ctx, `UPDATE users SET roles = $2, disabled_at = CASE WHEN $3 THEN coalesce(disabled_at, {now}) END, signed = $4
+		WHERE name = $1`,
 		name, strings.Join(roles, ","), disabled, mac)
 	if err := touched(n, err, ErrNotFound); err != nil {
 		return fmt.Errorf("user %s: %w", name, err)

@@ -45,7 +45,8 @@ func (tx *Tx) MarkUnproved(ctx context.Context, uuid amt.UUID, sent, unanswered 
 
 // MarkAnswered takes both marks away, since a run ended well.
 func (tx *Tx) MarkAnswered(ctx context.Context, uuid amt.UUID) error {
-	if _, err := tx.exec(ctx, "UPDATE devices SET unproved_at = NULL, lost_at = NULL WHERE uuid = $1 AND (unproved_at IS NOT NULL OR lost_at IS NOT NULL)", uuid); err != nil {
+	if _, err := tx.exec(ctx, "UPDATE devices SET unproved_at = NULL, lost_at = NULL WHERE uuid = $1 AND (unproved_at IS NOT NULL OR "+
+		"lost_at IS NOT NULL)", uuid); err != nil {
 		return fmt.Errorf("device %s: %w", uuid, err)
 	}
 	return nil
@@ -79,7 +80,8 @@ func (tx *Tx) LostDevices(ctx context.Context, since time.Time, limit int) ([]Lo
 		return l, err
 	}, `SELECT uuid, CASE WHEN host <> '' THEN host ELSE fqdn END, lost_at, reason, detail,
 			EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND r.state IN ('queued', 'running'))
-		FROM devices WHERE lost_at IS NOT NULL AND lost_at >= $1 AND `+tx.noIndex("lifecycle")+` IN ('provisioned', 'drifted', 'maintaining', 'credentials_unknown')
+		FROM devices WHERE lost_at IS NOT NULL AND lost_at >= $1 AND `+tx.noIndex("lifecycle")+
+		` IN ('provisioned', 'drifted', 'maintaining', 'credentials_unknown')
 		ORDER BY lost_at, uuid LIMIT $2`, since, page(limit))
 	if err != nil {
 		return nil, fmt.Errorf("devices lost: %w", err)
@@ -210,7 +212,8 @@ func (tx *Tx) rolledOut(ctx context.Context, o Outgrown, first int) (in string, 
 		err := s.Scan(&id)
 		args, marks = append(args, id), append(marks, fmt.Sprintf("$%d", first+len(args)))
 		return err
-	}, "SELECT id FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND state <> 'done' AND (state <> 'aborted' OR cause = $2)", Target(o.Profile, o.Version), o.Cause)
+	}, "SELECT id FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND state <> 'done' AND (state <> 'aborted' OR cause = $2)",
+		Target(o.Profile, o.Version), o.Cause)
 	if err != nil {
 		return "", nil, fmt.Errorf("rollouts of profile %s: %w", o.Profile, err)
 	}
@@ -226,7 +229,8 @@ func Target(profile string, version int) string { return fmt.Sprintf("%s@%d", pr
 // OpenRollout reports whether any rollout of a profile has not ended.
 func (tx *Tx) OpenRollout(ctx context.Context, profile string) (bool, error) {
 	var n int
-	err := tx.one(ctx, "SELECT count(*) FROM jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1", []any{profile + "@", len(profile) + 1}, &n)
+	err := tx.one(ctx, "SELECT count(*) FROM jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1",
+		[]any{profile + "@", len(profile) + 1}, &n)
 	if err != nil {
 		return false, fmt.Errorf("rollouts of profile %s: %w", profile, err)
 	}
@@ -245,7 +249,8 @@ func (tx *Tx) Unproved(ctx context.Context, uuid amt.UUID) (lost, unproved bool,
 // RolloutOf finds the open rollout for a target and cause, or returns
 // ErrNotFound.
 func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, err error) {
-	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE kind = '"+kindRollout+"' AND target = $1 AND cause = $2 AND state NOT IN ('done', 'aborted') ORDER BY id DESC", target, cause)
+	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE kind = '"+kindRollout+
+		"' AND target = $1 AND cause = $2 AND state NOT IN ('done', 'aborted') ORDER BY id DESC", target, cause)
 	for _, j := range all {
 		if j.State != JobForged {
 			return j.ID, nil
@@ -261,7 +266,8 @@ func (tx *Tx) RolloutOf(ctx context.Context, target, cause string) (id int64, er
 // newest in which devices wait or which stopped.
 func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]BulkJob, error) {
 	found, err := tx.jobs(ctx, "SELECT "+jobColumns+` FROM jobs WHERE kind = '`+kindRollout+`' AND state NOT IN ('done', 'aborted')
-		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i WHERE i.job_id = jobs.id AND i.state = 'waiting'))
+		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i
+		WHERE i.job_id = jobs.id AND i.state = 'waiting'))
 		ORDER BY id`, profile+"@", len(profile)+1, newest)
 	if err != nil {
 		return nil, fmt.Errorf("rollouts of profile %s: %w", profile, err)

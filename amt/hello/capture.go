@@ -119,7 +119,8 @@ func capture(b []byte) ([]Recorded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a %s file that cannot be read behind packet %d: %w", kind, packets, err)
 	}
-	return nil, fmt.Errorf("a %s file with %d packets, none of which carries a hello: capture TCP port 9971 with whole packets (tcpdump -s 0 port 9971)", kind, packets)
+	return nil, fmt.Errorf("a %s file with %d packets, none of which carries a hello: capture TCP port 9971 with whole packets (tcpdump -s "+
+		"0 port 9971)", kind, packets)
 }
 
 var errCut = errors.New("it was cut short")
@@ -257,6 +258,7 @@ func payload(link int, b []byte) (data []byte, head segmentHead, ok bool) {
 	if size < 20 || size > len(b) {
 		return nil, head, false
 	}
-	head = segmentHead{netip.AddrPortFrom(from, binary.BigEndian.Uint16(b)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(b[2:])), binary.BigEndian.Uint32(b[4:])}
+	head = segmentHead{netip.AddrPortFrom(from, binary.BigEndian.Uint16(b)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(b[2:])),
+		binary.BigEndian.Uint32(b[4:])}
 	return b[size:], head, true
 }

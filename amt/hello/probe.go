@@ -32,8 +32,10 @@ func (s *Server) probed(c *conn) bool {
 			return false
 		}
 	}
-	text := fmt.Sprintf("provisiond hears hellos of Intel AMT on this port.\nIt sees you come from %s: a hello sent from there arrives.\n", c.from.Addr().Unmap())
-	_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n%s", len(text), text) // a caller who has gone does not need it
+	text := fmt.Sprintf("provisiond hears hellos of Intel AMT on this port.\nIt sees you come from %s: a hello sent from there arrives.\n",
+		c.from.Addr().Unmap())
+	_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nCache-Control: "+
+		"no-store\r\nConnection: close\r\n\r\n%s", len(text), text) // a caller who has gone does not need it
 	s.log.Debug("the hello port was probed", zap.Stringer("from", c.from))
 	return true
 }

@@ -60,7 +60,8 @@ func Recordings(data []byte) ([]Recorded, error) {
 	case best != nil:
 		return []Recorded{*best}, nil
 	case isText(text):
-		return nil, errors.New("this text is no hello in a form known here: want hexadecimal digits, the dump of xxd, hexdump, od or Wireshark, a list of 0x01, base64, or a pcap file")
+		return nil, errors.New("this text is no hello in a form known here: want hexadecimal digits, the dump of xxd, hexdump, od or " +
+			"Wireshark, a list of 0x01, base64, or a pcap file")
 	}
 	return []Recorded{{data, "the bytes themselves"}}, nil
 }

@@ -96,8 +96,9 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Session, error) {
 		hint = "it did not ask for our certificate in the TLS handshake, so it may be set up already"
 	}
 	s.client = wsman.NewClient(conn, wsman.Config{
-		Host: netip.AddrPortFrom(t.Addr.Addr().WithZone(""), t.Addr.Port()).String(), Logins: t.Logins, LoginHint: hint, CallTimeout: d.cfg.CallTimeout,
-		Log: d.log, Metrics: d.metrics.wsman, Explain: explain,
+		Host: netip.AddrPortFrom(t.Addr.Addr().WithZone(""), t.Addr.Port()).String(), Logins: t.Logins, LoginHint: hint,
+		CallTimeout: d.cfg.CallTimeout,
+		Log:         d.log, Metrics: d.metrics.wsman, Explain: explain,
 		Redial: func(ctx context.Context) (net.Conn, error) {
 			conn, p, err := d.shake(ctx, again, peer.TLSVersion, new(attempt))
 			if err != nil {
@@ -237,7 +238,8 @@ func (d *Dialer) shake(ctx context.Context, t Target, most uint16, a *attempt) (
 	peer := policy.found
 	peer.ClientCertAsked, peer.ClientCertSent = asked, sent
 	wsman.Called(ctx, Call{Name: HandshakeCall, Began: shook, Took: time.Since(shook),
-		Labels: map[string]string{"version": versionLabel(peer.TLSVersion), "cipher": tls.CipherSuiteName(peer.Cipher), "verified": peer.Verified}})
+		Labels: map[string]string{"version": versionLabel(peer.TLSVersion), "cipher": tls.CipherSuiteName(peer.Cipher),
+			"verified": peer.Verified}})
 	d.metrics.handshakes.WithLabelValues(versionLabel(peer.TLSVersion), tls.CipherSuiteName(peer.Cipher), "ok").Inc()
 	for _, f := range legacyFeaturesOf(peer) {
 		d.metrics.legacy.WithLabelValues(f).Inc()

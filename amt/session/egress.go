@@ -124,7 +124,8 @@ func egressVerdict(allowed []netip.Prefix, own func() []netip.Addr, network, add
 		}
 		loopback = loopback || b.reason == "loopback"
 	}
-	if own != nil && !loopback && slices.ContainsFunc(own(), func(o netip.Addr) bool { return o.Unmap().WithZone("") == ip }) && !named(exactly) {
+	if own != nil && !loopback && slices.ContainsFunc(own(), func(o netip.Addr) bool { return o.Unmap().WithZone("") == ip }) &&
+		!named(exactly) {
 		return "own"
 	}
 	if !slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {

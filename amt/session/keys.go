@@ -116,7 +116,8 @@ func (s *Session) AddTrustedRoot(ctx context.Context, der []byte) (string, error
 }
 
 func (s *Session) add(ctx context.Context, method, input, output string, der []byte) (string, error) {
-	out, err := s.client.Invoke(ctx, keyService, method, wsman.Arg{Name: input, Value: base64.StdEncoding.EncodeToString(der), Secret: method == "AddKey"})
+	out, err := s.client.Invoke(ctx, keyService, method, wsman.Arg{Name: input, Value: base64.StdEncoding.EncodeToString(der),
+		Secret: method == "AddKey"})
 	if err != nil {
 		return "", recode(reason.DeviceCertInstallFailed, err)
 	}

@@ -21,9 +21,10 @@ type Metrics struct {
 }
 
 var (
-	handshakeResults = []string{"ok", "client_cert_refused", "version_refused", "peer_cert_invalid", "pin_mismatch", "renegotiation", "timeout", "failed"}
-	legacyFeatures   = []string{"tls10", "tls11", "rsa_kex", "sha1_signature", "rsa_1024", "rsa_small", "negative_serial", "rc4", "3des"}
-	verifyMethods    = []string{"odca", "pin", "tofu", "none"}
+	handshakeResults = []string{"ok", "client_cert_refused", "version_refused", "peer_cert_invalid", "pin_mismatch", "renegotiation",
+		"timeout", "failed"}
+	legacyFeatures = []string{"tls10", "tls11", "rsa_kex", "sha1_signature", "rsa_1024", "rsa_small", "negative_serial", "rc4", "3des"}
+	verifyMethods  = []string{"odca", "pin", "tofu", "none"}
 )
 
 // NewMetrics registers all of them with every label value present.

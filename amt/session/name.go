@@ -9,7 +9,8 @@ import (
 // readOnlyGeneral are fields of AMT_GeneralSettings that a device computes.
 // SetHostName sends them back as read, as known clients do; for a device that
 // minds it repeats the Put without them.
-var readOnlyGeneral = []string{"AMTNetworkEnabled", "DigestRealm", "PowerSource", "PrivacyLevel", "NetworkInterfaceEnabled", "ThunderboltDockEnabled", "WsmanOnlyMode"}
+var readOnlyGeneral = []string{"AMTNetworkEnabled", "DigestRealm", "PowerSource", "PrivacyLevel", "NetworkInterfaceEnabled",
+	"ThunderboltDockEnabled", "WsmanOnlyMode"}
 
 // SetHostName gives the device its name. With DHCP a device needs a host name
 // before commit. All other general settings stay as they are.

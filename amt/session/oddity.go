@@ -95,7 +95,8 @@ func oddName(name asn1.RawValue) (found []string) {
 				found = append(found, fmt.Sprintf("%s %q calls itself UTF-8 and is not: most likely it is Latin-1", what, clipBytes(text.Bytes)))
 			case text.Tag == asn1.TagPrintableString:
 				if i := bytes.IndexFunc(text.Bytes, unprintable); i >= 0 {
-					found = append(found, fmt.Sprintf("%s %q holds the character %q, which a PrintableString may not", what, clipBytes(text.Bytes), text.Bytes[i:i+1]))
+					found = append(found, fmt.Sprintf("%s %q holds the character %q, which a PrintableString may not", what, clipBytes(text.Bytes),
+						text.Bytes[i:i+1]))
 				}
 			case (text.Tag == asn1.TagIA5String || text.Tag == asn1.TagNumericString) && bytes.IndexFunc(text.Bytes, func(r rune) bool {
 				return r >= utf8.RuneSelf || text.Tag == asn1.TagNumericString && r != ' ' && (r < '0' || r > '9')

@@ -9,7 +9,8 @@ import (
 
 // recordClasses are the four kinds of provisioning record, remote setup first. A
 // device holds at most one.
-var recordClasses = []string{"IPS_TLSProvisioningRecord", "IPS_AdminProvisioningRecord", "IPS_ManualProvisioningRecord", "IPS_ClientProvisioningRecord"}
+var recordClasses = []string{"IPS_TLSProvisioningRecord", "IPS_AdminProvisioningRecord", "IPS_ManualProvisioningRecord",
+	"IPS_ClientProvisioningRecord"}
 
 // ProvisioningRecord reads the firmware's own account of its setup, the best
 // evidence of which certificate and server it saw. A device that keeps none

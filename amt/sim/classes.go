@@ -87,8 +87,9 @@ var classes = map[string]*class{
 	"AMT_PublicPrivateKeyPair":            {space: nsAMT, list: keyPairs, remove: removeKey},
 	"AMT_PublicKeyManagementCapabilities": {space: nsAMT, singleton: true, list: one(keyCapabilities)},
 	"AMT_TLSProtocolEndpointCollection":   {space: nsAMT, singleton: true, list: one(endpointCollection)},
-	"AMT_TLSCredentialContext":            {space: nsAMT, singleton: true, list: credentialContexts, put: putContext, create: createContext, remove: removeContext},
-	"AMT_TLSSettingData":                  {space: nsAMT, list: tlsSettings, put: putTLS},
+	"AMT_TLSCredentialContext": {space: nsAMT, singleton: true, list: credentialContexts, put: putContext, create: createContext,
+		remove: removeContext},
+	"AMT_TLSSettingData": {space: nsAMT, list: tlsSettings, put: putTLS},
 	"AMT_RedirectionService": {space: nsAMT, singleton: true, list: one(redirection), put: putRedirection, methods: map[string]method{
 		"RequestStateChange": {do: redirectionState},
 	}},
@@ -100,14 +101,16 @@ var classes = map[string]*class{
 		"SetPowerScheme": {do: setPowerScheme},
 	}},
 	"CIM_ElementSettingData": {space: nsCIM, list: elementSettings},
-	"AMT_WebUIService": {lacks: func(p *Personality) bool { return p.NoWebUI }, space: nsAMT, singleton: true, list: one(webUI), methods: map[string]method{
-		"RequestStateChange": {do: webUIState},
-	}},
+	"AMT_WebUIService": {lacks: func(p *Personality) bool { return p.NoWebUI }, space: nsAMT, singleton: true, list: one(webUI),
+		methods: map[string]method{
+			"RequestStateChange": {do: webUIState},
+		}},
 	"IPS_OptInService":                    {space: nsIPS, since: v(6, 2), singleton: true, list: one(optIn), put: putOptIn},
 	"AMT_EnvironmentDetectionSettingData": {space: nsAMT, singleton: true, list: one(detection), put: putDetection},
-	"AMT_ProvisioningCertificateHash":     {space: nsAMT, since: v(6, 0), list: provisioningHashes, put: putHash, create: createHash, remove: removeHash},
-	"IPS_TLSProvisioningRecord":           {space: nsIPS, since: v(6, 2), singleton: true, list: provisioningRecord},
-	"IPS_ProvisioningRecordLog":           {space: nsIPS, since: v(6, 2), singleton: true, list: one(recordLog)},
+	"AMT_ProvisioningCertificateHash": {space: nsAMT, since: v(6, 0), list: provisioningHashes, put: putHash, create: createHash,
+		remove: removeHash},
+	"IPS_TLSProvisioningRecord": {space: nsIPS, since: v(6, 2), singleton: true, list: provisioningRecord},
+	"IPS_ProvisioningRecordLog": {space: nsIPS, since: v(6, 2), singleton: true, list: one(recordLog)},
 }
 
 // peer is the caller's address.
@@ -159,7 +162,8 @@ func putGeneral(d *Device, c *call) error {
 		fields = append(fields, flag("RmcpPingResponseEnabled", &s.rmcpPing))
 	}
 	if d.p.has(6, 0) {
-		fields = append(fields, flag("SharedFQDN", &s.sharedFQDN), flag("DDNSUpdateEnabled", &s.ddns), flag("DDNSUpdateByDHCPServerEnabled", &s.ddnsByDHCP),
+		fields = append(fields, flag("SharedFQDN", &s.sharedFQDN), flag("DDNSUpdateEnabled", &s.ddns),
+			flag("DDNSUpdateByDHCPServerEnabled", &s.ddnsByDHCP),
 			number("DDNSPeriodicUpdateInterval", &s.ddnsInterval), number("DDNSTTL", &s.ddnsTTL), number("PreferredAddressFamily", &s.family))
 	}
 	if err := setFields(c, fields...); err != nil {
@@ -223,7 +227,8 @@ func putEthernet(d *Device, c *call) error {
 }
 
 func timeService(d *Device) instance {
-	in := instanceOf("CreationClassName", "AMT_TimeSynchronizationService", "ElementName", "Intel(r) AMT Time Synchronization Service", "EnabledState", "5")
+	in := instanceOf("CreationClassName", "AMT_TimeSynchronizationService", "ElementName", "Intel(r) AMT Time Synchronization Service",
+		"EnabledState", "5")
 	if d.p.has(8, 0) {
 		in = append(in, prop{name: "LocalTimeSyncEnabled", value: num(d.now.timeSync)})
 	}

@@ -125,7 +125,8 @@ func listUsers(d *Device, c *call) ([]prop, amt.Status, error) {
 			handles = append(handles, prop{name: "Handles", value: num(u.handle)})
 		}
 	}
-	return append([]prop{{name: "TotalCount", value: num(len(d.now.users))}, {name: "HandlesCount", value: num(len(handles))}}, handles...), 0, nil
+	return append([]prop{{name: "TotalCount", value: num(len(d.now.users))}, {name: "HandlesCount", value: num(len(handles))}}, handles...),
+		0, nil
 }
 
 func getUser(d *Device, c *call) ([]prop, amt.Status, error) {
@@ -210,7 +211,8 @@ func redirectionState(d *Device, c *call) ([]prop, amt.Status, error) {
 }
 
 func kvm(d *Device) instance {
-	return instanceOf("CreationClassName", "CIM_KVMRedirectionSAP", "ElementName", "KVM Redirection Service Access Point", "EnabledState", num(d.now.kvm),
+	return instanceOf("CreationClassName", "CIM_KVMRedirectionSAP", "ElementName", "KVM Redirection Service Access Point", "EnabledState",
+		num(d.now.kvm),
 		"KVMProtocol", "4", "Name", "KVM Redirection Service Access Point", "RequestedState", "5",
 		"SystemCreationClassName", "CIM_ComputerSystem", "SystemName", "ManagedSystem")
 }
@@ -243,7 +245,8 @@ func optIn(d *Device) instance {
 
 func putOptIn(d *Device, c *call) error {
 	v, code, display := d.now.optIn, d.now.codeTimeout, d.now.displayTimeout
-	if err := setFields(c, number("OptInRequired", &v), number("OptInCodeTimeout", &code), number("OptInDisplayTimeout", &display)); err != nil {
+	if err := setFields(c, number("OptInRequired", &v), number("OptInCodeTimeout", &code),
+		number("OptInDisplayTimeout", &display)); err != nil {
 		return err
 	}
 	if d.p.ConsentLocked || v > 1 && v != 0xFFFFFFFF || code < 60 || code > 900 {

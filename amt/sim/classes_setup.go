@@ -288,7 +288,8 @@ func recordLog(d *Device) instance {
 func provisioningHashes(d *Device) []instance {
 	var list []instance
 	for i, h := range d.now.hashes {
-		list = append(list, instanceOf("ElementName", "Intel(r) AMT Provisioning Certificate Hash", "InstanceID", fmt.Sprintf("Intel(r) AMT Provisioning Certificate Hash: Handle: %d", i),
+		list = append(list, instanceOf("ElementName", "Intel(r) AMT Provisioning Certificate Hash", "InstanceID",
+			fmt.Sprintf("Intel(r) AMT Provisioning Certificate Hash: Handle: %d", i),
 			"HashType", num(int(h.hash.Algorithm)), "HashData", base64.StdEncoding.EncodeToString(h.hash.Sum),
 			"IsDefault", yes(h.isDefault), "Enabled", yes(h.enabled)))
 	}

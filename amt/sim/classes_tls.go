@@ -118,7 +118,8 @@ func keyPairs(d *Device) []instance {
 }
 
 func keyCapabilities(d *Device) instance {
-	in := instanceOf("ElementName", "Intel(r) AMT: Public Key Management Capabilities", "InstanceID", "Intel(r) AMT: Public Key Management Capabilities",
+	in := instanceOf("ElementName", "Intel(r) AMT: Public Key Management Capabilities", "InstanceID",
+		"Intel(r) AMT: Public Key Management Capabilities",
 		"RootCertMaxSize", "1500", "RootCertMaxInstances", num(maxRoots), "CertChainMaxSize", "4100", "CommonNameMaxSize", "63",
 		"CommonNameMaxInstances", "4", "CrlStoreSize", "1424")
 	for _, bits := range []string{"1024", "1536", "2048"} {
@@ -388,7 +389,8 @@ func putTLS(d *Device, c *call) error {
 	if _, ok := c.arg("AcceptNonSecureConnections"); ok && d.p.has(16, 1) {
 		return errSchema // these releases have no non-secure connections
 	}
-	if err := setFields(c, flag("Enabled", &s.enabled), flag("MutualAuthentication", &s.mutual), flag("AcceptNonSecureConnections", &s.nonSecure)); err != nil {
+	if err := setFields(c, flag("Enabled", &s.enabled), flag("MutualAuthentication", &s.mutual),
+		flag("AcceptNonSecureConnections", &s.nonSecure)); err != nil {
 		return err
 	}
 	s.trustedCN = c.args("TrustedCN")

@@ -49,7 +49,8 @@ const (
 	SlowAnswer Kind = "slow_answer" // send the answer a moment later
 )
 
-var atCalls = []Kind{CutBefore, DropReply, CutReply, Garble, Refuse, Busy503, Hang, Delay, WrongRelate, HugeBody, NestedXML, PowerCycle, Ask401, Late}
+var atCalls = []Kind{CutBefore, DropReply, CutReply, Garble, Refuse, Busy503, Hang, Delay, WrongRelate, HugeBody, NestedXML, PowerCycle,
+	Ask401, Late}
 var ofDevice = []Kind{NeverListen, RefuseCert, HangHandshake, OneByte, NonceStorm, SlowKeygen, CommitNoop, WrongUUID}
 
 // randomly are the faults that a Rate draws from: a server must come through
@@ -201,7 +202,8 @@ type faultState struct {
 }
 
 func newFaultState(f Faults, id uint64) faultState {
-	s := faultState{list: f.List, count: make([]int, len(f.List)), left: make([]int, len(f.List)), rate: f.Rate, most: f.Most, always: map[Kind]bool{}}
+	s := faultState{list: f.List, count: make([]int, len(f.List)), left: make([]int, len(f.List)), rate: f.Rate, most: f.Most,
+		always: map[Kind]bool{}}
 	if s.most == 0 {
 		s.most = 3
 	}
@@ -347,7 +349,8 @@ func (f *firing) reply(c *conn, r *httpReply) bool {
 // huge sends a gigabyte of spaces in an answer that claims to be XML, until the
 // peer gives up.
 func (c *conn) huge() {
-	head := "HTTP/1.1 200 OK\r\nServer: " + c.dev.p.ServerName + "\r\nContent-Type: " + c.dev.p.ContentType + "\r\nContent-Length: 1073741824\r\n\r\n"
+	head := "HTTP/1.1 200 OK\r\nServer: " + c.dev.p.ServerName + "\r\nContent-Type: " + c.dev.p.ContentType +
+		"\r\nContent-Length: 1073741824\r\n\r\n"
 	_ = c.raw.SetWriteDeadline(time.Now().Add(handshakeTime))
 	if _, err := c.rw.Write([]byte(head + `<?xml version="1.0"?><a>`)); err != nil {
 		return

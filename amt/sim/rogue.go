@@ -301,7 +301,8 @@ func rogueCall(class, action, args string) []byte {
 		body = "<r:" + action + `_INPUT xmlns:r="` + uri + `">` + args + "</r:" + action + "_INPUT>"
 		action = uri + "/" + action
 	}
-	return []byte(`<?xml version="1.0" encoding="utf-8"?><Envelope xmlns="` + nsEnv + `" xmlns:a="` + nsAddr + `" xmlns:w="` + nsMan + `"><Header>` +
+	return []byte(`<?xml version="1.0" encoding="utf-8"?><Envelope xmlns="` + nsEnv + `" xmlns:a="` + nsAddr + `" xmlns:w="` + nsMan +
+		`"><Header>` +
 		`<a:Action>` + action + `</a:Action><a:To>/wsman</a:To><w:ResourceURI>` + uri + `</w:ResourceURI><a:MessageID>1</a:MessageID>` +
 		`<a:ReplyTo><a:Address>` + nsAddr + `/role/anonymous</a:Address></a:ReplyTo></Header><Body>` + body + `</Body></Envelope>`)
 }
@@ -460,7 +461,8 @@ func (m *Middle) serve(c net.Conn) {
 		return
 	}
 	_ = c.SetDeadline(time.Now().Add(idleTime))
-	conf := &tls.Config{Certificates: []tls.Certificate{*m.Certificate}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12, CipherSuites: suitesAll}
+	conf := &tls.Config{Certificates: []tls.Certificate{*m.Certificate}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12,
+		CipherSuites: suitesAll}
 	if m.AsksCertificate {
 		conf.ClientAuth = tls.RequireAnyClientCert
 	}
@@ -520,7 +522,8 @@ func (m *Middle) talk(tc net.Conn) {
 		} else if s.challenge, err = m.Relay.challenge(); err != nil {
 			s.challenge = m.Relay.invent()
 		}
-		out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nServer: Intel(R) Active Management Technology\r\nContent-Type: %s\r\n", s.status, statusText[s.status], s.kind)
+		out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nServer: Intel(R) Active Management Technology\r\nContent-Type: %s\r\n", s.status,
+			statusText[s.status], s.kind)
 		if s.challenge != "" {
 			out = append(out, "WWW-Authenticate: "+s.challenge+"\r\n"...)
 		}

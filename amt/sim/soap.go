@@ -161,14 +161,16 @@ func manage(sub, reason string) *soapFault {
 }
 
 var (
-	errNoClass     = addressing("DestinationUnreachable", "No route can be determined to reach the destination role defined by the WSAddressing To.")
-	errNoAction    = addressing("ActionNotSupported", "The action is not supported by the service.")
-	errNoHeader    = addressing("MessageInformationHeaderRequired", "A required message information header, To, MessageID, or Action, is not present.")
-	errSelectors   = manage("InvalidSelectors", "The Selectors for the resource were not valid.")
-	errSchema      = manage("SchemaValidationError", "The supplied SOAP violates the corresponding XML Schema definition.")
-	errDenied      = manage("AccessDenied", "The sender was not authorized to access the resource.")
-	errExists      = manage("AlreadyExists", "The resource already exists.")
-	errInternal    = &soapFault{receiver: true, subcode: "InternalError", subNS: nsMan, reason: "The service cannot comply with the request due to internal or processing errors."}
+	errNoClass  = addressing("DestinationUnreachable", "No route can be determined to reach the destination role defined by the WSAddressing To.")
+	errNoAction = addressing("ActionNotSupported", "The action is not supported by the service.")
+	errNoHeader = addressing("MessageInformationHeaderRequired",
+		"A required message information header, To, MessageID, or Action, is not present.")
+	errSelectors = manage("InvalidSelectors", "The Selectors for the resource were not valid.")
+	errSchema    = manage("SchemaValidationError", "The supplied SOAP violates the corresponding XML Schema definition.")
+	errDenied    = manage("AccessDenied", "The sender was not authorized to access the resource.")
+	errExists    = manage("AlreadyExists", "The resource already exists.")
+	errInternal  = &soapFault{receiver: true, subcode: "InternalError", subNS: nsMan,
+		reason: "The service cannot comply with the request due to internal or processing errors."}
 	errContext     = &soapFault{subcode: "InvalidEnumerationContext", subNS: nsEnum, reason: "The supplied enumeration context is invalid."}
 	errNotWellForm = &soapFault{subcode: "SchemaValidationError", subNS: nsMan, reason: "The message is not well-formed."}
 )
@@ -365,7 +367,8 @@ func (w *writer) openNS(prefix, name, uri string) {
 func (w *writer) begin(action, relatesTo, id, classURI string) {
 	w.uri = classURI
 	w.b = make([]byte, 0, 2048)
-	w.str(`<?xml version="1.0" encoding="UTF-8"?><`, w.env, `:Envelope xmlns:`, w.env, `="`, nsEnv, `" xmlns:`, w.addr, `="`, nsAddr, `" xmlns:`, w.man, `="`, nsMan, `"`)
+	w.str(`<?xml version="1.0" encoding="UTF-8"?><`, w.env, `:Envelope xmlns:`, w.env, `="`, nsEnv, `" xmlns:`, w.addr, `="`, nsAddr,
+		`" xmlns:`, w.man, `="`, nsMan, `"`)
 	if !w.declareLate {
 		w.str(` xmlns:e="http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd" xmlns:f="http://schemas.dmtf.org/wbem/wsman/1/cimbinding.xsd" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:`, w.enum, `="`)
 		if strings.HasPrefix(action, nsXfer) {

@@ -251,7 +251,8 @@ func judgeConsole(raw [][]byte, roots [][]byte, trustedCN []string) error {
 	if !hasUsage(leaf, oidConsole) {
 		return errors.New("the certificate is not a console's")
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: inter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: inter,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return err
 	}
 	if len(trustedCN) == 0 {
