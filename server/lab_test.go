@@ -91,6 +91,7 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	storetest.HoldRoads(t, s.DB)
 	token, err := os.ReadFile(s.TokenFile())
 	if err != nil {
 		t.Fatal(err)

@@ -54,6 +54,7 @@ func newDesk(tb testing.TB, engine string, durable bool, p Policy) *desk {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = db.Close() })
+	storetest.HoldRoads(tb, db)
 	d := &desk{policy: p}
 	d.Admitter = New(Config{
 		DB: db, Policy: func() Policy { return d.policy }, Rand: rand.Reader, Log: zap.NewNop(),

@@ -100,6 +100,7 @@ func New(tb testing.TB, opts ...Option) *Bench {
 			tb.Errorf("close the store: %v", err)
 		}
 	})
+	storetest.HoldRoads(tb, b.DB)
 	if err := rest.EnsureAdminToken(tb.Context(), b.DB, b.TokenFile()); err != nil {
 		tb.Fatal(err)
 	}
