@@ -139,7 +139,7 @@ var checkName = Step{
 			return false, err
 		}
 		if strings.EqualFold(r.Identity.HostName, r.host) && strings.EqualFold(r.Identity.DomainName, r.domain) {
-			r.facts.HostName, r.facts.Domain = r.host, r.domain
+			r.named()
 			return true, nil
 		}
 		return r.differ(fmt.Sprintf("it calls itself %q, not %q", join(r.Identity.HostName, r.Identity.DomainName), r.fqdn())), nil
@@ -149,19 +149,41 @@ var checkName = Step{
 			return err
 		}
 		r.Identity.HostName, r.Identity.DomainName = r.host, r.domain
-		r.facts.HostName, r.facts.Domain = r.host, r.domain
+		r.named()
 		r.did(TaskName)
 		return nil
 	},
 }
 
+// named records that the device has the name that it is to have.
+func (r *Run) named() {
+	if r.misnamed == nil {
+		r.facts.HostName, r.facts.Domain = r.host, r.domain
+	}
+}
+
 // wantedName decides the name without recording it: the device has it only
-// after it was told.
+// after it was told. A device under management that may not have the name it is to
+// have keeps the one it bears, and is maintained under that: a name is no reason to
+// let its certificate or its password grow old. What is wrong with it is a finding.
 func (r *Run) wantedName(ctx context.Context) error {
 	host, domain := r.facts.HostName, r.facts.Domain
 	err := r.nameDevice(ctx)
 	r.facts.HostName, r.facts.Domain = host, domain
-	return err
+	switch codeOf(err) {
+	case reason.NameTaken, reason.DomainNotAllowed, reason.IdentityIncomplete:
+	default:
+		return err
+	}
+	bears, in := r.Job.Device.HostName, r.Job.Device.Domain
+	if bears == "" {
+		bears, in = r.Identity.HostName, r.Identity.DomainName
+	}
+	if bears == "" {
+		return err
+	}
+	r.host, r.domain, r.misnamed = bears, in, err
+	return nil
 }
 
 func join(host, domain string) string {
@@ -361,7 +383,7 @@ var saveChanges = Step{
 		if err := r.guardPending(ctx); err != nil {
 			return err
 		}
-		waited := r.pending()
+		waited := r.pending() || slices.Contains(r.fixed, TaskCert) // what was read last does not hold a new certificate
 		lost := r.Device.Commit(ctx)
 		switch {
 		case isAnyStatus(lost):

@@ -101,13 +101,15 @@ func (r *Run) verdictManaged(err error) Verdict {
 		if why := r.ownCertificateStays(); why != "" {
 			v.Health, v.Detail = "warn", why
 		}
-		if len(r.differs) > 0 {
-			v.Ended, v.Reason, v.Detail = store.Drifted, reason.ProfileDrift, "differs from profile "+r.Profile.Name+": "+strings.Join(r.differs, "; ")
-		} else if r.tasks.complete() {
+		if code, text := r.finding(); code != "" {
+			v.Ended, v.Reason, v.Detail = store.Drifted, code, text
+		} else if r.tasks.complete() || r.Job.Device.Reason == reason.ReappearedUnprovisioned {
 			v.Ended = store.Provisioned
-			if r.Job.Run.Kind == KindMaintain {
-				v.Profile, v.ProfileVersion = r.Profile.Name, r.Profile.Version
-			}
+		} else if v.Ended == store.Drifted {
+			v.Reason, v.Detail = r.Job.Device.Reason, r.Job.Device.Detail // it was not looked at, and stays so
+		}
+		if len(r.differs) == 0 && r.tasks.complete() && r.Job.Run.Kind == KindMaintain {
+			v.Profile, v.ProfileVersion = r.Profile.Name, r.Profile.Version
 		}
 		return v
 	}
@@ -139,6 +141,17 @@ func (r *Run) verdictManaged(err error) Verdict {
 
 // flashRest is how long a device is left alone that spares its flash.
 const flashRest = 24 * time.Hour
+
+// finding is what is left to differ from what the device is to be, "" nothing.
+func (r *Run) finding() (code reason.Code, text string) {
+	if len(r.differs) > 0 {
+		code, text = reason.ProfileDrift, "differs from profile "+r.Profile.Name+": "+strings.Join(r.differs, "; ")
+	}
+	if r.misnamed != nil {
+		code, text = codeOf(r.misnamed), strings.TrimSuffix(errText(r.misnamed)+"; "+text, "; ")
+	}
+	return code, clip(text)
+}
 
 // Unanswered reports whether a reason says that a device can no longer be spoken
 // to: after a change, it may be the change that shut us out.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
@@ -144,6 +145,63 @@ func TestAClashOfAnEarlierReleaseStays(t *testing.T) {
 	if dev := l.settle(e, c); dev.Reason != reason.NameTaken {
 		t.Errorf("a third: %s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
 	}
+}
+
+// TestAClashEndsNoMaintenance: a managed device that is given the name of another keeps
+// its own and is maintained under that; the clash is a finding of it until it is
+// resolved.
+func TestAClashEndsNoMaintenance(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		l.again = true
+		e := l.naming()
+		maintain := func(d *sim.Device, task string) store.Device {
+			t.Helper()
+			l.order(d, KindMaintain, task)
+			return l.settle(e, d)
+		}
+		call := func(d *sim.Device, name string) {
+			t.Helper()
+			if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
+				return tx.UpdateDevice(t.Context(), d.UUID(), store.DeviceFacts{FQDN: &name})
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first, second := l.device("11", sim.Faults{}), l.device("11", sim.Faults{})
+		for _, d := range []*sim.Device{first, second} {
+			l.hello(d)
+			l.settle(e, d)
+		}
+		call(first, "pc-7.corp.example.com")
+		if dev := maintain(first, ""); dev.HostName != "pc-7" {
+			t.Fatalf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(first))
+		}
+		bears, _ := l.look(second)
+		old, _ := l.active(second)
+		call(second, "pc-7.corp.example.com")
+		e.Clock = laterClock{realClock{}, 800 * 24 * time.Hour} // its certificate is at its end
+		dev := maintain(second, "")
+		if dev.Lifecycle != store.Drifted || dev.Reason != reason.NameTaken || !strings.Contains(dev.Detail, first.UUID().String()) || dev.Health != "ok" {
+			t.Errorf("%s (%s): %s: %s\n%s", dev.Lifecycle, dev.Health, dev.Reason, dev.Detail, l.journal(second))
+		}
+		if steps := l.steps(second); steps["use_renewed"] != "done" || steps["save_changes"] != "done" {
+			t.Errorf("its certificate was not renewed: %v", steps)
+		}
+		if dev.HostName != bears.HostName || dev.FQDN != "pc-7.corp.example.com" || second.Snapshot().HostName != bears.HostName || dev.ProfileVersion != l.prof.Version {
+			t.Errorf("it is called %s, wanted as %s, version %d", dev.HostName, dev.FQDN, dev.ProfileVersion)
+		}
+		if dev := maintain(second, TaskPassword); dev.Lifecycle != store.Drifted || dev.Reason != reason.NameTaken {
+			t.Errorf("after another task: %s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
+		}
+		if c, takes := l.active(second); !takes || c.ID == old.ID {
+			t.Errorf("its password was not changed: %d, taken %t\n%s", c.ID, takes, l.journal(second))
+		}
+		call(second, "pc-8.corp.example.com")
+		if dev := maintain(second, ""); dev.Lifecycle != store.Provisioned || dev.Reason != "" || dev.HostName != "pc-8" {
+			t.Errorf("resolved: %s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(second))
+		}
+	})
 }
 
 // suffixed is a device that reports another suffix than it judged our certificate by.

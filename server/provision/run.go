@@ -58,6 +58,7 @@ type Run struct {
 	tasks    tasks            // what this run is to look at
 	fixed    []string         // what was changed
 	differs  []string         // what was found to differ and is left so
+	misnamed error            // why it cannot have the name that it is to have
 	unsaved  bool             // a change waits for CommitChanges
 	oldCerts []string         // handles of certificates no longer in use
 	believed netip.Addr       // where it was said to be at first
