@@ -8,63 +8,18 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
-	"sync"
 	"time"
+
+	"github.com/provisiond/provisiond/amt/cheapkey"
 )
 
-// Making an RSA key costs more than a whole setup, and a server knows a device
-// by its key. So each device gets a key that no other has, of two out of a few
-// primes: n primes make n(n-1)/2 keys. Whoever compares two moduli finds a
-// common prime; never make a real device like this.
-var keys1024, keys2048 = keyPool{bits: 1024}, keyPool{bits: 2048}
-
-// mostPrimes bounds the time for making primes; they give 4,560 keys before the
-// first comes again.
-const mostPrimes = 96
-
-type keyPool struct {
-	bits int
-
-	mu     sync.Mutex
-	primes []*big.Int
-	i, j   int // the last pair, i < j
-}
-
-// newKey makes a key of 1024 or 2048 bits.
+// newKey makes a key that no other device has: a server knows a device by its key.
 func newKey(bits int) *rsa.PrivateKey {
-	if bits == 1024 {
-		return keys1024.next()
+	key, err := cheapkey.New(bits)
+	if err != nil {
+		panic(fmt.Sprintf("sim: make an RSA key of %d bits: %v", bits, err))
 	}
-	return keys2048.next()
-}
-
-func (k *keyPool) next() *rsa.PrivateKey {
-	p, q := k.pair()
-	one := big.NewInt(1)
-	phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
-	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537}, Primes: []*big.Int{p, q}}
-	key.D = new(big.Int).ModInverse(big.NewInt(65537), phi)
-	key.Precompute()
 	return key
-}
-
-func (k *keyPool) pair() (p, q *big.Int) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.i++; k.i >= k.j {
-		k.i, k.j = 0, k.j+1
-	}
-	if k.j == mostPrimes {
-		k.j = 1
-	}
-	for len(k.primes) <= k.j {
-		made, err := rsa.GenerateKey(rand.Reader, k.bits)
-		if err != nil {
-			panic(fmt.Sprintf("sim: make an RSA key of %d bits: %v", k.bits, err)) // fails only without entropy
-		}
-		k.primes = append(k.primes, made.Primes...)
-	}
-	return k.primes[k.i], k.primes[k.j]
 }
 
 // ownCert is the device's own certificate, made on first use. mu is held.

@@ -3,7 +3,7 @@
 // simulated fleet. Nothing here is for production.
 //
 // A Lab remembers its keys by name, so that two certificates of the same name
-// share a key (as cross-certificates do) and a test pays for each RSA key once.
+// share a key, as cross-certificates do.
 // A mistake in the options is a programming error and panics.
 package certtest
 
@@ -22,6 +22,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/provisiond/provisiond/amt/cheapkey"
 )
 
 // OU in a subject marks a certificate for AMT setup where OID is missing.
@@ -54,7 +56,7 @@ func (l *Lab) Now() time.Time { return l.now }
 // RSAKey gives the RSA key of this name and length, making it on first use.
 func (l *Lab) RSAKey(name string, bits int) *rsa.PrivateKey {
 	k := l.key(fmt.Sprintf("rsa/%d/%s", bits, name), func() (crypto.Signer, error) {
-		return rsa.GenerateKey(rand.Reader, bits)
+		return cheapkey.New(bits)
 	})
 	return k.(*rsa.PrivateKey)
 }

@@ -22,11 +22,12 @@ amt/wsman        : amt amt/reason
 amt/door         :
 amt/hello        : amt amt/door amt/typed
 amt/session      : amt amt/reason amt/wsman
-amt/sim          : amt amt/hello
+amt/cheapkey     :
+amt/sim          : amt amt/hello amt/cheapkey
 amt/sim/simtest  :
 migrations       :
 certs            : amt amt/reason amt/typed
-certs/certtest   : amt certs
+certs/certtest   : amt amt/cheapkey certs
 store/chain      :
 server/api       : amt amt/reason certs store/chain
 store/seal       : amt amt/reason amt/typed

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,12 +72,7 @@ func newLab(t *testing.T, engine string) *lab {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	l := &lab{t: t, db: db, ca: certtest.NewLab(time.Now()), jobs: make(chan int64, 64), prof: profile.Default()}
-	authority, err := certs.NewAuthority("test device CA", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.trust = &labTrust{ca: authority}
-	if l.trust.console, err = authority.Console("prov.corp.example.com", time.Now(), time.Hour); err != nil {
+	if l.trust, err = newTrust(); err != nil {
 		t.Fatal(err)
 	}
 	l.trust.load(t, l.ca.Plain("Test Root", "prov.corp.example.com"))
@@ -137,6 +133,28 @@ type labTrust struct {
 	ca      *certs.Authority
 	console *tls.Certificate
 }
+
+// newTrust begins with the authority and the console of all labs, whose keys take
+// longer to make than most tests take.
+func newTrust() (*labTrust, error) {
+	ca, err := authority()
+	if err != nil {
+		return nil, err
+	}
+	own, err := console()
+	return &labTrust{ca: ca, console: own}, err
+}
+
+var (
+	authority = sync.OnceValues(func() (*certs.Authority, error) { return certs.NewAuthority("test device CA", time.Now()) })
+	console   = sync.OnceValues(func() (*tls.Certificate, error) {
+		ca, err := authority()
+		if err != nil {
+			return nil, err
+		}
+		return ca.Console("prov.corp.example.com", time.Now(), time.Hour)
+	})
+)
 
 func (l *labTrust) load(t *testing.T, leaf certtest.Leaf) {
 	t.Helper()
