@@ -19,10 +19,7 @@ import (
 // its way. It reports whether a run had the device.
 func (tx *Tx) Revoke(ctx context.Context, uuid amt.UUID) (bool, error) {
 	n, err := tx.exec(ctx, "UPDATE devices SET fence = fence + 1, owner = '' WHERE uuid = $1 AND owner <> ''", uuid)
-	if err != nil {
-		return false, fmt.Errorf("revoke the lease on %s: %w", uuid, err)
-	}
-	return n > 0, nil
+	return n > 0, about(err, "revoke the lease on %s", uuid)
 }
 
 // StopRun ends a live run for good, even while a worker is on it: the store
@@ -116,15 +113,9 @@ func (tx *Tx) Leases(ctx context.Context, network netip.Prefix) (int, error) {
 // AuthorisationOf finds the list's entry for exactly this kind and value,
 // expired or not.
 func (tx *Tx) AuthorisationOf(ctx context.Context, kind, value string) (AuthorisedDevice, error) {
-	found, err := ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind,
-		strings.ToLower(value))
-	if err == nil && len(found) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return AuthorisedDevice{}, fmt.Errorf("authorisation of %s %s: %w", kind, value, err)
-	}
-	return found[0], nil
+	v, err := first(ours(ctx, tx, tx.ourEntry, "SELECT "+authorisedColumns+" FROM authorised_devices WHERE kind = $1 AND value = $2", kind,
+		strings.ToLower(value)))
+	return v, about(err, "authorisation of %s %s", kind, value)
 }
 
 // Names lists a page of the assigned names, by UUID.
@@ -149,8 +140,7 @@ const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_appro
 
 // CountStrangers counts the rows that PruneStrangers may remove.
 func (tx *Tx) CountStrangers(ctx context.Context) (int, error) {
-	var n int
-	err := tx.one(ctx, "SELECT count(*) "+strangers, nil, &n)
+	n, err := tx.number(ctx, "SELECT count(*) "+strangers)
 	return n, err
 }
 
@@ -166,11 +156,7 @@ func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err er
 			if err != nil || have <= keep {
 				return err
 			}
-			gone, err = list(ctx, tx, func(s scanner) (amt.UUID, error) {
-				var u amt.UUID
-				err := s.Scan(&u)
-				return u, err
-			}, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1", min(have-keep, pick))
+			gone, err = list(ctx, tx, scanUUID, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1", min(have-keep, pick))
 			return err
 		})
 		if err != nil || len(gone) == 0 {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
@@ -31,12 +30,6 @@ func (tx *Tx) agents(ctx context.Context, which string, arg any) ([]Agent, error
 	}, "SELECT "+agentColumns+" FROM agents WHERE expires > {now} AND "+which+" = $1", arg)
 }
 
-// AgentOf finds the peer that announced a device first and whose word has not
-// expired, or returns ErrNotFound.
-func (tx *Tx) AgentOf(ctx context.Context, uuid amt.UUID) (Agent, error) {
-	return first(tx.agents(ctx, "uuid", uuid))
-}
-
 // AnnouncedBy finds the device that a peer announced, or returns ErrNotFound.
 func (tx *Tx) AnnouncedBy(ctx context.Context, peer string) (Agent, error) {
 	return first(tx.agents(ctx, "peer", peer))
@@ -57,8 +50,5 @@ func (tx *Tx) Announce(ctx context.Context, a Agent) error {
 			ON CONFLICT (uuid) DO UPDATE SET expires = excluded.expires, signed = excluded.signed WHERE agents.peer = excluded.peer`, a.UUID,
 			a.Peer, a.Expires, mac)
 	}
-	if err := touched(n, err, ErrConflict); err != nil {
-		return fmt.Errorf("agent of %s: %w", a.UUID, err)
-	}
-	return nil
+	return about(touched(n, err, ErrConflict), "agent of %s", a.UUID)
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/provisiond/provisiond/amt"
 )
@@ -25,22 +24,12 @@ const waitingFor = `('discovered', 'pending_approval', 'pending_identity', 'pend
 // FleetGroups counts all devices that announced a list of hashes, except
 // retired ones.
 func (tx *Tx) FleetGroups(ctx context.Context) ([]FleetGroup, error) {
-	var out []FleetGroup
-	err := tx.each(ctx, func(s scanner) error {
-		var g FleetGroup
-		var version string
-		if err := s.Scan(&g.Table, &version, &g.Suffix, &g.Devices, &g.Waiting); err != nil {
-			return err
-		}
-		g.Version, _ = amt.ParseVersion(version)
-		out = append(out, g)
-		return nil
+	out, err := list(ctx, tx, func(s scanner) (g FleetGroup, err error) {
+		err = s.Scan(&g.Table, versionOf{&g.Version}, &g.Suffix, &g.Devices, &g.Waiting)
+		return g, err
 	}, `SELECT trust_table, amt_version, suffix, count(*), sum(CASE WHEN lifecycle IN `+waitingFor+` THEN 1 ELSE 0 END)
 		FROM devices WHERE trust_table <> 0 AND lifecycle <> 'retired' GROUP BY trust_table, amt_version, suffix`)
-	if err != nil {
-		return nil, fmt.Errorf("count the fleet by trust table: %w", err)
-	}
-	return out, nil
+	return out, about(err, "count the fleet by trust table")
 }
 
 // SuffixGroup counts devices by DNS suffix and release.
@@ -53,23 +42,13 @@ type SuffixGroup struct {
 // SuffixGroups counts all devices whose DNS suffix or domain is known, except
 // retired ones.
 func (tx *Tx) SuffixGroups(ctx context.Context) ([]SuffixGroup, error) {
-	var out []SuffixGroup
-	err := tx.each(ctx, func(s scanner) error {
-		var g SuffixGroup
-		var version string
-		if err := s.Scan(&g.Suffix, &version, &g.Devices); err != nil {
-			return err
-		}
-		g.Version, _ = amt.ParseVersion(version)
-		out = append(out, g)
-		return nil
+	out, err := list(ctx, tx, func(s scanner) (g SuffixGroup, err error) {
+		err = s.Scan(&g.Suffix, versionOf{&g.Version}, &g.Devices)
+		return g, err
 	}, `SELECT s, amt_version, count(*) FROM (SELECT CASE WHEN suffix <> '' THEN suffix ELSE domain END AS s, amt_version FROM devices
 		WHERE lifecycle <> 'retired') AS known
 		WHERE s <> '' GROUP BY s, amt_version ORDER BY s, amt_version`)
-	if err != nil {
-		return nil, fmt.Errorf("count the fleet by DNS suffix: %w", err)
-	}
-	return out, nil
+	return out, about(err, "count the fleet by DNS suffix")
 }
 
 // TrustTables reads every distinct list of hashes that a device announced.
@@ -86,10 +65,7 @@ func (tx *Tx) TrustTables(ctx context.Context) (map[int64][]amt.TrustHash, error
 		out[id] = append(out[id], h)
 		return nil
 	}, "SELECT trust_table, algorithm, digest FROM trust_hashes ORDER BY trust_table, position LIMIT 1000000")
-	if err != nil {
-		return nil, fmt.Errorf("read the trust tables: %w", err)
-	}
-	return out, nil
+	return out, about(err, "read the trust tables")
 }
 
 // DevicesOfGroup lists some devices of a group: the waiting ones, or the
@@ -103,17 +79,8 @@ func (tx *Tx) DevicesOfGroup(ctx context.Context, g FleetGroup, waiting bool, li
 	if !g.Version.IsZero() {
 		version = g.Version.String()
 	}
-	var out []amt.UUID
-	err := tx.each(ctx, func(s scanner) error {
-		var u amt.UUID
-		err := s.Scan(&u)
-		out = append(out, u)
-		return err
-	}, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND lifecycle <> 'retired' AND lifecycle "+
+	out, err := list(ctx, tx, scanUUID, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND lifecycle <> 'retired' AND lifecycle "+
 		which+waitingFor+" LIMIT $4",
 		g.Table, version, g.Suffix, limit)
-	if err != nil {
-		return nil, fmt.Errorf("name devices: %w", err)
-	}
-	return out, nil
+	return out, about(err, "name devices")
 }

@@ -121,10 +121,7 @@ func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (
 		created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}, {now}) RETURNING id`,
 		[]any{r.Subject, text, r.CSR, sealed, key, row, r.State, r.Certificate, r.CreatedBy}, &id)
-	if err != nil {
-		return 0, fmt.Errorf("certificate request: %w", err)
-	}
-	return id, nil
+	return id, about(err, "certificate request")
 }
 
 // CertificateRequests lists all requests with their keys, newest first.

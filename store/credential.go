@@ -110,20 +110,14 @@ func (tx *Tx) MarkSent(ctx context.Context, id int64, user, realm string, peer [
 			c.CommittedAt = tx.Now()
 		}
 	}, "refused_at = NULL, realm = $8, peer = $9, address = $10, login = $11", realm, peer, address, user)
-	if err != nil {
-		return fmt.Errorf("credential %d: %w", id, err)
-	}
-	return nil
+	return about(err, "credential %d", id)
 }
 
 // LoginAs keeps the user name under which a device took a password that this
 // release did not hand out.
 func (tx *Tx) LoginAs(ctx context.Context, id int64, user string) error {
 	n, err := tx.exec(ctx, "UPDATE credentials SET login = $2 WHERE id = $1", id, user)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("credential %d: %w", id, err)
-	}
-	return nil
+	return about(touched(n, err, ErrNotFound), "credential %d", id)
 }
 
 // MarkRefused notes that the device refused these passwords.
@@ -159,17 +153,4 @@ func (tx *Tx) Activate(ctx context.Context, id int64) error {
 		}
 	}
 	return nil
-}
-
-// CountCredentials counts all devices' passwords by state, for the metric.
-func (tx *Tx) CountCredentials(ctx context.Context) (map[string]int, error) {
-	out := map[string]int{CredentialCandidate: 0, CredentialActive: 0, CredentialRetired: 0}
-	err := tx.each(ctx, func(s scanner) error {
-		var k string
-		var n int
-		err := s.Scan(&k, &n)
-		out[k] = n
-		return err
-	}, "SELECT state, count(*) FROM credentials GROUP BY state")
-	return out, err
 }

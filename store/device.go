@@ -261,14 +261,7 @@ func (tx *Tx) CountDevices(ctx context.Context) (map[Lifecycle]int, error) {
 	for _, l := range Lifecycles() {
 		out[l] = 0
 	}
-	err := tx.each(ctx, func(s scanner) error {
-		var l Lifecycle
-		var n int
-		err := s.Scan(&l, &n)
-		out[l] = n
-		return err
-	}, "SELECT lifecycle, count(*) FROM devices GROUP BY lifecycle")
-	return out, err
+	return out, countBy(ctx, tx, out, "SELECT lifecycle, count(*) FROM devices GROUP BY lifecycle")
 }
 
 // A Column is one that CountBy can group devices by.
@@ -305,14 +298,7 @@ func (tx *Tx) CountBy(ctx context.Context, col Column) (map[string]int, error) {
 		which += " AND provisioned_at IS NOT NULL" // the column is set as soon as a device takes the certificate
 	}
 	out := map[string]int{}
-	err := tx.each(ctx, func(s scanner) error {
-		var k string
-		var n int
-		err := s.Scan(&k, &n)
-		out[k] = n
-		return err
-	}, "SELECT CAST("+string(col)+" AS text), count(*) FROM devices WHERE "+which+" GROUP BY "+string(col))
-	return out, err
+	return out, countBy(ctx, tx, out, "SELECT CAST("+string(col)+" AS text), count(*) FROM devices WHERE "+which+" GROUP BY "+string(col))
 }
 
 // networkRange is the first and last address_key of a network.
@@ -407,10 +393,7 @@ func (tx *Tx) UpdateDevice(ctx context.Context, uuid amt.UUID, f DeviceFacts) er
 	}
 	c.args = append(c.args, uuid)
 	n, err := tx.exec(ctx, "UPDATE devices SET "+strings.Join(c.and, ", ")+fmt.Sprintf(" WHERE uuid = $%d", len(c.args)), c.args...)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("update device %s: %w", uuid, err)
-	}
-	return nil
+	return about(touched(n, err, ErrNotFound), "update device %s", uuid)
 }
 
 func set[T string | bool | int | int64 | time.Time | []byte | json.RawMessage | netip.Addr | AddressBy](c *clause, column string, v *T) {
@@ -453,8 +436,5 @@ func (t Transition) data() (any, error) {
 		return nil, nil
 	}
 	text, err := jsonText(e)
-	if err != nil {
-		return nil, fmt.Errorf("event %s: %w", t.Event, err)
-	}
-	return text, nil
+	return text, about(err, "event %s", t.Event)
 }

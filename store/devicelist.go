@@ -29,10 +29,7 @@ const (
 // rows that come and go in between shift nothing.
 func (tx *Tx) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 	out, err := tx.devices(ctx, f)
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
-	}
-	return out, nil
+	return out, about(err, "list devices")
 }
 
 func (tx *Tx) devices(ctx context.Context, f DeviceFilter) ([]Device, error) {

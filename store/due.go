@@ -90,11 +90,8 @@ func (tx *Tx) due(ctx context.Context, d Due, last amt.UUID) ([]Device, error) {
 
 // CountLiveRuns counts runs of a kind that are queued or under way.
 func (tx *Tx) CountLiveRuns(ctx context.Context, kind string) (int, error) {
-	var n int
-	if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE state IN ('queued', 'running') AND kind = $1", []any{kind}, &n); err != nil {
-		return 0, fmt.Errorf("count runs under way: %w", err)
-	}
-	return n, nil
+	n, err := tx.number(ctx, "SELECT count(*) FROM runs WHERE state IN ('queued', 'running') AND kind = $1", kind)
+	return n, about(err, "count runs under way")
 }
 
 // LockJob reads a job and keeps every other node from it until this transaction
@@ -109,28 +106,18 @@ func (tx *Tx) JobStarted(ctx context.Context, id int64, within time.Duration) (i
 	err := tx.one(ctx, `SELECT count(*) FROM job_items i LEFT JOIN runs r ON r.id = i.run_id WHERE i.job_id = $1
 		AND (r.created_at > {now+$2} OR i.run_id = 0 AND i.state IN ('done', 'failed') AND i.updated_at > {now+$2})`,
 		[]any{id, -within.Milliseconds()}, &n)
-	if err != nil {
-		return 0, fmt.Errorf("job %d: %w", id, err)
-	}
-	return n, nil
+	return n, about(err, "job %d", id)
 }
 
 // JobDevicesOf lists at most most devices that a user's jobs of a kind reach
 // without another user's approval. It counts jobs that the user made within a
 // time or that have not ended, and leaves out devices that a job skipped.
 func (tx *Tx) JobDevicesOf(ctx context.Context, kind, user string, within time.Duration, most int) ([]amt.UUID, error) {
-	found, err := list(ctx, tx, func(s scanner) (amt.UUID, error) {
-		var u amt.UUID
-		err := s.Scan(&u)
-		return u, err
-	}, `SELECT DISTINCT i.uuid FROM jobs j JOIN job_items i ON i.job_id = j.id
+	found, err := list(ctx, tx, scanUUID, `SELECT DISTINCT i.uuid FROM jobs j JOIN job_items i ON i.job_id = j.id
 		WHERE j.kind = $1 AND j.created_by = $2 AND j.approved_by = '' AND i.state <> 'skipped'
 		AND (j.state IN ('waiting', 'running') OR j.stopped_at IS NOT NULL OR j.state <> 'draft' AND j.created_at > {now+$3}) LIMIT $4`, kind,
 		user, -within.Milliseconds(), most)
-	if err != nil {
-		return nil, fmt.Errorf("devices of the jobs of %s: %w", user, err)
-	}
-	return found, nil
+	return found, about(err, "devices of the jobs of %s", user)
 }
 
 // JobEnded lists a job's items that are under way or handed over and whose run
@@ -150,18 +137,12 @@ func (tx *Tx) JobEnded(ctx context.Context, id int64, limit int) ([]JobItem, []R
 		return nil
 	}, "SELECT "+itemColumns+", "+prefixed("r", runColumns)+` FROM job_items i JOIN runs r ON r.id = i.run_id
 		WHERE i.job_id = $1 AND i.state = 'running' AND r.state NOT IN ('queued', 'running') ORDER BY i.uuid LIMIT $2`, id, page(limit))
-	if err != nil {
-		return nil, nil, fmt.Errorf("items of job %d: %w", id, err)
-	}
-	return items, runs, nil
+	return items, runs, about(err, "items of job %d", id)
 }
 
 // SkipJobItems ends all items of a job that have not begun.
 func (tx *Tx) SkipJobItems(ctx context.Context, id int64, detail string) (int64, error) {
 	n, err := tx.exec(ctx, "UPDATE job_items SET state = 'skipped', detail = $2, updated_at = {now}, signed = NULL WHERE job_id = $1 AND "+
 		"state = 'waiting'", id, detail)
-	if err != nil {
-		return 0, fmt.Errorf("items of job %d: %w", id, err)
-	}
-	return n, nil
+	return n, about(err, "items of job %d", id)
 }

@@ -64,10 +64,7 @@ func (tx *Tx) Events(ctx context.Context, f EventFilter) ([]Event, error) {
 	c.args = append(c.args, page(f.Limit))
 	out, err := list(ctx, tx, scanEvent, "SELECT "+eventColumns+" FROM events"+c.where()+order+fmt.Sprintf(" LIMIT $%d", len(c.args)),
 		c.args...)
-	if err != nil {
-		return nil, fmt.Errorf("list events: %w", err)
-	}
-	return out, nil
+	return out, about(err, "list events")
 }
 
 // LastEvent is the id of the newest event, 0 if there is none: the place where

@@ -38,7 +38,7 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 		if err := tx.countFleet(ctx, &f, now.AddDate(0, 0, 30)); err != nil {
 			return err
 		}
-		if err := tx.countBy(ctx, f.Secrets, "SELECT state, count(*) FROM credentials GROUP BY state"); err != nil {
+		if err := countBy(ctx, tx, f.Secrets, "SELECT state, count(*) FROM credentials GROUP BY state"); err != nil {
 			return fmt.Errorf("count passwords: %w", err)
 		}
 		if err := tx.one(ctx, "SELECT count(*) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil,
@@ -93,20 +93,18 @@ func (tx *Tx) countFleet(ctx context.Context, f *Facts, expiring time.Time) erro
 		return nil
 	}, "SELECT lifecycle, health, count(*), count(CASE WHEN device_cert_not_after < $1 THEN 1 END) FROM devices GROUP BY "+
 		tx.noIndex("lifecycle")+", health", expiring)
-	if err != nil {
-		return fmt.Errorf("count devices: %w", err)
-	}
-	return nil
+	return about(err, "count devices")
 }
 
-func (tx *Tx) countBy(ctx context.Context, into map[string]int, q string) error {
+// countBy adds the numbers of a query for words with their numbers.
+func countBy[K ~string](ctx context.Context, tx *Tx, into map[K]int, q string, args ...any) error {
 	return tx.each(ctx, func(s scanner) error {
-		var word string
+		var word K
 		var n int
 		err := s.Scan(&word, &n)
 		into[word] += n
 		return err
-	}, q)
+	}, q, args...)
 }
 
 func (tx *Tx) size(ctx context.Context, bytes *int64) error {

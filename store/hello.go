@@ -14,14 +14,11 @@ import (
 // SeeHello records a hello that the device itself sent. A new device becomes
 // discovered; a known one keeps its lifecycle.
 func (tx *Tx) SeeHello(ctx context.Context, h SeenHello) (Device, SeenBefore, error) {
-	met, err := tx.ReadArrivals(ctx, []SeenHello{h})
+	a, err := first(tx.ReadArrivals(ctx, []SeenHello{h}))
 	if err == nil {
-		err = tx.WriteOutcomes(ctx, []Outcome{{Arrival: met[0], FQDN: met[0].Device.FQDN, Profile: met[0].Device.Profile}})
+		err = tx.WriteOutcomes(ctx, []Outcome{{Arrival: a, FQDN: a.Device.FQDN, Profile: a.Device.Profile}})
 	}
-	if err != nil {
-		return Device{}, SeenBefore{}, fmt.Errorf("hello of %s: %w", h.UUID, err)
-	}
-	return met[0].Device, met[0].Before, nil
+	return a.Device, a.Before, about(err, "hello of %s", h.UUID)
 }
 
 // Hellos lists a device's hellos, newest first.
@@ -37,9 +34,7 @@ func (tx *Tx) Hellos(ctx context.Context, uuid amt.UUID, limit int) ([]HelloReco
 
 // WasSent reports whether a run sent the device a password that it may hold.
 func (tx *Tx) WasSent(ctx context.Context, uuid amt.UUID) (bool, error) {
-	var n int
-	err := tx.one(ctx, "SELECT count(*) FROM credentials WHERE uuid = $1 AND sent_at IS NOT NULL", []any{uuid}, &n)
-	return n > 0, err
+	return tx.exists(ctx, "credentials WHERE uuid = $1 AND sent_at IS NOT NULL", uuid)
 }
 
 // Claimed lists devices in whose name somebody said hello elsewhere and that no

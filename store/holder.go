@@ -46,7 +46,7 @@ func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (
 		return holder, fmt.Errorf("name %s: %w", name, err)
 	}
 	// An earlier release gave the name out without a row.
-	others, err := list(ctx, tx, func(s scanner) (u amt.UUID, err error) { return u, s.Scan(&u) },
+	others, err := list(ctx, tx, scanUUID,
 		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+unnamed+
 			" ORDER BY d.provisioned_at, d.uuid LIMIT 1", name, uuid)
 	if err != nil {
@@ -91,10 +91,7 @@ func (tx *Tx) SharedNames(ctx context.Context, of string, limit int) ([]SharedNa
 		last := &out[len(out)-1]
 		last.Devices = append(last.Devices, r.uuid)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("names that several devices bear: %w", err)
-	}
-	return out, nil
+	return out, about(err, "names that several devices bear")
 }
 
 // A ConsoleCertificate is a client certificate of the device CA that another
@@ -151,10 +148,7 @@ func (tx *Tx) AddConsoleCertificate(ctx context.Context, c ConsoleCertificate) (
 		not_after, signed)
 		VALUES ($1, $2, $3, $4, $5, {now}, $6, $7) RETURNING `+consoleColumns, c.Serial, c.Name, c.Fingerprint, c.IssuedTo, c.CreatedBy,
 		c.NotAfter, mac))
-	if err != nil {
-		return c, fmt.Errorf("keep a console certificate: %w", err)
-	}
-	return c, nil
+	return c, about(err, "keep a console certificate")
 }
 
 // ConsoleCertificates lists the issued certificates, newest first; expired ones
@@ -169,8 +163,5 @@ func (tx *Tx) RevokeConsoleCertificate(ctx context.Context, id int64, by, why st
 	c, err := first(tx.consoles(ctx, `UPDATE console_certificates SET revoked_at = coalesce(revoked_at, {now}), signed = NULL,
 		revoked_by = CASE WHEN revoked_at IS NULL THEN $2 ELSE revoked_by END, why = CASE WHEN revoked_at IS NULL THEN $3 ELSE why END
 		WHERE id = $1 RETURNING `+consoleColumns, id, by, why))
-	if err != nil {
-		return c, fmt.Errorf("console certificate %d: %w", id, err)
-	}
-	return c, nil
+	return c, about(err, "console certificate %d", id)
 }

@@ -404,10 +404,7 @@ func (tx *Tx) LiveRuns(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Run,
 	for _, r := range all {
 		out[r.UUID] = r
 	}
-	if err != nil {
-		return nil, fmt.Errorf("live runs of %d devices: %w", len(uuids), err)
-	}
-	return out, nil
+	return out, about(err, "live runs of %d devices", len(uuids))
 }
 
 // NamesOf reads the names assigned to UUIDs; the map leaves out those without a
@@ -418,10 +415,7 @@ func (tx *Tx) NamesOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]Name,
 	for _, n := range all {
 		out[n.UUID] = n
 	}
-	if err != nil {
-		return nil, fmt.Errorf("names of %d devices: %w", len(uuids), err)
-	}
-	return out, nil
+	return out, about(err, "names of %d devices", len(uuids))
 }
 
 // CalledOf returns what people call devices: the wanted name, or else the name
@@ -437,10 +431,7 @@ func (tx *Tx) CalledOf(ctx context.Context, uuids []amt.UUID) (map[amt.UUID]stri
 		}
 		return err
 	}, "SELECT uuid, fqdn, host FROM devices WHERE "+tx.among("uuid", 1), tx.set(texts(uuids)))
-	if err != nil {
-		return nil, fmt.Errorf("what %d devices are called: %w", len(uuids), err)
-	}
-	return out, nil
+	return out, about(err, "what %d devices are called", len(uuids))
 }
 
 func texts(uuids []amt.UUID) []string {

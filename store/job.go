@@ -84,14 +84,8 @@ func (tx *Tx) jobs(ctx context.Context, q string, args ...any) ([]BulkJob, error
 }
 
 func (tx *Tx) job(ctx context.Context, id int64, lock string) (BulkJob, error) {
-	all, err := tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1"+lock, id)
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return BulkJob{}, fmt.Errorf("job %d: %w", id, err)
-	}
-	return all[0], nil
+	v, err := first(tx.jobs(ctx, "SELECT "+jobColumns+" FROM jobs WHERE id = $1"+lock, id))
+	return v, about(err, "job %d", id)
 }
 
 func scanJob(s scanner) (BulkJob, error) {
@@ -160,10 +154,7 @@ func (tx *Tx) CreateJob(ctx context.Context, j BulkJob) (int64, error) {
 	if err == nil {
 		err = tx.signJob(ctx, &j, "")
 	}
-	if err != nil {
-		return 0, fmt.Errorf("job %s: %w", j.Kind, err)
-	}
-	return j.ID, nil
+	return j.ID, about(err, "job %s", j.Kind)
 }
 
 // signJob signs a job as it is now, and writes what changed with it.
@@ -300,10 +291,7 @@ func (tx *Tx) PutJobItem(ctx context.Context, i JobItem) error {
 	n, err := tx.exec(ctx, `UPDATE job_items SET state = $3, run_id = $4, detail = $5, handed = $6, wave = $7, proves = $8,
 		updated_at = {now}, signed = $9 WHERE job_id = $1 AND uuid = $2`,
 		i.JobID, i.UUID, state, i.RunID, i.Detail, handed, i.Wave, i.Proves, mac)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("item %s of job %d: %w", i.UUID, i.JobID, err)
-	}
-	return nil
+	return about(touched(n, err, ErrNotFound), "item %s of job %d", i.UUID, i.JobID)
 }
 
 // JobItems lists a page of a job's items in one state, by UUID. With "" it
@@ -363,12 +351,5 @@ func (tx *Tx) RefuseJobItems(ctx context.Context, job int64) error {
 // CountJobItems counts a job's items by state.
 func (tx *Tx) CountJobItems(ctx context.Context, job int64) (map[string]int, error) {
 	out := map[string]int{}
-	err := tx.each(ctx, func(s scanner) error {
-		var k string
-		var n int
-		err := s.Scan(&k, &n)
-		out[k] += n
-		return err
-	}, "SELECT "+itemState+", count(*) FROM job_items i WHERE i.job_id = $1 GROUP BY 1", job)
-	return out, err
+	return out, countBy(ctx, tx, out, "SELECT "+itemState+", count(*) FROM job_items i WHERE i.job_id = $1 GROUP BY 1", job)
 }

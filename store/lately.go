@@ -70,7 +70,5 @@ func (tx *Tx) Uncount(ctx context.Context, kind, key string) error {
 
 // Counted reports whether a key has any event.
 func (tx *Tx) Counted(ctx context.Context, kind, key string) (bool, error) {
-	var n int
-	err := tx.one(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM lately WHERE kind = $1 AND key = $2 LIMIT 1) AS t", []any{kind, key}, &n)
-	return n > 0, err
+	return tx.exists(ctx, "lately WHERE kind = $1 AND key = $2", kind, key)
 }

@@ -43,10 +43,7 @@ func (tx *Tx) Claim(ctx context.Context, runID int64, node string, lease time.Du
 	default:
 		tx.db.metrics.claims.WithLabelValues("error").Inc()
 	}
-	if err != nil {
-		return Claim{}, fmt.Errorf("claim run %d: %w", runID, err)
-	}
-	return c, nil
+	return c, about(err, "claim run %d", runID)
 }
 
 func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Duration) (Claim, error) {
@@ -152,10 +149,7 @@ func (tx *Tx) fenced(what string, n int64, err error) error {
 		tx.db.metrics.fenced.Inc()
 		err = ErrFenced
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return about(err, "%s", what)
 }
 
 // prefixed puts a table's alias in front of each column.

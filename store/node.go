@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -16,10 +15,7 @@ func (tx *Tx) Heartbeat(ctx context.Context, n Node) error {
 		{now}, true)
 		ON CONFLICT (id, boot) DO UPDATE SET address = excluded.address, version = excluded.version, seen_at = excluded.seen_at`,
 		n.ID, n.Boot, n.Address, n.Version)
-	if err != nil {
-		return fmt.Errorf("heartbeat of %s: %w", n.Name(), err)
-	}
-	return nil
+	return about(err, "heartbeat of %s", n.Name())
 }
 
 const nodeColumns = "id, boot, address, version, started_at, seen_at"

@@ -23,23 +23,14 @@ func (tx *Tx) CreateOTP(ctx context.Context, o OTP) (int64, error) {
 	}
 	err = tx.one(ctx, `INSERT INTO otps (uuid, sealed, key_id, seal_row, issued_to, created_at, expires_at, signed)
 		VALUES ($1, $2, $3, $4, $5, {now}, $6, $7) RETURNING id`, []any{o.UUID, sealed, key, row, o.IssuedTo, o.ExpiresAt, mac}, &id)
-	if err != nil {
-		return 0, fmt.Errorf("one-time password: %w", err)
-	}
-	return id, nil
+	return id, about(err, "one-time password")
 }
 
 // OTPFor is the newest one-time password of a device that is neither used nor
 // expired, or ErrNotFound.
 func (tx *Tx) OTPFor(ctx context.Context, uuid amt.UUID) (OTP, error) {
-	all, err := tx.LiveOTPs(ctx, uuid)
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return OTP{}, fmt.Errorf("one-time password of %s: %w", uuid, err)
-	}
-	return all[0], nil
+	v, err := first(tx.LiveOTPs(ctx, uuid))
+	return v, about(err, "one-time password of %s", uuid)
 }
 
 const otpColumns = "id, uuid, sealed, seal_row, issued_to, created_at, expires_at, used_at, signed"

@@ -51,13 +51,8 @@ func (tx *Tx) Profile(ctx context.Context, name string, version int) (Profile, e
 	if err == nil && len(all) == 0 && version == 0 {
 		all, err = tx.ProfileVersions(ctx, name) // the newest row may be forged
 	}
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return Profile{}, fmt.Errorf("profile %s version %d: %w", name, version, err)
-	}
-	return all[0], nil
+	p, err := first(all, err)
+	return p, about(err, "profile %s version %d", name, version)
 }
 
 // Profiles lists the newest version of each profile.
@@ -118,10 +113,7 @@ func (tx *Tx) PutAssignmentRule(ctx context.Context, r AssignmentRule) (int64, e
 		ON CONFLICT (name) DO UPDATE SET position = excluded.position, conditions = excluded.conditions, assign = excluded.assign,
 			enabled = excluded.enabled, updated_at = excluded.updated_at, signed = excluded.signed RETURNING id`,
 		[]any{r.Position, r.Name, r.Match, r.Assign, r.Enabled, mac}, &id)
-	if err != nil {
-		return 0, fmt.Errorf("assignment rule %s: %w", r.Name, err)
-	}
-	return id, nil
+	return id, about(err, "assignment rule %s", r.Name)
 }
 
 // DeleteAssignmentRule removes a rule.
@@ -170,10 +162,7 @@ func (tx *Tx) Authorise(ctx context.Context, a AuthorisedDevice) (int64, error) 
 		ON CONFLICT (kind, value) DO UPDATE SET profile = excluded.profile, fqdn = excluded.fqdn, note = excluded.note,
 			expires_at = excluded.expires_at, signed = excluded.signed RETURNING id`,
 		[]any{a.Kind, a.Value, a.Profile, a.FQDN, a.Note, a.CreatedBy, a.ExpiresAt, mac}, &id)
-	if err != nil {
-		return 0, fmt.Errorf("authorise %s %s: %w", a.Kind, a.Value, err)
-	}
-	return id, nil
+	return id, about(err, "authorise %s %s", a.Kind, a.Value)
 }
 
 // AuthorisedFor finds the entry that lets a device in: by UUID, serial, MAC or
@@ -212,22 +201,12 @@ func (tx *Tx) PutName(ctx context.Context, n Name) error {
 			ON CONFLICT (uuid) DO UPDATE SET fqdn = excluded.fqdn, source = excluded.source, updated_at = excluded.updated_at,
 			signed = excluded.signed`, n.UUID, n.FQDN, n.Source, mac)
 	}
-	if err != nil {
-		return fmt.Errorf("name of %s: %w", n.UUID, err)
-	}
-	return nil
+	return about(err, "name of %s", n.UUID)
 }
 
 // NameOf reads the name assigned to a UUID, or ErrNotFound.
 func (tx *Tx) NameOf(ctx context.Context, uuid amt.UUID) (Name, error) {
-	all, err := tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE uuid = $1", uuid)
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return Name{}, err
-	}
-	return all[0], nil
+	return first(tx.names(ctx, "SELECT "+nameColumns+" FROM names WHERE uuid = $1", uuid))
 }
 
 const nameColumns = "uuid, fqdn, source, updated_at, signed"

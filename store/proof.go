@@ -154,10 +154,7 @@ func (tx *Tx) Known(ctx context.Context, uuid amt.UUID, setup int, list []Proof,
 			c.CommittedAt = tx.Now()
 		}
 	}, "")
-	if err != nil {
-		return fmt.Errorf("proofs of %s, generation %d: %w", uuid, setup, err)
-	}
-	return nil
+	return about(err, "proofs of %s, generation %d", uuid, setup)
 }
 
 // adoptPins makes a proof of the certificate that a device showed last, for
@@ -185,10 +182,7 @@ func (tx *Tx) adoptPins(ctx context.Context, after, upTo int64) error {
 		`) FROM devices d WHERE d.uuid = credentials.uuid)
 		WHERE id > $1 AND id <= $2 AND kind = 'admin' AND state = 'active' AND setup = 0
 			AND EXISTS (SELECT 1 FROM devices d WHERE d.uuid = credentials.uuid AND length(d.peer_fingerprint) = 32)`, after, upTo)
-	if err != nil {
-		return fmt.Errorf("adopt the certificates of devices: %w", err)
-	}
-	return nil
+	return about(err, "adopt the certificates of devices")
 }
 
 func (tx *Tx) blob() string {

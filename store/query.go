@@ -153,6 +153,23 @@ func list[T any](ctx context.Context, tx *Tx, scan func(scanner) (T, error), q s
 	return out, err
 }
 
+// number runs a query for one number.
+func (tx *Tx) number(ctx context.Context, q string, args ...any) (n int, err error) {
+	err = tx.one(ctx, q, args, &n)
+	return n, err
+}
+
+// exists reports whether there is a row FROM from.
+func (tx *Tx) exists(ctx context.Context, from string, args ...any) (bool, error) {
+	n, err := tx.number(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM "+from+" LIMIT 1) AS t", args...)
+	return n > 0, err
+}
+
+func scanUUID(s scanner) (u amt.UUID, err error) {
+	err = s.Scan(&u)
+	return u, err
+}
+
 // first is the one row that was asked for, or ErrNotFound.
 func first[T any](all []T, err error) (T, error) {
 	if err == nil && len(all) == 0 {
@@ -242,6 +259,14 @@ func (tx *Tx) pipeline(ctx context.Context, all ...statement) error {
 		}
 	}
 	return res.Close()
+}
+
+// about says what an error is about; nil stays nil.
+func about(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)
 }
 
 // touched turns a statement that met no row into an error.

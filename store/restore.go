@@ -154,10 +154,11 @@ func (tx *Tx) mustBeEmpty(ctx context.Context) error {
 				return fmt.Errorf("clear settings: %w", err)
 			}
 		}
-		if err := tx.one(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM "+t.name+" LIMIT 1) AS t", nil, &n); err != nil {
+		used, err := tx.exists(ctx, t.name)
+		if err != nil {
 			return fmt.Errorf("look into %s: %w", t.name, err)
 		}
-		if n > 0 {
+		if used {
 			return fmt.Errorf("the database is in use: its table %s is not empty, and a backup is restored into an empty database only; name "+
 				"another data_dir or database", t.name)
 		}

@@ -64,10 +64,7 @@ func (tx *Tx) CreateRun(ctx context.Context, n NewRun) (Run, error) {
 			err = fmt.Errorf("a live one is %w", ErrConflict)
 		}
 	}
-	if err != nil {
-		return r, fmt.Errorf("start a run for %s: %w", n.UUID, err)
-	}
-	return r, nil
+	return r, about(err, "start a run for %s", n.UUID)
 }
 
 func (tx *Tx) createRun(ctx context.Context, n NewRun) (Run, error) {
@@ -109,14 +106,8 @@ func (tx *Tx) Run(ctx context.Context, id int64) (Run, error) {
 
 // LiveRun reads the device's queued or running run, or ErrNotFound.
 func (tx *Tx) LiveRun(ctx context.Context, uuid amt.UUID) (Run, error) {
-	all, err := tx.runs(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND "+liveRuns, uuid)
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return Run{}, fmt.Errorf("live run of %s: %w", uuid, err)
-	}
-	return all[0], nil
+	v, err := first(tx.runs(ctx, "SELECT "+runColumns+" FROM runs WHERE uuid = $1 AND "+liveRuns, uuid))
+	return v, about(err, "live run of %s", uuid)
 }
 
 // ProbeRun is the kind of run that checks whether a device is still where it
@@ -209,10 +200,7 @@ func (tx *Tx) moveRun(ctx context.Context, id int64, t time.Time, to string, mor
 		}
 	}
 	n, err := tx.exec(ctx, "UPDATE runs SET not_before = "+fmt.Sprintf(to, at)+" WHERE id = $1 AND state IN ('queued', 'running')", args...)
-	if err := touched(n, err, ErrGone); err != nil {
-		return fmt.Errorf("run %d: %w", id, err)
-	}
-	return nil
+	return about(touched(n, err, ErrGone), "run %d", id)
 }
 
 // FinishRun ends a live run for good as done, failed or cancelled; ErrGone if
@@ -226,16 +214,7 @@ func (tx *Tx) FinishRun(ctx context.Context, id int64, state string, code reason
 	}
 	n, err := tx.exec(ctx, `UPDATE runs SET state = $2, reason = $3, detail = $4, blame = $5, finished_at = {now}, signed = NULL
 		WHERE id = $1 AND state IN ('queued', 'running')`, id, state, code, detail, blame)
-	if err := touched(n, err, ErrGone); err != nil {
-		return fmt.Errorf("finish run %d: %w", id, err)
-	}
-	return nil
-}
-
-// SetRunCertificate notes the provisioning certificate a run uses.
-func (tx *Tx) SetRunCertificate(ctx context.Context, id int64, certificate string) error {
-	n, err := tx.exec(ctx, "UPDATE runs SET certificate = $2 WHERE id = $1", id, certificate)
-	return touched(n, err, ErrNotFound)
+	return about(touched(n, err, ErrGone), "finish run %d", id)
 }
 
 // PutSteps writes lines of a run's journal. A line replaces the one with the

@@ -35,10 +35,7 @@ func (tx *Tx) PutSetting(ctx context.Context, key, value string) error {
 			ON CONFLICT (key) DO UPDATE SET value = excluded.value, sealed = NULL, key_id = 0, updated_at = excluded.updated_at,
 			signed = excluded.signed`, key, value, mac)
 	}
-	if err != nil {
-		return fmt.Errorf("setting %s: %w", key, err)
-	}
-	return nil
+	return about(err, "setting %s", key)
 }
 
 // Setting reads a plain value, or ErrNotFound.
@@ -49,10 +46,7 @@ func (tx *Tx) Setting(ctx context.Context, key string) (string, error) {
 	if err == nil && settingGranting(key) && !tx.counts("settings", key, settingPlace(key, v), mac) {
 		err = ErrNotFound
 	}
-	if err != nil {
-		return "", fmt.Errorf("setting %s: %w", key, err)
-	}
-	return v, nil
+	return v, about(err, "setting %s", key)
 }
 
 // PutSealedSetting stores a secret under a key, such as the device CA's key.
@@ -63,10 +57,7 @@ func (tx *Tx) PutSealedSetting(ctx context.Context, key string, value amt.Secret
 			ON CONFLICT (key) DO UPDATE SET value = '', sealed = excluded.sealed, key_id = excluded.key_id, updated_at = excluded.updated_at`, key,
 			sealed, id)
 	}
-	if err != nil {
-		return fmt.Errorf("setting %s: %w", key, err)
-	}
-	return nil
+	return about(err, "setting %s", key)
 }
 
 // CreateSealedSetting stores a secret under a new key; ErrConflict if another
@@ -95,10 +86,7 @@ func (tx *Tx) SealedSetting(ctx context.Context, key string) (amt.Secret, error)
 		return amt.Secret{}, fmt.Errorf("setting %s: %w", key, err)
 	}
 	s, err := tx.open(ctx, sealed, seal.At("settings", "sealed", key))
-	if err != nil {
-		return amt.Secret{}, fmt.Errorf("setting %s: %w", key, err)
-	}
-	return s, nil
+	return s, about(err, "setting %s", key)
 }
 
 // MasterPasswordKey is the sealed setting of a DNS domain's digest master

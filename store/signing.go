@@ -97,12 +97,6 @@ func (db *DB) openRows(ctx context.Context, o Options) error {
 	return nil
 }
 
-func (tx *Tx) exists(ctx context.Context, from string) (bool, error) {
-	var n int
-	err := tx.one(ctx, "SELECT count(*) FROM (SELECT 1 AS x FROM "+from+" LIMIT 1) AS t", nil, &n)
-	return n > 0, err
-}
-
 func (db *DB) nowStrict() {
 	db.strict.Store(true)
 	db.memory.keep(db.lineage(), func(r *remembered) { r.RowsSigned = true })

@@ -105,10 +105,7 @@ func (db *DB) endOldLeases(ctx context.Context) error {
 			WHEN owner <> '' THEN min(lease_until, $1) ELSE min(lease_until, $2) END, owner = ''
 		WHERE lease_until IS NOT NULL AND (owner <> '' OR lease_until > $2)`,
 		lease.Add(2*time.Second).UnixMilli(), lease.Add(5*time.Minute).UnixMilli())
-	if err != nil {
-		return fmt.Errorf("end the leases of the process before: %w", err)
-	}
-	return nil
+	return about(err, "end the leases of the process before")
 }
 
 func (db *DB) readSQLite(ctx context.Context, fn func(tx *Tx) error) error {

@@ -58,10 +58,7 @@ func (tx *Tx) CreateToken(ctx context.Context, t Token) (int64, error) {
 			_, err = tx.exec(ctx, "UPDATE tokens SET signed = $2 WHERE id = $1", t.ID, t.signed)
 		}
 	}
-	if err != nil {
-		return 0, fmt.Errorf("token %s: %w", t.Name, err)
-	}
-	return t.ID, nil
+	return t.ID, about(err, "token %s", t.Name)
 }
 
 // TokenByHash finds a token that is not revoked, not expired, and of an enabled
@@ -117,10 +114,7 @@ func (tx *Tx) CreateSession(ctx context.Context, s Session) error {
 		_, err = tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at, signed) VALUES ($1, $2, {now}, $3, $4)", s.Hash,
 			s.TokenID, s.ExpiresAt, mac)
 	}
-	if err != nil {
-		return fmt.Errorf("session: %w", err)
-	}
-	return nil
+	return about(err, "session")
 }
 
 func (s *Session) dest() []any { return []any{&s.Hash, &s.TokenID, timeOf{&s.ExpiresAt}, &s.signed} }

@@ -36,10 +36,7 @@ func (tx *Tx) CreateUser(ctx context.Context, u User) error {
 		_, err = tx.exec(ctx, "INSERT INTO users (name, roles, created_by, created_at, signed) VALUES ($1, $2, $3, {now}, $4)", u.Name, roles,
 			u.CreatedBy, mac)
 	}
-	if err != nil {
-		return fmt.Errorf("user %s: %w", u.Name, err)
-	}
-	return nil
+	return about(err, "user %s", u.Name)
 }
 
 // AdoptUsers makes a user of each token without one, which a node of the
@@ -65,14 +62,8 @@ func (tx *Tx) adoptUsers(ctx context.Context) error {
 
 // User reads one user with the number of good tokens and console logins.
 func (tx *Tx) User(ctx context.Context, name string) (User, error) {
-	all, err := list(ctx, tx, tx.scanUser, "SELECT "+userColumns+" FROM users u WHERE u.name = $1", name)
-	if err == nil && len(all) == 0 {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return User{}, fmt.Errorf("user %s: %w", name, err)
-	}
-	return all[0], nil
+	v, err := first(list(ctx, tx, tx.scanUser, "SELECT "+userColumns+" FROM users u WHERE u.name = $1", name))
+	return v, about(err, "user %s", name)
 }
 
 // Users lists all users by name, disabled ones too.
@@ -94,8 +85,5 @@ func (tx *Tx) SetUser(ctx context.Context, name string, roles []string, disabled
 	n, err := tx.exec(ctx, `UPDATE users SET roles = $2, disabled_at = CASE WHEN $3 THEN coalesce(disabled_at, {now}) END, signed = $4
 		WHERE name = $1`,
 		name, strings.Join(roles, ","), disabled, mac)
-	if err := touched(n, err, ErrNotFound); err != nil {
-		return fmt.Errorf("user %s: %w", name, err)
-	}
-	return nil
+	return about(touched(n, err, ErrNotFound), "user %s", name)
 }

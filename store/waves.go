@@ -37,10 +37,7 @@ func (tx *Tx) MarkUnproved(ctx context.Context, uuid amt.UUID, sent, unanswered 
 		return false, nil
 	}
 	n, err := tx.exec(ctx, "UPDATE devices SET lost_at = {now} WHERE uuid = $1 AND unproved_at IS NOT NULL AND lost_at IS NULL", uuid)
-	if err != nil {
-		return false, fmt.Errorf("device %s: %w", uuid, err)
-	}
-	return n > 0, nil
+	return n > 0, about(err, "device %s", uuid)
 }
 
 // MarkAnswered takes both marks away, since a run ended well.
@@ -55,11 +52,8 @@ func (tx *Tx) MarkAnswered(ctx context.Context, uuid amt.UUID) error {
 // StepCutOff reports whether an attempt of a run ended between a step's start
 // and its outcome, so that it may have sent the step's change.
 func (tx *Tx) StepCutOff(ctx context.Context, runID int64) (bool, error) {
-	var n int
-	if err := tx.one(ctx, "SELECT count(*) FROM run_steps WHERE run_id = $1 AND state = 'started'", []any{runID}, &n); err != nil {
-		return false, fmt.Errorf("journal of run %d: %w", runID, err)
-	}
-	return n > 0, nil
+	cut, err := tx.exists(ctx, "run_steps WHERE run_id = $1 AND state = 'started'", runID)
+	return cut, about(err, "journal of run %d", runID)
 }
 
 // A Lost device is one that a run changed and that has not answered since.
@@ -83,10 +77,7 @@ func (tx *Tx) LostDevices(ctx context.Context, since time.Time, limit int) ([]Lo
 		FROM devices WHERE lost_at IS NOT NULL AND lost_at >= $1 AND `+tx.noIndex("lifecycle")+
 		` IN ('provisioned', 'drifted', 'maintaining', 'credentials_unknown')
 		ORDER BY lost_at, uuid LIMIT $2`, since, page(limit))
-	if err != nil {
-		return nil, fmt.Errorf("devices lost: %w", err)
-	}
-	return found, nil
+	return found, about(err, "devices lost")
 }
 
 // A Wave is the progress of one wave of a job.
@@ -119,10 +110,7 @@ func (tx *Tx) JobWaves(ctx context.Context, id int64) (map[int]Wave, error) {
 			return nil
 		}, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.wave IN (1, 2) AND i.state IN ('done', 'running')", id)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("waves of job %d: %w", id, err)
-	}
-	return out, nil
+	return out, about(err, "waves of job %d", id)
 }
 
 // refusals are the reasons for which runs leave a device alone because of its
@@ -153,10 +141,7 @@ func (tx *Tx) NextInWave(ctx context.Context, id int64, idle, best bool, limit i
 	found, err := tx.items(ctx, "SELECT "+itemColumns+` FROM job_items i LEFT JOIN devices d ON d.uuid = i.uuid
 		WHERE i.job_id = $1 AND i.state = 'waiting'`+only+`
 		ORDER BY `+order+`i.uuid`, limit, id)
-	if err != nil {
-		return nil, fmt.Errorf("items of job %d: %w", id, err)
-	}
-	return found, nil
+	return found, about(err, "items of job %d", id)
 }
 
 // Outgrown says which devices differ from the newest version of their profile.
@@ -181,16 +166,9 @@ func (tx *Tx) OutgrownDevices(ctx context.Context, o Outgrown, assigned bool) ([
 	if err != nil {
 		return nil, err
 	}
-	found, err := list(ctx, tx, func(s scanner) (amt.UUID, error) {
-		var u amt.UUID
-		err := s.Scan(&u)
-		return u, err
-	}, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.noIndex("lifecycle")+` IN `+managedStates+` AND `+which+in+` ORDER BY uuid LIMIT $2`,
+	found, err := list(ctx, tx, scanUUID, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.noIndex("lifecycle")+` IN `+managedStates+` AND `+which+in+` ORDER BY uuid LIMIT $2`,
 		append([]any{o.After, page(o.Limit), o.Profile, int64(o.Version)}, args...)...)
-	if err != nil {
-		return nil, fmt.Errorf("devices that differ from profile %s: %w", o.Profile, err)
-	}
-	return found, nil
+	return found, about(err, "devices that differ from profile %s", o.Profile)
 }
 
 // RolledOut reports whether a rollout to the same version has this device.
@@ -199,9 +177,8 @@ func (tx *Tx) RolledOut(ctx context.Context, o Outgrown, uuid amt.UUID) (bool, e
 	if err != nil || in == "" {
 		return false, err
 	}
-	var n int
-	err = tx.one(ctx, "SELECT count(*) FROM devices WHERE uuid = $1"+in, append([]any{uuid}, args...), &n)
-	return n == 0, err
+	left, err := tx.exists(ctx, "devices WHERE uuid = $1"+in, append([]any{uuid}, args...)...)
+	return !left, err
 }
 
 // rolledOut is the condition that no rollout to a target has the device.
@@ -228,22 +205,14 @@ func Target(profile string, version int) string { return fmt.Sprintf("%s@%d", pr
 
 // OpenRollout reports whether any rollout of a profile has not ended.
 func (tx *Tx) OpenRollout(ctx context.Context, profile string) (bool, error) {
-	var n int
-	err := tx.one(ctx, "SELECT count(*) FROM jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1",
-		[]any{profile + "@", len(profile) + 1}, &n)
-	if err != nil {
-		return false, fmt.Errorf("rollouts of profile %s: %w", profile, err)
-	}
-	return n > 0, nil
+	open, err := tx.exists(ctx, "jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1", profile+"@", len(profile)+1)
+	return open, about(err, "rollouts of profile %s", profile)
 }
 
 // Unproved reports whether a device is lost after a change, or still unproved.
 func (tx *Tx) Unproved(ctx context.Context, uuid amt.UUID) (lost, unproved bool, err error) {
 	err = tx.one(ctx, "SELECT lost_at IS NOT NULL, unproved_at IS NOT NULL FROM devices WHERE uuid = $1", []any{uuid}, &lost, &unproved)
-	if err != nil {
-		return false, false, fmt.Errorf("device %s: %w", uuid, err)
-	}
-	return lost, unproved, nil
+	return lost, unproved, about(err, "device %s", uuid)
 }
 
 // RolloutOf finds the open rollout for a target and cause, or returns
@@ -269,8 +238,5 @@ func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]Bulk
 		AND substr(target, 1, $2) = $1 AND target <> $3 AND (stopped_at IS NOT NULL OR EXISTS (SELECT 1 FROM job_items i
 		WHERE i.job_id = jobs.id AND i.state = 'waiting'))
 		ORDER BY id`, profile+"@", len(profile)+1, newest)
-	if err != nil {
-		return nil, fmt.Errorf("rollouts of profile %s: %w", profile, err)
-	}
-	return found, nil
+	return found, about(err, "rollouts of profile %s", profile)
 }

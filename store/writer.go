@@ -188,10 +188,7 @@ func (w *writer) batch(first *request) {
 
 func (w *writer) begin() (*sql.Tx, error) {
 	tx, err := w.db.write.BeginTx(context.Background(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("begin a write: %w", err)
-	}
-	return tx, nil
+	return tx, about(err, "begin a write")
 }
 
 func (w *writer) commit(tx *sql.Tx, good []*request) {
