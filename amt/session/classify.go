@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"strings"
 	"syscall"
 
 	"crypto/tls"
@@ -102,12 +103,21 @@ func (f *failure) refusedCertificate(sent bool, words string) {
 	f.err = fmt.Errorf("%s: %w", words, f.err)
 }
 
+// unparsed is how crypto/tls says that it cannot read the device's certificate. It
+// is all there is of one that came over TLS 1.3.
+const unparsed = "failed to parse certificate from server: "
+
 // ours names what our own side could not accept. crypto/tls reports that as
 // text only, so what the device sent decides.
 func (f *failure) ours(err error, seen observed) {
 	if problem := seen.certificateProblem(); problem != nil {
 		f.code, f.result = reason.TLSPeerCertInvalid, "peer_cert_invalid"
 		f.err = &CertificateError{bytes.Clone(seen.certificate[:min(len(seen.certificate), MaxOddCertificate)]), problem}
+		return
+	}
+	if _, why, ok := strings.Cut(err.Error(), unparsed); ok {
+		f.code, f.result = reason.TLSPeerCertInvalid, "peer_cert_invalid"
+		f.err = &CertificateError{nil, fmt.Errorf("%s; the device speaks TLS 1.3, which encrypts its certificate, so that it is not kept here: openssl s_client -connect ADDRESS -showcerts shows it; %s", why, mended)}
 		return
 	}
 	if seen.version != 0 && seen.certificate == nil {

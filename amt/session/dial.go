@@ -159,8 +159,9 @@ func (d *Dialer) climb(ctx context.Context, t Target, patience time.Duration) (n
 		}
 		if a.alert == alertProtocolVersion && t.MaxTLS == 0 && !newest {
 			newest = true // perhaps the device takes nothing older than 1.3
-			if conn, peer, err := d.shake(ctx, t, tls.VersionTLS13, new(attempt)); err == nil {
-				return conn, peer, nil
+			conn, peer, err := d.shake(ctx, t, tls.VersionTLS13, new(attempt))
+			if odd := new(CertificateError); err == nil || errors.As(err, &odd) {
+				return conn, peer, err
 			}
 		}
 		if version == least {

@@ -65,6 +65,25 @@ func TestOddCertificates(t *testing.T) {
 	}
 }
 
+// Of a device that speaks TLS 1.3 alone the certificate comes encrypted: it is
+// named as what ends the handshake all the same.
+func TestOddCertificateOverTLS13(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, &tls.Config{MinVersion: tls.VersionTLS13,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{oddCertificate(t, "padded-serial")}, PrivateKey: deviceCertificate(certtest.Options{}).PrivateKey}}}, nil)
+	d, _ := testDialer(t, Config{})
+	_, err := roundTrip(t, d, Target{Addr: s.addr, Client: ourChain()})
+	wantReason(t, err, reason.TLSPeerCertInvalid)
+	for _, words := range []string{"malformed serial number", "TLS 1.3", "openssl s_client", "no firmware update is known"} {
+		if !strings.Contains(err.Error(), words) {
+			t.Errorf("%v\nlacks %q", err, words)
+		}
+	}
+	if n := s.conns.Load(); n != 2 {
+		t.Errorf("%d connections, want one with TLS 1.2 and one with TLS 1.3", n)
+	}
+}
+
 // Whatever a device sends, reading it ends and names no more than there is.
 func FuzzOddities(f *testing.F) {
 	for name := range oddCases {
