@@ -2,6 +2,8 @@ package endtoend
 
 import (
 	"archive/zip"
+	"crypto/tls"
+	"encoding/base64"
 	"io"
 	"slices"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt/sim"
+	"github.com/provisiond/provisiond/certs/certtest"
 )
 
 // TestBoxSupportBundleHoldsNoSecret reads every file of a bundle for every
@@ -21,9 +24,15 @@ func TestBoxSupportBundleHoldsNoSecret(t *testing.T) {
 		h := s.herd()
 		h.live(time.Second, one(d.hello), h.mixed(t, 2)...)
 		lost := h.add("11", func(c *sim.Config) { c.Roots = nil })
-		h.live(time.Second, one(d.hello), lost)
+		der := []byte(readFile(t, "../../../amt/session/testdata/odd/padded-serial.cer"))
+		odd := h.add("11", func(c *sim.Config) {
+			c.SetupCertificate = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: certtest.NewLab(time.Now()).SelfSigned(certtest.Options{Name: "odd"}).Key}
+		})
+		h.live(time.Second, one(d.hello), lost, odd)
 		d.managed(2, time.Minute)
 		poll(t, "the third waits for a certificate", time.Minute, func() bool { return d.lifecycles()["pending_certificate"] == 1 })
+
+		poll(t, "the fourth has failed for its certificate", time.Minute, func() bool { return d.lifecycles()["failed"] == 1 })
 
 		var secrets []string
 		for _, dev := range h.devices[:2] {
@@ -72,6 +81,9 @@ func TestBoxSupportBundleHoldsNoSecret(t *testing.T) {
 			want := []string{"version.txt", "config.json", "doctor.json", "metrics.txt", "counts.json", "events.jsonl", "failed.json", "log.txt"}
 			if !slices.Equal(names, want) {
 				t.Errorf("the bundle has %v, want %v\n%s", names, want, said)
+			}
+			if !strings.Contains(everything, base64.StdEncoding.EncodeToString(der)) {
+				t.Errorf("%v: the certificate that TLS could not take is not in it", args)
 			}
 			if has := strings.Contains(everything, lost.UUID().String()); has != (len(args) == 0) {
 				t.Errorf("%v: the UUID is in it: %v", args, has)
