@@ -94,12 +94,25 @@ func (p *Provisioning) Usable() bool {
 // cert_not_yet_valid. Firmware does not mind (amt/protocol.md 3.3); we do unless
 // forced.
 func (p *Provisioning) Validity(now time.Time) *reason.Error {
+	if err := p.outside(now); err == nil || err.Code == reason.CertExpired {
+		return err
+	}
+	return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s, and %s; wait until then, or set the clock right",
+		p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339), Clock(now))
+}
+
+// Clock is what is said of this server's clock beside a date that is not there yet.
+func Clock(now time.Time) string { return "this server's clock says " + now.UTC().Format(time.RFC3339) }
+
+// outside is Validity in words that stay the same from one moment to the next, for
+// what is kept of a device and compared.
+func (p *Provisioning) outside(now time.Time) *reason.Error {
 	switch {
 	case now.After(p.Leaf.NotAfter):
 		return reason.Because(reason.CertExpired, "certificate %s expired on %s", p.Name, day(p.Leaf.NotAfter))
 	case now.Before(p.Leaf.NotBefore):
-		return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s, and this server's clock says %s; wait until then, or set the clock right",
-			p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s by this server's clock; wait until then, or set the clock right",
+			p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

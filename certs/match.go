@@ -79,7 +79,7 @@ func Match(all []*Provisioning, announced []amt.TrustHash, h Hints, now time.Tim
 				refusals = append(refusals, reason.Because(code, "certificate %s under %s: %s", p.Name, nameOf(path.Root()), why))
 				continue
 			}
-			outside := p.Validity(now)
+			outside := p.outside(now)
 			if outside != nil && !h.AllowExpired && !p.Forced {
 				refusals = append(refusals, outside)
 				continue

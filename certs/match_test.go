@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
@@ -244,5 +245,24 @@ func TestRootNames(t *testing.T) {
 			}
 			digests[h.String()] = r.Name
 		}
+	}
+}
+
+// TestWaitingForADateIsOneSentence: what is kept of a device that waits does not
+// change with the clock, or each hello would be news.
+func TestWaitingForADateIsOneSentence(t *testing.T) {
+	t.Parallel()
+	f := lab().Plain("Waiting", "prov.corp.example.com")
+	p := load(t, f)
+	var said []string
+	for _, early := range []time.Duration{time.Hour, time.Minute} {
+		_, err := Match([]*Provisioning{p}, amt.HashesOf(f.Issuers[len(f.Issuers)-1].Raw), Hints{}, f.Cert.NotBefore.Add(-early))
+		if codeOf(err) != reason.CertNotYetValid {
+			t.Fatalf("%v", err)
+		}
+		said = append(said, err.Error())
+	}
+	if said[0] != said[1] || !strings.Contains(said[0], f.Cert.NotBefore.Format(time.RFC3339)) || !strings.Contains(said[0], "clock") {
+		t.Errorf("%q, then %q", said[0], said[1])
 	}
 }
