@@ -82,7 +82,8 @@ func askPassphrase(out io.Writer, twice bool) (amt.Secret, error) {
 
 // storeConfig loads the configuration and minds only what concerns the
 // database: a backup must be possible while a certificate's file is away.
-func storeConfig(cmd *cobra.Command, path string, flags map[string]string) (Config, error) {
+func storeConfig(cmd *cobra.Command, given func() (path string, flags map[string]string)) (Config, error) {
+	path, flags := given()
 	cfg, _, problems := Load(cmd.Context(), path, os.Environ(), flags)
 	problems = slices.DeleteFunc(problems, func(p Problem) bool {
 		return p.Key != "" && !strings.HasPrefix(p.Key, "data_dir") && !strings.HasPrefix(p.Key, "database") && !strings.HasPrefix(p.Key, "master_key")
@@ -118,19 +119,12 @@ func openBeside(ctx context.Context, cfg Config) (*store.DB, error) {
 	return store.Open(ctx, store.Options{URL: string(cfg.Database.URL), Dir: cfg.DataDir, Keys: keys, Log: zap.NewNop(), Beside: true})
 }
 
-func newBackupCreate() *cobra.Command {
-	cmd := &cobra.Command{Use: "create", Short: "Write a backup and open it again; the daemon may go on running", Args: cobra.NoArgs}
+// onStore makes a command of one that needs the database and no daemon.
+func onStore(cmd *cobra.Command, do func(cmd *cobra.Command, db *store.DB) error) *cobra.Command {
 	given := configFlags(cmd)
-	out := cmd.Flags().StringP("out", "o", "", "write the backup to `FILE`; one that is there is replaced once the new one is whole")
-	passphrase := passphraseFlag(cmd)
-	_ = cmd.MarkFlagRequired("out")
+	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		path, flags := given()
-		cfg, err := storeConfig(cmd, path, flags)
-		if err != nil {
-			return err
-		}
-		phrase, err := passphrase(true)
+		cfg, err := storeConfig(cmd, given)
 		if err != nil {
 			return err
 		}
@@ -139,6 +133,21 @@ func newBackupCreate() *cobra.Command {
 			return err
 		}
 		defer db.Close()
+		return do(cmd, db)
+	}
+	return cmd
+}
+
+func newBackupCreate() *cobra.Command {
+	cmd := &cobra.Command{Use: "create", Short: "Write a backup and open it again; the daemon may go on running"}
+	out := cmd.Flags().StringP("out", "o", "", "write the backup to `FILE`; one that is there is replaced once the new one is whole")
+	passphrase := passphraseFlag(cmd)
+	_ = cmd.MarkFlagRequired("out")
+	return onStore(cmd, func(cmd *cobra.Command, db *store.DB) error {
+		phrase, err := passphrase(true)
+		if err != nil {
+			return err
+		}
 		report, size, err := writeBackup(cmd.Context(), db, *out, phrase)
 		if err != nil {
 			return err
@@ -159,8 +168,7 @@ func newBackupCreate() *cobra.Command {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: %d bytes, verified\n", *out, size)
 		printBackup(cmd.OutOrStdout(), report)
 		return nil
-	}
-	return cmd
+	})
 }
 
 // writeBackup writes beside the name, opens what it wrote, and only then gives
@@ -254,8 +262,7 @@ two of them would set up the same devices with different passwords.`}
 	given := configFlags(cmd)
 	passphrase := passphraseFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		path, flags := given()
-		cfg, err := storeConfig(cmd, path, flags)
+		cfg, err := storeConfig(cmd, given)
 		if err != nil {
 			return err
 		}

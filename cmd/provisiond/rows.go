@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+
+	"github.com/provisiond/provisiond/store"
 )
 
 func newRows() *cobra.Command {
@@ -17,19 +19,8 @@ func newRows() *cobra.Command {
 }
 
 func newRowsCheck() *cobra.Command {
-	cmd := &cobra.Command{Use: "check", Short: "Name the rows that count for nothing, since nobody signed them; exit 1 when there are any", Args: cobra.NoArgs}
-	given := configFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		path, flags := given()
-		cfg, err := storeConfig(cmd, path, flags)
-		if err != nil {
-			return err
-		}
-		db, err := openBeside(cmd.Context(), cfg)
-		if err != nil {
-			return err
-		}
-		defer db.Close()
+	cmd := &cobra.Command{Use: "check", Short: "Name the rows that count for nothing, since nobody signed them; exit 1 when there are any"}
+	return onStore(cmd, func(cmd *cobra.Command, db *store.DB) error {
 		found, err := db.CheckRows(cmd.Context())
 		if err != nil {
 			return err
@@ -50,28 +41,19 @@ func newRowsCheck() *cobra.Command {
 			fmt.Fprintf(out, "and %d more\n", more)
 		}
 		return fmt.Errorf("%d rows were not written by this server and count for nothing: look at each, remove it or, if a node of an earlier release wrote it, provisiond rows sign", found.Count)
-	}
-	return cmd
+	})
 }
 
 func newRowsSign() *cobra.Command {
-	cmd := &cobra.Command{Use: "sign", Short: "Sign the rows that rows check names, so that they count; the audit keeps who and why", Args: cobra.NoArgs}
-	given := configFlags(cmd)
+	cmd := &cobra.Command{Use: "sign", Short: "Sign the rows that rows check names, so that they count; the audit keeps who and why"}
 	reason := cmd.Flags().String("reason", "", "why they are to be believed; the audit keeps this `TEXT`")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if *reason == "" {
 			return errors.New("--reason is needed: signed rows grant what they say, and the audit keeps why")
 		}
-		path, flags := given()
-		cfg, err := storeConfig(cmd, path, flags)
-		if err != nil {
-			return err
-		}
-		db, err := openBeside(cmd.Context(), cfg)
-		if err != nil {
-			return err
-		}
-		defer db.Close()
+		return nil
+	}
+	return onStore(cmd, func(cmd *cobra.Command, db *store.DB) error {
 		signed, err := db.ResignRows(cmd.Context(), "host:"+hostUser(), *reason)
 		if err != nil {
 			return err
@@ -82,8 +64,7 @@ func newRowsSign() *cobra.Command {
 			}
 		}
 		return nil
-	}
-	return cmd
+	})
 }
 
 // hostUser is who types at this machine.
