@@ -1,6 +1,10 @@
 package amt
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
 
 // Status is PT_STATUS: what a method says in ReturnValue, with HTTP 200 around
 // it (intel/lms StatusCodeDefinitions.h; go-wsman-messages constants.go).
@@ -63,6 +67,12 @@ func (s Status) String() string {
 // Error lets a status other than success travel as an error.
 func (s Status) Error() string { return "the device answered " + s.String() }
 
+// Answered reports whether err is a device's own answer, one of these if any is named.
+func Answered(err error, one ...Status) bool {
+	s, ok := errors.AsType[Status](err)
+	return ok && (len(one) == 0 || slices.Contains(one, s))
+}
+
 // A StatusClass says what a caller should do about a Status.
 type StatusClass int
 
@@ -90,4 +100,10 @@ func (s Status) Class() StatusClass {
 		return ClassChanged
 	}
 	return ClassRefused
+}
+
+// Passes reports whether a refusal ends by itself: the same call may succeed
+// later, nobody doing anything.
+func (s Status) Passes() bool {
+	return s == StatusInternalError || s.Class() == ClassWait || s.Class() == ClassFlash
 }

@@ -61,7 +61,7 @@ func (a *HashAlgorithm) UnmarshalText(b []byte) error {
 	}
 	var n uint8
 	if _, err := fmt.Sscanf(string(b), "alg%d", &n); err != nil {
-		return fmt.Errorf("hash algorithm %q: want sha1, sha256 or sha384", clip(string(b)))
+		return fmt.Errorf("hash algorithm %q: want sha1, sha256 or sha384", Clip(string(b)))
 	}
 	*a = HashAlgorithm(n)
 	return nil
@@ -92,14 +92,14 @@ func (h TrustHash) MarshalText() ([]byte, error) { return []byte(h.String()), ni
 func (h *TrustHash) UnmarshalText(b []byte) error {
 	name, digest, ok := strings.Cut(string(b), ":")
 	if !ok {
-		return fmt.Errorf("trust hash %q: want algorithm:hex such as sha256:c3846b…", clip(string(b)))
+		return fmt.Errorf("trust hash %q: want algorithm:hex such as sha256:c3846b…", Clip(string(b)))
 	}
 	if err := h.Algorithm.UnmarshalText([]byte(name)); err != nil {
 		return err
 	}
 	sum, err := hex.DecodeString(digest)
 	if err != nil {
-		return fmt.Errorf("trust hash %q: %w", clip(string(b)), err)
+		return fmt.Errorf("trust hash %q: %w", Clip(string(b)), err)
 	}
 	h.Sum = sum
 	return nil

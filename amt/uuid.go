@@ -32,10 +32,10 @@ func ParseUUID(s string) (UUID, error) {
 	t := strings.NewReplacer("-", "", "{", "", "}", "").Replace(strings.TrimSpace(s))
 	var u UUID
 	if len(t) != 32 {
-		return u, fmt.Errorf("uuid %q: want 32 hexadecimal digits such as 11223344-5566-7788-99aa-bbccddeeff00", clip(s))
+		return u, fmt.Errorf("uuid %q: want 32 hexadecimal digits such as 11223344-5566-7788-99aa-bbccddeeff00", Clip(s))
 	}
 	if _, err := hex.Decode(u[:], []byte(t)); err != nil {
-		return UUID{}, fmt.Errorf("uuid %q: want 32 hexadecimal digits such as 11223344-5566-7788-99aa-bbccddeeff00", clip(s))
+		return UUID{}, fmt.Errorf("uuid %q: want 32 hexadecimal digits such as 11223344-5566-7788-99aa-bbccddeeff00", Clip(s))
 	}
 	return u, nil
 }
@@ -100,11 +100,4 @@ func (u *UUID) Scan(src any) error {
 		return nil
 	}
 	return fmt.Errorf("uuid: cannot read a %T", src)
-}
-
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
-	}
-	return s
 }

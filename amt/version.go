@@ -16,13 +16,13 @@ type Version struct {
 func ParseVersion(s string) (Version, error) {
 	parts := strings.Split(strings.TrimSpace(s), ".")
 	if len(parts) > 4 {
-		return Version{}, fmt.Errorf("AMT version %q: want numbers such as 11.8.50", clip(s))
+		return Version{}, fmt.Errorf("AMT version %q: want numbers such as 11.8.50", Clip(s))
 	}
 	var n [4]int
 	for i, p := range parts {
 		v, err := strconv.Atoi(p)
 		if err != nil || v < 0 || v > 1<<20 {
-			return Version{}, fmt.Errorf("AMT version %q: want numbers such as 11.8.50", clip(s))
+			return Version{}, fmt.Errorf("AMT version %q: want numbers such as 11.8.50", Clip(s))
 		}
 		n[i] = v
 	}

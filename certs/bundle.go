@@ -67,15 +67,15 @@ func parseBundle(ctx context.Context, left *budget, files []File, passwords ...a
 		}
 	}
 	for _, f := range files {
-		b.at = place{file: clip(f.Name)}
+		b.at = place{file: amt.Clip(f.Name)}
 		if err := b.file(ctx, f.Data); err != nil {
-			return nil, inFile(clip(f.Name), err)
+			return nil, inFile(amt.Clip(f.Name), err)
 		}
 	}
 	if len(b.certs)+len(b.keys) == 0 {
 		name := ""
 		if len(files) == 1 {
-			name = clip(files[0].Name)
+			name = amt.Clip(files[0].Name)
 		}
 		return nil, inFile(name, reason.Because(reason.CertInputInvalid, "there is no certificate and no key in it%s", b.because()))
 	}
@@ -92,7 +92,7 @@ func sized(f File) error {
 }
 
 func tooLarge(f File) error {
-	return inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
+	return inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
 }
 
 func (b *bundler) bundle() (*Bundle, error) {

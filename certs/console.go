@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -60,7 +61,7 @@ func ConsoleRequest(ctx context.Context, f File) (*x509.CertificateRequest, erro
 		return nil, err
 	}
 	if len(b.requests) == 0 {
-		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate request in it: a file that begins with -----BEGIN CERTIFICATE REQUEST----- is wanted"))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate request in it: a file that begins with -----BEGIN CERTIFICATE REQUEST----- is wanted"))
 	}
 	csr := b.requests[0]
 	if err := csr.CheckSignature(); err != nil {

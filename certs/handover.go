@@ -43,9 +43,9 @@ func NewWrapper(ctx context.Context, f File) (*Wrapper, error) {
 	case len(b.certs) > 0:
 		public = b.certs[0].what.PublicKey
 	case len(b.keys) > 0:
-		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "this is a private key, which stays with its owner; name its public half: openssl pkey -in FILE -pubout -out PUBLIC"))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "this is a private key, which stays with its owner; name its public half: openssl pkey -in FILE -pubout -out PUBLIC"))
 	default:
-		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate, and neither is in it%s", b.because()))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate, and neither is in it%s", b.because()))
 	}
 	key, ok := public.(*rsa.PublicKey)
 	if !ok {

@@ -4,6 +4,8 @@ import (
 	"crypto/x509/pkix"
 	"slices"
 	"strings"
+
+	"github.com/provisiond/provisiond/amt"
 )
 
 // privateTLDs are ends of names that no public CA has issued since 2015 (CA/B
@@ -36,7 +38,7 @@ func unfitName(name string) string {
 		if len(l) > 63 || strings.HasPrefix(l, "-") || strings.HasSuffix(l, "-") || strings.ContainsFunc(l, func(r rune) bool {
 			return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-'
 		}) {
-			return "holds the label \"" + clip(l) + "\", which is not a host name"
+			return "holds the label \"" + amt.Clip(l) + "\", which is not a host name"
 		}
 	}
 	if len(base) > 253 {
@@ -64,13 +66,6 @@ func rootNames(paths []Path) string {
 		}
 	}
 	return strings.Join(names, " or ")
-}
-
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
-	}
-	return s
 }
 
 // privateOnly reports that the one thing against a name is that no public CA

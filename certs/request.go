@@ -60,7 +60,7 @@ func NewRequest(o RequestOptions) (*Request, error) {
 		return nil, reason.Because(reason.KeySizeUnsupported, "a key of %d bits is not offered: 2048 serves every AMT, 3072 is only for fleets from 6.0 on", bits)
 	}
 	if o.Country != "" && len(o.Country) != 2 {
-		return nil, reason.Because(reason.CertInputInvalid, "the country %q is not a two-letter code such as DE", clip(o.Country))
+		return nil, reason.Because(reason.CertInputInvalid, "the country %q is not a two-letter code such as DE", amt.Clip(o.Country))
 	}
 	key, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
@@ -115,14 +115,14 @@ func requestNames(o RequestOptions) ([]string, error) {
 	for _, n := range append([]string{o.CommonName}, o.Names...) {
 		n = normalName(n)
 		if why := unfitName(n); why != "" && (!o.PrivateNames || !privateOnly(n)) {
-			return nil, reason.Because(reason.CertInputInvalid, "%q %s", clip(n), why)
+			return nil, reason.Because(reason.CertInputInvalid, "%q %s", amt.Clip(n), why)
 		}
 		if !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
 	if len(names[0]) > 64 {
-		return nil, reason.Because(reason.CertInputInvalid, "the common name %q has more than 64 characters", clip(names[0]))
+		return nil, reason.Because(reason.CertInputInvalid, "the common name %q has more than 64 characters", amt.Clip(names[0]))
 	}
 	if len(names) > 100 {
 		return nil, reason.Because(reason.CertInputInvalid, "%d names; at most 100 fit one certificate", len(names))

@@ -193,7 +193,7 @@ func (f SetupFile) check() error {
 			continue
 		}
 		if len(name) > 255 || !wellFormed(name) || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return bad("the %s %q is not a DNS name", what, clip(name))
+			return bad("the %s %q is not a DNS name", what, amt.Clip(name))
 		}
 	}
 	if f.ServerAddress.Zone() != "" || f.ServerAddress.Is4In6() {
@@ -207,7 +207,7 @@ func (f SetupFile) check() error {
 		case h.Hash.Algorithm != amt.SHA1 && f.Version < 3:
 			return bad("the hash %q is %s, which needs a file of version 3", h.Name, h.Hash.Algorithm)
 		case h.Name == "" || len(h.Name) > 32 || strings.ContainsFunc(h.Name, func(r rune) bool { return r < ' ' || r > '~' }):
-			return bad("a hash needs a name of 1 to 32 ASCII characters, not %q", clip(h.Name))
+			return bad("a hash needs a name of 1 to 32 ASCII characters, not %q", amt.Clip(h.Name))
 		}
 	}
 	return nil

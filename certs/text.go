@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/typed"
 )
@@ -64,7 +65,7 @@ func (b *bundler) text(ctx context.Context, data []byte) error {
 		label, begins := text[m[4]:m[5]], text[m[2]:m[3]] == "BEGIN"
 		if !begins {
 			if i == 0 && looksLikeData(text[:m[0]]) || i > 0 && text[marks[i-1][2]:marks[i-1][3]] == "END" && looksLikeData(text[marks[i-1][1]:m[0]]) {
-				return reason.Because(reason.CertInputInvalid, "line %d: END %s without its BEGIN line: copy it again from the first dash on", line, clip(label))
+				return reason.Because(reason.CertInputInvalid, "line %d: END %s without its BEGIN line: copy it again from the first dash on", line, amt.Clip(label))
 			}
 			continue
 		}
@@ -83,9 +84,9 @@ func (b *bundler) text(ctx context.Context, data []byte) error {
 		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 			return err
 		case !looksLikeData(body) && strings.TrimSpace(text[max(0, strings.LastIndexAny(text[:m[0]], "\r\n")):m[0]]) != "":
-			b.ignore("line %d: BEGIN %s in a sentence", line, clip(label))
+			b.ignore("line %d: BEGIN %s in a sentence", line, amt.Clip(label))
 		default:
-			return reasoned(err, "PEM block %d (%s, line %d)", blocks, clip(label), line)
+			return reasoned(err, "PEM block %d (%s, line %d)", blocks, amt.Clip(label), line)
 		}
 	}
 	if last := marks[len(marks)-1]; text[last[2]:last[3]] == "END" {
@@ -150,7 +151,7 @@ func (b *bundler) block(ctx context.Context, label, body string, closed bool) er
 		b.ignore("a certificate request, which is not yet a certificate")
 		return nil
 	case strings.HasSuffix(label, "CRL"), strings.Contains(label, "PUBLIC KEY"), strings.Contains(label, "PARAM"), strings.Contains(label, "PGP"), strings.Contains(label, "ATTRIBUTE"):
-		b.ignore("line %d: a PEM block %q", b.at.line, clip(label))
+		b.ignore("line %d: a PEM block %q", b.at.line, amt.Clip(label))
 		return nil
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -16,9 +17,9 @@ func open(ctx context.Context, f File) (*bundler, error) {
 	if err := sized(f); err != nil {
 		return nil, err
 	}
-	b := &bundler{left: budgetOf(ctx), passwords: noPassword(), at: place{file: clip(f.Name)}}
+	b := &bundler{left: budgetOf(ctx), passwords: noPassword(), at: place{file: amt.Clip(f.Name)}}
 	if err := b.file(ctx, f.Data); err != nil {
-		return nil, inFile(clip(f.Name), err)
+		return nil, inFile(amt.Clip(f.Name), err)
 	}
 	return b, nil
 }
@@ -38,7 +39,7 @@ func Authorities(ctx context.Context, f File) ([]*x509.Certificate, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, inFile(clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate in it%s", b.because()))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate in it%s", b.because()))
 	}
 	return out, nil
 }
@@ -59,7 +60,7 @@ func Pair(ctx context.Context, certificate, key File) (*tls.Certificate, error) 
 	case err != nil:
 		return nil, err
 	case len(b.Keys) == 0:
-		return nil, inFile(clip(key.Name), reason.Because(reason.CertPrivateKeyMissing, "there is no private key in it"))
+		return nil, inFile(amt.Clip(key.Name), reason.Because(reason.CertPrivateKeyMissing, "there is no private key in it"))
 	}
 	for _, leaf := range above {
 		for _, k := range b.Keys {
@@ -68,7 +69,7 @@ func Pair(ctx context.Context, certificate, key File) (*tls.Certificate, error) 
 			}
 		}
 	}
-	return nil, inFile(clip(key.Name), reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates of %s: %s", clip(certificate.Name), namesIn(above)))
+	return nil, inFile(amt.Clip(key.Name), reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates of %s: %s", amt.Clip(certificate.Name), namesIn(above)))
 }
 
 // climbing is the chain from leaf up, as far as it is here.

@@ -363,7 +363,7 @@ func pemUnlocking(info string) (unlocking, error) {
 	}[strings.ToUpper(strings.TrimSpace(name))]
 	switch {
 	case !ok:
-		return unlocking{}, reason.Because(reason.PFXUnsupportedAlgorithm, "its encryption is %s, which cannot be opened here: write it again with openssl pkcs8 -topk8", clip(name))
+		return unlocking{}, reason.Because(reason.PFXUnsupportedAlgorithm, "its encryption is %s, which cannot be opened here: write it again with openssl pkcs8 -topk8", amt.Clip(name))
 	case err != nil || len(iv) < 8:
 		return unlocking{}, damaged("its DEK-Info line is damaged")
 	}

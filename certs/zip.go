@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -32,7 +33,7 @@ func (b *bundler) zip(ctx context.Context, data []byte) error {
 	archive := b.at.file
 	defer func() { b.at = place{file: archive} }()
 	for _, f := range r.File {
-		name := clip(f.Name)
+		name := amt.Clip(f.Name)
 		switch {
 		case f.FileInfo().IsDir() || strings.HasPrefix(f.Name, "__MACOSX/") || strings.HasPrefix(path.Base(f.Name), "."):
 			continue

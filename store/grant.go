@@ -39,7 +39,7 @@ func (d *Device) grant() []any {
 func (d *Device) place() seal.Place {
 	covered := []any{d.UUID, d.Approved, d.AssignedProfile, d.Vouched}
 	if d.Approved || len(d.Vouched) > 0 {
-		covered = append(covered, addrString(d.Address))
+		covered = append(covered, amt.Text(d.Address))
 	}
 	return place("devices", covered...)
 }

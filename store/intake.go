@@ -291,11 +291,11 @@ func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 	for _, h := range outcomes {
 		d, s := h.kept(tx), h.hello
 		if h.Before.Known {
-			known.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable,
+			known.row(d.UUID.String(), amt.Text(d.Address), addressKey(d.Address), string(d.AddressBy), amt.Text(d.HeardFrom), d.TrustTable,
 				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil), tx.stamp(d.ClaimDue))
 		} else {
 			to, code, detail, retry := h.born()
-			born.row(d.UUID.String(), addrString(d.Address), addressKey(d.Address), string(d.AddressBy), addrString(d.HeardFrom), d.TrustTable,
+			born.row(d.UUID.String(), amt.Text(d.Address), addressKey(d.Address), string(d.AddressBy), amt.Text(d.HeardFrom), d.TrustTable,
 				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail,
 				tx.stamp(retry))
 			if m := h.Move; m != nil {
@@ -306,7 +306,7 @@ func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 				events.row(m.UUID.String(), m.RunID, m.Event, string(m.Reason), m.Detail, m.Actor, data)
 			}
 		}
-		said.row(s.UUID.String(), portString(s.From), portString(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID,
+		said.row(s.UUID.String(), amt.Text(s.From), amt.Text(s.Local), s.Via, s.Peer, int64(s.Version), int64(s.Retry), s.AdminSet, s.PID,
 			h.table, bytesOrNull(s.Trailing), bytesOrNull(s.Raw), tx.stamp(d.LastSeen))
 	}
 	var all []statement
@@ -359,13 +359,6 @@ func (c *columns) row(values ...any) {
 		c.args[i] = append(col, v)
 	}
 	c.n++
-}
-
-func portString(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 func bytesOrNull(b []byte) any {

@@ -35,7 +35,7 @@ func (tx *Tx) bind(t *text, args []any) []any {
 		case reason.Code:
 			out[i] = string(v)
 		case netip.Addr:
-			out[i] = addrString(v)
+			out[i] = amt.Text(v)
 		case netip.AddrPort:
 			out[i] = ""
 			if v.IsValid() {
@@ -76,13 +76,6 @@ func (tx *Tx) stamp(t time.Time) any {
 		return millis(t)
 	}
 	return t.UnixMilli()
-}
-
-func addrString(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 // live is the context of one statement. On SQLite's write connection nothing

@@ -3,7 +3,10 @@
 // code never gets another meaning.
 package reason
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Code is a stable word such as root_not_trusted_by_device; "" means nothing is
 // wrong.
@@ -99,4 +102,15 @@ func (e *Error) Unwrap() error { return e.Err }
 // Because builds an Error with a formatted sentence; %w works.
 func Because(c Code, format string, args ...any) *Error {
 	return &Error{Code: c, Err: fmt.Errorf(format, args...)}
+}
+
+// Named gives a device's refusal, which is called wsman_fault as long as nobody
+// knows better, the name that the step has for it. A refusal that passes by itself
+// gets no name that calls for a person.
+func Named(c Code, err error, passes bool) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Code != WSMANFault || passes && Of(c).Retry != Repeat {
+		return err
+	}
+	return &Error{Code: c, Sent: e.Sent, Err: err}
 }

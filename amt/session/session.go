@@ -146,26 +146,20 @@ func (s *Session) SetDeadline(t time.Time) { s.client.SetDeadline(t) }
 // Close ends the conversation.
 func (s *Session) Close() error { return s.client.Close() }
 
-// recode gives a device's refusal, a Status or a SOAP fault, the step's name
-// for it. A failure of the line keeps its own name, and so does one that passes
-// by itself if the step's name would call for a person.
+// recode gives a refusal the name that the step has for it. What may have happened
+// although the call failed keeps its own, and so does a failure of the line.
 func recode(code reason.Code, err error) error {
-	why := new(reason.Error)
-	if !errors.As(err, &why) || why.Sent || why.Code != reason.WSMANFault {
+	if why, ok := errors.AsType[*reason.Error](err); ok && why.Sent {
 		return err
 	}
-	if reason.Of(code).Retry != reason.Repeat && passes(err) {
-		return err
-	}
-	return &reason.Error{Code: code, Err: why.Err}
+	return reason.Named(code, err, passes(err))
 }
 
 // passes reports whether the same call may succeed later by itself: a busy
 // device, or HTTP's refusal without a fault around it.
 func passes(err error) bool {
-	var status amt.Status
-	if errors.As(err, &status) {
-		return status == amt.StatusInternalError || status.Class() == amt.ClassWait || status.Class() == amt.ClassFlash
+	if status, ok := errors.AsType[amt.Status](err); ok {
+		return status.Passes()
 	}
 	fault := new(wsman.Fault)
 	return errors.As(err, &fault) && fault.Code == ""

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -95,8 +96,8 @@ func (a *auth) challenged(r *response) *reason.Error {
 	case a.realm == "":
 		a.realm = d.realm
 	case a.realm != d.realm:
-		return reason.Because(reason.RealmChanged, "the device's digest realm changed from %q to %q within one conversation", clip(a.realm),
-			clip(d.realm))
+		return reason.Because(reason.RealmChanged, "the device's digest realm changed from %q to %q within one conversation", amt.Clip(a.realm),
+			amt.Clip(d.realm))
 	}
 	if d.nonce == a.digest.nonce {
 		d.nc = a.digest.nc // a repeated count is a replay to the device

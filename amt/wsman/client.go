@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 )
 
@@ -279,7 +280,7 @@ func (c *Client) understand(q *call, id uint64, r *response, body []byte) (Node,
 		return Node{}, &reason.Error{Code: code, Sent: sent && q.changes, Err: fmt.Errorf("%s %s: %w", q.op, q.class, err)}
 	}
 	if r.encoding != "" {
-		return fail("parse_error", reason.WSMANInvalid, true, badHTTP("Content-Encoding %q was not asked for", clip(r.encoding)))
+		return fail("parse_error", reason.WSMANInvalid, true, badHTTP("Content-Encoding %q was not asked for", amt.Clip(r.encoding)))
 	}
 	if r.status >= 300 && r.status < 400 {
 		return fail("parse_error", reason.WSMANInvalid, true, badHTTP("status %d sends us elsewhere", r.status))
@@ -289,7 +290,7 @@ func (c *Client) understand(q *call, id uint64, r *response, body []byte) (Node,
 		// It answers another request, so nothing on this line can be trusted any more.
 		c.cfg.Metrics.count(q.op, "parse_error")
 		return Node{}, c.end(&reason.Error{Code: reason.WSMANInvalid, Sent: q.changes, Err: fmt.Errorf(
-			"%s %s: the answer belongs to message %q, not %d", q.op, q.class, clip(related), id)})
+			"%s %s: the answer belongs to message %q, not %d", q.op, q.class, amt.Clip(related), id)})
 	}
 	if fault := content.Child("Fault"); err == nil && fault.OK() {
 		return fail("fault", reason.WSMANFault, false, readFault(fault, r.status))
@@ -335,7 +336,7 @@ func openEnvelope(body []byte) (content Node, relatesTo string, err error) {
 		return Node{}, "", err
 	}
 	if root.Name() != "Envelope" {
-		return Node{}, "", badXML("it is a %s, not an Envelope", clip(root.Name()))
+		return Node{}, "", badXML("it is a %s, not an Envelope", amt.Clip(root.Name()))
 	}
 	var header Node
 	for n := range root.Children() {

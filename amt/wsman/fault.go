@@ -3,6 +3,8 @@ package wsman
 import (
 	"fmt"
 	"strings"
+
+	"github.com/provisiond/provisiond/amt"
 )
 
 // A Fault is a refusal of the request itself: a SOAP fault, or a refusing HTTP
@@ -52,18 +54,18 @@ func (f *Fault) NoSuchClass() bool {
 func readFault(n Node, status int) *Fault {
 	f := &Fault{HTTPStatus: status}
 	if code := n.Child("Code"); code.OK() {
-		f.Code = clip(unprefixed(code.Child("Value").Text()))
+		f.Code = amt.Clip(unprefixed(code.Child("Value").Text()))
 		// A subcode may hold a subcode; the innermost says most.
 		for sub := code.Child("Subcode"); sub.OK(); sub = sub.Child("Subcode") {
-			f.Subcode = clip(unprefixed(sub.Child("Value").Text()))
+			f.Subcode = amt.Clip(unprefixed(sub.Child("Value").Text()))
 		}
-		f.Reason = clip(n.Child("Reason", "Text").Text())
-		f.Detail = clip(allText(n.Child("Detail")))
+		f.Reason = amt.Clip(n.Child("Reason", "Text").Text())
+		f.Detail = amt.Clip(allText(n.Child("Detail")))
 		return f
 	}
-	f.Code = clip(unprefixed(n.Child("faultcode").Text()))
-	f.Reason = clip(n.Child("faultstring").Text())
-	f.Detail = clip(allText(n.Child("detail")))
+	f.Code = amt.Clip(unprefixed(n.Child("faultcode").Text()))
+	f.Reason = amt.Clip(n.Child("faultstring").Text())
+	f.Detail = amt.Clip(allText(n.Child("detail")))
 	if f.Code != "Client" && f.Code != "Server" {
 		f.Subcode = f.Code // SOAP 1.1 has one code for both
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/provisiond/provisiond/amt"
 )
 
 const (
@@ -103,14 +105,14 @@ func (h *headReader) one() (*response, error) {
 	case "HTTP/1.0":
 		r.old = true
 	default:
-		return nil, badHTTP("it begins with %q", clip(first))
+		return nil, badHTTP("it begins with %q", amt.Clip(first))
 	}
 	code := strings.TrimLeft(rest, " ")
 	if len(code) > 3 && code[3] == ' ' {
 		code = code[:3]
 	}
 	if r.status, err = strconv.Atoi(code); err != nil || len(code) != 3 || r.status < 100 || r.status > 599 {
-		return nil, badHTTP("its status line is %q", clip(first))
+		return nil, badHTTP("its status line is %q", amt.Clip(first))
 	}
 	for n := 0; ; n++ {
 		line, err := h.line()
@@ -135,7 +137,7 @@ func (h *headReader) one() (*response, error) {
 		}
 		name, value, ok := strings.Cut(line, ":")
 		if !ok {
-			return nil, badHTTP("a header line without a colon: %q", clip(line))
+			return nil, badHTTP("a header line without a colon: %q", amt.Clip(line))
 		}
 		if err := r.header(strings.TrimRight(name, " \t"), strings.Trim(value, " \t")); err != nil {
 			return nil, err
@@ -166,7 +168,7 @@ func (r *response) header(name, value string) error {
 			v = strings.TrimSpace(v)
 			n, err := strconv.ParseInt(v, 10, 64)
 			if err != nil || n < 0 || v[0] == '+' || r.length >= 0 && r.length != n {
-				return badHTTP("Content-Length %q", clip(value))
+				return badHTTP("Content-Length %q", amt.Clip(value))
 			}
 			r.length = n
 		}
@@ -176,7 +178,7 @@ func (r *response) header(name, value string) error {
 			r.chunked = true
 		case "identity", "":
 		default:
-			return badHTTP("Transfer-Encoding %q", clip(value))
+			return badHTTP("Transfer-Encoding %q", amt.Clip(value))
 		}
 	case "connection", "proxy-connection":
 		for v := range strings.SplitSeq(value, ",") {
@@ -192,7 +194,7 @@ func (r *response) header(name, value string) error {
 			r.encoding = value
 		}
 	case "server":
-		r.server = clip(value)
+		r.server = amt.Clip(value)
 	case "retry-after":
 		r.retry = true
 	case "www-authenticate":
@@ -236,7 +238,7 @@ func readChunks(br *bufio.Reader, buf []byte, limit int) ([]byte, error) {
 		size = strings.Trim(size, " \t")
 		n, err := strconv.ParseUint(size, 16, 31)
 		if err != nil {
-			return buf, badHTTP("a chunk of %q bytes", clip(size))
+			return buf, badHTTP("a chunk of %q bytes", amt.Clip(size))
 		}
 		if n == 0 {
 			break

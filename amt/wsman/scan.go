@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/provisiond/provisiond/amt"
 )
 
 // Bounds on an answer. The body's length alone does not protect: without these,
@@ -92,7 +94,7 @@ func (s *scanner) run() error {
 	}
 	switch {
 	case len(s.open) > 0:
-		return badXML("it ends inside <%s>", clip(s.open[len(s.open)-1].qname))
+		return badXML("it ends inside <%s>", amt.Clip(s.open[len(s.open)-1].qname))
 	case len(s.d.elements) == 0:
 		return badXML("it holds no element")
 	}
@@ -153,7 +155,7 @@ func checkEncoding(pi string) error {
 	case "utf-8", "utf8", "us-ascii", "ascii":
 		return nil
 	}
-	return badXML("encoding %q, only UTF-8 is read", clip(name))
+	return badXML("encoding %q, only UTF-8 is read", amt.Clip(name))
 }
 
 func (s *scanner) text(t string) error {
@@ -202,7 +204,7 @@ func (s *scanner) endTag() error {
 	name := strings.TrimRight(s.src[s.pos+2:s.pos+end], " \t\r\n")
 	s.pos += end + 1
 	if len(s.open) == 0 || s.open[len(s.open)-1].qname != name {
-		return badXML("</%s> closes nothing that is open", clip(name))
+		return badXML("</%s> closes nothing that is open", amt.Clip(name))
 	}
 	s.close()
 	return nil
@@ -418,7 +420,7 @@ func unescape(t string) (string, error) {
 		}
 		r, ok := entity(t[:semi])
 		if !ok {
-			return "", badXML("entity &%s; is not XML's own", clip(t[:semi]))
+			return "", badXML("entity &%s; is not XML's own", amt.Clip(t[:semi]))
 		}
 		b.WriteRune(r)
 		t = t[semi+1:]
@@ -466,24 +468,4 @@ func entity(name string) (rune, bool) {
 		}
 	}
 	return r, utf8.ValidRune(r) && (r >= 0x20 || r == '\t' || r == '\n' || r == '\r')
-}
-
-// clip keeps a stranger's words in an error short and printable.
-func clip(s string) string {
-	const most = 120
-	cut := len(s) > most
-	if cut {
-		s = s[:most]
-	}
-	s = strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || r == utf8.RuneError || r >= 0x80 && r < 0xa0 || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e ||
-			r >= 0x2066 && r <= 0x2069 {
-			return '.'
-		}
-		return r
-	}, s)
-	if cut {
-		s += "…"
-	}
-	return s
 }

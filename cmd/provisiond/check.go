@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
 )
 
@@ -178,7 +179,7 @@ func newConfigKeys() *cobra.Command {
 			}
 		}
 		if len(chosen) == 0 {
-			return fmt.Errorf("no key begins with %q; provisiond config keys lists them all", clip(args[0]))
+			return fmt.Errorf("no key begins with %q; provisiond config keys lists them all", amt.Clip(args[0]))
 		}
 		if *asJSON {
 			return printJSON(cmd.OutOrStdout(), chosen)

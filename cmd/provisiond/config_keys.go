@@ -317,10 +317,3 @@ func mapKeys(m map[string]bool) iter.Seq[string] {
 		}
 	}
 }
-
-func clip(s string) string {
-	if len(s) > 60 {
-		return s[:60] + "…"
-	}
-	return s
-}

@@ -16,6 +16,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
 )
 
@@ -315,7 +316,7 @@ func (l *loader) text(v reflect.Value, text, key string, f reflect.StructField) 
 // scalar parses one value. tag is YAML's idea of its type, empty outside YAML.
 func (l *loader) scalar(v reflect.Value, text, tag, key string, f reflect.StructField) {
 	say := func(want, why string) {
-		shown := strconv.Quote(clip(text))
+		shown := strconv.Quote(amt.Clip(text))
 		if f.Tag.Get("secret") != "" {
 			shown = "what is there"
 		}

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/typed"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/profile"
@@ -58,12 +59,12 @@ func (l *loader) validate() {
 	}
 	for i, z := range c.Zones {
 		if z = strings.TrimSuffix(z, "."); !dnsName.MatchString(z) {
-			l.wrong(fmt.Sprintf("zones[%d]", i), fmt.Sprintf("%q is not a DNS zone", clip(z)), "letters, digits, hyphens and dots", "zones: [corp.example.com]")
+			l.wrong(fmt.Sprintf("zones[%d]", i), fmt.Sprintf("%q is not a DNS zone", amt.Clip(z)), "letters, digits, hyphens and dots", "zones: [corp.example.com]")
 		}
 	}
 	for i, z := range c.Provisioning.OtherDomains {
 		if z = strings.TrimSuffix(z, "."); !dnsName.MatchString(z) {
-			l.wrong(fmt.Sprintf("provisioning.other_domains[%d]", i), fmt.Sprintf("%q is not a DNS domain", clip(z)), "letters, digits, hyphens and dots", "other_domains: [branch.example.net]")
+			l.wrong(fmt.Sprintf("provisioning.other_domains[%d]", i), fmt.Sprintf("%q is not a DNS domain", amt.Clip(z)), "letters, digits, hyphens and dots", "other_domains: [branch.example.net]")
 		}
 	}
 	if p := c.Provisioning; p.ConstrainCA && len(c.Zones)+len(p.OtherDomains) == 0 {
@@ -76,7 +77,7 @@ func (l *loader) validate() {
 	}
 	if d := c.Doctor.SampleDevice; d != "" {
 		if _, err := netip.ParseAddr(d); err != nil {
-			l.wrong("doctor.sample_device", fmt.Sprintf("%q is not an address", clip(d)), "", "sample_device: 10.20.3.4")
+			l.wrong("doctor.sample_device", fmt.Sprintf("%q is not an address", amt.Clip(d)), "", "sample_device: 10.20.3.4")
 		}
 	}
 	for i, r := range c.Provisioning.Resolvers {
@@ -90,7 +91,7 @@ func (l *loader) validate() {
 		}
 	}
 	if !nodeName.MatchString(c.Node.Name) {
-		l.wrong("node.name", fmt.Sprintf("%q cannot name a node", clip(c.Node.Name)), "up to 63 letters, digits, dots, hyphens and underscores", "name: provisiond-1")
+		l.wrong("node.name", fmt.Sprintf("%q cannot name a node", amt.Clip(c.Node.Name)), "up to 63 letters, digits, dots, hyphens and underscores", "name: provisiond-1")
 	}
 }
 
@@ -129,7 +130,7 @@ func (l *loader) masterKey(m MasterKey) {
 		}
 	}
 	if m.Env != "" && l.env[m.Env] == "" {
-		l.wrong("master_key.env", fmt.Sprintf("the variable %q is not set", clip(m.Env)), "the daemon could open no secret", "env: PROVISIOND_KEK")
+		l.wrong("master_key.env", fmt.Sprintf("the variable %q is not set", amt.Clip(m.Env)), "the daemon could open no secret", "env: PROVISIOND_KEK")
 	}
 	if len(m.Exec) > 0 && m.Exec[0] == "" {
 		l.wrong("master_key.exec", "the command is empty", "", "exec: [/usr/local/bin/print-key]")
@@ -148,12 +149,12 @@ func (l *loader) listen(key string, value Listen, example string) (netip.AddrPor
 	example = fmt.Sprintf("listen: %q", example)
 	host, port, err := net.SplitHostPort(string(value))
 	if err != nil {
-		l.wrong(key, fmt.Sprintf("want address:port, not %q", clip(string(value))), "an IPv6 address stands in brackets", example)
+		l.wrong(key, fmt.Sprintf("want address:port, not %q", amt.Clip(string(value))), "an IPv6 address stands in brackets", example)
 		return netip.AddrPort{}, false
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		l.wrong(key, fmt.Sprintf("%q is not a port", clip(port)), "a port is a number from 0 to 65535; 0 takes any free one", example)
+		l.wrong(key, fmt.Sprintf("%q is not a port", amt.Clip(port)), "a port is a number from 0 to 65535; 0 takes any free one", example)
 		return netip.AddrPort{}, false
 	}
 	var addr netip.Addr
@@ -164,7 +165,7 @@ func (l *loader) listen(key string, value Listen, example string) (netip.AddrPor
 		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	default:
 		if addr, err = netip.ParseAddr(host); err != nil {
-			l.wrong(key, fmt.Sprintf("%q is not an address of this machine", clip(host)), "names are not looked up here; 0.0.0.0 means every address", example)
+			l.wrong(key, fmt.Sprintf("%q is not an address of this machine", amt.Clip(host)), "names are not looked up here; 0.0.0.0 means every address", example)
 			return netip.AddrPort{}, false
 		}
 	}
@@ -227,17 +228,17 @@ func (l *loader) certificates(list []Certificate) {
 
 func (l *loader) profile(p Profile) {
 	if p.AdminUser == "" || len(p.AdminUser) > 16 || strings.ContainsAny(p.AdminUser, ` :,"&<>`) || strings.HasPrefix(p.AdminUser, "$$") || p.AdminUser == "Admin" || p.AdminUser == "Administrator" {
-		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", clip(p.AdminUser)), "1 to 16 characters without space : , \" & < >; Admin and Administrator are the firmware's", "admin_user: admin")
+		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", amt.Clip(p.AdminUser)), "1 to 16 characters without space : , \" & < >; Admin and Administrator are the firmware's", "admin_user: admin")
 	}
 	for _, b := range braces.FindAllString(p.HostName, -1) {
 		switch b {
 		case "{uuid8}", "{uuid}", "{mac}", "{serial}", "{ip}":
 		default:
-			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+clip(b), "the placeholders are {uuid8}, {uuid}, {mac}, {serial} and {ip}", "host_name: amt-{uuid8}")
+			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+amt.Clip(b), "the placeholders are {uuid8}, {uuid}, {mac}, {serial} and {ip}", "host_name: amt-{uuid8}")
 		}
 	}
 	if rest := braces.ReplaceAllString(p.HostName, "x"); !dnsName.MatchString(rest) || strings.Contains(rest, ".") {
-		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
+		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", amt.Clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
 	}
 	switch {
 	case p.TLS == "none" && !p.Unprotected:
@@ -251,7 +252,7 @@ func (l *loader) profile(p Profile) {
 		}
 	}
 	if p.Domain != "" && !dnsName.MatchString(strings.TrimSuffix(p.Domain, ".")) {
-		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", clip(p.Domain)), "letters, digits, hyphens and dots", "domain: corp.example.com")
+		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", amt.Clip(p.Domain)), "letters, digits, hyphens and dots", "domain: corp.example.com")
 	}
 }
 

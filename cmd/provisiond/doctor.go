@@ -47,7 +47,7 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 		if *device != "" {
 			cfg.Doctor.SampleDevice = *device
 			if _, err := netip.ParseAddr(*device); err != nil {
-				return fmt.Errorf("--device: %q is not an address", clip(*device))
+				return fmt.Errorf("--device: %q is not an address", amt.Clip(*device))
 			}
 		}
 		if !unread(problems) {

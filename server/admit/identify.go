@@ -149,7 +149,7 @@ func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hel
 			continue
 		}
 		if name = qualified(name, as.Domain); profile.CheckFQDN(name) != nil {
-			silent = append(silent, fmt.Sprintf("%s said %q, which is not a host name", s, clip(name)))
+			silent = append(silent, fmt.Sprintf("%s said %q, which is not a host name", s, amt.Clip(name)))
 			continue
 		}
 		id.FQDN, id.Source = strings.ToLower(name), string(s)
@@ -192,11 +192,4 @@ func qualified(name, domain string) string {
 		return name + "." + strings.Trim(domain, ". ")
 	}
 	return name
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
-	}
-	return s
 }

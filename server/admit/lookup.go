@@ -193,7 +193,7 @@ func (l Lookup) reverse(ctx context.Context, d store.Device) (string, error) {
 	for _, n := range names[:min(len(names), 4)] {
 		n = strings.ToLower(strings.TrimSuffix(n, "."))
 		if profile.CheckFQDN(n) != nil {
-			liars = append(liars, clip(n))
+			liars = append(liars, amt.Clip(n))
 			continue
 		}
 		back, err := l.ReverseDNS.LookupNetIP(ctx, "ip", n)

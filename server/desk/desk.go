@@ -33,6 +33,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/store"
@@ -245,7 +246,7 @@ func (d *Desk) List(ctx context.Context) (out []Entry, err error) {
 type UnknownError struct{ What, ID string }
 
 func (e *UnknownError) Error() string {
-	return fmt.Sprintf("there is no %s %s", e.What, clip(e.ID))
+	return fmt.Sprintf("there is no %s %s", e.What, amt.Clip(e.ID))
 }
 
 // RefusedError says that something is not possible as things stand.
@@ -273,7 +274,7 @@ func find(all []Entry, id string) (Entry, error) {
 	case 0:
 		return Entry{}, &UnknownError{"certificate", id}
 	}
-	return Entry{}, refused("%d certificates begin with %s; give more of the id", len(hits), clip(id))
+	return Entry{}, refused("%d certificates begin with %s; give more of the id", len(hits), amt.Clip(id))
 }
 
 // Show is one certificate with its report.
@@ -399,11 +400,4 @@ func reasoned(err error) (*reason.Error, bool) {
 	var r *reason.Error
 	ok := errors.As(err, &r)
 	return r, ok
-}
-
-func clip(s string) string {
-	if len(s) > 64 {
-		return strings.ToValidUTF8(s[:64], "") + "…"
-	}
-	return s
 }

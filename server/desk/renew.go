@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
@@ -33,7 +34,7 @@ func ParseMode(s string) (Mode, error) {
 	case "acme", "est", "ca-api":
 		return "", refused("renewal by %s is not offered: no public CA is known that issues the AMT usage (%s) by ACME, EST or an interface of its own; use manual, or own-root for what the root kept here issued", s, certs.SetupOID())
 	}
-	return "", refused("there is no renewal mode %s: manual or own-root", clip(s))
+	return "", refused("there is no renewal mode %s: manual or own-root", amt.Clip(s))
 }
 
 // Renewal is how a certificate is renewed and how far that is.

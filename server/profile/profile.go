@@ -201,7 +201,7 @@ func expand(pattern string, f Facts, digits int) (string, error) {
 		{"{uuid8}", uuidHead(f.UUID, digits)}, {"{uuid}", id},
 		{"{mac}", strings.NewReplacer(":", "", "-", "").Replace(strings.ToLower(f.MAC))},
 		{"{serial}", strings.ToLower(f.Serial)},
-		{"{ip}", strings.NewReplacer(".", "-", ":", "-").Replace(addr(f.Address))},
+		{"{ip}", strings.NewReplacer(".", "-", ":", "-").Replace(amt.Text(f.Address))},
 	} {
 		if strings.Contains(out, v.key) {
 			if v.value == "" {
@@ -229,13 +229,6 @@ func uuidHead(u amt.UUID, digits int) string {
 	}
 	sum := sha256.Sum256([]byte(id))
 	return hex.EncodeToString(sum[:])[:digits]
-}
-
-func addr(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 // CheckLabel reports why s cannot be a host name: RFC 1123, one label.

@@ -25,10 +25,10 @@ var commitChanges = Step{
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.Commit(ctx)
 		switch {
-		case isStatus(err, amt.StatusDataMissing) && !r.mebxKnown():
+		case amt.Answered(err, amt.StatusDataMissing) && !r.mebxKnown():
 			// From AMT 19 commit insists on a MEBx password (amt/protocol.md 6.6).
 			return &reason.Error{Code: reason.MEBxPasswordRejected, Err: err}
-		case isAnyStatus(err):
+		case amt.Answered(err):
 			return named(reason.CommitFailed, err)
 		case err != nil && !sent(err):
 			return err

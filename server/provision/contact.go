@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -270,18 +269,4 @@ func lastGoodFirst(list []certs.Candidate, id string) []certs.Candidate {
 		}
 	}
 	return list
-}
-
-// isStatus reports whether a device answered with one of these statuses.
-func isStatus(err error, any ...amt.Status) bool {
-	var st amt.Status
-	if !errors.As(err, &st) {
-		return false
-	}
-	for _, s := range any {
-		if st == s {
-			return true
-		}
-	}
-	return false
 }

@@ -175,7 +175,7 @@ func (r *Run) putBack(ctx context.Context, over Device, commit bool, why error) 
 	if commit {
 		err := over.Commit(ctx)
 		r.unanswered = r.unanswered || sent(err)
-		if isAnyStatus(err) {
+		if amt.Answered(err) {
 			return reason.Because(reason.LockoutAverted, "%s shut this server out (%w), was put back, and the commit of that was refused: %w", what[0], why, err)
 		}
 	}
@@ -207,7 +207,7 @@ func (r *Run) setTLS(ctx context.Context) error {
 	}
 	if mutual {
 		_, root := r.e.Trust.Console()
-		if _, err := r.Device.AddTrustedRoot(ctx, root); err != nil && !isStatus(err, amt.StatusDuplicate) {
+		if _, err := r.Device.AddTrustedRoot(ctx, root); err != nil && !amt.Answered(err, amt.StatusDuplicate) {
 			return named(reason.TLSEnableFailed, err)
 		}
 		r.told = append(r.told, names...)

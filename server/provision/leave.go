@@ -78,7 +78,7 @@ var unprovision = Step{
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.Unprovision(ctx, r.full())
 		switch {
-		case codeOf(err) == reason.UnprovisionBlocked && err != nil, isAnyStatus(err):
+		case codeOf(err) == reason.UnprovisionBlocked && err != nil, amt.Answered(err):
 			return err
 		case err != nil && !sent(err):
 			return err

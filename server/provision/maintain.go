@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/profile"
@@ -386,7 +387,7 @@ var saveChanges = Step{
 		waited := r.pending() || slices.Contains(r.fixed, TaskCert) // what was read last does not hold a new certificate
 		lost := r.Device.Commit(ctx)
 		switch {
-		case isAnyStatus(lost):
+		case amt.Answered(lost):
 			return named(reason.CommitFailed, lost)
 		case lost != nil && !sent(lost):
 			return lost

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -175,22 +176,11 @@ func first(list ...string) string {
 
 func hours(n int) time.Duration { return time.Duration(n) * time.Hour }
 
-// named gives a device's refusal the step's own reason. What has a reason of
-// its own keeps it, and so does a refusal that passes by itself where the
-// step's reason would call for a person.
+// named gives a device's refusal the step's own reason.
 func named(code reason.Code, err error) error {
-	var st amt.Status
-	if !asStatus(err, &st) || codeOf(err) != reason.WSMANFault {
+	st, ok := errors.AsType[amt.Status](err)
+	if !ok {
 		return err
 	}
-	passes := st == amt.StatusInternalError || st.Class() == amt.ClassWait || st.Class() == amt.ClassFlash
-	if passes && reason.Of(code).Retry != reason.Repeat {
-		return err
-	}
-	return &reason.Error{Code: code, Sent: sent(err), Err: err}
-}
-
-func isAnyStatus(err error) bool {
-	var st amt.Status
-	return asStatus(err, &st)
+	return reason.Named(code, err, st.Passes())
 }

@@ -26,7 +26,7 @@ var setMEBxPassword = Step{
 		case err == nil:
 			r.mebxHeld = r.mebx.ID
 			return nil
-		case isStatus(err, amt.StatusNotPermitted):
+		case amt.Answered(err, amt.StatusNotPermitted):
 			// MEBx policy "default password only": it was changed before. Either
 			// by an earlier attempt of ours, or by a person, and then nobody here
 			// knows it. One that it hears for the first time it does not have.

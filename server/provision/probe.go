@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
 )
@@ -46,7 +47,7 @@ func (r *Run) verdictProbe(err error) Verdict {
 		return v
 	}
 	code := codeOf(err)
-	v.Detail = clip(errText(err))
+	v.Detail = amt.ClipTo(errText(err), longestDetail)
 	switch {
 	case reason.Of(code).Blame == reason.OurServer, code == reason.Cancelled, code == reason.NetworkNotAllowed:
 		v.OK, v.Reason, v.Blame, v.Later = false, code, reason.Of(code).Blame, time.Minute

@@ -304,7 +304,7 @@ func (r *Run) note(s Step, state string, began time.Time, err error) {
 	now := r.e.Clock.Now()
 	rec := store.StepRecord{Seq: r.seq, Name: s.Name, State: state, Attempt: r.Job.Run.Attempt, StartedAt: began, FinishedAt: now}
 	if err != nil {
-		rec.Detail = clip(err.Error())
+		rec.Detail = amt.ClipTo(err.Error(), longestDetail)
 		rec.Reason = codeOf(err)
 	}
 	r.book = append(r.book, rec)
@@ -321,6 +321,9 @@ func storeError(doing string, err error) error {
 	}
 	return &reason.Error{Code: reason.DBUnavailable, Err: fmt.Errorf("%s: %w", doing, err)}
 }
+
+// longestDetail is how long a detail of the record may be.
+const longestDetail = 500
 
 // codeOf finds the reason an error carries; internal_error when it has none.
 func codeOf(err error) reason.Code {
@@ -352,10 +355,3 @@ func sent(err error) bool {
 // mayArrive reports whether a change may still be on its way as the attempt ends with
 // an error: a quiet time has to pass before the next one asks.
 func (r *Run) mayArrive(err error) bool { return r.unanswered || sent(err) }
-
-func clip(s string) string {
-	if len(s) > 500 {
-		return s[:500] + "…"
-	}
-	return s
-}

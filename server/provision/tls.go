@@ -51,7 +51,7 @@ var makeDeviceKey = Step{
 				return reason.Because(reason.InternalError, "make a key for the device: %w", err)
 			}
 			handle, err := r.Device.AddKey(ctx, key)
-			if err != nil && !isStatus(err, amt.StatusDuplicate) {
+			if err != nil && !amt.Answered(err, amt.StatusDuplicate) {
 				return named(reason.DeviceCertInstallFailed, err)
 			}
 			r.keyHandle = handle
@@ -76,9 +76,8 @@ func (r *Run) generateKey(ctx context.Context) error {
 			r.keyHandle = handle
 			return nil
 		}
-		var st amt.Status
-		busy := asStatus(err, &st) && (st.Class() == amt.ClassWait || st == amt.StatusInternalError || st == amt.StatusKeysMissing)
-		if !busy {
+		st, answered := errors.AsType[amt.Status](err)
+		if busy := answered && (st.Class() == amt.ClassWait || st == amt.StatusInternalError || st == amt.StatusKeysMissing); !busy {
 			return named(reason.KeypairGenerationFailed, err)
 		}
 		if err := r.e.Clock.Sleep(ctx, pause); err != nil {
@@ -133,7 +132,7 @@ var installCertificate = Step{
 			return reason.Because(reason.CAUnavailable, "sign the device's certificate: %w", err)
 		}
 		handle, err := r.Device.AddCertificate(ctx, der)
-		if err != nil && !isStatus(err, amt.StatusDuplicate) {
+		if err != nil && !amt.Answered(err, amt.StatusDuplicate) {
 			return named(reason.DeviceCertInstallFailed, err)
 		}
 		r.facts.CertUntil = r.e.Clock.Now().Add(r.Profile.CertificateValidity())
@@ -294,5 +293,3 @@ func deviceCertificate(der []byte) (name string, pub *rsa.PublicKey, until time.
 // network reports whether a TLS setting is the network interface's, by name:
 // the order of the instances says nothing.
 func network(s session.TLSSetting) bool { return strings.Contains(s.InstanceID, "802.3") }
-
-func asStatus(err error, st *amt.Status) bool { return errors.As(err, st) }

@@ -224,7 +224,7 @@ func (c *command) sameAddress() error {
 	}
 	if d := c.device; a != d.Address {
 		return stands("address_moved", "its UUID says hello from %[1]s by now, and not from %[2]s, so nobody is let in: find out which machine it is (provctl device why %[3]s), then approve that address; if it is the one at %[2]s: provctl device address %[3]s %[2]s",
-			addrText(d.Address), a, d.UUID)
+			amt.Text(d.Address), a, d.UUID)
 	}
 	return nil
 }

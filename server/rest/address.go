@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
@@ -38,7 +39,7 @@ func (s *Server) addressDevice(ctx context.Context, in *AddressInput) (api.Actio
 
 func (c *command) address(a netip.Addr) error {
 	d := c.device
-	c.audit = map[string]any{"address": a.String(), "previous_address": addrText(d.Address)}
+	c.audit = map[string]any{"address": a.String(), "previous_address": amt.Text(d.Address)}
 	if err := moveDevice(c.ctx, c.tx, d, a, store.ByOperator, c.note, c.who.Actor()); err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func moveDevice(ctx context.Context, tx *store.Tx, d store.Device, a netip.Addr,
 		return err
 	}
 	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "address_set", Actor: actor, Detail: "from " + orUnknown(d.Address) + " to " + a.String(),
-		Data: map[string]any{"address": a.String(), "previous_address": addrText(d.Address), "note": note}})
+		Data: map[string]any{"address": a.String(), "previous_address": amt.Text(d.Address), "note": note}})
 	return err
 }
 

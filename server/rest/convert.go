@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
-	"net/netip"
 	"reflect"
 	"time"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
@@ -23,13 +23,6 @@ func timeOrNull(t time.Time) *time.Time {
 	return &t
 }
 
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}
-
 func list(s []string) []string {
 	out := make([]string, 0, len(s))
 	for _, v := range s {
@@ -41,7 +34,7 @@ func list(s []string) []string {
 func toSummary(d store.Device) api.DeviceSummary {
 	return api.DeviceSummary{
 		UUID: d.UUID.String(), Lifecycle: string(d.Lifecycle), Reason: string(d.Reason), DeviceMode: api.Clean(d.DeviceMode),
-		AMTVersion: d.Version.String(), Address: addrText(d.Address), FQDN: api.Clean(d.FQDN),
+		AMTVersion: d.Version.String(), Address: amt.Text(d.Address), FQDN: api.Clean(d.FQDN),
 		FirstSeen: timeOrNull(d.FirstSeen), ProvisionedAt: timeOrNull(d.ProvisionedAt),
 	}
 }
@@ -53,7 +46,7 @@ func toDevice(d store.Device) api.Device {
 		TLSVersion: api.Clean(d.TLSVersion), Tags: list(d.Tags), Approved: d.Approved, LastSeen: timeOrNull(d.LastSeen),
 		LastContact: timeOrNull(d.LastContact), WindowUntil: timeOrNull(d.WindowUntil), NextRetry: timeOrNull(d.NextRetry),
 		Attempts: d.Attempts, HelloCount: d.HelloCount, PeerSeen: hex.EncodeToString(d.PeerSeen), Vouched: vouched(d.Vouched),
-		AddressBy: addressBy(d), HeardFrom: addrText(d.HeardFrom), AgentAddress: addrText(d.AgentAddress),
+		AddressBy: addressBy(d), HeardFrom: amt.Text(d.HeardFrom), AgentAddress: amt.Text(d.AgentAddress),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
@@ -70,7 +71,7 @@ func (c *command) unvouched() string {
 	case c.vouched != "" || len(d.Vouched) > 0:
 		return ""
 	case len(d.PeerSeen) > 0:
-		return "; it is answered to the device's known key only, and what answered last at " + addrText(d.Address) + " shows the certificate sha256:" + hex.EncodeToString(d.PeerSeen) +
+		return "; it is answered to the device's known key only, and what answered last at " + amt.Text(d.Address) + " shows the certificate sha256:" + hex.EncodeToString(d.PeerSeen) +
 			": once you know that it is the device's: provctl device trust " + d.UUID.String() + " --fingerprint " + hex.EncodeToString(d.PeerSeen)
 	case len(d.PeerFingerprint) == 0 || d.Generation == 0:
 		return "; it is answered to nobody for whose certificate no person has vouched: provctl device trust " + d.UUID.String() + " --fingerprint SHA256, or --first for whoever answers; provctl device why shows which certificate it was"

@@ -79,7 +79,7 @@ func ambiguous(text, next string, found []store.Device) *api.Problem {
 	var words []string
 	var fields []api.ProblemField
 	for _, d := range found {
-		fields = append(fields, api.ProblemField{Location: d.UUID.String(), Message: strings.TrimSpace(api.Clean(d.FQDN) + " " + addrText(d.Address) + " " + string(d.Lifecycle))})
+		fields = append(fields, api.ProblemField{Location: d.UUID.String(), Message: strings.TrimSpace(api.Clean(d.FQDN) + " " + amt.Text(d.Address) + " " + string(d.Lifecycle))})
 		if len(words) < most {
 			words = append(words, called(d.UUID.String(), api.Clean(d.FQDN)))
 		}

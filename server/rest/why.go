@@ -317,7 +317,7 @@ func (s *Server) answer(w *api.Why, d store.Device) {
 		}
 	}
 	if seen := hex.EncodeToString(d.PeerSeen); seen != "" {
-		w.Checks = append(w.Checks, fmt.Sprintf("what answered last at %s showed the certificate sha256:%s and was told no password; once you know that it is the device's: provctl device trust %s --fingerprint %s", addrText(d.Address), seen, d.UUID, seen))
+		w.Checks = append(w.Checks, fmt.Sprintf("what answered last at %s showed the certificate sha256:%s and was told no password; once you know that it is the device's: provctl device trust %s --fingerprint %s", amt.Text(d.Address), seen, d.UUID, seen))
 	}
 	switch word := vouched(d.Vouched); word {
 	case "":
