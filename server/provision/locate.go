@@ -12,7 +12,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -98,7 +97,7 @@ func (r *Run) callAt(ctx context.Context, at Lead) (d Device, known bool, err er
 	r.Job.Device.Address = at.Addr
 	if d, err = r.meet(ctx); err != nil {
 		err = r.notManaged(err)
-		r.looked = append(r.looked, Look{leadWords[at.By], at.Addr.String(), amt.ClipTo(err.Error(), longestDetail)})
+		r.looked = append(r.looked, Look{leadWords[at.By], at.Addr.String(), clip(err.Error())})
 		r.log.Info("lead.silent", zap.Stringer("address", at.Addr), zap.String("by", string(at.By)), zap.Error(err))
 		return nil, false, err
 	}

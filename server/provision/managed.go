@@ -115,7 +115,7 @@ func (r *Run) verdictManaged(err error) Verdict {
 	}
 	code := codeOf(err)
 	entry := reason.Of(code)
-	v.Reason, v.Detail, v.Blame, v.Changed = code, amt.ClipTo(errText(err), longestDetail), entry.Blame, r.changed
+	v.Reason, v.Detail, v.Blame, v.Changed = code, clip(errText(err)), entry.Blame, r.changed
 	v.Health = "warn"
 	switch code {
 	case reason.DeviceUnreachable, reason.ConnectionLost, reason.TLSHandshakeFailed:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
 )
@@ -47,7 +46,7 @@ func (r *Run) verdictProbe(err error) Verdict {
 		return v
 	}
 	code := codeOf(err)
-	v.Detail = amt.ClipTo(errText(err), longestDetail)
+	v.Detail = clip(errText(err))
 	switch {
 	case reason.Of(code).Blame == reason.OurServer, code == reason.Cancelled, code == reason.NetworkNotAllowed:
 		v.OK, v.Reason, v.Blame, v.Later = false, code, reason.Of(code).Blame, time.Minute

@@ -304,7 +304,7 @@ func (r *Run) note(s Step, state string, began time.Time, err error) {
 	now := r.e.Clock.Now()
 	rec := store.StepRecord{Seq: r.seq, Name: s.Name, State: state, Attempt: r.Job.Run.Attempt, StartedAt: began, FinishedAt: now}
 	if err != nil {
-		rec.Detail = amt.ClipTo(err.Error(), longestDetail)
+		rec.Detail = clip(err.Error())
 		rec.Reason = codeOf(err)
 	}
 	r.book = append(r.book, rec)
@@ -322,8 +322,8 @@ func storeError(doing string, err error) error {
 	return &reason.Error{Code: reason.DBUnavailable, Err: fmt.Errorf("%s: %w", doing, err)}
 }
 
-// longestDetail is how long a detail of the record may be.
-const longestDetail = 500
+// clip makes a detail of the record of what may be a stranger's words.
+func clip(s string) string { return amt.ClipTo(s, 500) }
 
 // codeOf finds the reason an error carries; internal_error when it has none.
 func codeOf(err error) reason.Code {

@@ -128,7 +128,7 @@ func (r *Run) answered(s setting, err error) error {
 		r.remember(s, store.SettingUnsupported, "")
 		return nil
 	case session.Refused(err) && !session.Passes(err):
-		r.leave(s, store.SettingRefused, amt.ClipTo(errText(err), longestDetail))
+		r.leave(s, store.SettingRefused, clip(errText(err)))
 		return nil
 	}
 	return err

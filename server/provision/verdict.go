@@ -8,7 +8,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/store"
@@ -44,7 +43,7 @@ func (r *Run) verdictBare(err error) Verdict {
 	}
 	code := codeOf(err)
 	entry := reason.Of(code)
-	v.Reason, v.Detail, v.Blame = code, amt.ClipTo(errText(err), longestDetail), entry.Blame
+	v.Reason, v.Detail, v.Blame = code, clip(errText(err)), entry.Blame
 	v.Ended = store.Failed
 	if odd := new(session.CertificateError); errors.As(err, &odd) {
 		v.OddCertificate = odd.DER
@@ -56,7 +55,7 @@ func (r *Run) verdictBare(err error) Verdict {
 	case reason.Repeat:
 		n := r.Job.Device.Attempts
 		if entry.GivenUp(n, r.e.Attempts) && r.untried == 0 {
-			v.Detail = amt.ClipTo(fmt.Sprintf("given up at attempt %d: %s", n, errText(err)), longestDetail)
+			v.Detail = clip(fmt.Sprintf("given up at attempt %d: %s", n, errText(err)))
 			break
 		}
 		if entry.Blame == reason.OurServer || r.untried > 0 {
