@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
 	"github.com/provisiond/provisiond/server/rest"
@@ -33,10 +35,16 @@ const (
 	dueSlices = 10
 )
 
+// dueLook is the look for due devices, of one goroutine at a time.
+type dueLook struct {
+	mu    sync.Mutex
+	after amt.UUID // the last device that the timer looked at
+}
+
 // maintainDue begins runs for devices that need one.
 func (s *Server) maintainDue(ctx context.Context) error {
-	s.dueMu.Lock()
-	defer s.dueMu.Unlock()
+	s.due.mu.Lock()
+	defer s.due.mu.Unlock()
 	if s.o.MaintainPerMinute < 0 {
 		return nil // only commands maintain
 	}
@@ -112,7 +120,7 @@ func (s *Server) maintainDue(ctx context.Context) error {
 
 // findDue looks through the next devices, from where the last tick ended.
 func (s *Server) findDue(ctx context.Context, due store.Due) (found []store.Device, err error) {
-	due.After, due.Among = s.dueAfter, dueAmong
+	due.After, due.Among = s.due.after, dueAmong
 	room, began, around := due.Limit, due.After, false
 	for range dueSlices {
 		due.Limit = room - len(found)
@@ -123,7 +131,7 @@ func (s *Server) findDue(ctx context.Context, due store.Due) (found []store.Devi
 		}); err != nil {
 			return nil, err
 		}
-		found, s.dueAfter = append(found, more...), due.After
+		found, s.due.after = append(found, more...), due.After
 		if due.After.IsZero() {
 			if around || began.IsZero() {
 				break

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -62,6 +60,12 @@ type foundRun struct {
 	at      time.Time
 }
 
+// leftBehind is what the sweep remembers; its timer alone uses it.
+type leftBehind struct {
+	swept bool
+	found map[int64]foundRun // the runs to which the sweep gave another job
+}
+
 // sweep finds live runs that no worker has: the worker died, or could not write
 // an outcome. They go the same way as a first attempt.
 func (s *Server) sweep(ctx context.Context) error {
@@ -74,9 +78,8 @@ func (s *Server) sweep(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("look for runs left behind: %w", err)
 	}
-	first := !s.swept.Swap(true) // a restored database has runs and no queue
-	before, turned := s.found, s.shares.waiting(jobLost)
-	s.found = make(map[int64]foundRun, len(waiting))
+	first, before, turned := !s.left.swept, s.left.found, s.shares.waiting(jobLost) // a restored database has runs and no queue
+	s.left.swept, s.left.found = true, make(map[int64]foundRun, len(waiting))
 	for _, r := range waiting {
 		if !first && r.State != store.RunRunning && now.Sub(r.NotBefore) < jobLost {
 			continue // the queue has its job, and is just busy
@@ -85,13 +88,13 @@ func (s *Server) sweep(ctx context.Context) error {
 			continue // its job asks again and again for a worker
 		}
 		if f, ok := before[r.ID]; ok && f.attempt == r.Attempt && time.Since(f.at) < jobLost {
-			s.found[r.ID] = f
+			s.left.found[r.ID] = f
 			continue // the job that this node gave it is in the queue
 		}
 		if err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.enqueue(ctx, tx, r.ID, tx.Now(), 1) }); err != nil {
 			return fmt.Errorf("queue run %d again: %w", r.ID, err)
 		}
-		s.found[r.ID] = foundRun{r.Attempt, time.Now()}
+		s.left.found[r.ID] = foundRun{r.Attempt, time.Now()}
 		s.log.Info("run.found", zap.Int64("run", r.ID), zap.Stringer("device", r.UUID), zap.String("node", r.Node))
 	}
 	return s.hastenFar(ctx)
@@ -160,66 +163,4 @@ func ownAddresses() []netip.Addr {
 		}
 	}
 	return out
-}
-
-// listen binds a port. If the port is in use, the error names the process that
-// has it, if this process can find that out.
-func listen(given net.Listener, address, key string) (net.Listener, error) {
-	if given != nil {
-		return given, nil
-	}
-	l, err := net.Listen("tcp", address)
-	if err == nil {
-		return l, nil
-	}
-	if strings.Contains(err.Error(), "address already in use") {
-		if who := holder(address); who != "" {
-			return nil, fmt.Errorf("%s: %s is in use by %s; stop it, or choose another port", key, address, who)
-		}
-		return nil, fmt.Errorf("%s: %s is in use by another process; stop it (ss -ltnp shows it), or choose another port", key, address)
-	}
-	return nil, fmt.Errorf("%s: cannot listen on %s: %w", key, address, err)
-}
-
-// holder names the process that listens on a port: it finds the socket's inode
-// in /proc/net, and the process with that inode among its open files.
-func holder(address string) string {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return ""
-	}
-	var n int
-	if _, err := fmt.Sscanf(port, "%d", &n); err != nil {
-		return ""
-	}
-	inode := ""
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		b, err := os.ReadFile(table)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(b)) {
-			f := strings.Fields(line)
-			if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", n)) {
-				inode = f[9]
-			}
-		}
-	}
-	if inode == "" {
-		return ""
-	}
-	procs, _ := os.ReadDir("/proc")
-	for _, p := range procs {
-		fds, err := os.ReadDir("/proc/" + p.Name() + "/fd")
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if to, err := os.Readlink("/proc/" + p.Name() + "/fd/" + fd.Name()); err == nil && to == "socket:["+inode+"]" {
-				name, _ := os.ReadFile("/proc/" + p.Name() + "/comm")
-				return strings.TrimSpace(string(name)) + " (pid " + p.Name() + ")"
-			}
-		}
-	}
-	return ""
 }

@@ -33,7 +33,7 @@ func TestTheSelfTestKnocksAtItsOwnDoor(t *testing.T) {
 		there := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ready") }))
 		there.TLS = c.served
 		there.StartTLS()
-		s := &Server{o: Options{APITLS: mine.TLS}, apiL: there.Listener}
+		s := &Server{o: Options{APITLS: mine.TLS}, front: front{apiL: there.Listener}}
 		err := s.knockAPI(t.Context())
 		if (err == nil) != c.good || err != nil && !strings.Contains(err.Error(), "does not have the certificate of api.tls") {
 			t.Errorf("%s: %v", c.name, err)

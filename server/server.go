@@ -5,12 +5,9 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -21,11 +18,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/amt/door"
-	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/session"
 	"github.com/provisiond/provisiond/server/admit"
-	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/console"
 	"github.com/provisiond/provisiond/server/desk"
 	"github.com/provisiond/provisiond/server/doctor"
@@ -43,39 +37,54 @@ type Server struct {
 	node string // name and boot nonce: no two processes ever share it
 
 	metrics *metrics
+	DB      *store.DB
+	Trust   *Trust
+	Desk    *desk.Desk
+	Admit   *admit.Admitter
+	checks  *checks
+	front
+	work
+	stops
+
+	failed chan error
+	ready  atomic.Bool
+}
+
+// work is what carries out runs on this node.
+type work struct {
+	engine  *provision.Engine
+	queue   *queue.Queue
 	breaker *breaker
 	shares  *shares
-	fds     descriptors
-	swept   atomic.Bool
-	helloL  net.Listener
-	apiL    net.Listener
-	http    *http.Server
-	handler atomic.Pointer[http.Handler]
+	due     dueLook
+	left    leftBehind
+}
 
-	DB     *store.DB
-	Trust  *Trust
-	Desk   *desk.Desk
-	Admit  *admit.Admitter
-	engine *provision.Engine
-	queue  *queue.Queue
-	hello  *hello.Server
-	api    *rest.Server
-	checks *checks
-
-	dueMu    sync.Mutex         // only one goroutine looks for due devices at a time
-	dueAfter uuidT              // the last device that the timer of maintenance looked at
-	found    map[int64]foundRun // the runs to which the sweep gave another job
-
-	mu      sync.Mutex
-	undo    []named // what Stop calls, last first
-	failed  chan error
-	serving atomic.Bool
-	ready   atomic.Bool
+// stops are the parts that Stop stops, last first.
+type stops struct {
+	mu   sync.Mutex
+	undo []named
 }
 
 type named struct {
 	what string
 	do   func(context.Context) error
+}
+
+func (s *stops) onStop(what string, do func(context.Context) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.undo = append(s.undo, named{what, do})
+}
+
+// take returns the parts to stop, once.
+func (s *stops) take() []named {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	undo := s.undo
+	s.undo = nil
+	slices.Reverse(undo)
+	return undo
 }
 
 // New binds both ports, so that it reports a port in use before anything
@@ -89,24 +98,15 @@ func New(o Options) (*Server, error) {
 	s := &Server{o: o, log: o.Log, node: o.Node + "-" + hex.EncodeToString(nonce), failed: make(chan error, 4)}
 	s.metrics = newMetrics(o)
 	s.breaker, s.shares = newBreaker(s), newShares(o.Workers)
-	if s.fds = shareDescriptors(mayOpen(), o.Limits.Connections, o.APIConnections, o.Workers, o.MaxConns); s.fds.complaint != "" {
+	if err := s.bind(o); err != nil {
+		return nil, err
+	}
+	if s.fds.complaint != "" {
 		s.log.Warn("descriptors.few", zap.String("detail", s.fds.complaint), zap.String("hint", doctor.DescriptorsHint))
 	}
 	s.o.Limits.Connections = s.fds.hello
-	var err error
-	if s.helloL, err = listen(o.HelloListener, o.HelloListen, "hello.listen"); err != nil {
-		return nil, err
-	}
-	if s.apiL, err = listen(o.APIListener, o.APIListen, "api.listen"); err != nil {
-		_ = s.helloL.Close()
-		return nil, err
-	}
 	return s, nil
 }
-
-// HelloAddr is the address for hellos, APIAddr that of the API.
-func (s *Server) HelloAddr() net.Addr { return s.helloL.Addr() }
-func (s *Server) APIAddr() net.Addr   { return s.apiL.Addr() }
 
 // Ready reports whether the server takes hellos.
 func (s *Server) Ready() bool { return s.ready.Load() }
@@ -188,19 +188,15 @@ func (s *Server) consoleURL() string {
 // finishes or hands back what is under way, then closes the store.
 func (s *Server) Stop(ctx context.Context) error {
 	s.ready.Store(false)
-	s.mu.Lock()
-	undo := s.undo
-	s.undo = nil
-	s.mu.Unlock()
+	undo := s.take()
 	var errs []error
-	for _, u := range slices.Backward(undo) {
+	for _, u := range undo {
 		if err := u.do(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", u.what, err))
 		}
 	}
 	if !s.serving.Load() {
-		_ = s.helloL.Close()
-		_ = s.apiL.Close()
+		s.unbind()
 	}
 	if len(undo) > 0 {
 		s.log.Info("server.stopped", zap.String("node", s.node))
@@ -208,75 +204,11 @@ func (s *Server) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (s *Server) onStop(what string, do func(context.Context) error) {
-	s.mu.Lock()
-	s.undo = append(s.undo, named{what, do})
-	s.mu.Unlock()
-}
-
 // fail ends Run because a part returned that should serve for ever.
 func (s *Server) fail(err error) {
 	select {
 	case s.failed <- err:
 	default:
-	}
-}
-
-func (s *Server) serveHTTP() {
-	var starting http.Handler = http.HandlerFunc(s.notYet)
-	s.handler.Store(&starting)
-	s.http = &http.Server{
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }),
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: zap.NewStdLog(s.log.Named("http")),
-	}
-	if s.o.APITLS != nil {
-		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.o.APITLS(), nil }}
-	}
-	guarded := &apiDoor{Listener: s.apiL, door: door.New(s.fds.api, s.o.APIPerSource), metrics: s.metrics.doorMetrics}
-	guarded.behind(s.http)
-	s.serving.Store(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		var err error
-		if s.o.APITLS != nil {
-			err = s.http.ServeTLS(guarded, "", "")
-		} else {
-			err = s.http.Serve(guarded)
-		}
-		if !errors.Is(err, http.ErrServerClosed) {
-			s.fail(fmt.Errorf("serve the API: %w", err))
-		}
-	}()
-	s.onStop("the API", func(ctx context.Context) error {
-		short, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		err := s.http.Shutdown(short)
-		if err != nil {
-			err = s.http.Close()
-		}
-		<-done
-		_ = s.helloL.Close()
-		return err
-	})
-}
-
-// notYet answers while the database is away.
-func (s *Server) notYet(w http.ResponseWriter, r *http.Request) {
-	switch r.URL.Path {
-	case "/healthz":
-		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintln(w, `{"status":"ok"}`)
-	case "/metrics":
-		s.metrics.handler.ServeHTTP(w, r)
-	default:
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Retry-After", "2")
-		w.WriteHeader(http.StatusServiceUnavailable)
-		_ = json.NewEncoder(w).Encode(api.Health{Status: "starting",
-			Parts: []api.HealthPart{{Name: "database", Status: "failing", Detail: "the database does not answer yet; see the log"}}})
 	}
 }
 
@@ -402,52 +334,5 @@ func (s *Server) startAPI(ctx context.Context) error {
 	var h http.Handler = s.api
 	s.handler.Store(&h)
 	s.onStop("the API's streams", func(context.Context) error { s.api.Close(); return nil })
-	return nil
-}
-
-func (s *Server) startHello() error {
-	kept, err := newSpool(s.o.DataDir, failpointHandler{s.Admit, s.engine.Failpoint}, s.log.Named("hello"), s.o.Registry)
-	if err != nil {
-		return err
-	}
-	replay, stop := context.WithCancel(context.Background())
-	replayed := make(chan struct{})
-	go func() {
-		defer close(replayed)
-		for tick := time.NewTicker(2 * time.Second); ; {
-			if err := kept.replay(replay); err != nil {
-				s.log.Warn("hello.spool", zap.Error(err))
-			}
-			select {
-			case <-replay.Done():
-				tick.Stop()
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	s.onStop("the hello spool", func(context.Context) error {
-		stop()
-		<-replayed
-		return kept.close()
-	})
-	s.hello = hello.NewServer(hello.Config{
-		Limits: s.o.Limits, ClientCAs: s.o.ClientCAs, Certificate: s.Trust.helloCertificate, PlainOff: s.o.PlainOff,
-		ProxyFrom: s.o.ProxyFrom, ReadTimeout: s.o.ReadTimeout, Known: s.Admit.Knows,
-	}, kept, s.log.Named("hello"), hello.NewMetrics(s.o.Registry))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := s.hello.Serve(s.helloL); !errors.Is(err, hello.ErrServerClosed) {
-			s.fail(fmt.Errorf("take hellos: %w", err))
-		}
-	}()
-	s.onStop("the hello listener", func(ctx context.Context) error {
-		short, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		err := s.hello.Shutdown(short)
-		<-done
-		return err
-	})
 	return nil
 }
