@@ -22,6 +22,14 @@ var sealedColumns = []struct {
 		err := s.Scan(b, &id, &uuid, &gen, &kind)
 		return id, credentialPlace(uuid, gen, kind), err
 	}},
+	{"user_passwords", "sealed", "id, uuid, name, generation", "id", func(s scanner, b *[]byte) (any, seal.Place, error) {
+		var id int64
+		var name string
+		var uuid amt.UUID
+		var gen int
+		err := s.Scan(b, &id, &uuid, &name, &gen)
+		return id, userPasswordPlace(uuid, name, gen), err
+	}},
 	{"settings", "sealed", "key", "key", keyed("settings", "sealed")},
 	{"certificates", "sealed_key", "id", "id", keyed("certificates", "sealed_key")},
 	{"certificate_requests", "sealed_key", "seal_row", "seal_row", keyed("certificate_requests", "sealed_key")},

@@ -218,6 +218,9 @@ func (d *Device) perform(c *call, f *firing) *httpReply {
 }
 
 func (d *Device) dispatch(c *call, cl *class) (*httpReply, error) {
+	if !d.may(c) {
+		return nil, errDenied
+	}
 	if c.isMethod {
 		m, ok := cl.methods[c.verb]
 		if !ok || m.since.Major > 0 && !d.p.has(m.since.Major, m.since.Minor) {

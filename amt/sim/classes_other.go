@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/base64"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/provisiond/provisiond/amt"
@@ -20,6 +21,31 @@ type userEntry struct {
 }
 
 const maxUsers = 15
+
+// localOnly is the AccessPermission of who comes through the machine's own operating
+// system alone.
+const localOnly = 0
+
+// realmFor are the realms that open a class to a user, beside PT administration; of
+// other classes that one alone does.
+var realmFor = map[string]string{
+	"AMT_RedirectionService": "2", "CIM_KVMRedirectionSAP": "2", "IPS_KVMRedirectionSettingData": "2", "AMT_TimeSynchronizationService": "12",
+	"AMT_GeneralSettings": "13", "CIM_SoftwareIdentity": "13",
+}
+
+// may reports whether whoever is logged in may speak of a class. Which fault a device
+// answers otherwise is not written down anywhere (UNSURE).
+func (d *Device) may(c *call) bool {
+	if c.conn == nil || c.conn.user == "" || c.conn.user == d.adminOf().adminUser {
+		return true
+	}
+	for _, u := range d.now.users {
+		if u.name == c.conn.user {
+			return slices.Contains(u.realms, "3") || slices.Contains(u.realms, realmFor[c.class])
+		}
+	}
+	return false
+}
 
 // readUser reads the arguments that AddUserAclEntryEx and UpdateUserAclEntryEx
 // share: a digest user or a Kerberos one, never both.

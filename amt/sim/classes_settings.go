@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"github.com/provisiond/provisiond/amt"
@@ -131,4 +134,36 @@ func (d *Device) Rewrite(change func(*Consoles)) {
 type Consoles struct {
 	Ping, Listener                           *bool
 	Redirection, KVM, WebUI, OptIn, IdleWake *uint32
+}
+
+// Users lists the accounts beside the administrator, as the device has them: name or
+// SID in hexadecimal, access and realms.
+func (d *Device) Users() (list []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, u := range d.now.users {
+		name := u.name
+		if name == "" {
+			sid, _ := base64.StdEncoding.DecodeString(u.sid)
+			name = hex.EncodeToString(sid)
+		}
+		list = append(list, fmt.Sprintf("%s access %d realms %s", name, u.permission, u.realms))
+	}
+	return list
+}
+
+// AddUser is another console that adds a user.
+func (d *Device) AddUser(name string, realms []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.now.users = append(d.now.users, userEntry{handle: d.now.nextUser, name: name, permission: 1, realms: realms, enabled: true})
+	d.now.nextUser++
+}
+
+// AcceptsUser reports whether a user would be let in with this password.
+func (d *Device) AcceptsUser(name, password string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	secret, _, ok := d.account(name)
+	return ok && secret == ha1(name, d.realm, password)
 }

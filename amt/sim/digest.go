@@ -139,7 +139,7 @@ func (d *Device) account(user string) (ha1 string, by netip.Addr, ok bool) {
 		return s.adminHA1, s.adminBy, true
 	}
 	for _, u := range d.now.users {
-		if u.name == user && user != "" {
+		if u.name == user && user != "" && u.enabled && u.permission != localOnly {
 			return hex.EncodeToString(u.ha1), u.by, true
 		}
 	}

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -63,6 +64,13 @@ func said(v reflect.Value) string {
 		text, _ := value.MarshalText()
 		return string(text)
 	default:
+		if v.Kind() == reflect.Slice { // of sections
+			if v.Len() == 0 {
+				return ""
+			}
+			text, _ := json.Marshal(value)
+			return string(text[1 : len(text)-1])
+		}
 		return fmt.Sprint(value)
 	}
 }

@@ -127,7 +127,7 @@ func (p Profile) Validate() error {
 		bad("host_name: %w", err)
 	}
 	var in problems
-	p.Sections.validate(&in)
+	p.Sections.validate(&in, p.AdminUser)
 	return errors.Join(append(errs, in.list...)...)
 }
 

@@ -16,6 +16,7 @@ type Sections struct {
 	Redirection *Redirection `json:"redirection,omitempty" yaml:"redirection,omitempty"`
 	Consent     *Consent     `json:"consent,omitempty" yaml:"consent,omitempty"`
 	Power       *Power       `json:"power,omitempty" yaml:"power,omitempty"`
+	Users       *Users       `json:"users,omitempty" yaml:"users,omitempty"`
 
 	// Required names settings that a device must have: where its firmware lacks one,
 	// the device is not as its profile wants it. Others are left out there.
@@ -27,11 +28,11 @@ type Sections struct {
 
 // Settings are the names of the settings in the order in which a device gets them,
 // which is that of server/provision.
-var Settings = []string{"network", "time", "web_ui", "redirection", "kvm", "kvm_details", "consent", "power"}
+var Settings = []string{"network", "time", "web_ui", "redirection", "kvm", "kvm_details", "consent", "power", "users"}
 
 // Wanted reports whether the profile wants anything beyond ownership.
 func (s *Sections) Wanted() bool {
-	return s.Network != nil || s.Time != nil || s.Redirection != nil || s.Consent != nil || s.Power != nil
+	return s.Network != nil || s.Time != nil || s.Redirection != nil || s.Consent != nil || s.Power != nil || s.Users != nil
 }
 
 // Mends reports whether a setting that differs is put right.
@@ -70,11 +71,12 @@ func (p *problems) within(key string, d *Duration, unit, low, high time.Duration
 	}
 }
 
-func (s *Sections) validate(p *problems) {
+func (s *Sections) validate(p *problems, admin string) {
 	s.Network.validate(p)
 	s.Redirection.validate(p)
 	s.Consent.validate(p)
 	s.Power.validate(p)
+	s.Users.validate(p, admin)
 	for _, name := range s.Required {
 		p.word("required", name, Settings...)
 	}

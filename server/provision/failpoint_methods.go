@@ -11,6 +11,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/session"
+	"github.com/provisiond/provisiond/amt/wsman"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -42,6 +43,11 @@ func (x *failingStore) Settle(ctx context.Context, a Lease, b Verdict) error {
 func (x *failingStore) Stage(ctx context.Context, a Lease, b int, c amt.Secret, d amt.Secret) (store.Credential, store.Credential, error) {
 	defer x.f.around("stage")()
 	return x.Store.Stage(ctx, a, b, c, d)
+}
+
+func (x *failingStore) StageUser(ctx context.Context, a Lease, b string, c amt.Secret) (store.UserPassword, error) {
+	defer x.f.around("stageuser")()
+	return x.Store.StageUser(ctx, a, b, c)
 }
 
 func (x *failingDevice) AddCertificate(ctx context.Context, a []byte) (string, error) {
@@ -79,6 +85,11 @@ func (x *failingDevice) EnableTLS(ctx context.Context, a bool, b []string) error
 	return x.Device.EnableTLS(ctx, a, b)
 }
 
+func (x *failingDevice) EnableUser(ctx context.Context, a string, b bool) error {
+	defer x.f.around("call/EnableUser")()
+	return x.Device.EnableUser(ctx, a, b)
+}
+
 func (x *failingDevice) ExtendSetup(ctx context.Context, a int) error {
 	defer x.f.around("call/ExtendSetup")()
 	return x.Device.ExtendSetup(ctx, a)
@@ -94,9 +105,44 @@ func (x *failingDevice) Identify(ctx context.Context) (session.Identity, error) 
 	return x.Device.Identify(ctx)
 }
 
+func (x *failingDevice) Instance(ctx context.Context, a string, b string) (*session.Instance, error) {
+	defer x.f.around("call/Instance")()
+	return x.Device.Instance(ctx, a, b)
+}
+
+func (x *failingDevice) Instances(ctx context.Context, a string) ([]*session.Instance, error) {
+	defer x.f.around("call/Instances")()
+	return x.Device.Instances(ctx, a)
+}
+
+func (x *failingDevice) Invoke(ctx context.Context, a string, b string, c []wsman.Arg) error {
+	defer x.f.around("call/Invoke")()
+	return x.Device.Invoke(ctx, a, b, c)
+}
+
+func (x *failingDevice) InvokeOn(ctx context.Context, a *session.Instance, b string, c []wsman.Arg) error {
+	defer x.f.around("call/InvokeOn")()
+	return x.Device.InvokeOn(ctx, a, b, c)
+}
+
 func (x *failingDevice) ProvisioningRecord(ctx context.Context) (session.Record, error) {
 	defer x.f.around("call/ProvisioningRecord")()
 	return x.Device.ProvisioningRecord(ctx)
+}
+
+func (x *failingDevice) Put(ctx context.Context, a *session.Instance) error {
+	defer x.f.around("call/Put")()
+	return x.Device.Put(ctx, a)
+}
+
+func (x *failingDevice) PutUser(ctx context.Context, a session.User, b string, c amt.Secret) error {
+	defer x.f.around("call/PutUser")()
+	return x.Device.PutUser(ctx, a, b, c)
+}
+
+func (x *failingDevice) RemoveUser(ctx context.Context, a string) error {
+	defer x.f.around("call/RemoveUser")()
+	return x.Device.RemoveUser(ctx, a)
 }
 
 func (x *failingDevice) SetAdminPassword(ctx context.Context, a string, b string, c amt.Secret) error {
@@ -137,4 +183,9 @@ func (x *failingDevice) Unprovision(ctx context.Context, a bool) error {
 func (x *failingDevice) UseCertificate(ctx context.Context, a string) error {
 	defer x.f.around("call/UseCertificate")()
 	return x.Device.UseCertificate(ctx, a)
+}
+
+func (x *failingDevice) Users(ctx context.Context) ([]session.User, error) {
+	defer x.f.around("call/Users")()
+	return x.Device.Users(ctx)
 }

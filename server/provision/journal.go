@@ -136,6 +136,9 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 		if job.Settings, err = tx.DeviceSettings(ctx, c.Device.UUID); err != nil {
 			return nil, err
 		}
+		if job.Users, err = tx.UserPasswords(ctx, c.Device.UUID, ""); err != nil {
+			return nil, err
+		}
 	}
 	if otp, err := tx.OTPFor(ctx, c.Device.UUID); err == nil {
 		job.OTP = otp.Password
@@ -252,6 +255,21 @@ func (j *Journal) Stage(ctx context.Context, l Lease, setup int, admin, mebx amt
 		return nil
 	})
 	return a, m, err
+}
+
+// StageUser makes a user's password durable.
+func (j *Journal) StageUser(ctx context.Context, l Lease, name string, pw amt.Secret) (u store.UserPassword, err error) {
+	err = j.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := tx.Renew(ctx, l.UUID, l.Fence, l.For); err != nil {
+			return err
+		}
+		if u, err = tx.StageUser(ctx, l.UUID, l.RunID, name, pw); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, store.AuditRecord{Actor: "node:" + j.Node, Action: "secret.sent", Subject: l.UUID.String(),
+			Detail: map[string]any{"user": name, "generation": u.Generation, "run": l.RunID}})
+	})
+	return u, err
 }
 
 // Sending records who is about to receive which password: the audit record is
@@ -567,6 +585,13 @@ func (j *Journal) update(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Fac
 	if k := f.Known; k != nil {
 		if err := tx.Known(ctx, uuid, k.Setup, k.Proofs, k.Commits); err != nil {
 			return err
+		}
+	}
+	if f.UsersIn != nil {
+		for _, id := range *f.UsersIn {
+			if err := tx.ActivateUser(ctx, id); err != nil {
+				return err
+			}
 		}
 	}
 	if f.Settings != nil {

@@ -75,6 +75,7 @@ type Run struct {
 	unanswered bool   // a commit got no answer: it may still arrive
 
 	settings map[string]store.DeviceSetting // what became of the profile's settings in this attempt
+	usersIn  []int64                        // passwords with which the device let its users in
 
 	// Of a device on its way out:
 	gone  string // how it shows that it is no longer managed; "" it still is
@@ -271,6 +272,10 @@ func (r *Run) learnt() Facts {
 	if len(r.settings) > 0 {
 		list := slices.Collect(maps.Values(r.settings))
 		r.facts.Settings = &list
+	}
+	if len(r.usersIn) > 0 {
+		list := slices.Clone(r.usersIn)
+		r.facts.UsersIn = &list
 	}
 	if r.trusted || r.Job.Device.ProvisionedAt.IsZero() {
 		return r.facts

@@ -57,6 +57,11 @@ type Settable interface {
 	Put(context.Context, *session.Instance) error
 	Invoke(ctx context.Context, class, method string, args ...session.Arg) error
 	InvokeOn(ctx context.Context, in *session.Instance, method string, args ...session.Arg) error
+
+	Users(context.Context) ([]session.User, error)
+	PutUser(ctx context.Context, u session.User, realm string, pw amt.Secret) error
+	RemoveUser(ctx context.Context, handle string) error
+	EnableUser(ctx context.Context, handle string, on bool) error
 }
 
 // Dial opens one conversation with one device.
@@ -115,6 +120,8 @@ type Job struct {
 	Told bool
 	// Settings are what became of the settings of its profile, by name.
 	Settings map[string]store.DeviceSetting
+	// Users are the passwords of its users, newest first.
+	Users []store.UserPassword
 }
 
 // Facts is what a run learnt about a device; zero fields are left alone.
@@ -141,6 +148,7 @@ type Facts struct {
 	Seen    *[]byte  // the certificate of a peer that was told no password
 
 	Settings *[]store.DeviceSetting // what became of settings in this run
+	UsersIn  *[]int64               // passwords with which the device let its users in
 }
 
 func (f Facts) none() bool { return f == Facts{} }
@@ -223,6 +231,9 @@ type Store interface {
 	// Stage makes new candidate passwords durable and returns them. setup is the
 	// generation that began the set-up they belong to; 0 begins another.
 	Stage(ctx context.Context, l Lease, setup int, admin, mebx amt.Secret) (a, m store.Credential, err error)
+	// StageUser makes a user's password durable, which is then on its way, and renews
+	// the lease.
+	StageUser(ctx context.Context, l Lease, name string, pw amt.Secret) (store.UserPassword, error)
 	// Sending records that a password is about to leave, with what the device
 	// showed of itself, and renews the lease.
 	Sending(ctx context.Context, l Lease, steps []store.StepRecord, out Handout) error

@@ -44,6 +44,7 @@ var settings = []setting{
 		wish{"consent.display_timeout", "OptInDisplayTimeout", count(func(s *profile.Sections) *profile.Duration { return consentOf(s).DisplayTimeout }, time.Second)},
 	),
 	powerPackage,
+	users,
 }
 
 // The sections of a profile, empty where it has none.

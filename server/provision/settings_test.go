@@ -21,7 +21,9 @@ const everySetting = `{
 	"time": {"local_sync": false},
 	"redirection": {"sol": true, "ider": true, "listener": true, "web_ui": true, "kvm": {"enabled": true, "session_timeout": "10m"}},
 	"consent": {"required": "kvm", "code_timeout": "3m", "display_timeout": "4m"},
-	"power": {"package": "on_in_s0", "idle_wake_timeout": "30m"}
+	"power": {"package": "on_in_s0", "idle_wake_timeout": "30m"},
+	"users": {"digest": [{"name": "helpdesk", "realms": ["redirection", "remote-control", "event-log-reader"]}, {"name": "agent", "access": "local", "realms": ["general-info"]}],
+		"kerberos": [{"account": "CORP\\AMT", "sid": "S-1-5-21-1-2-3-512", "access": "both", "realms": ["pt-administration"]}]}
 }`
 
 // arrived is what the simulator itself says where each wish of everySetting must have
@@ -72,6 +74,13 @@ func (l *lab) asWished(d *sim.Device) {
 			l.t.Errorf("%s: %s of %s is %s, want %s", a.setting, a.field, a.class, have, a.want)
 		} else if !is && a.setting != "web_ui" && d.Snapshot().Version.AtLeast(a.since.Major, a.since.Minor) {
 			l.t.Errorf("%s: the device has no %s", a.setting, a.field)
+		}
+	}
+	for _, want := range []string{
+		"helpdesk access 1 realms [2 5 19]", "agent access 0 realms [13]", "010500000000000515000000010000000200000003000000" + "00020000 access 2 realms [3]",
+	} {
+		if got := d.Users(); !slices.Contains(got, want) {
+			l.t.Errorf("users: %q is not among %q", want, got)
 		}
 	}
 	if got := d.Scheme(); got != "Mobile: ON in S0" {
@@ -314,4 +323,78 @@ func TestSettingNames(t *testing.T) {
 	if got := SettingNames(); !slices.Equal(got, profile.Settings) {
 		t.Errorf("the list has %v, the profile knows %v", got, profile.Settings)
 	}
+}
+
+// opens reports whether a user's active password lets it in.
+func (l *lab) opens(d *sim.Device, name string) bool {
+	l.t.Helper()
+	var all []store.UserPassword
+	if err := l.db.Read(l.t.Context(), func(tx *store.Tx) (err error) {
+		all, err = tx.UserPasswords(l.t.Context(), d.UUID(), name)
+		return err
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, u := range all {
+		if u.State == store.CredentialActive {
+			return d.AcceptsUser(name, u.Password.Reveal())
+		}
+	}
+	return false
+}
+
+// TestUsers: each digest user has a password of its own that the store holds and that
+// lets it in; others are left alone, or taken away where the profile says so.
+func TestUsers(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		const doc = `{"users": {"digest": [{"name": "helpdesk", "realms": ["redirection"]}, {"name": "nurse", "realms": ["redirection"], "enabled": false}]}}`
+		l.prof.Sections = sections(t, doc)
+		d := l.managed("12")
+		if !l.opens(d, "helpdesk") {
+			t.Error("helpdesk cannot log in with the password stored")
+		}
+		d.AddUser("of another console", []string{"3"})
+		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned || len(d.Users()) != 3 {
+			t.Errorf("%s: %s: %q", dev.Lifecycle, dev.Detail, d.Users())
+		}
+		l.prof.Users.Exclusive = true
+		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned || len(d.Users()) != 2 {
+			t.Errorf("exclusive: %s: %s: %q", dev.Lifecycle, dev.Detail, d.Users())
+		}
+		l.prof.Users.Digest[0].Realms = []string{"redirection", "remote-control"}
+		if dev := l.do(d, KindMaintain, TaskCheck); dev.Lifecycle != store.Drifted || !strings.Contains(dev.Detail, "helpdesk has realms [2], not [2 5]") {
+			t.Errorf("%s: %s", dev.Lifecycle, dev.Detail)
+		}
+		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned || !l.opens(d, "helpdesk") || !slices.Contains(d.Users(), "helpdesk access 1 realms [2 5]") {
+			t.Errorf("%s: %s: %q", dev.Lifecycle, dev.Detail, d.Users())
+		}
+		if dev := l.do(d, KindRotate, ""); dev.Lifecycle != store.Provisioned || !l.opens(d, "helpdesk") {
+			t.Errorf("after a new admin password: %s: %s", dev.Lifecycle, dev.Detail)
+		}
+	})
+}
+
+// TestUserDisasters: whatever is lost on the way, the store holds the password that
+// the device takes from a user, and it is found.
+func TestUserDisasters(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, l *lab) {
+		for _, call := range []string{"AddUserAclEntryEx", "EnumerateUserAclEntries", "GetUserAclEntryEx"} {
+			for _, x := range disasters {
+				t.Run(call+"/"+x.name, func(t *testing.T) {
+					t.Parallel()
+					l := l.in(t)
+					l.prof.Sections = sections(t, `{"users": {"digest": [{"name": "helpdesk", "realms": ["redirection"]}]}}`)
+					d := l.managed("11", func(c *sim.Config) { c.Faults = sim.With(x.make(call, 1)) })
+					if len(d.Snapshot().FaultsFired) == 0 {
+						t.Error("the disaster did not happen")
+					}
+					if !l.opens(d, "helpdesk") {
+						t.Errorf("helpdesk cannot log in with the password stored\n%s", l.journal(d))
+					}
+				})
+			}
+		}
+	})
 }

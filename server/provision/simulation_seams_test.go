@@ -117,6 +117,10 @@ func (s *seams) Stage(_ context.Context, l Lease, setup int, admin, mebx amt.Sec
 	return a, m, err
 }
 
+func (s *seams) StageUser(context.Context, Lease, string, amt.Secret) (store.UserPassword, error) {
+	return store.UserPassword{}, errors.New("no profile of this simulation has users")
+}
+
 func (s *seams) Renew(_ context.Context, leases []Lease) (lost []Lease, err error) {
 	err = s.db("renew", func() error {
 		lost = nil

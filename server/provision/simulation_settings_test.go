@@ -70,3 +70,13 @@ func (c *simSession) Invoke(_ context.Context, class, method string, args ...ses
 func (c *simSession) InvokeOn(_ context.Context, _ *session.Instance, method string, _ ...session.Arg) error {
 	return c.call(method, true, func(*simDevice) error { return errNoClass })
 }
+
+func (c *simSession) Users(context.Context) ([]session.User, error) {
+	return nil, c.call("users", false, func(*simDevice) error { return errNoClass })
+}
+
+func (c *simSession) PutUser(context.Context, session.User, string, amt.Secret) error {
+	return errNoClass
+}
+func (c *simSession) RemoveUser(context.Context, string) error       { return errNoClass }
+func (c *simSession) EnableUser(context.Context, string, bool) error { return errNoClass }

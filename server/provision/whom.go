@@ -81,6 +81,16 @@ func (r *Run) greetWith(d Device, c store.Credential) error {
 	return nil
 }
 
+// greetUser hands a session the password of a user of the device's, and only where
+// the device itself has shown to be at the other end.
+func (r *Run) greetUser(d Device, c store.UserPassword) error {
+	if peer := d.Peer(); !r.knows(peer) && !r.vouchedFor(peer) {
+		return r.stranger(peer)
+	}
+	d.SetLogins([]session.Login{{Name: "user", User: c.Name, Password: c.Password}})
+	return nil
+}
+
 // greetAgain hands the session in which a device was just told a password the
 // same logins again, the new one first: the change makes the device forget who
 // is logged in, and it may ask again at any moment (amt/protocol.md 5.2).
