@@ -19,7 +19,17 @@ type UserPassword struct {
 	Password    amt.Secret
 	CreatedAt   time.Time // and sent at: none is made that is not on its way
 	ActivatedAt time.Time
+	RetiredAt   time.Time
 	RunID       int64
+}
+
+// KindUser begins the kind of a user's password among a device's: user:NAME.
+const KindUser = "user:"
+
+// Credential is the password as the list of a device's passwords shows it.
+func (u UserPassword) Credential() Credential {
+	return Credential{ID: u.ID, UUID: u.UUID, Generation: u.Generation, Kind: KindUser + u.Name, State: u.State, Password: u.Password,
+		CreatedAt: u.CreatedAt, SentAt: u.CreatedAt, ActivatedAt: u.ActivatedAt, RetiredAt: u.RetiredAt, RunID: u.RunID, User: u.Name}
 }
 
 func userPasswordPlace(uuid amt.UUID, name string, generation int) seal.Place {
@@ -58,10 +68,10 @@ func (tx *Tx) UserPasswords(ctx context.Context, uuid amt.UUID, name string) ([]
 	sealed := map[int64][]byte{}
 	all, err := list(ctx, tx, func(s scanner) (u UserPassword, err error) {
 		var b []byte
-		err = s.Scan(&u.ID, &u.UUID, &u.Name, &u.Generation, &u.State, &b, timeOf{&u.CreatedAt}, timeOf{&u.ActivatedAt}, &u.RunID)
+		err = s.Scan(&u.ID, &u.UUID, &u.Name, &u.Generation, &u.State, &b, timeOf{&u.CreatedAt}, timeOf{&u.ActivatedAt}, timeOf{&u.RetiredAt}, &u.RunID)
 		sealed[u.ID] = b
 		return u, err
-	}, `SELECT id, uuid, name, generation, state, sealed, created_at, activated_at, run_id FROM user_passwords
+	}, `SELECT id, uuid, name, generation, state, sealed, created_at, activated_at, retired_at, run_id FROM user_passwords
 		WHERE uuid = $1 AND (CAST($2 AS text) = '' OR name = CAST($2 AS text)) ORDER BY generation DESC, name`, uuid, name)
 	if err != nil {
 		return nil, fmt.Errorf("users of %s: %w", uuid, err)

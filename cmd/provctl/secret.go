@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -15,17 +17,17 @@ func (p *program) secretCommand() *cobra.Command {
 	kinds := []string{"admin", "mebx"}
 	return group("secret", "Passwords of devices",
 		verb[api.Revealed]{
-			use: "reveal DEVICE --kind admin|mebx --reason TEXT", short: "Read one password; the audit keeps who, when and why",
+			use: "reveal DEVICE --kind admin|mebx|user:NAME --reason TEXT", short: "Read one password; the audit keeps who, when and why",
 			example: "  provctl secret reveal 11223344-5566-7788-99aa-bbccddeeff00 --kind admin --reason 'ticket 4711'", args: cobra.ExactArgs(1),
 			flags: func(f *pflag.FlagSet) {
-				f.StringVar(&kind, "kind", "", "admin or mebx")
+				f.StringVar(&kind, "kind", "", "admin, mebx, or user:NAME of a user that the profile has")
 				f.StringVar(&reason, "reason", "", "why it is needed")
 			},
 			choices: map[string][]string{"kind": kinds},
 			check: func([]string) error {
 				switch {
-				case kind != kinds[0] && kind != kinds[1]:
-					return usage("--kind: want admin or mebx")
+				case !slices.Contains(kinds, kind) && !strings.HasPrefix(kind, "user:"):
+					return usage("--kind: want admin, mebx or user:NAME")
 				case reason == "":
 					return usage("--reason: say why; the audit keeps it")
 				}

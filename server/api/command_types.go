@@ -59,7 +59,7 @@ type MaintainBody struct {
 
 // RevealBody says which one and why.
 type RevealBody struct {
-	Kind   string `json:"kind" enum:"admin,mebx"`
+	Kind   string `json:"kind" pattern:"^(admin|mebx|user:[!-~]{1,16})$" patternDescription:"admin, mebx or user:NAME"`
 	Reason string `json:"reason" minLength:"3" maxLength:"500" doc:"kept in the audit for ever"`
 }
 

@@ -104,7 +104,7 @@ type HelloDecoded struct {
 // Credential is what may be said of a password without saying it.
 type Credential struct {
 	Generation  int        `json:"generation"`
-	Kind        string     `json:"kind" doc:"admin or mebx"`
+	Kind        string     `json:"kind" doc:"admin, mebx or user:NAME"`
 	State       string     `json:"state" doc:"candidate, active or retired"`
 	CreatedAt   *time.Time `json:"created_at"`
 	SentAt      *time.Time `json:"sent_at"`

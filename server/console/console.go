@@ -105,7 +105,7 @@ func New(a *rest.Server, cfg Config) (*Console, error) {
 
 func (c *Console) load() error {
 	funcs := template.FuncMap{
-		"at": at, "stamp": stamp, "tone": tone, "word": word, "short": short, "took": took, "jobword": jobword, "may": func(role, op string) bool { return api.Role(role).May(op) }, "width": width, "until": until, "query": query, "inc": func(n int) int { return n + 1 },
+		"at": at, "stamp": stamp, "tone": tone, "word": word, "credential": credential, "short": short, "took": took, "jobword": jobword, "may": func(role, op string) bool { return api.Role(role).May(op) }, "width": width, "until": until, "query": query, "inc": func(n int) int { return n + 1 },
 	}
 	names, err := fs.Glob(files, "pages/*.html")
 	if err != nil {

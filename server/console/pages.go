@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -217,12 +218,9 @@ func (c *Console) devicePage(v *visit, status int, p page, shown *api.Revealed, 
 	if data.Name == "" {
 		data.Name = d.UUID
 	}
-	for _, k := range []string{"admin", "mebx"} {
-		for _, cr := range d.Credentials {
-			if cr.Kind == k && (cr.State == "active" || cr.SentAt != nil) {
-				data.Kinds = append(data.Kinds, k)
-				break
-			}
+	for _, cr := range d.Credentials { // admin's first, then MEBx's and the users'
+		if (cr.State == "active" || cr.SentAt != nil) && !slices.Contains(data.Kinds, cr.Kind) {
+			data.Kinds = append(data.Kinds, cr.Kind)
 		}
 	}
 	p.Title, p.Nav, p.Data = data.Name, "devices", data

@@ -42,6 +42,14 @@ func tone(state string) string {
 // word writes a machine's word for people.
 func word(s string) string { return strings.ReplaceAll(s, "_", " ") }
 
+// credential names a kind of password for people.
+func credential(kind string) string {
+	if kind == "mebx" {
+		return "MEBx"
+	}
+	return strings.TrimPrefix(kind, "user:")
+}
+
 // short is the part of a UUID that people compare.
 func short(uuid string) string {
 	if len(uuid) > 8 {

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"encoding/hex"
 	"reflect"
 	"strings"
 	"testing"
@@ -118,6 +119,44 @@ func TestDurations(t *testing.T) {
 	for _, text := range []string{"", "10", "soon", "d", "-1d"} {
 		if err := new(Duration).UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is a time", text)
+		}
+	}
+}
+
+// TestUsersOfAProfile: what firmware would refuse of a user, or what could shut people
+// out, is refused here.
+func TestUsersOfAProfile(t *testing.T) {
+	t.Parallel()
+	p := Default()
+	p.Users = &Users{
+		Digest: []DigestUser{
+			{Name: "Admin", Realms: []string{"redirection"}}, {Name: "admin", Realms: []string{"redirection"}}, {Name: "$$x", Realms: []string{"redirection"}},
+			{Name: "a name of seventeen", Realms: []string{"redirection"}}, {Name: "nurse", Realms: []string{"healing"}, Access: "everywhere"},
+			{Name: "idle"}, {Name: "auditor", Realms: []string{"audit-log"}},
+		},
+		Kerberos: []KerberosUser{{SID: "S-1-5-21-x", Realms: []string{"redirection"}}},
+	}
+	err := p.Validate()
+	for _, want := range []string{
+		`"Admin" is reserved by the firmware`, "users.digest.admin: the name is taken", `"$$x" is reserved`, "want 1 to 16 characters", `"healing" is not a realm`,
+		`users.digest.nurse.access: "everywhere" is not one of`, "users.digest.idle.realms: a user without a realm", "audit-log makes an auditor", `"S-1-5-21-x" is not a security identifier`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("not said: %s\nin: %v", want, err)
+		}
+	}
+}
+
+// TestSIDBytes: the well-known group of administrators, as Windows writes it.
+func TestSIDBytes(t *testing.T) {
+	t.Parallel()
+	b, ok := SIDBytes("S-1-5-32-544")
+	if want := "01020000000000052000000020020000"; !ok || hex.EncodeToString(b) != want {
+		t.Errorf("%x, %t, want %s", b, ok, want)
+	}
+	for _, sid := range []string{"", "S-1-5", "S-2-5-32-544", "S-1-5-21-1-2-3-4-5-6", "S-1-5-32-99999999999"} {
+		if _, ok := SIDBytes(sid); ok {
+			t.Errorf("%q is a SID", sid)
 		}
 	}
 }

@@ -311,7 +311,11 @@ func (s *Server) credentials(ctx context.Context, tx *store.Tx, u amt.UUID) ([]a
 			out = append(out, toCredential(c))
 		}
 	}
-	return out, nil
+	users, err := tx.UserPasswords(ctx, u, "")
+	for _, c := range users {
+		out = append(out, toCredential(c.Credential()))
+	}
+	return out, err
 }
 
 func orderOf(s string) store.Order {

@@ -84,6 +84,13 @@ func pick(ctx context.Context, tx *store.Tx, u amt.UUID, kind string) (store.Cre
 		return store.Credential{}, err
 	}
 	list, err := tx.Credentials(ctx, u, kind)
+	if name, is := strings.CutPrefix(kind, store.KindUser); is {
+		var users []store.UserPassword
+		users, err = tx.UserPasswords(ctx, u, name)
+		for _, c := range users {
+			list = append(list, c.Credential())
+		}
+	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return store.Credential{}, err
 	}

@@ -49,6 +49,13 @@ func (s *Server) listSecrets(ctx context.Context, in *OneDevice) (api.SecretList
 		if err != nil {
 			return err
 		}
+		users, err := tx.UserPasswords(ctx, u, "")
+		if err != nil {
+			return err
+		}
+		for _, c := range users {
+			list = append(list, c.Credential())
+		}
 		for _, c := range list {
 			to := ""
 			if c.Address.IsValid() {
