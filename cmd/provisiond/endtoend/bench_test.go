@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/certs/certtest"
-	"github.com/provisiond/provisiond/store/pgtest"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 // rounds is how often a figure and its floor are taken, in turns; the best of
@@ -71,7 +71,7 @@ func (b *bench) serve(t *testing.T, engine string) (hello, api string, proc *os.
 	t.Helper()
 	url := ""
 	if engine == "postgres" {
-		url = pgtest.DurableURL(t)
+		url = storetest.DurableURL(t)
 	}
 	hello, api = freePort(t), freePort(t)
 	cfg := filepath.Join(b.dir, "bench.yaml")

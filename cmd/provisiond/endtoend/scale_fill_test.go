@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/store"
+	"github.com/provisiond/provisiond/store/seal"
 )
 
 // A filling writes a large fleet by SQL alone: one text for both engines, in
@@ -98,10 +100,7 @@ func (s *site) beside(more string) (*sql.DB, string) {
 // database has one already. Addresses are loopback's, where nobody answers.
 func (s *site) fill(devices int) {
 	s.t.Helper()
-	made, err := store.Open(s.t.Context(), store.Options{URL: s.db, Dir: s.path("data")})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	made := s.filled()
 	db, engine := s.beside("&_pragma=synchronous(0)&_pragma=cache_size(-524288)&_pragma=temp_store(2)")
 	f := filling{s.t, db, engine, devices, time.Now().UnixMilli()}
 	if f.count("SELECT count(*) FROM (SELECT 1 AS x FROM devices LIMIT 1) AS one") == 0 {
@@ -111,12 +110,46 @@ func (s *site) fill(devices int) {
 			s.t.Fatal(err)
 		}
 		f.all()
+		s.sign()
 		s.t.Logf("%s: %d devices with their history written in %.0f s, %.1f GB", engine, devices, time.Since(began).Seconds(), float64(f.size())/(1<<30))
 	} else if err := made.Close(); err != nil {
 		s.t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// filled opens the site's store with the master key that its daemon has, or will have.
+func (s *site) filled() *store.DB {
+	s.t.Helper()
+	ctx := s.t.Context()
+	if err := os.MkdirAll(s.path("data"), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	master, err := seal.Load(ctx, seal.Source{File: s.path("data/master.key"), Create: true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	keys, err := seal.New(master)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	db, err := store.Open(ctx, store.Options{URL: s.db, Dir: s.path("data"), Keys: keys})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return db
+}
+
+// sign gives the rows that SQL wrote the MACs without which they count for nothing.
+func (s *site) sign() {
+	s.t.Helper()
+	db := s.filled()
+	defer db.Close()
+	signed, err := db.ResignRows(s.t.Context(), "test", "the fleet of a measurement")
+	if err != nil || signed["runs"] == 0 || signed["devices"] == 0 {
+		s.t.Fatalf("signed %v: %v", signed, err)
 	}
 }
 

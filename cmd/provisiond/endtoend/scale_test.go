@@ -21,7 +21,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/store"
-	"github.com/provisiond/provisiond/store/pgtest"
+	"github.com/provisiond/provisiond/store/storetest"
 )
 
 var (
@@ -51,7 +51,7 @@ func TestScale(t *testing.T) {
 			db := ""
 			if engine == store.Postgres {
 				if db = *scaleURL; db == "" {
-					db = pgtest.DurableURL(t)
+					db = storetest.DurableURL(t)
 				}
 			}
 			s := newSite(t, db)
@@ -129,10 +129,7 @@ func (m *scaling) say(what string, gate, middle, slowest time.Duration, said str
 func (m *scaling) store() {
 	ctx := m.t.Context()
 	m.put(ctx, "UPDATE runs SET not_before = created_at WHERE state = 'queued'")
-	db, err := store.Open(ctx, store.Options{URL: m.db, Dir: m.path("data")})
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	db := m.filled()
 	defer db.Close()
 	read := func(what string, gate time.Duration, ask func(tx *store.Tx) (any, error)) {
 		m.t.Helper()
