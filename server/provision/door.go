@@ -89,7 +89,7 @@ func (r *Run) otherNames(ctx context.Context) (names []string) {
 		may = append(may[:len(may):len(may)], known...)
 	}
 	own := r.ownConsole()
-	for _, n := range append(may, r.told...) {
+	for _, n := range append(may, r.toldConsoles...) {
 		if n = strings.ToLower(n); len(names) < mostNames && !profile.Admits([]string{n}, own) && !slices.Contains(names, n) {
 			names = append(names, n)
 		}

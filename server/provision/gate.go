@@ -109,7 +109,7 @@ func (r *Run) guardPending(ctx context.Context) error {
 		return nil // it asks already, or will not
 	}
 	back := func(ctx context.Context, d Device) error { return d.EnableTLS(ctx, false, was.TrustedCN) }
-	r.told = append(r.told, was.TrustedCN...)
+	r.toldConsoles = append(r.toldConsoles, was.TrustedCN...)
 	return r.guard(ctx, guarded{"mutual TLS, set by an earlier attempt,", back}, func(context.Context) error { return nil }, r.letsUsIn, false)
 }
 
@@ -210,7 +210,7 @@ func (r *Run) setTLS(ctx context.Context) error {
 		if _, err := r.Device.AddTrustedRoot(ctx, root); err != nil && !amt.Answered(err, amt.StatusDuplicate) {
 			return named(reason.TLSEnableFailed, err)
 		}
-		r.told = append(r.told, names...)
+		r.toldConsoles = append(r.toldConsoles, names...)
 	}
 	return named(reason.TLSEnableFailed, r.Device.EnableTLS(ctx, mutual, names))
 }
@@ -257,7 +257,7 @@ func (r *Run) changeTLS(ctx context.Context) error {
 	}
 	was.Mutual = r.Device.Peer().ClientCertAsked // what is in force: an earlier attempt may have left something else to commit
 	what := fmt.Sprintf("TLS with mutual %t, letting in %v,", r.Profile.TLS == profile.TLSMutual, r.Profile.TrustedCN)
-	r.told = append(r.told, was.TrustedCN...)
+	r.toldConsoles = append(r.toldConsoles, was.TrustedCN...)
 	back := func(ctx context.Context, d Device) error { return d.EnableTLS(ctx, was.Mutual, was.TrustedCN) }
 	// The trusted names do not wait for the commit (amt/protocol.md 6.8); a device that
 	// asks already goes by them at once.

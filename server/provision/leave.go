@@ -30,7 +30,7 @@ func (r *Run) left() store.Lifecycle {
 // contactLeaving meets a managed device, or finds that an earlier attempt has
 // already undone its setup.
 func (r *Run) contactLeaving(ctx context.Context) error {
-	r.asked = r.Told
+	r.unprovisionSent = r.Told
 	err := r.contactManaged(ctx)
 	if err == nil {
 		return nil
@@ -39,7 +39,7 @@ func (r *Run) contactLeaving(ctx context.Context) error {
 		if !sure {
 			return r.watchGone(ctx)
 		}
-		r.gone = gone
+		r.goneEvidence = gone
 		return nil
 	}
 	return err
@@ -49,21 +49,21 @@ func (r *Run) contactLeaving(ctx context.Context) error {
 // is enough. A closed port means that only after the device was told.
 func (r *Run) goneBy(err error) (gone string, sure bool) {
 	switch code := codeOf(err); {
-	case code == reason.ReappearedUnprovisioned, code == reason.TLSClientCertRefused && r.asked:
+	case code == reason.ReappearedUnprovisioned, code == reason.TLSClientCertRefused && r.unprovisionSent:
 		return "the device is back in setup mode", true
-	case r.asked && refusedPort(err):
-		return "nothing listens at its port any more", r.acked && r.full()
+	case r.unprovisionSent && refusedPort(err):
+		return "nothing listens at its port any more", r.unprovisionAcked && r.full()
 	}
 	return "", false
 }
 
 var readLeaving = Step{
 	Name:   readIdentity.Name,
-	Needed: func(r *Run) bool { return r.gone == "" },
+	Needed: func(r *Run) bool { return r.goneEvidence == "" },
 	Done: func(ctx context.Context, r *Run) (bool, error) {
 		done, err := readManaged.Done(ctx, r)
 		if codeOf(err) == reason.ReappearedUnprovisioned {
-			r.gone = "the device says that it is in " + r.Identity.State.String() + " mode"
+			r.goneEvidence = "the device says that it is in " + r.Identity.State.String() + " mode"
 			return true, nil
 		}
 		return done, err
@@ -74,7 +74,7 @@ var readLeaving = Step{
 // before the answer, so the answer only helps to believe what is seen next.
 var unprovision = Step{
 	Name:   "unprovision",
-	Needed: func(r *Run) bool { return r.gone == "" },
+	Needed: func(r *Run) bool { return r.goneEvidence == "" },
 	Apply: func(ctx context.Context, r *Run) error {
 		err := r.Device.Unprovision(ctx, r.full())
 		switch {
@@ -86,9 +86,9 @@ var unprovision = Step{
 			r.unanswered = true
 			r.log.Info("unprovision.ambiguous", zap.Error(err))
 		default:
-			r.acked = true
+			r.unprovisionAcked = true
 		}
-		r.asked = true
+		r.unprovisionSent = true
 		r.hangUp()
 		return nil
 	},
@@ -98,7 +98,7 @@ var unprovision = Step{
 var confirmGone = Step{
 	Name: "confirm_gone",
 	Done: func(ctx context.Context, r *Run) (bool, error) {
-		if r.gone != "" {
+		if r.goneEvidence != "" {
 			return true, nil
 		}
 		return true, r.watchGone(ctx)
@@ -119,7 +119,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 			asks := d.Peer().ClientCertAsked
 			_ = d.Close()
 			if asks && r.Profile.TLS != profile.TLSMutual {
-				r.gone = "the device is back in setup mode"
+				r.goneEvidence = "the device is back in setup mode"
 				return nil
 			}
 			last = reason.Because(reason.CommitUnverified, "the device still answers as a managed one")
@@ -127,7 +127,7 @@ func (r *Run) watchGone(ctx context.Context) error {
 			err = r.notManaged(err)
 			gone, sure := r.goneBy(err)
 			if sure {
-				r.gone = gone
+				r.goneEvidence = gone
 				return nil
 			}
 			word, last = gone, err
@@ -142,11 +142,11 @@ func (r *Run) watchGone(ctx context.Context) error {
 	}
 	switch {
 	case word != "":
-		r.gone = word
+		r.goneEvidence = word
 		return nil
-	case r.acked && codeOf(last) == reason.DeviceUnreachable:
+	case r.unprovisionAcked && codeOf(last) == reason.DeviceUnreachable:
 		// It said yes; its address may go silent afterwards (amt/protocol.md 6.11).
-		r.gone = "the device said yes and its address is silent since"
+		r.goneEvidence = "the device said yes and its address is silent since"
 		return nil
 	}
 	return &reason.Error{Code: codeOf(last), Sent: true, Err: last}
@@ -154,15 +154,15 @@ func (r *Run) watchGone(ctx context.Context) error {
 
 // verdictLeaving ends a run that undoes a setup.
 func (r *Run) verdictLeaving(err error) Verdict {
-	if err == nil && r.gone != "" {
-		return Verdict{OK: true, Ended: r.left(), Detail: r.gone, Steps: r.book, Facts: r.factsGone(), Blame: reason.NoBlame}
+	if err == nil && r.goneEvidence != "" {
+		return Verdict{OK: true, Ended: r.left(), Detail: r.goneEvidence, Steps: r.book, Facts: r.factsGone(), Blame: reason.NoBlame}
 	}
 	if err == nil {
 		err = reason.Because(reason.CommitUnverified, "the device still answers as a managed one")
 	}
 	v := r.verdictManaged(err)
 	v.Later = 0
-	told := r.asked || sent(err)
+	told := r.unprovisionSent || sent(err)
 	code := v.Reason
 	if reason.Of(code).Retry == reason.Repeat && (told || r.Job.Device.Attempts < r.e.Tries) && r.Job.Device.Attempts < 8*r.e.Tries {
 		v.Again = max(r.e.backoff(r.Job.Device.Attempts), v.Quiet)

@@ -67,7 +67,8 @@ type Run struct {
 	met      bool             // a machine with its key answered
 	guarded  []guarded        // changes that could shut us out and are not proved yet
 	rope     Device           // the session that made them, open over their commit
-	told     []string         // names of consoles that the device has, had, or was told
+	// toldConsoles are names of consoles that the device has, had, or may have got from a run.
+	toldConsoles []string
 
 	under      string // the name under which the device let us in; "" our own
 	other      bool   // it is met with TLS, and was without before
@@ -78,9 +79,9 @@ type Run struct {
 	usersIn  []int64                        // passwords with which the device let its users in
 
 	// Of a device on its way out:
-	gone  string // how it shows that it is no longer managed; "" it still is
-	acked bool   // the device said yes to being unprovisioned
-	asked bool   // it may have been told
+	goneEvidence     string // how the device shows that it is no longer managed; "": it still is
+	unprovisionAcked bool   // the device said yes to the unprovision
+	unprovisionSent  bool   // a run may have sent the unprovision
 
 	seq  int
 	book []store.StepRecord // not yet written
