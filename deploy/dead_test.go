@@ -26,8 +26,8 @@ import (
 //
 //   - one that the program writes is read somewhere: by name, by a comparison, by a
 //     page's template, or by an encoder that takes the whole struct;
-//   - one that comes from outside (a key of the configuration, a part of a request)
-//     is read by name: an encoder does not obey it;
+//   - one that comes from outside (a key of the configuration or of a profile, a part
+//     of a request) is read by name: an encoder does not obey it;
 //   - one that goes outside (a part of an answer) is written.
 //
 // Tests do not count: what only they read is dead.
@@ -88,6 +88,7 @@ type program struct {
 	whole    map[*types.Var]bool // by something that takes the struct as a whole
 	incoming map[*types.Var]bool
 	outgoing map[*types.Var]bool
+	typed    map[*types.Var]bool // a person may write it in a file
 
 	roots struct{ in, out, any []types.Type }
 }
@@ -113,7 +114,7 @@ func loadProgram(t *testing.T) *program {
 		t.Fatal(err)
 	}
 	p := &program{fset: token.NewFileSet(), byWay: map[string]*types.Package{}, words: map[string]map[string]bool{}, owner: map[*types.Var]string{},
-		read: map[*types.Var]bool{}, written: map[*types.Var]bool{}, whole: map[*types.Var]bool{}, incoming: map[*types.Var]bool{}, outgoing: map[*types.Var]bool{}}
+		read: map[*types.Var]bool{}, written: map[*types.Var]bool{}, whole: map[*types.Var]bool{}, incoming: map[*types.Var]bool{}, outgoing: map[*types.Var]bool{}, typed: map[*types.Var]bool{}}
 	exports := map[string]string{}
 	theirs := importer.ForCompiler(p.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
 	imports := importerFunc(func(path string) (*types.Package, error) {
@@ -245,9 +246,9 @@ func (p *program) declare(c *checked, n *ast.StructType, stack []ast.Node) {
 	s, _ := c.info.TypeOf(n).(*types.Struct)
 	for i := range s.NumFields() {
 		p.owner[s.Field(i)] = name
-	}
-	if strings.HasSuffix(c.path, "cmd/provisiond") && strings.HasSuffix(name, ".Config") {
-		p.roots.in = append(p.roots.in, s)
+		if tag := reflect.StructTag(s.Tag(i)).Get("yaml"); tag != "" && tag != "-" {
+			p.typed[s.Field(i)] = true
+		}
 	}
 }
 
@@ -489,6 +490,11 @@ func (p *program) spread() {
 	for _, t := range p.roots.out {
 		p.each(t, p.outgoing, map[types.Type]bool{})
 		p.each(t, p.whole, map[types.Type]bool{})
+	}
+	for v := range p.typed {
+		if !p.outgoing[v] { // else the tag is how it is shown
+			p.incoming[v] = true
+		}
 	}
 	for _, t := range p.roots.any {
 		p.each(t, p.whole, map[types.Type]bool{})

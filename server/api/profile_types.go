@@ -20,6 +20,15 @@ type Profile struct {
 	CertificateDays int      `json:"certificate_days" yaml:"certificate_days"`
 	PasswordDays    int      `json:"password_days" yaml:"password_days"`
 	Passwords       string   `json:"passwords,omitempty" yaml:"passwords"`
+
+	// What is wanted beyond ownership stands as the document has it.
+	Network     any      `json:"network,omitempty" yaml:"network,omitempty"`
+	Time        any      `json:"time,omitempty" yaml:"time,omitempty"`
+	Redirection any      `json:"redirection,omitempty" yaml:"redirection,omitempty"`
+	Consent     any      `json:"consent,omitempty" yaml:"consent,omitempty"`
+	Power       any      `json:"power,omitempty" yaml:"power,omitempty"`
+	Required    []string `json:"required,omitempty" yaml:"required,omitempty"`
+	Drift       string   `json:"drift,omitempty" yaml:"drift,omitempty"`
 }
 
 // ProfileChange is one key that two versions differ in, and what each says, as text.

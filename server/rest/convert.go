@@ -129,11 +129,21 @@ func toCredential(c store.Credential) api.Credential {
 	}
 }
 
+// section is nil for what a profile does not mention.
+func section[T any](s *T) any {
+	if s == nil {
+		return nil
+	}
+	return s
+}
+
 // toProfile writes a profile as programs see it.
 func toProfile(p profile.Profile) api.Profile {
 	return api.Profile{
 		Name: p.Name, Version: p.Version, TLS: string(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected, AdminUser: p.AdminUser, MEBx: p.MEBx, HostName: p.HostName,
 		Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays, PasswordDays: p.PasswordDays, Passwords: p.Passwords,
+		Network: section(p.Network), Time: section(p.Time), Redirection: section(p.Redirection), Consent: section(p.Consent), Power: section(p.Power),
+		Required: p.Required, Drift: p.Drift,
 	}
 }
 
