@@ -27,6 +27,14 @@ func ClipTo(s string, most int) string {
 	}, s) + end
 }
 
+// Called is a device as people see it in a sentence: its UUID with its name beside it.
+func Called(uuid, name string) string {
+	if name == "" {
+		return uuid
+	}
+	return uuid + " (" + Clip(name) + ")"
+}
+
 // Text is an address, or an address with a port; "" for none.
 func Text[A interface {
 	IsValid() bool

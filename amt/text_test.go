@@ -23,6 +23,9 @@ func TestStrangersWords(t *testing.T) {
 			t.Errorf("%q became %q, want %q", in, got, want)
 		}
 	}
+	if got := amt.Called("uuid", "") + amt.Called(" uuid", "pc\u202e7"); got != "uuid uuid (pc.7)" {
+		t.Error(got)
+	}
 	if got := amt.Text(netip.Addr{}) + amt.Text(netip.AddrPort{}) + amt.Text(netip.MustParseAddr("::1")); got != "::1" {
 		t.Error(got)
 	}

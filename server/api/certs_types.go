@@ -81,7 +81,7 @@ type CertificateGroup struct {
 	Suffix  string   `json:"suffix"`
 	Waiting bool     `json:"waiting" doc:"not under management yet; a managed device needs the certificate only when it is set up anew"`
 	Devices int      `json:"devices"`
-	Sample  []string `json:"sample" doc:"UUIDs of some of them"`
+	Sample  []string `json:"sample" doc:"some of them: the UUID, and the name beside it"`
 }
 
 // CertificateRequeued counts the devices that were queued again.

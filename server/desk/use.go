@@ -350,8 +350,12 @@ func (d *Desk) grouped(ctx context.Context, tx *store.Tx, out []Group, groups []
 			if err != nil {
 				return out, err
 			}
+			names, err := tx.CalledOf(ctx, ids)
+			if err != nil {
+				return out, err
+			}
 			for _, id := range ids {
-				out[i].Sample = append(out[i].Sample, id.String())
+				out[i].Sample = append(out[i].Sample, amt.Called(id.String(), names[id]))
 			}
 		}
 	}

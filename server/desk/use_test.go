@@ -62,8 +62,8 @@ func TestReplaceAndUndo(t *testing.T) {
 		waiting := l.device(1, store.PendingCertificate, "11.8.50", "corp.example.com", oldLeaf)
 		managed := l.device(2, store.Provisioned, "11.8.50", "corp.example.com", oldLeaf)
 		if err := l.db.Write(ctx, func(tx *store.Tx) error {
-			now := tx.Now()
-			if err := tx.UpdateDevice(ctx, waiting, store.DeviceFacts{Certificate: &old}); err != nil { // it took it, and was never set up
+			now, name := tx.Now(), "pc7.corp.example.com"
+			if err := tx.UpdateDevice(ctx, waiting, store.DeviceFacts{Certificate: &old, FQDN: &name}); err != nil { // it took it, and was never set up
 				return err
 			}
 			return tx.UpdateDevice(ctx, managed, store.DeviceFacts{Certificate: &old, ProvisionedAt: &now})
@@ -87,7 +87,7 @@ func TestReplaceAndUndo(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []desk.Group{
-			{Version: "11.8.50", Suffix: "corp.example.com", Waiting: true, Devices: 1, Sample: []string{waiting.String()}},
+			{Version: "11.8.50", Suffix: "corp.example.com", Waiting: true, Devices: 1, Sample: []string{waiting.String() + " (pc7.corp.example.com)"}},
 			{Version: "11.8.50", Suffix: "corp.example.com", Waiting: false, Devices: 1, Sample: []string{amt.UUID{0xd0, 2, 1}.String()}},
 		}
 		if d := cmp.Diff(want, dry.Lose); d != "" {

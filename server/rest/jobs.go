@@ -146,7 +146,7 @@ func (s *Server) startJob(ctx context.Context, in *JobInput) (api.Job, error) {
 			}
 			fqdn, err := names(ctx, tx, out.Sample)
 			for i, u := range out.Sample {
-				out.Sample[i] = called(u, fqdn[u])
+				out.Sample[i] = amt.Called(u, fqdn[u])
 			}
 			return err
 		}
@@ -226,7 +226,7 @@ func (s *Server) jobDevices(ctx context.Context, tx *store.Tx, b api.JobRequest)
 			return nil, err
 		}
 		if p := Refused(b.Kind, d); p != nil {
-			return nil, stands(p.Code, "%s: %s", called(d.UUID.String(), api.Clean(d.FQDN)), p.Detail)
+			return nil, stands(p.Code, "%s: %s", amt.Called(d.UUID.String(), api.Clean(d.FQDN)), p.Detail)
 		}
 		found = append(found, d.UUID)
 	}

@@ -81,7 +81,7 @@ func ambiguous(text, next string, found []store.Device) *api.Problem {
 	for _, d := range found {
 		fields = append(fields, api.ProblemField{Location: d.UUID.String(), Message: strings.TrimSpace(api.Clean(d.FQDN) + " " + amt.Text(d.Address) + " " + string(d.Lifecycle))})
 		if len(words) < most {
-			words = append(words, called(d.UUID.String(), api.Clean(d.FQDN)))
+			words = append(words, amt.Called(d.UUID.String(), api.Clean(d.FQDN)))
 		}
 	}
 	if len(found) > most {
@@ -90,14 +90,6 @@ func ambiguous(text, next string, found []store.Device) *api.Problem {
 	p := api.NewProblem(http.StatusConflict, api.CodeAmbiguous, "%s fits %s: %s; %s", api.Clip(api.Clean(text), 80), devices(len(found)), strings.Join(words, ", "), next)
 	p.Errors = fields
 	return p
-}
-
-// called is a device as people see it in a sentence: its UUID with its name beside it.
-func called(uuid, fqdn string) string {
-	if fqdn == "" {
-		return uuid
-	}
-	return uuid + " (" + fqdn + ")"
 }
 
 // names finds what the devices among some texts are called, for lists that have no
