@@ -301,6 +301,101 @@ func TestAFloodOfStrangersIsBounded(t *testing.T) {
 	})
 }
 
+// TestStrangersThroughAnOpenDoor: what an open door let in and nobody ever set up is
+// forgotten like any stranger, with its unused passwords. What a device may hold a
+// password of, what somebody ordered, and what a list knows stays.
+func TestStrangersThroughAnOpenDoor(t *testing.T) {
+	t.Parallel()
+	forEachEngine(t, func(o *Options) { o.Admission = admit.Open }, func(t *testing.T, l *lab) {
+		ctx := t.Context()
+		at := netip.MustParseAddr("127.83.251.1")
+		cases := []struct {
+			name    string
+			stays   bool
+			trigger string // of its run; "" it has none
+			live    bool
+			sent    string // the kind of the password that it was sent
+			commit  bool
+			listed  bool
+			u       amt.UUID
+		}{
+			{name: "waits for a certificate"},
+			{name: "never reached", trigger: "hello"},
+			{name: "an admin password on its way to setup mode", trigger: "hello", sent: store.KindAdmin},
+			{name: "a MEBx password", trigger: "hello", sent: store.KindMEBx, stays: true},
+			{name: "a commit on its way", trigger: "hello", sent: store.KindAdmin, commit: true, stays: true},
+			{name: "somebody tried it again", trigger: "api", stays: true},
+			{name: "at work", trigger: "hello", live: true, stays: true},
+			{name: "listed", trigger: "hello", listed: true, stays: true},
+		}
+		for i := range cases {
+			c := &cases[i]
+			c.u = newUUID()
+			l.write(func(ctx context.Context, tx *store.Tx) error {
+				h := store.SeenHello{UUID: c.u, From: netip.AddrPortFrom(at, 40000), Address: at, Version: 3, Hashes: l.roots()}
+				if _, _, err := tx.SeeHello(ctx, h); err != nil {
+					return err
+				}
+				if c.listed {
+					if _, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: c.u.String(), CreatedBy: "test"}); err != nil {
+						return err
+					}
+				}
+				ends := store.Transition{UUID: c.u, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "staged"}
+				if c.trigger != "" {
+					run, err := tx.CreateRun(ctx, store.NewRun{UUID: c.u, Kind: "provision", Trigger: c.trigger, NotBefore: time.Now().Add(time.Hour)})
+					if err != nil {
+						return err
+					}
+					if _, err := tx.StageCredentials(ctx, c.u, run.ID, amt.NewSecret("Adm1n!adm1n"), amt.NewSecret("Meb!x1mebx")); err != nil {
+						return err
+					}
+					if c.sent != "" {
+						list, err := tx.Credentials(ctx, c.u, c.sent)
+						if err != nil {
+							return err
+						}
+						if err := tx.MarkSent(ctx, list[0].ID, "admin", "Digest:A", make([]byte, 32), at, false); err != nil {
+							return err
+						}
+						if c.commit {
+							if err := tx.Known(ctx, c.u, list[0].Setup, nil, true); err != nil {
+								return err
+							}
+						}
+					}
+					if !c.live {
+						if err := tx.FinishRun(ctx, run.ID, store.RunFailed, reason.DeviceUnreachable, "", ""); err != nil {
+							return err
+						}
+						ends.To, ends.Reason = store.Failed, reason.DeviceUnreachable
+					}
+				}
+				return tx.Transition(ctx, ends)
+			})
+		}
+		want := 0
+		for _, c := range cases {
+			if !c.stays {
+				want++
+			}
+		}
+		if n, err := l.s.DB.PruneStrangers(ctx, 0); err != nil || n != want {
+			t.Errorf("%d removed, want %d: %v", n, want, err)
+		}
+		l.read(func(ctx context.Context, tx *store.Tx) error {
+			for _, c := range cases {
+				_, err := tx.Device(ctx, c.u)
+				list, err2 := tx.Credentials(ctx, c.u, "")
+				if c.stays != (err == nil) || !c.stays && len(list) > 0 || err2 != nil {
+					t.Errorf("%s: its row %v, %d passwords (%v)", c.name, err, len(list), err2)
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // TestNoAnnouncedRootIsNotForgotten: firmware without an active root hash goes
 // on waiting, however often it is asked again whether a certificate has come.
 func TestNoAnnouncedRootIsNotForgotten(t *testing.T) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
@@ -130,13 +131,16 @@ func (tx *Tx) DeleteName(ctx context.Context, uuid amt.UUID) error {
 }
 
 // strangers are rows that anybody who reaches the hello port can make: nobody
-// approved the device, no run was ever made for it, and it holds no password. A
-// device that a person turned away or keeps out is no stranger: once forgotten,
-// it could ask again.
-const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'failed', 'quarantined', 'dormant') AND NOT approved
-	AND hello_count > 0 AND fence = 0 AND provisioned_at IS NULL AND tags = '[]' AND serial = '' AND mac = ''
+// approved the device or ordered anything of it, nothing is under way, and no device
+// can hold a password of it. That is so as long as no commit was on its way, and no
+// MEBx password, which firmware keeps without one. A device that a person turned away
+// or keeps out is no stranger: once forgotten, it could ask again.
+const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'failed', 'quarantined', 'dormant')
+	AND NOT approved AND hello_count > 0 AND provisioned_at IS NULL AND generation = 0 AND tags = '[]' AND serial = ''
 	AND reason NOT IN ('uuid_duplicate', 'rejected', 'policy_denied', 'kept_out')
-	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid) AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid)`
+	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND (r.state IN ('queued', 'running') OR r.kind <> 'provision' OR r.triggered_by NOT IN ('hello', 'timer')))
+	AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid
+		AND (c.state <> 'candidate' OR c.run_id = 0 OR c.setup NOT IN (0, c.generation) OR c.committed_at IS NOT NULL OR c.sent_at IS NOT NULL AND (c.kind = 'mebx' OR c.setup = 0)))`
 
 // CountStrangers counts the rows that PruneStrangers may remove.
 func (tx *Tx) CountStrangers(ctx context.Context) (int, error) {
@@ -144,40 +148,36 @@ func (tx *Tx) CountStrangers(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// PruneStrangers keeps the newest keep rows of devices that nobody approved and
-// no run touched. It removes the others with their hellos and events, those
-// silent for longest first, in short transactions.
+// PruneStrangers keeps the newest keep rows of devices that nobody let in. It removes
+// the others with all that is theirs, those silent for longest first, in short
+// transactions. Those that the list of authorised devices lets in stay.
 func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err error) {
 	const pick, batch = 10000, 500
-	for {
-		var gone []amt.UUID
+	for listed := 0; ; {
+		var found []amt.UUID
 		err := db.Read(ctx, func(tx *Tx) error {
 			have, err := tx.CountStrangers(ctx)
-			if err != nil || have <= keep {
+			if err != nil || have-listed <= keep {
 				return err
 			}
-			gone, err = list(ctx, tx, scanUUID, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1", min(have-keep, pick))
+			found, err = list(ctx, tx, scanUUID, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1 OFFSET $2", min(have-listed-keep, pick), listed)
 			return err
 		})
-		if err != nil || len(gone) == 0 {
+		if err != nil || len(found) == 0 {
 			return removed, err
 		}
-		for some := range slices.Chunk(gone, batch) {
-			n := 0
+		for some := range slices.Chunk(found, batch) {
+			n, stay := 0, 0
 			err := db.Write(ctx, func(tx *Tx) error {
-				n = 0
+				n, stay = 0, 0
 				for _, u := range some {
-					// A person may have approved the device since the pick.
-					m, err := tx.exec(ctx, "DELETE "+strangers+" AND uuid = $1", u)
-					if err != nil {
+					switch gone, err := tx.forget(ctx, u); {
+					case err != nil:
 						return err
-					}
-					if n += int(m); m == 0 {
-						continue
-					}
-					if err := tx.pipeline(ctx, statement{q: "DELETE FROM hellos WHERE uuid = $1", args: []any{u}},
-						statement{q: "DELETE FROM events WHERE uuid = $1", args: []any{u}}); err != nil {
-						return err
+					case gone:
+						n++
+					default:
+						stay++
 					}
 				}
 				return nil
@@ -185,7 +185,31 @@ func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err er
 			if err != nil {
 				return removed, fmt.Errorf("remove devices nobody knows: %w", err)
 			}
-			removed += n
+			removed, listed = removed+n, listed+stay
 		}
 	}
+}
+
+// forget removes a stranger, unless a person approved it since it was looked for, or
+// a list knows it.
+func (tx *Tx) forget(ctx context.Context, uuid amt.UUID) (bool, error) {
+	var id string
+	switch err := tx.one(ctx, "SELECT uuid "+strangers+" AND uuid = $1 {lock}", []any{uuid}, &id); {
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	d, err := tx.Device(ctx, uuid)
+	if err != nil {
+		return false, err
+	}
+	if _, err := tx.AuthorisedFor(ctx, d); err == nil || !errors.Is(err, ErrNotFound) {
+		return false, err
+	}
+	all := []statement{{q: "UPDATE devices SET health = 'forgotten' WHERE uuid = $1", args: []any{uuid}}} // for the guard of the passwords
+	for _, table := range []string{"credentials", "runs", "hellos", "events", "devices"} {
+		all = append(all, statement{q: "DELETE FROM " + table + " WHERE uuid = $1", args: []any{uuid}})
+	}
+	return true, tx.pipeline(ctx, all...)
 }

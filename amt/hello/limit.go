@@ -80,6 +80,7 @@ func (b *buckets) giveBack(key netip.Addr) {
 // use up nothing of the others' limits.
 type limiter struct {
 	mu      sync.Mutex
+	named   bool // sources are devices that a peer names
 	source  *buckets
 	network *buckets
 	total   *buckets
@@ -105,12 +106,18 @@ func newLimiter(l Limits) *limiter {
 	}
 }
 
+// ofNamed has each device that a peer names be a source.
+func (l *limiter) ofNamed() *limiter {
+	l.named = true
+	return l
+}
+
 // take asks whether source may send one more. A source over its own limit uses
 // up nothing of its neighbours'.
 func (l *limiter) take(source netip.Addr, now time.Duration) (refused Result, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.source.take(source, now) {
+	if !l.source.take(l.key(source), now) {
 		return RateLimited, "this source says too much"
 	}
 	return l.takeShared(source, now)
@@ -132,6 +139,15 @@ func (l *limiter) takeShared(source netip.Addr, now time.Duration) (refused Resu
 		return Overload, "more than the total rate"
 	}
 	return "", ""
+}
+
+// key is the source that an address counts as: whoever has one address of a /64 has
+// them all. Of devices that an authenticated peer names each is a source.
+func (l *limiter) key(a netip.Addr) netip.Addr {
+	if a.Is6() && !l.named {
+		return networkOf(a)
+	}
+	return a
 }
 
 // share is the reserve from which a source draws.
@@ -164,7 +180,7 @@ func (l *limiter) spent(source netip.Addr, now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b, key := l.share(source)
-	return !l.source.has(source, now) && !b.has(key, now)
+	return !l.source.has(l.key(source), now) && !b.has(key, now)
 }
 
 // giveBack undoes a take, or a takeShare: the connection is an authenticated
@@ -177,7 +193,7 @@ func (l *limiter) giveBack(source netip.Addr, share bool) {
 		b.giveBack(key)
 		return
 	}
-	l.source.giveBack(source)
+	l.source.giveBack(l.key(source))
 	l.network.giveBack(networkOf(source))
 	l.total.giveBack(netip.Addr{})
 }

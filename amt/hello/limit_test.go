@@ -75,7 +75,9 @@ func TestLimits(t *testing.T) {
 		says   []say
 	}{
 		{"each source has its own", Limits{PerSourcePerMinute: 1}, []say{
-			{"192.0.2.1", ""}, {"192.0.2.1", RateLimited}, {"192.0.2.2", ""}, {"2001:db8::1", ""}, {"2001:db8::2", ""}, {"2001:db8::1", RateLimited}}},
+			{"192.0.2.1", ""}, {"192.0.2.1", RateLimited}, {"192.0.2.2", ""}}},
+		{"a /64 is one source", Limits{PerSourcePerMinute: 1}, []say{
+			{"2001:db8::1", ""}, {"2001:db8::2", RateLimited}, {"2001:db8:0:1::1", ""}}},
 		{"a /24 and a /64 are one network", Limits{PerNetworkPerMinute: 2}, []say{
 			{"192.0.2.1", ""}, {"192.0.2.2", ""}, {"192.0.2.3", RateLimited}, {"192.0.3.1", ""},
 			{"2001:db8::1", ""}, {"2001:db8::2", ""}, {"2001:db8::3", RateLimited}, {"2001:db8:0:1::1", ""}}},

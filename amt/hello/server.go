@@ -64,7 +64,7 @@ type Config struct {
 // from its first byte on; a silent one keeps its place only until somebody else
 // wants it.
 type Limits struct {
-	PerSourcePerMinute  int // for connections of one address, or hellos for one named address
+	PerSourcePerMinute  int // for connections of one address or /64, or hellos for one named address
 	PerNetworkPerMinute int // the same for an IPv4 /24 or IPv6 /64
 	TotalPerSecond      int
 	Connections         int // open at once
@@ -110,7 +110,7 @@ func NewServer(cfg Config, h Handler, log *zap.Logger, m *Metrics) *Server {
 	}
 	s := &Server{
 		cfg: cfg, handler: h, log: log, metrics: m,
-		limits: newLimiter(cfg.Limits), relayed: newLimiter(cfg.Limits), door: door.New(cfg.Limits.Connections, 0), samples: newSampler(),
+		limits: newLimiter(cfg.Limits), relayed: newLimiter(cfg.Limits).ofNamed(), door: door.New(cfg.Limits.Connections, 0), samples: newSampler(),
 		handed: make(chan net.Conn), start: time.Now(), closed: make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}

@@ -108,7 +108,7 @@ type Hello struct {
 // beyond the limits, and no address can use another's part of it; relays and agents
 // have limits of their own.
 type Limits struct {
-	// Hellos a minute from one address. Default 20: firmware sends one or two; a
+	// Hellos a minute from one address, or one /64. Default 20: firmware sends one or two; a
 	// NAT in front of many devices needs more.
 	PerSourcePerMinute int `yaml:"per_source_per_minute" min:"0"`
 	// Hellos a minute from one /24 or /64. Default 2000, a subnet that wakes up at once.
