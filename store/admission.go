@@ -135,12 +135,15 @@ func (tx *Tx) DeleteName(ctx context.Context, uuid amt.UUID) error {
 // can hold a password of it. That is so as long as no commit was on its way, and no
 // MEBx password, which firmware keeps without one. A device that a person turned away
 // or keeps out is no stranger: once forgotten, it could ask again.
-const strangers = `FROM devices WHERE lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'failed', 'quarantined', 'dormant')
+const strangers = `FROM devices
+	WHERE lifecycle IN ('discovered', 'pending_approval', 'pending_identity', 'pending_certificate', 'failed', 'quarantined', 'dormant')
 	AND NOT approved AND hello_count > 0 AND provisioned_at IS NULL AND generation = 0 AND tags = '[]' AND serial = ''
 	AND reason NOT IN ('uuid_duplicate', 'rejected', 'policy_denied', 'kept_out')
-	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid AND (r.state IN ('queued', 'running') OR r.kind <> 'provision' OR r.triggered_by NOT IN ('hello', 'timer')))
+	AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.uuid = devices.uuid
+		AND (r.state IN ('queued', 'running') OR r.kind <> 'provision' OR r.triggered_by NOT IN ('hello', 'timer')))
 	AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.uuid = devices.uuid
-		AND (c.state <> 'candidate' OR c.run_id = 0 OR c.setup NOT IN (0, c.generation) OR c.committed_at IS NOT NULL OR c.sent_at IS NOT NULL AND (c.kind = 'mebx' OR c.setup = 0)))`
+		AND (c.state <> 'candidate' OR c.run_id = 0 OR c.setup NOT IN (0, c.generation) OR c.committed_at IS NOT NULL
+			OR c.sent_at IS NOT NULL AND (c.kind = 'mebx' OR c.setup = 0)))`
 
 // CountStrangers counts the rows that PruneStrangers may remove.
 func (tx *Tx) CountStrangers(ctx context.Context) (int, error) {
@@ -160,7 +163,8 @@ func (db *DB) PruneStrangers(ctx context.Context, keep int) (removed int, err er
 			if err != nil || have-listed <= keep {
 				return err
 			}
-			found, err = list(ctx, tx, scanUUID, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1 OFFSET $2", min(have-listed-keep, pick), listed)
+			found, err = list(ctx, tx, scanUUID, "SELECT uuid "+strangers+" ORDER BY last_seen, uuid LIMIT $1 OFFSET $2",
+				min(have-listed-keep, pick), listed)
 			return err
 		})
 		if err != nil || len(found) == 0 {

@@ -127,7 +127,8 @@ func (j *Journal) settleProbe(ctx context.Context, tx *store.Tx, l Lease, v Verd
 // one: nothing was asked of it.
 func (j *Journal) settleKept(ctx context.Context, tx *store.Tx, l Lease, v Verdict) (said func(), err error) {
 	now, none, healthy := tx.Now(), 0, "ok"
-	if err := tx.UpdateDevice(ctx, l.UUID, store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy, ClaimDue: &time.Time{}}); err != nil {
+	facts := store.DeviceFacts{LastContact: &now, Attempts: &none, Health: &healthy, ClaimDue: &time.Time{}}
+	if err := tx.UpdateDevice(ctx, l.UUID, facts); err != nil {
 		return nil, err
 	}
 	d, err := tx.Device(ctx, l.UUID)
@@ -150,7 +151,8 @@ func (j *Journal) answered(ctx context.Context, tx *store.Tx, l Lease, d store.D
 		t := store.Transition{UUID: d.UUID, To: store.Provisioned, Event: "answered", Actor: "node:" + j.Node, RunID: l.RunID,
 			Detail: "it answers at " + d.Address.String() + " with its key and its password: it never was without its setup"}
 		if !v.Kept {
-			t.Detail = "it answers at " + d.Address.String() + " with the key and the password of its last set-up, of which nobody knew yet that it came through"
+			t.Detail = "it answers at " + d.Address.String() +
+				" with the key and the password of its last set-up, of which nobody knew yet that it came through"
 			now := tx.Now()
 			if err := tx.UpdateDevice(ctx, d.UUID, store.DeviceFacts{ProvisionedAt: &now, PasswordChanged: &now}); err != nil {
 				return nil, err
