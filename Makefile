@@ -12,7 +12,7 @@ PARALLEL ?= 4
 # looks at, so instrumenting it finds nothing and takes four times as long.
 RACE := -race '-gcflags=modernc.org/...lib...=-race=false'
 
-.PHONY: help demo test test-long fuzz bench scale soak lint build packages clean tools-for-tests
+.PHONY: help demo check test test-long fuzz bench scale soak lint build packages clean tools-for-tests
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -23,12 +23,19 @@ demo: ## the whole road with 25 simulated devices; needs only Go
 tools-for-tests:
 	@deploy/test/needs.sh
 
+check: lint ## what a commit must pass, in two minutes: format, vet, lint, generated files, import rule, dead fields
+	$(GO) test -run '$(FRESH)' ./cmd/provisiond ./deploy ./deploy/runbooks ./deploy/grafana/gen ./server/provision
+
+# Generated files are fresh; who may import whom; what is written is read; what the tree holds.
+FRESH := ^Test(ImportRule|TheTree|Lines|RunbooksAreUpToDate|DashboardsAreUpToDate|LifecyclePage|FailpointMethods|NothingIsWrittenInVain|Citations)
+
 test: tools-for-tests ## everything, with -race, on SQLite and Postgres
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt these files"; exit 1; }
 	$(GO) vet ./...
 	$(GO) test $(RACE) -timeout 40m -parallel $(PARALLEL) ./...
 
-test-long: tools-for-tests ## the long proofs: 300,000 simulated histories, every kill point, 500 devices
+test-long: tools-for-tests ## the long proofs: 300,000 simulated histories, every kill point, 500 devices; SQLite under the race detector
+	$(GO) test -race -timeout 60m -parallel $(PARALLEL) ./store ./server/queue
 	$(GO) test -timeout 60m ./server/provision -run 'TestSimulation|TestMutants|TestReplay' -v -sim.seeds=$(or $(SEEDS),300000)
 	$(GO) test -timeout 30m -parallel $(PARALLEL) ./server -run TestReplayedHellos
 	$(GO) test -tags long -timeout 30m -parallel $(PARALLEL) ./server -run TestLong
@@ -53,6 +60,7 @@ soak: tools-for-tests ## 30 minutes of hellos with kill -9, full disk, database 
 lint: ## gofmt, vet and golangci-lint (built once from deploy/tools)
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
 	$(GO) vet ./...
+	$(GO) vet -tags 'failpoints long soak bench' ./cmd/... ./server/...
 	$(GO) tool -modfile=deploy/tools/go.mod golangci-lint run ./...
 
 build: ## static binaries in bin/
