@@ -83,7 +83,7 @@ func (tx *Tx) Certificates(ctx context.Context) ([]Certificate, error) {
 	return out, err
 }
 
-// SetCertificateState makes a certificate active, standby or retired.
+// SetCertificateState makes a certificate active, standby or removed.
 func (tx *Tx) SetCertificateState(ctx context.Context, id, state string) error {
 	n, err := tx.exec(ctx, "UPDATE certificates SET state = $2, updated_at = {now} WHERE id = $1", id, state)
 	return touched(n, err, ErrNotFound)

@@ -12,7 +12,7 @@ type Certificate struct {
 	ID        string // hex SHA-256 of the leaf's DER, first 16 digits
 	Name      string
 	Names     []string
-	State     string     // active, standby, retired
+	State     string     // active, standby, removed
 	Source    string     // file, desk
 	Chain     []byte     // PEM, leaf first
 	Key       amt.Secret // PEM; zero: the key is in a file

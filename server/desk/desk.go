@@ -48,9 +48,6 @@ const (
 	Removed State = "removed" // in the trash, for 30 days
 )
 
-// retired is the store's word for Removed.
-const retired = "retired"
-
 // UndoFor is how long a removed certificate can be restored.
 const UndoFor = 30 * 24 * time.Hour
 
@@ -203,7 +200,7 @@ func (d *Desk) entries(ctx context.Context, tx *store.Tx) ([]Entry, error) {
 			continue
 		}
 		e := Entry{Provisioning: p, State: State(r.State), Desk: true, ImportedAt: r.CreatedAt}
-		if r.State == retired {
+		if r.State == "retired" { // the word of earlier releases
 			e.State = Removed
 		}
 		out = append(out, e)

@@ -230,14 +230,13 @@ func (d *Desk) moveTx(ctx context.Context, tx *store.Tx, m move, actor string) e
 	if err != nil {
 		return err
 	}
-	to, event := string(m.to), "certificate_"+string(m.to)
+	event := "certificate_" + string(m.to)
 	n, err := d.note(ctx, tx, m.entry.ID)
 	if err != nil {
 		return err
 	}
 	switch m.to {
 	case Removed:
-		to, event = retired, "certificate_removed"
 		n.RemovedAt, n.RemovedBy, n.WasActive = tx.Now().UTC(), actor, row.State == string(Active)
 	case Active:
 		event = "certificate_activated"
@@ -245,7 +244,7 @@ func (d *Desk) moveTx(ctx context.Context, tx *store.Tx, m move, actor string) e
 	if m.to != Removed {
 		n.RemovedAt, n.RemovedBy = time.Time{}, ""
 	}
-	if err := tx.SetCertificateState(ctx, m.entry.ID, to); err != nil {
+	if err := tx.SetCertificateState(ctx, m.entry.ID, string(m.to)); err != nil {
 		return err
 	}
 	if err := d.putNote(ctx, tx, m.entry.ID, n); err != nil {
