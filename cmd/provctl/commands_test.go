@@ -21,7 +21,7 @@ import (
 )
 
 // What follows the program's name in a sentence about it.
-var prose = []string{"and", "are", "is", "looks"}
+var prose = []string{"and", "are", "is", "looks", "says", "shows"}
 
 // A command as it is named in a text: words, then what is not a word.
 var (
