@@ -209,6 +209,9 @@ func FuzzParseBundle(f *testing.F) {
 	f.Add(leaf.PFX(certtest.NoPassword, ""))
 	f.Add(zipOf(f, zipped{"a.crt", leaf.Cert.Raw}))
 	f.Add([]byte{0x30, 0x80, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02, 0xa0, 0x80, 0, 0, 0, 0})
+	f.Add(append(certtest.PEM(leaf.Cert), leaf.Cert.Raw...))
+	f.Add(append(leaf.Cert.Raw, inUTF16(string(certtest.PEM(leaf.Cert)))...))
+	f.Add([]byte(`{"value": "` + base64.StdEncoding.EncodeToString(leaf.PFX(certtest.NoPassword, "")) + `"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := ParseBundle(t.Context(), []File{{"fuzz", data}})
 		switch {

@@ -3,6 +3,8 @@ package typed
 import (
 	"bufio"
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -106,4 +108,29 @@ func FuzzPassword(f *testing.F) {
 			t.Errorf("%q typed again is %q, %v", s, again, err)
 		}
 	})
+}
+
+// TestPasswordFile: a file means what a person types; what is no password is named
+// with the file.
+func TestPasswordFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, data := range map[string][]byte{"plain": []byte("Gr\u00fcn 7\n"), "mark": []byte("\ufeffGr\u00fcn 7\r\n"), "wide": wide("Gr\u00fcn 7\r\n", false, true), "ansi": []byte("Gr\xfcn 7\r\n")} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := PasswordFile(file); err != nil || got != "Gr\u00fcn 7" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	bad := filepath.Join(dir, "bad")
+	if err := os.WriteFile(bad, []byte("sec\x00ret and more"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, says := range map[string]string{dir: "is a directory", filepath.Join(dir, "none"): "no such file", bad: "control character (U+0000, character 4)"} {
+		if _, err := PasswordFile(name); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

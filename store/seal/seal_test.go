@@ -185,6 +185,7 @@ func TestTheMasterKeyInAllItsForms(t *testing.T) {
 	for name, raw := range map[string]string{
 		"raw": string(master), "hex": hex.EncodeToString(master), "HEX with newline": strings.ToUpper(hex.EncodeToString(master)) + "\n",
 		"base64": base64.StdEncoding.EncodeToString(master) + "\n", "url, no padding": base64.RawURLEncoding.EncodeToString(master),
+		"as PowerShell writes it": "\xff\xfe" + strings.Join(strings.Split(base64.StdEncoding.EncodeToString(master)+"\r\n", ""), "\x00") + "\x00",
 	} {
 		if got, err := seal.ParseKey([]byte(raw)); err != nil || !bytes.Equal(got, master) {
 			t.Errorf("%s: %v", name, err)
