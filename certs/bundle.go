@@ -77,7 +77,7 @@ func parseBundle(ctx context.Context, left *budget, files []File, passwords ...a
 		if len(files) == 1 {
 			name = amt.Clip(files[0].Name)
 		}
-		return nil, inFile(name, reason.Because(reason.CertInputInvalid, "there is no certificate and no key in it%s", b.because()))
+		return nil, inFile(name, reason.Because(reason.CertInputInvalid, "there is no certificate and no key in it%s; name the file that holds them", b.because()))
 	}
 	return b.bundle()
 }

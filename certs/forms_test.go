@@ -144,7 +144,7 @@ func TestFormsThatAreNamed(t *testing.T) {
 		"a PFX that holds a damaged key": {inPFX(t, inSafe(t, "x", bag(oidKeyBag, []byte("\x30\x03\x02\x01\x00")))), []string{"the private key in the PFX", "cannot be read"}},
 		"a PFX that holds a bad bag":     {withSum(t, "x", inPFX(t, inSafe(t, "x", bag(oidCertBag, []byte("\x04\x00"))))), []string{"the password of the PFX is right", "part 1, bag 1"}},
 		"a zip in a zip":                 {zipOf(t, zipped{"inner.zip", zipOf(t, zipped{"a.pem", good.Data})}), []string{"inner.zip in the zip file", "unpack it"}},
-		"a zip that was cut":             {zipOf(t, zipped{"a.pem", good.Data})[:300], []string{"the zip file cannot be read"}},
+		"a zip that was cut":             {zipOf(t, zipped{"a.pem", good.Data})[:300], []string{"the zip file is damaged", "download it again"}},
 		"bytes behind a certificate":     {append(bytes.Clone(f.Cert.Raw), "hello"...), []string{"5 bytes that are no certificate"}},
 		"a block of another's base64":    {bytes.Replace(certtest.PEM(f.Chain()...), []byte("\nMII"), []byte("\n?II"), 1), []string{"PEM block 1 (CERTIFICATE, line 1)", "'?' is no base64"}},
 		"scrypt that wants a gigabyte":   {lockedWith(t, 1<<20, 8), []string{"scrypt with N 1048576", "64 MB", "openssl pkcs8"}},

@@ -276,7 +276,7 @@ func (b *bundler) bare(ctx context.Context, text string) error {
 	case strings.Contains(head, "mime-version:"), strings.HasPrefix(head, "from:"), strings.HasPrefix(head, "received:"), strings.HasPrefix(head, "return-path:"):
 		return stranger("this is an e-mail without a certificate in it that can be read: save what is attached to it and import that")
 	}
-	return stranger("this is not PEM, DER, PKCS#7, PFX or zip")
+	return stranger("this is not PEM, DER, PKCS#7, PFX or zip: name the file of the certificate or its key")
 }
 
 // maxArmour is how often base64 may hold base64.

@@ -39,7 +39,7 @@ func Authorities(ctx context.Context, f File) ([]*x509.Certificate, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate in it%s", b.because()))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate in it%s; name the file that holds it", b.because()))
 	}
 	return out, nil
 }

@@ -25,7 +25,7 @@ const (
 func (b *bundler) zip(ctx context.Context, data []byte) error {
 	r, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
-		return reason.Because(reason.CertInputInvalid, "the zip file cannot be read: %w", err)
+		return reason.Because(reason.CertInputInvalid, "the zip file is damaged or was cut short: download it again (%w)", err)
 	}
 	if len(r.File) > maxZipEntries {
 		return reason.Because(reason.CertInputInvalid, "the zip file has %d entries; at most %d are read", len(r.File), maxZipEntries)

@@ -31,7 +31,7 @@ func TestPassphraseHandedOver(t *testing.T) {
 		before := l.state()
 		for says, h := range map[string]desk.Handover{
 			"this is not PEM": {WrapTo: []byte("hello")}, "not into 1": {Split: 1}, "not into 40": {Split: 40}, "either": {WrapTo: public, Split: 3},
-			"there is no certificate in it": {WrapTo: certtest.KeyPEM(operator)},
+			"stays with its owner": {WrapTo: certtest.KeyPEM(operator)},
 		} {
 			bad := o
 			bad.Handover = h
