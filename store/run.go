@@ -55,7 +55,7 @@ func (r Run) Live() bool { return !r.Forged && (r.State == RunQueued || r.State 
 // one already, whoever made it on whichever node.
 func (tx *Tx) CreateRun(ctx context.Context, n NewRun) (Run, error) {
 	r, err := tx.createRun(ctx, n)
-	if err == ErrNotFound { // the insert returned no row; a wrapped ErrNotFound is the missing device
+	if err == ErrNotFound { //nolint:errorlint // the insert returned no row; a wrapped ErrNotFound is the missing device
 		var gone bool
 		switch gone, err = tx.endForged(ctx, n.UUID); {
 		case err == nil && gone:

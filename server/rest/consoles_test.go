@@ -137,7 +137,7 @@ func TestConsoleCertificatesRefused(t *testing.T) {
 		{"a wildcard", "invalid_request", "whole DNS name", api.NewConsoleCertificate{Name: "*.corp.example.com", CSR: csr}},
 		{"our own name", "invalid_request", "servers like this one", api.NewConsoleCertificate{Name: ca.ConsoleName(), CSR: csr}},
 		{"too long", "invalid_request", "397", api.NewConsoleCertificate{Name: "console.corp.example.com", CSR: csr, Days: 398}},
-		{"no request", "cert_input_invalid", "certificate request", api.NewConsoleCertificate{Name: "console.corp.example.com", CSR: "x"}},
+		{"no request", "cert_input_invalid", "this is not PEM", api.NewConsoleCertificate{Name: "console.corp.example.com", CSR: "x"}},
 		{"outside the device CA's zones", "domain_not_allowed", "corp.example.com", api.NewConsoleCertificate{Name: "console.lab.example", CSR: csr}},
 	} {
 		if _, err := admin.IssueConsoleCertificate(ctx, c.n); code(err) != c.code || !strings.Contains(err.Error()+fields(err), c.says) {
