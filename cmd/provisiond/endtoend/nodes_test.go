@@ -5,18 +5,11 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt/sim"
-	"github.com/provisiond/provisiond/store/pgtest"
 )
 
 // twoDaemons is two daemons on one Postgres behind one name, of which one dies.
 func twoDaemons(t *testing.T, devices int) {
-	seat(t)
-	url := pgtest.URL(t)
-	first, second := newSite(t, url), newSite(t, url)
-	second.leaf = first.leaf
-	second.dir = first.dir // the same certificate and master key, as nodes share them
-	second.cfg = second.file("second.yaml", []byte(readFile(t, first.cfg)))
-	first.bin, second.bin = box.watched, box.watched
+	first, second := pair(t)
 	a := first.serve(nil, "--node-name", "node-a")
 	b := second.serve(nil, "--node-name", "node-b")
 
