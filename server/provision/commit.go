@@ -19,7 +19,7 @@ var commitChanges = Step{
 	Name:  "commit",
 	Setup: true,
 	Before: func(r *Run) {
-		r.proveWith(&r.admin, peerProofs(r.Device.Peer())...)
+		r.proveWith(&r.admin, append(peerProofs(r.Device.Peer()), r.shownNext()...)...)
 		r.facts.Known = &Known{Setup: r.admin.Setup, Proofs: r.proofs(r.admin), Commits: true}
 	},
 	Apply: func(ctx context.Context, r *Run) error {

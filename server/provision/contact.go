@@ -29,6 +29,7 @@ func (r *Run) contactBare(ctx context.Context) error {
 		return reason.Because(reason.InternalError, "run %d has no candidate passwords", r.Job.Run.ID)
 	}
 	r.admin, r.mebx = r.Job.Admin[0], r.Job.MEBx[0]
+	r.again = slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return !c.SentAt.IsZero() })
 	if d, err := r.seek(ctx); d != nil || err != nil {
 		if err != nil {
 			return err
@@ -50,7 +51,7 @@ func (r *Run) contactBare(ctx context.Context) error {
 		if err == nil {
 			return r.opened(ctx, d, c)
 		}
-		if refusedPort(err) && r.plain() && !r.admin.CommittedAt.IsZero() {
+		if refusedPort(err) && r.plain() && r.mayBeCommitted() {
 			return r.foundElse(ctx, err)
 		}
 		if code := codeOf(err); code != reason.TLSClientCertRefused && code != reason.TLSSuffixRejected {
@@ -61,15 +62,21 @@ func (r *Run) contactBare(ctx context.Context) error {
 			refused = fmt.Errorf("certificate %s: %w", c.Cert.Name, err)
 		}
 	}
-	if refused != nil && r.Profile.TLS == profile.TLSMutual {
+	if refused != nil && (r.Profile.TLS == profile.TLSMutual || r.mayBeCommitted()) {
 		return r.foundElse(ctx, refused)
 	}
 	return refused
 }
 
+// mayBeCommitted reports whether a commit was on its way in an earlier attempt.
+func (r *Run) mayBeCommitted() bool {
+	return slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return !c.CommittedAt.IsZero() })
+}
+
 // foundElse looks whether a device that refuses our setup certificates, or has
 // closed the port for them, was committed by an earlier attempt: with mutual TLS it
-// then wants a console's, and without TLS it listens elsewhere.
+// then wants a console's, whatever its profile says by now, and without TLS it
+// listens elsewhere.
 func (r *Run) foundElse(ctx context.Context, refused error) error {
 	d, err := r.meet(ctx)
 	if err != nil {

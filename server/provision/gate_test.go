@@ -316,3 +316,29 @@ func TestALostAnswerMeansAQuietTime(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftoversOfASetUp: an attempt told a device to ask consoles for certificates
+// and did not commit that. Whatever the profile wants at the next one, the commit
+// shuts nobody of us out.
+func TestLeftoversOfASetUp(t *testing.T) {
+	t.Parallel()
+	for _, then := range []profile.TLSMode{profile.TLSNone, profile.TLSServer, profile.TLSMutual} {
+		t.Run(string(then), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, store.SQLite)
+			l.prof.TLS, l.prof.TrustedCN = profile.TLSMutual, []string{stranger}
+			d := l.device("18", sim.Faults{})
+			l.hello(d)
+			if dev := l.settle(l.with(firmware{keeps: 1}), d); dev.Reason != reason.LockoutAverted || d.Snapshot().Commits != 0 {
+				t.Fatalf("%s: %s: %s: this shows nothing\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
+			}
+			l.prof.TLS, l.prof.TrustedCN, l.prof.Unprotected = then, nil, then == profile.TLSNone
+			l.hello(d)
+			dev := l.settle(l.engine, d)
+			if dev.Lifecycle != store.Provisioned || !l.letsIn(d, l.trust.console.Leaf.Subject.CommonName) {
+				t.Errorf("%s: %s: %s; mutual %t, letting in %v\n%s", dev.Lifecycle, dev.Reason, dev.Detail, d.Snapshot().TLSMutual, d.Snapshot().TrustedCN, l.journal(d))
+			}
+			l.invariants(d, dev)
+		})
+	}
+}

@@ -41,6 +41,7 @@ type Run struct {
 	offered     []int64          // those the session was handed
 	setup       bool             // the device asked for the setup certificate
 	unheard     bool             // it never said hello: it is adopted or left
+	again       bool             // an earlier attempt told it something
 	denied      []int64          // stored passwords it refused in this attempt
 	untried     int              // stored passwords it was not offered yet
 	fitting     []string         // the certificates that fit it, as certs.Offers says them

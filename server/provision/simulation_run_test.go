@@ -122,7 +122,7 @@ func TestMutants(t *testing.T) {
 		{"no socket deadline", 1, 20000},
 		{"lease end from unfenced read", 13490, 20000},
 		{"no quiet period", 1, 20000},
-		{"no fence on writes", 2490, 20000},
+		{"no fence on writes", 2680, 20000},
 		{"no heartbeat", 1, 500},
 		{"check, then act", 3930, 20000},
 		{"same node re-claims its own live lease", 1, 2000},
@@ -139,10 +139,10 @@ func TestMutants(t *testing.T) {
 		// Of hellos and of what strangers say.
 		{"a hello moves the device", 1, 2000},
 		{"every network is ours", 1, 2000},
-		{"who answers is believed", 840, 2000},
-		{"who answers is believed, its MAC", 840, 2000},
-		{"who answers is believed, its realm", 840, 2000},
-		{"who answers is believed, its name", 840, 2000},
+		{"who answers is believed", 7940, 20000},
+		{"who answers is believed, its MAC", 22880, 20000},
+		{"who answers is believed, its realm", 7940, 20000},
+		{"who answers is believed, its name", 2650, 20000},
 		{"a stranger's key becomes a proof", 1, 2000},
 		// Of the gate.
 		{"no gate", 1, 2000},

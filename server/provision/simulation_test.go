@@ -54,6 +54,7 @@ type world struct {
 	faults    int              // those that may disturb an attempt
 	limps     time.Time        // until when a heartbeat is late
 	phase     int              // of the calm
+	early     bool             // the profile changes during the set-up too
 	heard     map[string]bool  // what strangers heard while the device could be opened with an answer, or were told
 }
 
@@ -115,6 +116,7 @@ func newWorld(seed uint64, mutant string) *world {
 	}
 	w.db = simStore{w: w, lifecycle: store.Discovered, auto: w.odd.IntN(2) == 0}
 	w.temper()
+	w.early = seed%4 == 0
 	return w
 }
 
@@ -331,7 +333,7 @@ func (w *world) disasters() {
 		w.hit("rotation asked for", "")
 		w.db.order(KindRotate, "", "api", w.now)
 	}
-	if w.faulty && w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.odd.IntN(40) == 0 {
+	if w.faulty && w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.odd.IntN(40) == 0 || w.early && w.faulty && !(w.dev.tls.garbles && w.dev.tls.lies) && w.odd.IntN(300) == 0 {
 		w.db.change(w.nextProfile())
 	}
 	switch {

@@ -178,6 +178,20 @@ func (r *Run) showsOurs(p session.Peer) bool {
 	return len(p.Chain) > 0 && r.e.Trust.IssuedByUs(p.Chain[0].Raw)
 }
 
+// shownNext is the key that the device is to show after its commit, when an earlier
+// attempt chose a certificate for it and nothing wants TLS by now.
+func (r *Run) shownNext() (list []store.Proof) {
+	if r.material == nil || r.material.Context == "" {
+		return nil
+	}
+	for _, c := range r.material.Certificates {
+		if _, pub, _ := deviceCertificate(c.DER); c.Handle == r.material.Context && pub != nil {
+			list = append(list, keyProof(pub))
+		}
+	}
+	return list
+}
+
 // keyProof is what a device shows that holds this key.
 func keyProof(pub *rsa.PublicKey) store.Proof {
 	der, err := x509.MarshalPKIXPublicKey(pub)
@@ -202,17 +216,30 @@ var useCertificate = Step{
 
 // enableTLS switches TLS on for the network interface only: with the local one
 // changed too, CommitChanges says success and does nothing (amt/protocol.md 6.8).
+// A device that an earlier attempt told to ask consoles for certificates is told
+// otherwise also where nothing wants TLS by now: the commit would make it count.
 var enableTLS = Step{
 	Name:   "enable_tls",
 	Setup:  true,
-	Needed: wantsTLS,
-	Done: func(_ context.Context, r *Run) (bool, error) {
-		for _, s := range r.material.Settings {
-			if network(s) {
-				return s.Enabled && s.Mutual == (r.Profile.TLS == profile.TLSMutual), nil
+	Needed: func(r *Run) bool { return wantsTLS(r) || r.again },
+	Done: func(ctx context.Context, r *Run) (bool, error) {
+		if err := r.readMaterial(ctx); err != nil {
+			if !wantsTLS(r) && codeOf(err) == reason.WSMANFault {
+				return true, nil // firmware without TLS
 			}
+			return false, err
 		}
-		return false, nil
+		if !wantsTLS(r) {
+			return !slices.ContainsFunc(r.material.Settings, func(s session.TLSSetting) bool { return network(s) && s.Mutual }), nil
+		}
+		if _, err := r.tlsNow(); err != nil || r.tlsDiffers() != "" {
+			return false, nil
+		}
+		err := r.letsUsIn(ctx) // what an earlier attempt told it is no better for that
+		if shutsOut(err) {
+			return false, nil
+		}
+		return err == nil, err
 	},
 	Apply: func(ctx context.Context, r *Run) error {
 		if err := r.setTLS(ctx); err != nil {
