@@ -1,6 +1,0 @@
-package store
-
-// Job is BulkJob.
-//
-// Deprecated: use BulkJob.
-type Job = BulkJob
