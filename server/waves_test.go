@@ -141,6 +141,13 @@ func badProfile(t *testing.T, n int, engine string, b bad, change func(*Options)
 	if b.lost == 0 && !strings.Contains(j.Detail, string(reason.LockoutAverted)) {
 		t.Errorf("it does not say that a change was put back: %s", j.Detail)
 	}
+	for _, d := range fleet {
+		why, err := l.api.Why(ctx, d.UUID().String())
+		if said := strings.Join(why.Tried, "\n"); err != nil || d.UUID().String() != one.UUID &&
+			!strings.Contains(said, fmt.Sprintf("job %d (rollout to default@2) was stopped before its turn", j.ID)) {
+			t.Errorf("why of a device that waits says: %s (%v)", said, err)
+		}
+	}
 	// What waits stays as it was, whatever else is done to it; and so after a restart.
 	other := fleet[0]
 	if other.UUID().String() == one.UUID {

@@ -240,3 +240,22 @@ func (tx *Tx) OlderRollouts(ctx context.Context, profile, newest string) ([]Bulk
 		ORDER BY id`, profile+"@", len(profile)+1, newest)
 	return found, about(err, "rollouts of profile %s", profile)
 }
+
+// StoppedWith lists stopped jobs in which a device waits, the newest first.
+func (tx *Tx) StoppedWith(ctx context.Context, uuid amt.UUID) (jobs []BulkJob, err error) {
+	found, err := list(ctx, tx, func(s scanner) (id int64, err error) {
+		err = s.Scan(&id)
+		return id, err
+	}, `SELECT job_id FROM job_items WHERE uuid = $1 AND state = 'waiting'
+		AND job_id IN (SELECT id FROM jobs WHERE stopped_at IS NOT NULL) ORDER BY job_id DESC LIMIT 5`, uuid)
+	for _, id := range found {
+		j, err := tx.Job(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if j.State == JobStopped {
+			jobs = append(jobs, j)
+		}
+	}
+	return jobs, err
+}

@@ -94,6 +94,9 @@ func (s *Server) history(ctx context.Context, tx *store.Tx, w *api.Why, d store.
 		return err
 	}
 	w.Since = timeOrNull(since(d, events))
+	if err := stopped(ctx, tx, w, d); err != nil {
+		return err
+	}
 	runs, err := tx.Runs(ctx, d.UUID, 5)
 	if err != nil {
 		return err
@@ -111,6 +114,20 @@ func (s *Server) history(ctx context.Context, tx *store.Tx, w *api.Why, d store.
 		w.Tried = append(w.Tried, "nobody has connected to it yet")
 	}
 	return nil
+}
+
+// stopped says which jobs were stopped before it was this device's turn, and why: it
+// stays as it was until a person goes on with them or ends them.
+func stopped(ctx context.Context, tx *store.Tx, w *api.Why, d store.Device) error {
+	jobs, err := tx.StoppedWith(ctx, d.UUID)
+	for _, j := range jobs {
+		what := j.Kind
+		if j.Target != "" {
+			what += " to " + j.Target
+		}
+		w.Tried = append(w.Tried, fmt.Sprintf("job %d (%s) was stopped before its turn, so it stays as it was: %s", j.ID, what, api.Clean(j.Detail)))
+	}
+	return err
 }
 
 // since is when a device came to stand where it does for the reason it has.
