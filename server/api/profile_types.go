@@ -27,6 +27,7 @@ type Profile struct {
 	Redirection any      `json:"redirection,omitempty" yaml:"redirection,omitempty"`
 	Consent     any      `json:"consent,omitempty" yaml:"consent,omitempty"`
 	Power       any      `json:"power,omitempty" yaml:"power,omitempty"`
+	Users       any      `json:"users,omitempty" yaml:"users,omitempty"`
 	Required    []string `json:"required,omitempty" yaml:"required,omitempty"`
 	Drift       string   `json:"drift,omitempty" yaml:"drift,omitempty"`
 }

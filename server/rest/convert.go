@@ -142,7 +142,7 @@ func toProfile(p profile.Profile) api.Profile {
 	return api.Profile{
 		Name: p.Name, Version: p.Version, TLS: string(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected, AdminUser: p.AdminUser, MEBx: p.MEBx, HostName: p.HostName,
 		Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays, PasswordDays: p.PasswordDays, Passwords: p.Passwords,
-		Network: section(p.Network), Time: section(p.Time), Redirection: section(p.Redirection), Consent: section(p.Consent), Power: section(p.Power),
+		Network: section(p.Network), Time: section(p.Time), Redirection: section(p.Redirection), Consent: section(p.Consent), Power: section(p.Power), Users: section(p.Users),
 		Required: p.Required, Drift: p.Drift,
 	}
 }
