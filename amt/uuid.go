@@ -1,7 +1,6 @@
 package amt
 
 import (
-	"database/sql/driver"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -81,10 +80,7 @@ func (u *UUID) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Value stores the text form, on both engines.
-func (u UUID) Value() (driver.Value, error) { return u.String(), nil }
-
-// Scan reads what Value wrote, and the 16 raw bytes of a Postgres uuid.
+// Scan reads the text form, in which a UUID is stored on both engines, and the 16 raw bytes of a Postgres uuid.
 func (u *UUID) Scan(src any) error {
 	switch v := src.(type) {
 	case string:
