@@ -33,6 +33,7 @@ test: tools-for-tests ## everything, with -race, on SQLite and Postgres
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt these files"; exit 1; }
 	$(GO) vet ./...
 	$(GO) test $(RACE) -timeout 40m -parallel $(PARALLEL) ./...
+	$(GO) test -timeout 20m -run 'TestSimulation|TestReplay' ./server/provision
 
 test-long: tools-for-tests ## the long proofs: 300,000 simulated histories, every kill point, 500 devices; SQLite under the race detector
 	$(GO) test -race -timeout 60m -parallel $(PARALLEL) ./store ./server/queue

@@ -66,7 +66,9 @@ func selfTest(ctx context.Context, out io.Writer, cfg Config) error {
 	if err != nil {
 		fmt.Fprintf(out, "what is in the database is left out: %v\n", err)
 	}
-	o, err := sandbox(ctx, cfg, dir)
+	// Reading the certificates is bounded by itself; when the time is up it is the
+	// test that says so, and not a file that was not read to its end.
+	o, err := sandbox(context.WithoutCancel(ctx), cfg, dir)
 	if err != nil {
 		return err
 	}
