@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,8 +14,8 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/provision"
-	"github.com/provisiond/provisiond/server/rest"
+	"github.com/provisiond/provisiond/server/operate"
+	"github.com/provisiond/provisiond/server/queue"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -233,8 +232,8 @@ func (s *Server) jobBegin(ctx context.Context, id int64) (more bool, err error) 
 		if counts, err = tx.CountJobItems(ctx, id); err != nil {
 			return err
 		}
-		var o rest.JobOptions
-		if err := json.Unmarshal(j.Options, &o); err != nil {
+		o, err := operate.OptionsOf(j)
+		if err != nil {
 			return err
 		}
 		inWaves := waved(j, o)
@@ -319,121 +318,44 @@ func jobEvent(ctx context.Context, tx *store.Tx, name string, j store.BulkJob, c
 	return err
 }
 
-// beginItem begins one device's part. If the device has changed since the job
-// was made, its part says so, and the job goes on.
-func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, item store.JobItem) error {
-	end := func(state, detail string) error {
-		if item.State, item.Detail = state, detail; state != store.ItemRunning {
-			item.Wave = 0 // a device that did not begin proves nothing
-		}
-		return tx.PutJobItem(ctx, item)
-	}
+// beginItem begins one device's part.
+func (s *Server) beginItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o operate.JobOptions, item store.JobItem) error {
 	d, err := tx.Device(ctx, item.UUID)
-	if errors.Is(err, store.ErrNotFound) {
-		return end(store.ItemSkipped, "the device is no longer known")
-	}
-	if err != nil {
-		return err
-	}
-	live, err := tx.LiveWork(ctx, d.UUID)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	busy := err == nil
-	actor := fmt.Sprintf("job:%d (%s)", j.ID, j.CreatedBy)
-	verb := j.Kind
-	if verb == api.KindRollout {
-		verb = provision.KindMaintain
-	}
-	if p := rest.Refused(verb, d); p != nil {
-		return end(store.ItemSkipped, p.Detail)
-	}
-	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Actor: actor, NextRetry: d.NextRetry,
-		Data: map[string]any{"job": j.ID}}
-	if o.Note != "" {
-		t.Data["note"] = o.Note
-	}
-	switch j.Kind {
-	case provision.KindMaintain, provision.KindRotate, provision.KindUnprovision, api.KindRollout:
-	default:
-		return s.commandItem(ctx, tx, j, o, d, live, busy, end, &item)
-	}
-	if j.Kind == api.KindRollout {
-		if busy { // it was free a moment ago
-			return nil
-		}
-		return s.rolloutItem(ctx, tx, j, d, t, &item, end)
-	}
-	if busy {
-		if live.Kind != j.Kind {
-			return end(store.ItemFailed, fmt.Sprintf("run %d (%s) is at it", live.ID, live.Kind))
-		}
-		item.RunID = live.ID // somebody asked for the same
-		return end(store.ItemRunning, "")
-	}
-	task := o.Task
-	t.Event = "maintenance_requested"
-	switch j.Kind {
-	case provision.KindRotate:
-		t.Event = "rotation_requested"
-	case provision.KindUnprovision:
-		task, t.Event = o.Mode, "unprovision_requested"
-		t.To, t.Reason, t.Detail = store.Unprovisioning, "", ""
-	}
-	run, err := s.startManaged(ctx, tx, d, j.Kind, task, "api", t)
-	if err != nil {
-		return err
-	}
-	item.RunID = run.ID
-	return end(store.ItemRunning, "")
-}
-
-// commandItem gives one device a command. A command that begins a run hands the
-// device over: the item ends with what becomes of the device.
-func (s *Server) commandItem(ctx context.Context, tx *store.Tx, j store.BulkJob, o rest.JobOptions, d store.Device, live store.Run,
-	busy bool,
-	end func(state, detail string) error, item *store.JobItem) error {
-	var run *store.Run
-	if busy {
-		run = &live
-	}
-	who := rest.Principal{Name: j.CreatedBy, User: j.CreatedBy, Job: j.ID}
-	said, id, err := rest.Bulk(ctx, tx, s.bulkDeps(), j.Kind, who, d, run, o.Note, o.Change)
-	var refused *api.Problem
+	var part operate.Part
 	switch {
-	case errors.As(err, &refused):
-		return end(store.ItemFailed, refused.Detail)
+	case errors.Is(err, store.ErrNotFound):
+		part, err = operate.Part{State: store.ItemSkipped, Detail: "the device is no longer known"}, nil
 	case err != nil:
+	case j.Kind == api.KindRollout:
+		part, err = s.rolloutPart(ctx, tx, j, d)
+	default:
+		part, err = s.room().Begin(ctx, tx, j, o, d)
+	}
+	if err != nil || part.State == "" {
 		return err
 	}
-	item.RunID = id
-	if id != 0 && rest.Begins(j.Kind) {
-		said, _, _ = strings.Cut(said, ";")
-		return end(store.ItemHanded, said)
+	if item.State, item.Detail, item.RunID = part.State, part.Detail, part.RunID; item.State != store.ItemRunning {
+		item.Wave = 0 // a device that did not begin proves nothing
 	}
-	return end(store.ItemDone, said)
+	return tx.PutJobItem(ctx, item)
 }
 
-// bulkDeps is what commands stand on that begin a run.
-func (s *Server) bulkDeps() rest.Deps {
-	return rest.Deps{StartRun: startRun, Enqueue: s.enqueue}
+// room is what operators, and jobs in their name, may do here.
+func (s *Server) room() *operate.Room {
+	return &operate.Room{
+		StartRun: startRun, Enqueue: s.enqueue, Certs: s.Trust.All, MostAttempts: s.o.Attempts,
+		SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Canary: s.canary(), WavePace: s.wavePace(),
+		Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
+	}
 }
 
 func startRun(ctx context.Context, tx *store.Tx, uuid uuidT, kind, trigger, profile string, at time.Time) (store.Run, error) {
 	return admit.StartRun(ctx, tx, rand.Reader, uuid, kind, trigger, profile, at)
 }
 
-// startManaged makes a run for a managed device, with its event and its place
-// in the queue. Priority 3: devices that wait for their setup go first.
+// startManaged begins a run that the server itself wants of a managed device.
+// Devices that wait for their setup go first.
 func (s *Server) startManaged(ctx context.Context, tx *store.Tx, d store.Device, kind, task, trigger string,
 	t store.Transition) (store.Run, error) {
-	run, err := tx.CreateRun(ctx, store.NewRun{UUID: d.UUID, Kind: kind, Trigger: trigger, Profile: d.Profile, Task: task})
-	if err != nil {
-		return run, err
-	}
-	t.RunID = run.ID
-	if err := tx.Transition(ctx, t); err != nil {
-		return run, err
-	}
-	return run, s.enqueue(ctx, tx, run.ID, tx.Now(), 3)
+	return s.room().StartManaged(ctx, tx, d, kind, task, trigger, queue.Background, t)
 }

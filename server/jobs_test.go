@@ -19,7 +19,7 @@ import (
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/rest"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -469,7 +469,7 @@ func TestForgedItemsHoldUpNoJob(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			options, err := json.Marshal(rest.JobOptions{Change: api.Change{Tags: []string{"floor-3"}}})
+			options, err := json.Marshal(operate.JobOptions{Change: api.Change{Tags: []string{"floor-3"}}})
 			if err != nil {
 				return err
 			}

@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
-	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -155,7 +155,7 @@ const (
 func (s *Server) reseal(ctx context.Context) error {
 	wanted := ""
 	err := s.DB.Read(ctx, func(tx *store.Tx) (err error) {
-		wanted, err = tx.Setting(ctx, rest.ResealKey)
+		wanted, err = tx.Setting(ctx, operate.ResealKey)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) || err == nil && wanted == "" {
@@ -167,7 +167,7 @@ func (s *Server) reseal(ctx context.Context) error {
 		if err = s.DB.Write(ctx, func(tx *store.Tx) (err error) {
 			n, err = tx.Reseal(ctx, resealBatch)
 			if err == nil && n == 0 {
-				err = tx.PutSetting(ctx, rest.ResealKey, "")
+				err = tx.PutSetting(ctx, operate.ResealKey, "")
 			}
 			return err
 		}); err == nil && n == 0 {

@@ -13,9 +13,9 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/server/provision"
-	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -196,7 +196,7 @@ func (s *Server) join(ctx context.Context, tx *store.Tx, o store.Outgrown, devic
 	target := store.Target(o.Profile, o.Version)
 	id, err := tx.RolloutOf(ctx, target, o.Cause)
 	if errors.Is(err, store.ErrNotFound) {
-		options, err := json.Marshal(rest.JobOptions{Change: api.Change{Profile: o.Profile}})
+		options, err := json.Marshal(operate.JobOptions{Change: api.Change{Profile: o.Profile}})
 		if err != nil {
 			return err
 		}
@@ -265,12 +265,18 @@ func (s *Server) wanted(ctx context.Context, tx *store.Tx, d store.Device) (p pr
 	return p, rule, err
 }
 
-// rolloutItem begins a device's way to the version that a rollout is about, if it
-// still is the one that it is to have.
-func (s *Server) rolloutItem(ctx context.Context, tx *store.Tx, j store.BulkJob, d store.Device, t store.Transition, item *store.JobItem, end func(state, detail string) error) error {
+// rolloutPart begins a device's way to the version that a rollout is about, if it
+// still is the one that it is to have. A zero part is not begun yet.
+func (s *Server) rolloutPart(ctx context.Context, tx *store.Tx, j store.BulkJob, d store.Device) (operate.Part, error) {
+	if no := operate.Refusal(operate.Maintain, d); no != nil {
+		return operate.Part{State: store.ItemSkipped, Detail: no.Why}, nil
+	}
+	if _, err := tx.LiveWork(ctx, d.UUID); !errors.Is(err, store.ErrNotFound) {
+		return operate.Part{}, err // it was free a moment ago
+	}
 	p, rule, err := s.wanted(ctx, tx, d)
 	if err != nil {
-		return err
+		return operate.Part{}, err
 	}
 	has := d.Profile
 	if has == "" {
@@ -278,11 +284,11 @@ func (s *Server) rolloutItem(ctx context.Context, tx *store.Tx, j store.BulkJob,
 	}
 	switch want := store.Target(p.Name, p.Version); {
 	case want != j.Target:
-		return end(store.ItemSkipped, "it is to have "+want+" now")
+		return operate.Part{State: store.ItemSkipped, Detail: "it is to have " + want + " now"}, nil
 	case store.Target(has, d.ProfileVersion) == want:
-		return end(store.ItemDone, "it had that version already")
+		return operate.Part{State: store.ItemDone, Detail: "it had that version already"}, nil
 	}
-	t.To, t.Reason, t.Event, t.NextRetry = store.Drifted, reason.ProfileDrift, "drift_found", time.Time{}
+	t := store.Transition{UUID: d.UUID, To: store.Drifted, Reason: reason.ProfileDrift, Detail: d.Detail, Event: "drift_found", Actor: operate.OfJob(j).Actor(), Data: map[string]any{"job": j.ID}}
 	who := "the rule " + rule + " gives it"
 	switch {
 	case has == p.Name:
@@ -297,9 +303,5 @@ func (s *Server) rolloutItem(ctx context.Context, tx *store.Tx, j store.BulkJob,
 		t.Detail = fmt.Sprintf("%s the profile %s and it still has %s", who, p.Name, has)
 	}
 	run, err := s.startManaged(ctx, tx, d, provision.KindMaintain, "", "timer", t)
-	if err != nil {
-		return err
-	}
-	item.RunID = run.ID
-	return end(store.ItemRunning, "")
+	return operate.Part{State: store.ItemRunning, RunID: run.ID}, err
 }

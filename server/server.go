@@ -313,16 +313,13 @@ func (s *Server) startAPI(ctx context.Context) error {
 		return fmt.Errorf("write the first admin token: %w", err)
 	}
 	s.api = rest.New(rest.Deps{
-		DB: s.DB, StartRun: startRun,
+		DB: s.DB, Room: *s.room(),
 		Reconsider: s.Admit.Reconsider, WouldStart: func(ctx context.Context, tx *store.Tx, rules []profile.Rule, made string) (int, error) {
 			return s.Admit.WouldStart(ctx, tx, admit.Change{Rules: rules, Profile: made})
-		}, WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Enqueue: s.enqueue, Certs: s.Trust.All,
-		Desk: s.Desk, Authority: s.Trust.ca, Log: s.log.Named("api"), Metrics: rest.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown,
-		OpenMetrics: s.o.OTLPEndpoint != "",
-		Version:     s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, MostAttempts: s.o.Attempts,
-		SecondApprover: s.o.SecondApprover, SecondApproverAbove: s.o.SecondApproverAbove, Canary: s.canary(), WavePace: s.wavePace(),
-		Networks: s.o.Networks, Zones: s.o.Zones, HelloAt: s.HelloAddr().String(), Now: s.o.Now,
-		Doctor: s.checks.api(),
+		},
+		WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Desk: s.Desk, Authority: s.Trust.ca,
+		Log: s.log.Named("api"), Metrics: rest.NewMetrics(s.o.Registry), Gatherer: s.metrics.shown, OpenMetrics: s.o.OTLPEndpoint != "",
+		Version: s.o.Version, Node: s.o.Node, RevealsPerHour: s.o.RevealsHour, Doctor: s.checks.api(),
 	})
 	if s.o.Console {
 		pages, err := console.New(s.api, console.Config{SessionLifetime: s.o.Sessions, Log: s.log.Named("console")})

@@ -10,8 +10,8 @@ import (
 
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/provision"
-	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -58,7 +58,7 @@ func (s *Server) wavePace() int {
 func (s *Server) canary() int { return max(s.o.MaintainCanary, 0) }
 
 // waved reports whether a job goes in waves.
-func waved(j store.BulkJob, o rest.JobOptions) bool { return rest.Waved(j.Kind, o.Task) }
+func waved(j store.BulkJob, o operate.JobOptions) bool { return operate.Waved(j.Kind, o.Task) }
 
 // wave says which wave a job is in, and how many devices it may begin.
 func (s *Server) wave(ctx context.Context, tx *store.Tx, j store.BulkJob, counts map[string]int) (wave, room int, err error) {

@@ -86,8 +86,7 @@ func (tx *Tx) countFleet(ctx context.Context, f *Facts, expiring time.Time) erro
 		if l != Retired {
 			f.Health[health] += n
 		}
-		switch l {
-		case Provisioned, Drifted, Maintaining:
+		if l.Managed() {
 			f.ExpiringCerts += ending
 		}
 		return nil

@@ -110,9 +110,16 @@ func (tx *Tx) LiveRun(ctx context.Context, uuid amt.UUID) (Run, error) {
 	return v, about(err, "live run of %s", uuid)
 }
 
-// ProbeRun is the kind of run that checks whether a device is still where it
-// was, since somebody says hello in its name elsewhere. It changes nothing.
-const ProbeRun = "probe"
+// Kinds of runs.
+const (
+	ProvisionRun   = "provision"
+	MaintainRun    = "maintain"
+	RotateRun      = "rotate"
+	UnprovisionRun = "unprovision"
+	// ProbeRun checks whether a device is still where it was, since somebody says
+	// hello in its name elsewhere. It changes nothing.
+	ProbeRun = "probe"
+)
 
 // LiveWork is LiveRun for callers that want to work on the device: a probe
 // gives way, and comes again while somebody claims the device.

@@ -42,6 +42,9 @@ func Lifecycles() []Lifecycle {
 		Unprovisioning, Unprovisioned, Retired}
 }
 
+// Managed reports whether devices of this lifecycle are under management.
+func (l Lifecycle) Managed() bool { return l == Provisioned || l == Drifted || l == Maintaining }
+
 // Device is one platform, named by its UUID. Zero times are unknown.
 type Device struct {
 	UUID       amt.UUID

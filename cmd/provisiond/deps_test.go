@@ -39,11 +39,12 @@ server/queue     : amt amt/reason store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
 server/provision : amt amt/reason amt/session certs store server/profile server/queue
 server/desk      : amt amt/reason certs store server/api
-server/rest      : amt amt/reason amt/typed amt/hello certs store store/chain server/profile server/queue server/api server/desk
-server/rest/apitest : amt amt/reason store store/seal store/storetest server/api server/rest
-server/console   : amt amt/reason server/api server/rest
+server/operate   : amt amt/reason certs store server/profile server/queue server/api
+server/rest      : amt amt/reason amt/typed amt/hello certs store store/chain server/profile server/queue server/operate server/api server/desk
+server/rest/apitest : amt amt/reason store store/seal store/storetest server/api server/operate server/rest
+server/console   : amt amt/reason server/api server/operate server/rest
 server/doctor    : amt amt/reason amt/session certs store
-server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/rest server/console server/doctor
+server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/operate server/rest server/console server/doctor
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
 cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/rest"
 )
 
@@ -159,7 +160,7 @@ func (c *Console) serveStatic(w http.ResponseWriter, r *http.Request) {
 type visit struct {
 	w   http.ResponseWriter
 	r   *http.Request
-	who rest.Principal
+	who operate.Principal
 	api *api.Client
 }
 

@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/rest"
+	"github.com/provisiond/provisiond/server/operate"
 )
 
 // cookieName is bound to this host by the browser itself where TLS allows it.
@@ -25,7 +25,7 @@ func (c *Console) cookie(r *http.Request, value string, seconds int) *http.Cooki
 }
 
 // session is who the cookie stands for.
-func (c *Console) session(r *http.Request) (rest.Principal, error) {
+func (c *Console) session(r *http.Request) (operate.Principal, error) {
 	text := ""
 	if k, err := r.Cookie(cookieName(r)); err == nil {
 		text = k.Value

@@ -11,7 +11,7 @@ import (
 	"unicode"
 
 	"github.com/provisiond/provisiond/server/api"
-	"github.com/provisiond/provisiond/server/rest"
+	"github.com/provisiond/provisiond/server/operate"
 )
 
 type overviewData struct {
@@ -187,7 +187,7 @@ func actions(d api.Device, role api.Role) []action {
 	}
 	var out []action
 	for _, a := range all {
-		if role.May(a.Verb+"-device") && rest.Offered(a.Verb, d) {
+		if role.May(a.Verb+"-device") && operate.Offered(a.Verb, d) {
 			out = append(out, a)
 		}
 	}

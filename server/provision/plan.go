@@ -103,10 +103,10 @@ var backToFactory = []Step{
 
 // Kinds of runs.
 const (
-	KindProvision   = "provision"
-	KindMaintain    = "maintain"
-	KindRotate      = "rotate"
-	KindUnprovision = "unprovision"
+	KindProvision   = store.ProvisionRun
+	KindMaintain    = store.MaintainRun
+	KindRotate      = store.RotateRun
+	KindUnprovision = store.UnprovisionRun
 )
 
 // plan is what a run of one kind does: how it meets the device, the steps, and

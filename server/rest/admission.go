@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -176,7 +176,7 @@ func compareImport(ctx context.Context, tx *store.Tx, rep *api.ImportReport, row
 		if r.uuid.IsZero() {
 			continue
 		}
-		if given(r.word) {
+		if operate.Vouches(r.word) {
 			rep.Vouched++
 		}
 		if r.FQDN != "" {
@@ -224,7 +224,7 @@ func authorise(ctx context.Context, tx *store.Tx, r importRow, actor string) err
 	if r.Serial != "" {
 		f.Serial = &r.Serial
 	}
-	if f.Tags == nil && f.Serial == nil && r.MAC == "" && !r.address.IsValid() && !given(r.word) {
+	if f.Tags == nil && f.Serial == nil && r.MAC == "" && !r.address.IsValid() && !operate.Vouches(r.word) {
 		return nil
 	}
 	if r.MAC != "" {
@@ -248,14 +248,14 @@ func authorise(ctx context.Context, tx *store.Tx, r importRow, actor string) err
 	if err != nil {
 		return err
 	}
-	if !managed(d.Lifecycle) { // whose key is known
+	if !d.Lifecycle.Managed() { // whose key is known
 		if err := r.vouch(ctx, tx); err != nil {
 			return err
 		}
 	}
 	f.MAC = nil // what the device itself said is better
 	if r.address.IsValid() {
-		if err := moveDevice(ctx, tx, d, r.address, by, "", actor); err != nil {
+		if err := operate.MoveDevice(ctx, tx, d, r.address, by, "", actor); err != nil {
 			return err
 		}
 		f.Address, f.AddressBy = nil, nil
@@ -267,7 +267,7 @@ func (s *Server) removeAuthorisation(ctx context.Context, in *AuthorisationID) (
 	who, _ := PrincipalOf(ctx)
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		if err := tx.Unauthorise(ctx, in.ID); errors.Is(err, store.ErrNotFound) {
-			return notFound("no entry %d on the list of authorised devices", in.ID)
+			return operate.NoSuch("no entry %d on the list of authorised devices", in.ID)
 		} else if err != nil {
 			return err
 		}
@@ -293,7 +293,7 @@ func (s *Server) nameDevice(ctx context.Context, in *NameInput) (api.Named, erro
 	return api.Named{UUID: u.String(), FQDN: row.FQDN, Started: n}, err
 }
 
-func (s *Server) putName(ctx context.Context, tx *store.Tx, u amt.UUID, fqdn, note string, who Principal) error {
+func (s *Server) putName(ctx context.Context, tx *store.Tx, u amt.UUID, fqdn, note string, who operate.Principal) error {
 	var err error
 	if fqdn == "" {
 		if err = tx.DeleteName(ctx, u); errors.Is(err, store.ErrNotFound) {
@@ -328,42 +328,6 @@ func callDevice(ctx context.Context, tx *store.Tx, d store.Device, fqdn, note, a
 	return err
 }
 
-// adoptDevice keeps a password as the newest candidate. The run that waits takes it
-// with it and is brought forward, or a new one begins; where the device takes the
-// password it is under management.
 func (s *Server) adoptDevice(ctx context.Context, in *AdoptInput) (api.ActionResult, error) {
-	return s.command(ctx, &ActionInput{OneDevice: in.OneDevice, Body: &api.Action{Note: in.Body.Note}}, "adopt", func(c *command) error {
-		if c.live != nil && c.live.State == store.RunRunning {
-			return busy(*c.live)
-		}
-		mebx, err := amt.NewMEBxPassword(rand.Reader)
-		if err != nil {
-			return err
-		}
-		if _, err := c.tx.StageCredentials(c.ctx, c.device.UUID, 0, amt.NewSecret(in.Body.Password), mebx); err != nil {
-			return err
-		}
-		if err := c.vouch(in.Body.Vouch); err != nil {
-			return err
-		}
-		if c.live == nil {
-			err = c.start("adopted", "it is tried now")
-		} else {
-			err = c.hasten("adopted")
-		}
-		c.said = "the password is kept; " + c.said + c.unvouched()
-		return err
-	})
-}
-
-// profileKnown reports whether a profile of this name can be assigned.
-func profileKnown(ctx context.Context, tx *store.Tx, name string) (bool, error) {
-	if name == "" || name == profile.Default().Name {
-		return true, nil
-	}
-	_, err := tx.Profile(ctx, name, 0)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
+	return s.command(ctx, in.UUID, operate.Command{Verb: operate.Adopt, Note: in.Body.Note, Vouch: in.Body.Vouch, Password: amt.NewSecret(in.Body.Password)})
 }

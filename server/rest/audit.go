@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 	"github.com/provisiond/provisiond/store/chain"
 )
@@ -18,7 +19,7 @@ import (
 func auditFilter(q *api.AuditQuery, now time.Time) (f store.AuditFilter, err error) {
 	f = store.AuditFilter{Before: q.Before, Actor: q.Actor, Action: q.Action, Subject: q.Subject}
 	if !q.Newest && q.Actor+q.Action+q.Subject+q.Since+q.Until != "" {
-		return f, invalid("query.newest", "actor, action, subject, since and until go with newest=true")
+		return f, operate.WrongField("query.newest", "actor, action, subject, since and until go with newest=true")
 	}
 	if f.Since, _, err = moment("query.since", q.Since, now); err != nil {
 		return f, err
@@ -43,10 +44,10 @@ func moment(field, text string, now time.Time) (at time.Time, day bool, err erro
 	if at, err = time.Parse(time.DateOnly, text); err == nil {
 		return at, true, nil
 	}
-	if age, err := parseAge(text); err == nil && age >= 0 {
+	if age, err := api.ParseAge(text); err == nil && age >= 0 {
 		return now.Add(-age), false, nil
 	}
-	return at, false, invalid(field, "want a time such as 2026-11-01T22:00:00Z, a day such as 2026-11-01, or an age such as 24h or 7d")
+	return at, false, operate.WrongField(field, "want a time such as 2026-11-01T22:00:00Z, a day such as 2026-11-01, or an age such as 24h or 7d")
 }
 
 func (s *Server) auditRoutes(to huma.API) {
@@ -91,7 +92,7 @@ func (s *Server) listAudit(ctx context.Context, in *api.AuditQuery) (api.AuditPa
 		for _, r := range found {
 			subjects = append(subjects, r.Subject)
 		}
-		fqdn, err := names(ctx, tx, subjects)
+		fqdn, err := operate.Names(ctx, tx, subjects)
 		if err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (s *Server) signAudit(ctx context.Context, _ *none) (api.AuditCheckpoint, e
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		c, err := tx.SignAudit(ctx)
 		if errors.Is(err, store.ErrNotFound) {
-			return conflict("the audit has no record yet")
+			return operate.Conflict("the audit has no record yet")
 		}
 		if err != nil {
 			return err
@@ -163,7 +164,7 @@ func (s *Server) exportAudit(ctx context.Context, in *api.AuditExportQuery) (api
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
 		key, err := tx.AuditKey(ctx)
 		if errors.Is(err, store.ErrNotFound) {
-			return conflict("the audit was never signed; sign it first")
+			return operate.Conflict("the audit was never signed; sign it first")
 		}
 		if err != nil {
 			return err

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -30,37 +31,16 @@ const tokenPrefix = "pvd_"
 // sessionPrefix begins what the cookie of a console login holds.
 const sessionPrefix = "pvs_"
 
-// Principal is who is asking.
-type Principal struct {
-	ID   int64
-	Name string // of the token; of the token that logged in, for a session
-	User string // whose token it is
-	Role api.Role
-	Job  int64 // of a command that a job gives in the user's name; 0 none
-}
-
-// Actor is how events and the audit name a principal: a token that is not
-// named as its user is named with it.
-func (p Principal) Actor() string {
-	switch {
-	case p.Job != 0:
-		return fmt.Sprintf("job:%d (%s)", p.Job, p.User)
-	case p.User != p.Name:
-		return fmt.Sprintf("user:%s (token:%s)", p.User, p.Name)
-	}
-	return "token:" + p.Name
-}
-
 type principalKey struct{}
 
 // WithPrincipal lets code of this process ask in the name of p.
-func WithPrincipal(ctx context.Context, p Principal) context.Context {
+func WithPrincipal(ctx context.Context, p operate.Principal) context.Context {
 	return context.WithValue(ctx, principalKey{}, p)
 }
 
 // PrincipalOf is who is asking; false when nobody has been made out.
-func PrincipalOf(ctx context.Context) (Principal, bool) {
-	p, ok := ctx.Value(principalKey{}).(Principal)
+func PrincipalOf(ctx context.Context) (operate.Principal, bool) {
+	p, ok := ctx.Value(principalKey{}).(operate.Principal)
 	return p, ok
 }
 
@@ -201,7 +181,7 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 // failures are counted for it, and after too many of them it may ask less often.
 // A good token works even then: somebody else behind the same address must not
 // be able to lock an operator out.
-func (s *Server) Authenticate(ctx context.Context, text, source string) (Principal, error) {
+func (s *Server) Authenticate(ctx context.Context, text, source string) (operate.Principal, error) {
 	hash, find := hashToken(text), (*store.Tx).TokenByHash
 	if strings.HasPrefix(text, sessionPrefix) {
 		find = (*store.Tx).SessionByHash
@@ -215,12 +195,12 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 	exhausted, ask := s.failures.exhausted(source, s.now())
 	if !ask && !known {
 		s.metrics.authFailed("limited")
-		return Principal{}, tooMany
+		return operate.Principal{}, tooMany
 	}
 	if text == "" {
 		// Not counted against the source: a browser that shows the login page is no attack.
 		s.metrics.authFailed("missing")
-		return Principal{}, api.NewProblem(http.StatusUnauthorized, api.CodeUnknown, "this needs a token: Authorization: Bearer …")
+		return operate.Principal{}, api.NewProblem(http.StatusUnauthorized, api.CodeUnknown, "this needs a token: Authorization: Bearer …")
 	}
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
 		t, err = find(tx, ctx, hash)
@@ -232,9 +212,9 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 		why = "unknown"
 	case err != nil && ctx.Err() == nil:
 		s.log.Error("api.token_lookup", zap.Error(err))
-		return Principal{}, api.NewProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the database does not answer, so no token can be checked; /readyz says more")
+		return operate.Principal{}, api.NewProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the database does not answer, so no token can be checked; /readyz says more")
 	case err != nil:
-		return Principal{}, fmt.Errorf("look up the token: %w", err)
+		return operate.Principal{}, fmt.Errorf("look up the token: %w", err)
 	case subtle.ConstantTimeCompare(t.Hash, hash) != 1:
 		why = "unknown"
 	case !t.RevokedAt.IsZero():
@@ -249,13 +229,13 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (Princip
 	}
 	if why != "" && exhausted {
 		s.metrics.authFailed("limited")
-		return Principal{}, tooMany
+		return operate.Principal{}, tooMany
 	}
 	if why != "" {
 		s.failures.note(source, s.now())
 		s.metrics.authFailed(why)
 		s.log.Warn("api.auth_failed", zap.String("reason", why), zap.String("peer", source))
-		return Principal{}, api.NewProblem(http.StatusUnauthorized, api.CodeUnknown, "the token is unknown, revoked or expired")
+		return operate.Principal{}, api.NewProblem(http.StatusUnauthorized, api.CodeUnknown, "the token is unknown, revoked or expired")
 	}
 	s.recent.put(hash, t, s.now())
 	s.touch(ctx, t)
@@ -275,8 +255,8 @@ func (s *Server) touch(ctx context.Context, t store.Token) {
 
 // principalOf is the same for a token and for a session made with it, so that
 // limits and records follow the person and not the login.
-func principalOf(t store.Token) Principal {
-	return Principal{ID: t.ID, Name: t.Name, User: t.User, Role: api.Role(t.Role)}
+func principalOf(t store.Token) operate.Principal {
+	return operate.Principal{ID: t.ID, Name: t.Name, User: t.User, Role: api.Role(t.Role)}
 }
 
 // A tokenCache spares the database the question for every request of a page. It

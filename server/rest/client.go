@@ -9,16 +9,17 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 )
 
 // Client asks this server from inside its own process, in the name of p, on the
 // same road as everybody else: roles, limits, audit and metrics hold.
-func (s *Server) Client(p Principal) *api.Client {
+func (s *Server) Client(p operate.Principal) *api.Client {
 	return &api.Client{Base: "http://in-process", HTTP: &http.Client{Transport: inProcess{s, p}}}
 }
 
 // ServeAs answers r in the name of p, who has been made out already.
-func (s *Server) ServeAs(p Principal, w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeAs(p operate.Principal, w http.ResponseWriter, r *http.Request) {
 	// A request inside of another one starts its way through the routes anew.
 	ctx := context.WithValue(WithPrincipal(r.Context(), p), chi.RouteCtxKey, (*chi.Context)(nil))
 	s.ServeHTTP(w, r.WithContext(ctx))
@@ -26,7 +27,7 @@ func (s *Server) ServeAs(p Principal, w http.ResponseWriter, r *http.Request) {
 
 type inProcess struct {
 	s *Server
-	p Principal
+	p operate.Principal
 }
 
 // RoundTrip answers without a network.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -98,9 +99,9 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[api.NewConsoleC
 	name := strings.ToLower(strings.TrimSuffix(b.Name, "."))
 	switch {
 	case !consoleDNS.MatchString(name):
-		return out, invalid("body.name", "%q is not the whole DNS name of a console, such as console.corp.example.com", api.Clip(b.Name, 64))
+		return out, operate.WrongField("body.name", "%q is not the whole DNS name of a console, such as console.corp.example.com", api.Clip(b.Name, 64))
 	case profile.Admits([]string{certs.ConsoleZone}, name):
-		return out, invalid("body.name", "names in %s are of servers like this one; choose one of your own", certs.ConsoleZone)
+		return out, operate.WrongField("body.name", "names in %s are of servers like this one; choose one of your own", certs.ConsoleZone)
 	}
 	csr, err := certs.ConsoleRequest(ctx, certs.File{Name: "csr", Data: []byte(b.CSR)})
 	if err != nil {
@@ -171,7 +172,7 @@ func (s *Server) consoleReach(ctx context.Context, tx *store.Tx, name string) (a
 		if p.TLS != profile.TLSMutual || !profile.Admits(p.TrustedCN, name) {
 			continue
 		}
-		n, err := tx.CountMatching(ctx, store.DeviceFilter{Profile: p.Name, Lifecycle: Eligible("maintain")})
+		n, err := tx.CountMatching(ctx, store.DeviceFilter{Profile: p.Name, Lifecycle: operate.Eligible(operate.Maintain)})
 		if err != nil {
 			return out, err
 		}
@@ -184,7 +185,7 @@ func (s *Server) revokeConsole(ctx context.Context, in *RevokeConsoleInput) (out
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
 		c, err := tx.RevokeConsoleCertificate(ctx, in.ID, actor(ctx), in.Body.Why)
 		if errors.Is(err, store.ErrNotFound) {
-			return notFound("there is no console certificate %d; provctl console-certificate list --all shows them", in.ID)
+			return operate.NoSuch("there is no console certificate %d; provctl console-certificate list --all shows them", in.ID)
 		}
 		if err != nil {
 			return err

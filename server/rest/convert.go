@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"reflect"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -45,17 +45,9 @@ func toDevice(d store.Device) api.Device {
 		MAC: api.Clean(d.MAC), Serial: api.Clean(d.Serial), SKU: api.Clean(d.SKU), Profile: api.Clean(d.Profile), Certificate: api.Clean(d.Certificate),
 		TLSVersion: api.Clean(d.TLSVersion), Tags: list(d.Tags), Approved: d.Approved, LastSeen: timeOrNull(d.LastSeen),
 		LastContact: timeOrNull(d.LastContact), WindowUntil: timeOrNull(d.WindowUntil), NextRetry: timeOrNull(d.NextRetry),
-		Attempts: d.Attempts, HelloCount: d.HelloCount, PeerSeen: hex.EncodeToString(d.PeerSeen), Vouched: vouched(d.Vouched),
-		AddressBy: addressBy(d), HeardFrom: amt.Text(d.HeardFrom), AgentAddress: amt.Text(d.AgentAddress),
+		Attempts: d.Attempts, HelloCount: d.HelloCount, PeerSeen: hex.EncodeToString(d.PeerSeen), Vouched: operate.Vouched(d.Vouched),
+		AddressBy: operate.AddressBy(d), HeardFrom: amt.Text(d.HeardFrom), AgentAddress: amt.Text(d.AgentAddress),
 	}
-}
-
-// vouched is a person's word for a certificate: its fingerprint, or first.
-func vouched(word []byte) string {
-	if bytes.Equal(word, store.VouchFirst) {
-		return "first"
-	}
-	return hex.EncodeToString(word)
 }
 
 func toRun(r store.Run, steps []store.StepRecord) api.Run {

@@ -13,85 +13,9 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/queue"
-	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/server/rest/apitest"
 	"github.com/provisiond/provisiond/store"
 )
-
-// TestEligibility: each command is answered for a device in each state as the table
-// says, and the same whether a person gives it to the device or a job to many.
-func TestEligibility(t *testing.T) {
-	t.Parallel()
-	both(t, func(t *testing.T, b *apitest.Bench) {
-		ctx, admin := t.Context(), b.Client(b.Admin)
-		single := func(verb, u string) error {
-			var err error
-			switch verb {
-			case "maintain":
-				_, err = admin.Maintain(ctx, u, api.MaintainBody{})
-			case "rotate":
-				_, err = admin.RotateSecret(ctx, u, "")
-			case "unprovision":
-				_, err = admin.Unprovision(ctx, u, api.UnprovisionBody{Mode: "full", Confirm: u})
-			case "adopt":
-				_, err = admin.AdoptDevice(ctx, u, api.Adoption{Password: "Known!1"})
-			case "trust":
-				_, err = admin.Trust(ctx, u, api.Retry{Vouch: api.Vouch{TrustFirst: true}})
-			case "tag", "untag":
-				_, err = admin.Change(ctx, verb, u, api.ChangeBody{Change: api.Change{Tags: []string{"x"}}})
-			case "assign-profile":
-				_, err = admin.Change(ctx, verb, u, api.ChangeBody{Change: api.Change{Profile: "default"}})
-			default:
-				_, err = admin.Act(ctx, verb, u, "")
-			}
-			return err
-		}
-		bulk := func(verb, u string) error {
-			j := api.JobRequest{Kind: verb, Devices: []string{u}, DryRun: true}
-			switch verb {
-			case "tag", "untag":
-				j.Tags = []string{"x"}
-			case "assign-profile":
-				j.Profile = "default"
-			}
-			_, err := admin.StartJob(ctx, j)
-			return err
-		}
-		for verb, row := range rest.Eligibility {
-			if len(row) != len(store.Lifecycles()) {
-				t.Errorf("%s: the table speaks of %d states, there are %d", verb, len(row), len(store.Lifecycles()))
-			}
-			for _, life := range store.Lifecycles() {
-				why := reason.Code("")
-				switch {
-				case verb == "reject" && life == store.Quarantined:
-					why = reason.Rejected
-				case verb == "release" && row[life] == "named":
-					why = reason.TLSPinnedKeyChanged
-				}
-				yes := true
-				u := b.Seen(apitest.Device{Lifecycle: life, Reason: why, Facts: store.DeviceFacts{Approved: &yes}}).String()
-				want := ""
-				switch word := row[life]; word {
-				case "yes", "named", "idle":
-				default:
-					want = "device_" + word
-				}
-				if verb != "adopt" && verb != "trust" { // which no job does
-					if got := code(bulk(verb, u)); got != want {
-						t.Errorf("job %s of one that is %s: %q, want %q", verb, life, got, want)
-					}
-				}
-				err := single(verb, u)
-				if got := code(err); got != want {
-					t.Errorf("%s of one that is %s: %q, want %q", verb, life, got, want)
-				} else if err != nil && strings.Contains(err.Error(), "%!") {
-					t.Errorf("%s of one that is %s says %q", verb, life, err)
-				}
-			}
-		}
-	})
-}
 
 // runOf is a device's run that waits or is at work.
 func runOf(b *apitest.Bench, u amt.UUID) (run store.Run) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -82,7 +83,7 @@ func eventsOf(ctx context.Context, tx *store.Tx, found []store.Event) ([]api.Eve
 	for _, e := range found {
 		uuids = append(uuids, e.UUID.String())
 	}
-	fqdn, err := names(ctx, tx, uuids)
+	fqdn, err := operate.Names(ctx, tx, uuids)
 	for _, e := range found {
 		out = append(out, toEvent(e, fqdn[e.UUID.String()]))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/provisiond/provisiond/amt/hello"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -65,7 +66,7 @@ func helloCode(err error) reason.Code {
 func (s *Server) listHellos(ctx context.Context, in *hellosQuery) (api.KeptHellos, error) {
 	out := api.KeptHellos{Hellos: []api.KeptHello{}}
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		d, err := s.known(ctx, tx, in.UUID)
+		d, err := operate.Known(ctx, tx, in.UUID)
 		if err != nil {
 			return err
 		}

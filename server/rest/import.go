@@ -17,6 +17,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/typed"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -268,11 +269,11 @@ func (r *importRow) check(now time.Time) (bad []string) {
 		}
 	}
 	if r.MAC != "" {
-		mac, ok := macOf(r.MAC)
+		mac, ok := operate.MACOf(r.MAC)
 		if !ok {
 			say("mac %q: want 12 hexadecimal digits", api.Clip(r.MAC, 40))
 		}
-		r.MAC = colons(mac)
+		r.MAC = operate.Colons(mac)
 	}
 	if r.Network != "" {
 		if r.network, err = netip.ParsePrefix(r.Network); err != nil {
@@ -297,8 +298,8 @@ func (r *importRow) check(now time.Time) (bad []string) {
 		}
 		r.address = a.Unmap()
 	}
-	if r.word = (api.Vouch{Fingerprint: r.Fingerprint, TrustFirst: r.TrustFirst}); given(r.word) {
-		if _, err := fingerprintOf(r.word); err != nil {
+	if r.word = (api.Vouch{Fingerprint: r.Fingerprint, TrustFirst: r.TrustFirst}); operate.Vouches(r.word) {
+		if _, err := operate.Fingerprint(r.word); err != nil {
 			say("%s", strings.TrimPrefix(err.Error(), "body."))
 		} else if r.UUID == "" {
 			say("a word for a certificate without the uuid of the device that shows it")
@@ -341,10 +342,10 @@ func (r *importRow) check(now time.Time) (bad []string) {
 
 // vouch keeps what a list says of a device's certificate.
 func (r *importRow) vouch(ctx context.Context, tx *store.Tx) error {
-	if !given(r.word) {
+	if !operate.Vouches(r.word) {
 		return nil
 	}
-	sum, err := fingerprintOf(r.word)
+	sum, err := operate.Fingerprint(r.word)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -13,28 +12,36 @@ import (
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/desk"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
-func conflict(format string, args ...any) *api.Problem {
-	return api.NewProblem(http.StatusConflict, api.CodeConflict, format, args...)
-}
-
-// busy is a device that a run is working on.
-func busy(run store.Run) *api.Problem {
-	return stands(api.CodeBusy, "run %d is working on it right now; ask again when it is over", run.ID)
-}
-
-func notFound(format string, args ...any) *api.Problem {
-	return api.NewProblem(http.StatusNotFound, api.CodeNotFound, format, args...)
-}
-
-// invalid says what is wrong with one field of a request.
-func invalid(field, format string, args ...any) *api.Problem {
-	why := fmt.Sprintf(format, args...)
-	p := api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "%s: %s", field, why)
-	p.Errors = []api.ProblemField{{Location: field, Message: why}}
-	return p
+// refusal is the problem that says what package operate or the certificate desk
+// refused; nil when neither did.
+func refusal(err error) *api.Problem {
+	var refused *operate.Refused
+	var unknown *operate.Unknown
+	var invalid *operate.Invalid
+	var deskUnknown *desk.UnknownError
+	var deskRefused *desk.RefusedError
+	problem := func(status int, code, why string, more []api.ProblemField) *api.Problem {
+		p := api.NewProblem(status, code, "%s", why)
+		p.Errors = more
+		return p
+	}
+	switch {
+	case errors.As(err, &refused):
+		return problem(http.StatusConflict, refused.Code, refused.Why, refused.More)
+	case errors.As(err, &unknown):
+		return problem(http.StatusNotFound, unknown.Code, unknown.Why, nil)
+	case errors.As(err, &invalid):
+		return problem(http.StatusUnprocessableEntity, api.CodeInvalid, invalid.Why, invalid.More)
+	case errors.As(err, &deskUnknown):
+		return problem(http.StatusNotFound, api.CodeNotFound, deskUnknown.Error(), nil)
+	case errors.As(err, &deskRefused):
+		return problem(http.StatusConflict, api.CodeConflict, deskRefused.Error(), nil)
+	}
+	return nil
 }
 
 // explain turns any error into what the caller may know. It is the one place
@@ -42,19 +49,15 @@ func invalid(field, format string, args ...any) *api.Problem {
 func (s *Server) explain(ctx context.Context, op string, err error) error {
 	var p *api.Problem
 	var re *reason.Error
-	var unknown *desk.UnknownError
-	var refused *desk.RefusedError
-	switch {
+	switch no := refusal(err); {
 	case errors.As(err, &p):
 		return err
-	case errors.As(err, &unknown):
-		return notFound("%s", unknown.Error())
-	case errors.As(err, &refused):
-		return conflict("%s", refused.Error())
+	case no != nil:
+		return no
 	case errors.Is(err, store.ErrNotFound):
-		return notFound("no such thing: %s", op)
+		return api.NewProblem(http.StatusNotFound, api.CodeNotFound, "no such thing: %s", op)
 	case errors.Is(err, store.ErrConflict):
-		return conflict("somebody else was faster; look again")
+		return api.NewProblem(http.StatusConflict, api.CodeConflict, "somebody else was faster; look again")
 	case errors.Is(err, store.ErrUnknownOutcome):
 		s.log.Error("api.outcome_unknown", zap.String("operation", op), zap.Error(err))
 		return api.NewProblem(http.StatusServiceUnavailable, api.CodeUnknownEnd, "the line to the database broke during the commit, so this may or may not have happened: look before you repeat it")

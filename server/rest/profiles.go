@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -86,7 +87,7 @@ func (s *Server) getProfile(ctx context.Context, in *api.ProfileQuery) (out api.
 				case in.Name == own.Name && version == 0:
 					kept, err = own, nil
 				case version == 0:
-					return kept, doc, notFound("there is no profile %s; provctl profile list shows them", api.Clip(in.Name, 64))
+					return kept, doc, operate.NoSuch("there is no profile %s; provctl profile list shows them", api.Clip(in.Name, 64))
 				default:
 					return kept, doc, noVersion(in.Name, version)
 				}
@@ -112,7 +113,7 @@ func (s *Server) getProfile(ctx context.Context, in *api.ProfileQuery) (out api.
 
 func noVersion(name string, version int) error {
 	name = api.Clip(name, 64)
-	return notFound("there is no version %d of the profile %s; provctl profile history %s lists them", version, name, name)
+	return operate.NoSuch("there is no version %d of the profile %s; provctl profile history %s lists them", version, name, name)
 }
 
 // wantedProfile is the document of a request, checked: one that was sent, or that of an
@@ -121,7 +122,7 @@ func wantedProfile(ctx context.Context, tx *store.Tx, in *ProfileInput) (p profi
 	p = profile.Default()
 	switch {
 	case in.Body.Version > 0 && in.Body.Document != nil:
-		return p, invalid("body.version", "give a document, or the version to go back to, not both")
+		return p, operate.WrongField("body.version", "give a document, or the version to go back to, not both")
 	case in.Body.Version > 0:
 		kept, err := tx.Profile(ctx, in.Name, in.Body.Version)
 		if errors.Is(err, store.ErrNotFound) {
@@ -137,7 +138,7 @@ func wantedProfile(ctx context.Context, tx *store.Tx, in *ProfileInput) (p profi
 			p.Unprotected = true // one kept before that word was wanted stays good
 		}
 	case in.Body.Document == nil:
-		return p, invalid("body.document", "give a document, or the version to go back to")
+		return p, operate.WrongField("body.document", "give a document, or the version to go back to")
 	default:
 		if err := api.Strictly(in.Body.Document, &p); err != nil {
 			return p, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "the profile cannot be read: %v", err)
@@ -196,7 +197,7 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out api.Pr
 			return err
 		}
 		if ok {
-			if devices, err = tx.CountMatching(ctx, store.DeviceFilter{Profile: in.Name, Lifecycle: Eligible("maintain")}); err != nil {
+			if devices, err = tx.CountMatching(ctx, store.DeviceFilter{Profile: in.Name, Lifecycle: operate.Eligible(operate.Maintain)}); err != nil {
 				return err
 			}
 		}
@@ -277,7 +278,7 @@ func (s *Server) profileHistory(ctx context.Context, in *api.ProfileHistoryQuery
 			out.Versions = append(out.Versions, v)
 		}
 		if len(out.Versions) == 0 && in.Before == 0 {
-			return notFound("there is no profile %s; provctl profile list shows them", api.Clip(in.Name, 64))
+			return operate.NoSuch("there is no profile %s; provctl profile list shows them", api.Clip(in.Name, 64))
 		}
 		return nil
 	})

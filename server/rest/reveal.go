@@ -12,6 +12,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -48,7 +49,7 @@ func (s *Server) reveal(ctx context.Context, in *RevealInput) (api.Revealed, err
 			return err
 		} else if !until.IsZero() {
 			wait := until.Sub(tx.Now())
-			p := api.NewProblem(http.StatusTooManyRequests, api.CodeLimited, "%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, ago(wait))
+			p := api.NewProblem(http.StatusTooManyRequests, api.CodeLimited, "%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, operate.Ago(wait))
 			return huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
 		}
 		var err error
@@ -79,7 +80,7 @@ func (s *Server) reveal(ctx context.Context, in *RevealInput) (api.Revealed, err
 // pick chooses the password that the device most likely takes.
 func pick(ctx context.Context, tx *store.Tx, u amt.UUID, kind string) (store.Credential, error) {
 	if _, err := tx.Device(ctx, u); errors.Is(err, store.ErrNotFound) {
-		return store.Credential{}, unknownDevice(u)
+		return store.Credential{}, operate.NoDevice(u)
 	} else if err != nil {
 		return store.Credential{}, err
 	}
@@ -104,5 +105,5 @@ func pick(ctx context.Context, tx *store.Tx, u amt.UUID, kind string) (store.Cre
 			return c, nil
 		}
 	}
-	return store.Credential{}, notFound("no %s password of %s has reached the device yet", kind, u)
+	return store.Credential{}, operate.NoSuch("no %s password of %s has reached the device yet", kind, u)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -79,7 +80,7 @@ func (s *Server) applyRules(ctx context.Context, in *RulesInput) (api.RulesRepor
 		rep.Added, rep.Changed, rep.Removed, rep.Same = rep.Added[:0], rep.Changed[:0], rep.Removed[:0], 0
 		wrong := slices.Clone(bad)
 		for i, r := range rules {
-			if ok, err := profileKnown(ctx, tx, r.Assign.Profile); err != nil {
+			if ok, err := operate.ProfileKnown(ctx, tx, r.Assign.Profile); err != nil {
 				return err
 			} else if !ok {
 				wrong = append(wrong, api.ProblemField{Location: fmt.Sprintf("rules[%d].assign.profile", i), Message: "there is no profile " + api.Clip(r.Assign.Profile, 64) + "; provctl profile apply makes one"})
@@ -140,7 +141,7 @@ func (s *Server) moves(ctx context.Context, rules []profile.Rule) (out []api.Pro
 }
 
 // replaceRules makes the stored list this one.
-func replaceRules(ctx context.Context, tx *store.Tx, rep *api.RulesReport, rules []profile.Rule, who Principal) error {
+func replaceRules(ctx context.Context, tx *store.Tx, rep *api.RulesReport, rules []profile.Rule, who operate.Principal) error {
 	have, err := tx.AssignmentRules(ctx)
 	if err != nil {
 		return err
@@ -213,7 +214,7 @@ func (s *Server) testRules(ctx context.Context, in *OneDevice) (api.RuleVerdict,
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
 		d, err := tx.Device(ctx, u)
 		if errors.Is(err, store.ErrNotFound) {
-			return unknownDevice(u)
+			return operate.NoDevice(u)
 		} else if err != nil {
 			return err
 		}

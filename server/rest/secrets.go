@@ -11,6 +11,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -41,7 +42,7 @@ func (s *Server) listSecrets(ctx context.Context, in *OneDevice) (api.SecretList
 	}
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
 		if _, err := tx.Device(ctx, u); errors.Is(err, store.ErrNotFound) {
-			return unknownDevice(u)
+			return operate.NoDevice(u)
 		} else if err != nil {
 			return err
 		}
@@ -71,22 +72,9 @@ func (s *Server) listSecrets(ctx context.Context, in *OneDevice) (api.SecretList
 	return out, err
 }
 
-// ResealKey is the setting that says that secrets wait to be moved to the
-// newest data key; the server's timer moves them and then empties it.
-const ResealKey = "reseal"
-
 func (s *Server) rotateKey(ctx context.Context, _ *none) (api.KeyList, error) {
 	who, _ := PrincipalOf(ctx)
-	err := s.db.Write(ctx, func(tx *store.Tx) error {
-		id, err := tx.NewDataKey(ctx)
-		if err != nil {
-			return err
-		}
-		if err := tx.PutSetting(ctx, ResealKey, "wanted"); err != nil {
-			return err
-		}
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "key.rotate", Subject: "data key", Detail: map[string]any{"key": id}})
-	})
+	err := s.db.Write(ctx, func(tx *store.Tx) error { return operate.RotateKey(ctx, tx, who) })
 	if err != nil {
 		return api.KeyList{}, err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"reflect"
 	"runtime/debug"
 	"strings"
@@ -22,10 +21,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/desk"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/profile"
 	"github.com/provisiond/provisiond/store"
 )
@@ -34,11 +33,7 @@ import (
 // needed; the rest may be left out.
 type Deps struct {
 	DB *store.DB
-	// StartRun creates a run and makes sure, in the same transaction, that the
-	// device has candidate passwords (admit.StartRun).
-	StartRun func(ctx context.Context, tx *store.Tx, uuid amt.UUID, kind, trigger, profile string, at time.Time) (store.Run, error)
-	// Enqueue nudges a worker in the caller's transaction (queue.EnqueueTx).
-	Enqueue func(ctx context.Context, tx *store.Tx, runID int64, at time.Time, priority int) error
+	operate.Room
 	// Reconsider asks again about devices that wait, after something they may
 	// have waited for was changed (admit.Reconsider); nil leaves it to a timer.
 	Reconsider func(ctx context.Context) (started int, err error)
@@ -53,8 +48,6 @@ type Deps struct {
 	// NameSources are asked for the name of a device that no rule speaks of;
 	// empty: profile.DefaultSources.
 	NameSources []profile.Source
-	// Certs are the provisioning certificates in use.
-	Certs func() []*certs.Provisioning
 	// Desk handles provisioning certificates; without it they are only listed.
 	Desk *desk.Desk
 	// Authority is the device CA, which issues certificates for other consoles.
@@ -72,27 +65,9 @@ type Deps struct {
 	OpenMetrics bool
 
 	Version, Node  string
-	MostAttempts   int // in a row, before a person is asked; 0: no end
 	RevealsPerHour int // passwords one token may read in an hour; 0 forbids it, see DefaultReveals
 
-	// SecondApprover are the kinds of job that wait for another user whatever
-	// their maker says; SecondApproverAbove is the number of devices above which
-	// any job does, 0 for none.
-	SecondApprover      []string
-	SecondApproverAbove int
-
-	// Canary is the size of a job's second wave, and WavePace how many devices a
-	// minute its last one begins, when a job does not say.
-	Canary, WavePace int
-
-	// Networks and Zones let the answer to "why" speak of the configuration.
-	Networks []netip.Prefix
-	Zones    []string
-	HelloAt  string // hello.listen
-
 	Doctor Doctor
-
-	Now func() time.Time // nil: time.Now
 }
 
 // DefaultReveals is how many passwords a token may read in an hour unless the
@@ -303,7 +278,7 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 		s.rest.ServeHTTP(w, r)
 		return
 	}
-	write(w, notFound("there is nothing at %s; the routes are in /api/v1/openapi.json", api.Clip(r.URL.Path, 80)))
+	write(w, api.NewProblem(http.StatusNotFound, api.CodeNotFound, "there is nothing at %s; the routes are in /api/v1/openapi.json", api.Clip(r.URL.Path, 80)))
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
@@ -391,7 +366,7 @@ func legibleAddress(next http.Handler) http.Handler {
 		}
 		for field, values := range fields {
 			if all := strings.Join(values, ""); strings.ContainsRune(all, 0) || !utf8.ValidString(all) {
-				write(w, invalid(field, "holds a zero byte or bytes that are no UTF-8"))
+				write(w, refusal(operate.WrongField(field, "holds a zero byte or bytes that are no UTF-8")))
 				return
 			}
 		}

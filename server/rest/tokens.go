@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -76,17 +77,17 @@ func createToken(ctx context.Context, tx *store.Tx, t store.Token, days int) err
 			return err
 		}
 	case errors.Is(err, store.ErrNotFound):
-		return notFound("there is no user %s; provctl user add %s --role %s makes one", t.User, t.User, t.Role)
+		return operate.NoSuch("there is no user %s; provctl user add %s --role %s makes one", t.User, t.User, t.Role)
 	case err != nil:
 		return err
 	case !u.DisabledAt.IsZero():
-		return conflict("the user %s is disabled; provctl user enable %s", u.Name, u.Name)
+		return operate.Conflict("the user %s is disabled; provctl user enable %s", u.Name, u.Name)
 	case !covers(u.Roles, t.Role):
-		return conflict("the user %s has the roles %s, and not %s; provctl user role %s --role … gives others", u.Name, strings.Join(u.Roles, ", "), t.Role, u.Name)
+		return operate.Conflict("the user %s has the roles %s, and not %s; provctl user role %s --role … gives others", u.Name, strings.Join(u.Roles, ", "), t.Role, u.Name)
 	}
 	if t.User != t.Name {
 		if _, err := tx.User(ctx, t.Name); err == nil {
-			return conflict("%s is a user, so a token of %s is not to be named so; try %s-%s", t.Name, t.User, t.User, t.Name)
+			return operate.Conflict("%s is a user, so a token of %s is not to be named so; try %s-%s", t.Name, t.User, t.User, t.Name)
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -95,7 +96,7 @@ func createToken(ctx context.Context, tx *store.Tx, t store.Token, days int) err
 		t.ExpiresAt = tx.Now().AddDate(0, 0, days)
 	}
 	if _, err := tx.CreateToken(ctx, t); errors.Is(err, store.ErrConflict) {
-		return conflict("a token named %s is there already", t.Name)
+		return operate.Conflict("a token named %s is there already", t.Name)
 	} else if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (s *Server) revokeToken(ctx context.Context, in *TokenID) (api.Token, error
 		}
 		i := slices.IndexFunc(all, func(t store.Token) bool { return t.ID == in.ID })
 		if i < 0 {
-			return notFound("no token %d", in.ID)
+			return operate.NoSuch("no token %d", in.ID)
 		}
 		target := &all[i]
 		if err := s.keepAnAdmin(all, *target); err != nil {
@@ -139,14 +140,14 @@ func (s *Server) keepAnAdmin(all []store.Token, ending ...store.Token) error {
 		return admin(t) && !slices.ContainsFunc(ending, func(e store.Token) bool { return e.ID == t.ID })
 	})
 	if last >= 0 && !left {
-		return conflict("%s is the last admin token; make another one first", ending[last].Name)
+		return operate.Conflict("%s is the last admin token; make another one first", ending[last].Name)
 	}
 	return nil
 }
 
 // Login makes a session for the console, with the role of the token, that ends
 // by itself. The text goes into a cookie; source is the caller's host:port.
-func (s *Server) Login(ctx context.Context, text, source string, lifetime time.Duration) (session string, p Principal, err error) {
+func (s *Server) Login(ctx context.Context, text, source string, lifetime time.Duration) (session string, p operate.Principal, err error) {
 	text = strings.TrimSpace(text)
 	if strings.HasPrefix(text, sessionPrefix) {
 		text = "" // a login never makes a longer one

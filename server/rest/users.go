@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -53,7 +54,7 @@ func (s *Server) listUsers(ctx context.Context, _ *none) (api.UserList, error) {
 // createUser adds a user and says so in the audit.
 func createUser(ctx context.Context, tx *store.Tx, u store.User) error {
 	if err := tx.CreateUser(ctx, u); errors.Is(err, store.ErrConflict) {
-		return conflict("a user named %s is there already", u.Name)
+		return operate.Conflict("a user named %s is there already", u.Name)
 	} else if err != nil {
 		return err
 	}
@@ -72,7 +73,7 @@ func (s *Server) createUser(ctx context.Context, in *UserInput) (api.User, error
 			return err
 		}
 		if i := slices.IndexFunc(all, func(t store.Token) bool { return t.Name == in.Body.Name && t.User != t.Name }); i >= 0 {
-			return conflict("%s is a token of the user %s; the audit could not tell the two apart", in.Body.Name, all[i].User)
+			return operate.Conflict("%s is a token of the user %s; the audit could not tell the two apart", in.Body.Name, all[i].User)
 		}
 		if err := createUser(ctx, tx, store.User{Name: in.Body.Name, Roles: tidyRoles(in.Body.Roles), CreatedBy: who.Actor()}); err != nil {
 			return err
@@ -99,7 +100,7 @@ func (s *Server) changeUser(ctx context.Context, in *UserChangeInput) (api.User,
 		}
 		u, err := tx.User(ctx, in.Name)
 		if errors.Is(err, store.ErrNotFound) {
-			return notFound("there is no user %s; provctl user list has them", api.Clip(in.Name, 63))
+			return operate.NoSuch("there is no user %s; provctl user list has them", api.Clip(in.Name, 63))
 		}
 		if err != nil {
 			return err

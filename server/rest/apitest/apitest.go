@@ -24,6 +24,7 @@ import (
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/server/api"
+	"github.com/provisiond/provisiond/server/operate"
 	"github.com/provisiond/provisiond/server/rest"
 	"github.com/provisiond/provisiond/store"
 	"github.com/provisiond/provisiond/store/seal"
@@ -84,7 +85,7 @@ func New(tb testing.TB, opts ...Option) *Bench {
 		tb.Fatalf("open the store: %v", err)
 	}
 	deps := rest.Deps{
-		DB: b.DB, StartRun: startRun, Enqueue: b.enqueue, Log: zap.New(core), Metrics: rest.NewMetrics(b.Registry), Gatherer: b.Registry,
+		DB: b.DB, Room: operate.Room{StartRun: startRun, Enqueue: b.enqueue}, Log: zap.New(core), Metrics: rest.NewMetrics(b.Registry), Gatherer: b.Registry,
 		Version: "test", Node: "n1", RevealsPerHour: rest.DefaultReveals,
 	}
 	if o.deps != nil {

@@ -1,30 +1,19 @@
-package rest
+package operate
 
 import (
 	"fmt"
 	"strings"
 
 	"github.com/provisiond/provisiond/amt"
-	"github.com/provisiond/provisiond/amt/reason"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
 
-// suffixMatters reports whether a device is where it is for its suffix's sake or
-// its roots'.
-func suffixMatters(d store.Device) bool {
-	switch d.Reason {
-	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted, reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
-		return true
-	}
-	return false
-}
-
 // sideBySide shows what the firmware compares when it takes or refuses our
 // certificate: its own suffix and roots on one side, each certificate's names
 // and roots on the other, with the rule that decides.
-func (s *Server) sideBySide(w *api.Why, d store.Device, announced []amt.TrustHash, around []store.Device) {
+func (r *Room) sideBySide(w *Answer, d store.Device, announced []amt.TrustHash, around []store.Device) {
 	if !suffixMatters(d) {
 		return
 	}
@@ -40,11 +29,11 @@ func (s *Server) sideBySide(w *api.Why, d store.Device, announced []amt.TrustHas
 	default:
 		w.Checks = append(w.Checks, "the device's DNS suffix is "+suffix+", from DHCP option 15")
 	}
-	if s.Certs == nil {
+	if r.Certs == nil {
 		return
 	}
 	const most = 5 // certificates spelled out
-	all := s.Certs()
+	all := r.Certs()
 	for i, c := range all {
 		if i == most {
 			w.Checks = append(w.Checks, fmt.Sprintf("and %d more certificates: provctl cert list", len(all)-most))

@@ -1,4 +1,4 @@
-package rest
+package operate
 
 import (
 	"context"
@@ -12,9 +12,9 @@ import (
 
 // needsApprover says whether the configuration makes a job wait for another
 // user. To decommission is to unprovision and to retire.
-func (s *Server) needsApprover(kind, mode string, devices int) bool {
-	return slices.Contains(s.SecondApprover, kind) || mode == "decommission" && slices.Contains(s.SecondApprover, "retire") ||
-		s.SecondApproverAbove > 0 && devices > s.SecondApproverAbove
+func (r *Room) needsApprover(kind, mode string, devices int) bool {
+	return slices.Contains(r.SecondApprover, kind) || mode == "decommission" && slices.Contains(r.SecondApprover, "retire") ||
+		r.SecondApproverAbove > 0 && devices > r.SecondApproverAbove
 }
 
 // latelyIs how long a job counts together with the next ones of its maker.
@@ -24,8 +24,8 @@ const latelyIs = 24 * time.Hour
 // nobody's approval, but for those found now: whoever may not do something to
 // many devices alone may not do it in several portions either. Jobs that begin at
 // the same moment wait for each other here.
-func (s *Server) lately(ctx context.Context, tx *store.Tx, user string, b api.JobRequest, found []amt.UUID) (n int, err error) {
-	if s.SecondApproverAbove <= 0 {
+func (r *Room) lately(ctx context.Context, tx *store.Tx, user string, b api.JobRequest, found []amt.UUID) (n int, err error) {
+	if r.SecondApproverAbove <= 0 {
 		return 0, nil
 	}
 	if !b.DryRun {
@@ -33,7 +33,7 @@ func (s *Server) lately(ctx context.Context, tx *store.Tx, user string, b api.Jo
 			return 0, err
 		}
 	}
-	reached, err := tx.JobDevicesOf(ctx, b.Kind, user, latelyIs, s.SecondApproverAbove+len(found)+1)
+	reached, err := tx.JobDevicesOf(ctx, b.Kind, user, latelyIs, r.SecondApproverAbove+len(found)+1)
 	these := make(map[amt.UUID]bool, len(found))
 	for _, u := range found {
 		these[u] = true
@@ -47,13 +47,13 @@ func (s *Server) lately(ctx context.Context, tx *store.Tx, user string, b api.Jo
 }
 
 // alone refuses a command to one device that would go round the approver.
-func (s *Server) alone(verb, mode string, u amt.UUID) error {
-	if !s.needsApprover(verb, mode, 1) {
+func (r *Room) alone(verb, mode string, u amt.UUID) error {
+	if !r.needsApprover(verb, mode, 1) {
 		return nil
 	}
 	how := verb + " " + u.String()
 	if mode != "" {
 		how += " --mode " + mode
 	}
-	return conflict("the configuration (jobs.second_approver) wants another user to approve this, for a single device too: provctl job start %s makes the job, and with provctl job approve another user lets it begin", how)
+	return Conflict("the configuration (jobs.second_approver) wants another user to approve this, for a single device too: provctl job start %s makes the job, and with provctl job approve another user lets it begin", how)
 }
