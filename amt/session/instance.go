@@ -13,7 +13,15 @@ import (
 )
 
 // An Arg is one input element of a method.
-type Arg = wsman.Arg
+type Arg struct{ Name, Value string }
+
+func argsOf(args []Arg) []wsman.Arg {
+	out := make([]wsman.Arg, len(args))
+	for i, a := range args {
+		out[i] = wsman.Arg{Name: a.Name, Value: a.Value}
+	}
+	return out
+}
 
 // An Instance is one instance of a class as a device keeps it: read, changed and put
 // back whole, so that fields nobody knows here go back as they came.
@@ -142,13 +150,13 @@ func (s *Session) Put(ctx context.Context, i *Instance) error {
 
 // Invoke runs a method of a class. A refusal wraps the amt.Status that it gave.
 func (s *Session) Invoke(ctx context.Context, class, method string, args ...Arg) error {
-	_, err := s.client.Invoke(ctx, class, method, args...)
+	_, err := s.client.Invoke(ctx, class, method, argsOf(args)...)
 	return err
 }
 
 // InvokeOn runs a method of one instance among several.
 func (s *Session) InvokeOn(ctx context.Context, i *Instance, method string, args ...Arg) error {
-	_, err := s.client.InvokeOn(ctx, i.Class, []wsman.Selector{{Name: "InstanceID", Value: i.ID}}, method, args...)
+	_, err := s.client.InvokeOn(ctx, i.Class, []wsman.Selector{{Name: "InstanceID", Value: i.ID}}, method, argsOf(args)...)
 	return err
 }
 

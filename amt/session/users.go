@@ -10,6 +10,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/amt/wsman"
 )
 
 // A User is one entry of a device's list of users, beside its administrator, whom no
@@ -35,7 +36,7 @@ const noSuchIndex amt.Status = 35
 func (s *Session) Users(ctx context.Context) (users []User, err error) {
 	var handles []string
 	for start, total := 1, 1; start <= min(total, mostEntries); {
-		out, err := s.client.Invoke(ctx, authorization, "EnumerateUserAclEntries", Arg{Name: "StartIndex", Value: strconv.Itoa(start)})
+		out, err := s.client.Invoke(ctx, authorization, "EnumerateUserAclEntries", wsman.Arg{Name: "StartIndex", Value: strconv.Itoa(start)})
 		if status := amt.Status(0); errors.As(err, &status) && status == noSuchIndex {
 			break // an empty list has no first entry
 		}
@@ -65,7 +66,7 @@ func (s *Session) Users(ctx context.Context) (users []User, err error) {
 }
 
 func (s *Session) user(ctx context.Context, handle string) (User, error) {
-	n, err := s.client.Invoke(ctx, authorization, "GetUserAclEntryEx", Arg{Name: "Handle", Value: handle})
+	n, err := s.client.Invoke(ctx, authorization, "GetUserAclEntryEx", wsman.Arg{Name: "Handle", Value: handle})
 	if err != nil {
 		return User{}, err
 	}
@@ -80,7 +81,7 @@ func (s *Session) user(ctx context.Context, handle string) (User, error) {
 		}
 	}
 	slices.Sort(u.Realms)
-	state, err := s.client.Invoke(ctx, authorization, "GetAclEnabledState", Arg{Name: "Handle", Value: handle})
+	state, err := s.client.Invoke(ctx, authorization, "GetAclEnabledState", wsman.Arg{Name: "Handle", Value: handle})
 	if err != nil {
 		if refused(err) {
 			return u, nil // older firmware has no such state
@@ -99,18 +100,18 @@ func (s *Session) user(ctx context.Context, handle string) (User, error) {
 // always one.
 func (s *Session) PutUser(ctx context.Context, u User, realm string, pw amt.Secret) error {
 	method := "AddUserAclEntryEx"
-	var args []Arg
+	var args []wsman.Arg
 	if u.Handle != "" {
-		method, args = "UpdateUserAclEntryEx", []Arg{{Name: "Handle", Value: u.Handle}}
+		method, args = "UpdateUserAclEntryEx", []wsman.Arg{{Name: "Handle", Value: u.Handle}}
 	}
 	if u.Name != "" {
-		args = append(args, Arg{Name: "DigestUsername", Value: u.Name}, Arg{Name: "DigestPassword", Value: digestPassword(u.Name, realm, pw), Secret: true})
+		args = append(args, wsman.Arg{Name: "DigestUsername", Value: u.Name}, wsman.Arg{Name: "DigestPassword", Value: digestPassword(u.Name, realm, pw), Secret: true})
 	} else {
-		args = append(args, Arg{Name: "KerberosUserSid", Value: base64.StdEncoding.EncodeToString(u.SID)})
+		args = append(args, wsman.Arg{Name: "KerberosUserSid", Value: base64.StdEncoding.EncodeToString(u.SID)})
 	}
-	args = append(args, Arg{Name: "AccessPermission", Value: strconv.Itoa(u.Access)})
+	args = append(args, wsman.Arg{Name: "AccessPermission", Value: strconv.Itoa(u.Access)})
 	for _, r := range u.Realms {
-		args = append(args, Arg{Name: "Realms", Value: strconv.Itoa(r)})
+		args = append(args, wsman.Arg{Name: "Realms", Value: strconv.Itoa(r)})
 	}
 	_, err := s.client.Invoke(ctx, authorization, method, args...)
 	return recode(reason.ACLApplyFailed, err)
@@ -118,12 +119,12 @@ func (s *Session) PutUser(ctx context.Context, u User, realm string, pw amt.Secr
 
 // RemoveUser takes a user off the list.
 func (s *Session) RemoveUser(ctx context.Context, handle string) error {
-	_, err := s.client.Invoke(ctx, authorization, "RemoveUserAclEntry", Arg{Name: "Handle", Value: handle})
+	_, err := s.client.Invoke(ctx, authorization, "RemoveUserAclEntry", wsman.Arg{Name: "Handle", Value: handle})
 	return recode(reason.ACLApplyFailed, err)
 }
 
 // EnableUser lets a user log in, or not.
 func (s *Session) EnableUser(ctx context.Context, handle string, on bool) error {
-	_, err := s.client.Invoke(ctx, authorization, "SetAclEnabledState", Arg{Name: "Handle", Value: handle}, Arg{Name: "Enabled", Value: strconv.FormatBool(on)})
+	_, err := s.client.Invoke(ctx, authorization, "SetAclEnabledState", wsman.Arg{Name: "Handle", Value: handle}, wsman.Arg{Name: "Enabled", Value: strconv.FormatBool(on)})
 	return recode(reason.ACLApplyFailed, err)
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/session"
-	"github.com/provisiond/provisiond/amt/wsman"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -115,12 +114,12 @@ func (x *failingDevice) Instances(ctx context.Context, a string) ([]*session.Ins
 	return x.Device.Instances(ctx, a)
 }
 
-func (x *failingDevice) Invoke(ctx context.Context, a string, b string, c []wsman.Arg) error {
+func (x *failingDevice) Invoke(ctx context.Context, a string, b string, c []session.Arg) error {
 	defer x.f.around("call/Invoke")()
 	return x.Device.Invoke(ctx, a, b, c)
 }
 
-func (x *failingDevice) InvokeOn(ctx context.Context, a *session.Instance, b string, c []wsman.Arg) error {
+func (x *failingDevice) InvokeOn(ctx context.Context, a *session.Instance, b string, c []session.Arg) error {
 	defer x.f.around("call/InvokeOn")()
 	return x.Device.InvokeOn(ctx, a, b, c)
 }
