@@ -114,14 +114,14 @@ func (x *failingDevice) Instances(ctx context.Context, a string) ([]*session.Ins
 	return x.Device.Instances(ctx, a)
 }
 
-func (x *failingDevice) Invoke(ctx context.Context, a string, b string, c []session.Arg) error {
+func (x *failingDevice) Invoke(ctx context.Context, a string, b string, c ...session.Arg) error {
 	defer x.f.around("call/Invoke")()
-	return x.Device.Invoke(ctx, a, b, c)
+	return x.Device.Invoke(ctx, a, b, c...)
 }
 
-func (x *failingDevice) InvokeOn(ctx context.Context, a *session.Instance, b string, c []session.Arg) error {
+func (x *failingDevice) InvokeOn(ctx context.Context, a *session.Instance, b string, c ...session.Arg) error {
 	defer x.f.around("call/InvokeOn")()
-	return x.Device.InvokeOn(ctx, a, b, c)
+	return x.Device.InvokeOn(ctx, a, b, c...)
 }
 
 func (x *failingDevice) ProvisioningRecord(ctx context.Context) (session.Record, error) {

@@ -71,7 +71,11 @@ func failpointMethods(t *testing.T) []byte {
 				if i > 0 {
 					name = string(rune('a' + i - 1))
 				}
-				params, args = append(params, name+" "+word(m.Type.In(i))), append(args, name)
+				kind, arg := word(m.Type.In(i)), name
+				if m.Type.IsVariadic() && i == m.Type.NumIn()-1 {
+					kind, arg = "..."+strings.TrimPrefix(kind, "[]"), name+"..."
+				}
+				params, args = append(params, name+" "+kind), append(args, arg)
 				if m.Type.In(i) == reflect.TypeFor[[]store.StepRecord]() {
 					site += "+last(" + name + ")" // which step it is that is written down
 				}
