@@ -110,7 +110,8 @@ func NewServer(cfg Config, h Handler, log *zap.Logger, m *Metrics) *Server {
 	}
 	s := &Server{
 		cfg: cfg, handler: h, log: log, metrics: m,
-		limits: newLimiter(cfg.Limits), relayed: newLimiter(cfg.Limits).ofNamed(), door: door.New(cfg.Limits.Connections, 0), samples: newSampler(),
+		limits: newLimiter(cfg.Limits), relayed: newLimiter(cfg.Limits).ofNamed(),
+		door: door.New(cfg.Limits.Connections, 0), samples: newSampler(),
 		handed: make(chan net.Conn), start: time.Now(), closed: make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}

@@ -37,7 +37,7 @@ store/storetest  : store store/pgtest
 server/profile   : amt
 server/queue     : amt amt/reason store
 server/admit     : amt amt/reason amt/hello certs store server/profile server/queue
-server/provision : amt amt/reason amt/session certs store server/profile server/queue
+server/provision : amt amt/reason amt/wsman amt/session certs store server/profile server/queue
 server/desk      : amt amt/reason certs store server/api
 server/operate   : amt amt/reason certs store server/profile server/queue server/api
 server/rest      : amt amt/reason amt/typed amt/hello certs store store/chain server/profile server/queue server/operate server/api server/desk
