@@ -95,7 +95,8 @@ func Advise(f Fleet, held []*Provisioning) Advice {
 		order[i] = i
 	}
 	slices.SortFunc(order, func(x, y int) int {
-		return cmp.Or(cmp.Compare(tallies[y].devices, tallies[x].devices), compareBool(!a.roots[x].Known, !a.roots[y].Known), cmp.Compare(a.roots[x].Name, a.roots[y].Name))
+		return cmp.Or(cmp.Compare(tallies[y].devices, tallies[x].devices), compareBool(!a.roots[x].Known, !a.roots[y].Known),
+			cmp.Compare(a.roots[x].Name, a.roots[y].Name))
 	})
 	order = order[:min(len(order), maxAdvised)]
 	adds := a.adds(f.Groups, order)

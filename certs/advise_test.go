@@ -67,11 +67,13 @@ func TestAdvise(t *testing.T) {
 	}
 	for i, w := range want {
 		r := a.Roots[i]
-		if w.name != "" && r.Name != w.name || r.Devices != w.devices || r.Refused != w.refused || r.Adds != w.adds || r.Held != w.held || r.Known != (w.name != "") {
+		if w.name != "" && r.Name != w.name || r.Devices != w.devices || r.Refused != w.refused || r.Adds != w.adds || r.Held != w.held ||
+			r.Known != (w.name != "") {
 			t.Errorf("place %d: want %+v, got %+v", i+1, w, r)
 		}
 	}
-	if r := a.Roots[1]; r.ByVersion["5"] != 10 || r.ByVersion["11"] != 100 || r.ByVersion["16"] != 0 || r.BySuffix["corp.example.com"] != 100 {
+	if r := a.Roots[1]; r.ByVersion["5"] != 10 || r.ByVersion["11"] != 100 || r.ByVersion["16"] != 0 ||
+		r.BySuffix["corp.example.com"] != 100 {
 		t.Errorf("by version %v, by suffix %v", r.ByVersion, r.BySuffix)
 	}
 }
@@ -114,7 +116,8 @@ func bigFleet() Fleet {
 		f.Tables[id] = append(list, amt.TrustHash{Algorithm: amt.SHA256, Sum: binary.BigEndian.AppendUint64(make([]byte, 24), uint64(id))})
 	}
 	for i := range 100_000 { // not even aggregated
-		f.Groups = append(f.Groups, FleetGroup{Table: int64(i % 300), Devices: 1, Version: amt.Version{Major: 5 + i%14}, Suffix: fmt.Sprintf("site%d.example.com", i%400)})
+		f.Groups = append(f.Groups, FleetGroup{Table: int64(i % 300), Devices: 1, Version: amt.Version{Major: 5 + i%14},
+			Suffix: fmt.Sprintf("site%d.example.com", i%400)})
 	}
 	return f
 }

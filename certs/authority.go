@@ -112,7 +112,8 @@ func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 // as a server only, valid from a day ago, random 64-bit serial. It ends with the
 // authority at the latest. An error is a *reason.Error with ca_unavailable, or
 // domain_not_allowed under an authority that is good in some zones alone.
-func (a *Authority) IssueDevice(pub crypto.PublicKey, uuid amt.UUID, fqdn, host string, now time.Time, validity time.Duration) ([]byte, error) {
+func (a *Authority) IssueDevice(pub crypto.PublicKey, uuid amt.UUID, fqdn, host string, now time.Time, validity time.Duration) ([]byte,
+	error) {
 	key, ok := pub.(*rsa.PublicKey)
 	switch {
 	case !ok:

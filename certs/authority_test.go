@@ -27,7 +27,8 @@ func TestAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	ca := a.Certificate()
-	if ca.Subject.CommonName != "provisiond device CA" || !ca.IsCA || ca.SignatureAlgorithm != x509.SHA256WithRSA || rsaBits(ca) != 2048 || ca.NotAfter.Before(now.AddDate(20, 0, -1)) {
+	if ca.Subject.CommonName != "provisiond device CA" || !ca.IsCA || ca.SignatureAlgorithm != x509.SHA256WithRSA || rsaBits(ca) != 2048 ||
+		ca.NotAfter.Before(now.AddDate(20, 0, -1)) {
 		t.Errorf("the authority is not as promised: %+v", ca.Subject)
 	}
 	device := lab().RSAKey("device", 2048)

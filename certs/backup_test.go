@@ -24,13 +24,15 @@ func TestBackup(t *testing.T) {
 	if !regexp.MustCompile(`^([A-Z2-9]{5}-){4}[A-Z2-9]{5}$`).MatchString(phrase) {
 		t.Errorf("the passphrase is not five groups of five: %d characters", len(phrase))
 	}
-	for what, typed := range map[string]string{"as shown": phrase, "in small letters, without dashes": strings.ToLower(strings.ReplaceAll(phrase, "-", ""))} {
+	for what, typed := range map[string]string{"as shown": phrase,
+		"in small letters, without dashes": strings.ToLower(strings.ReplaceAll(phrase, "-", ""))} {
 		got, err := VerifyBackup(t.Context(), b.Data, secret(typed), print, now)
 		if err != nil || !got.Leaf.Equal(p.Leaf) || len(got.Paths) != 2 {
 			t.Errorf("%s: %v, %v", what, got, err)
 		}
 	}
-	if _, err := VerifyBackup(t.Context(), b.Data, secret("AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"), print, now); codeOf(err) != reason.PFXPasswordWrong {
+	if _, err := VerifyBackup(t.Context(), b.Data, secret("AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"), print,
+		now); codeOf(err) != reason.PFXPasswordWrong {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
 	if _, err := VerifyBackup(t.Context(), b.Data, b.Passphrase, strings.Repeat("0", 64), now); codeOf(err) != reason.CertKeyMismatch {

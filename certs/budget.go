@@ -47,11 +47,13 @@ func (b *budget) spend(ctx context.Context, rounds, times int64) error {
 		return err
 	}
 	if rounds < 1 || times < 1 {
-		return reason.Because(reason.PFXCorrupt, "the file asks for %d rounds of key derivation, which no program writes: export it again", rounds)
+		return reason.Because(reason.PFXCorrupt, "the file asks for %d rounds of key derivation, which no program writes: export it again",
+			rounds)
 	}
 	if rounds > b.rounds/times {
 		return reason.Because(reason.PFXUnsupportedAlgorithm,
-			"the file asks for %d rounds of key derivation; %d are left of the %d that one import may cost: export it again with fewer, or import fewer files at a time", rounds, b.rounds/times, int64(maxRounds))
+			"the file asks for %d rounds of key derivation; %d are left of the %d that one import may cost: export it again with fewer, "+
+				"or import fewer files at a time", rounds, b.rounds/times, int64(maxRounds))
 	}
 	b.rounds -= rounds * times
 	return nil

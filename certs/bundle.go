@@ -77,7 +77,8 @@ func parseBundle(ctx context.Context, left *budget, files []File, passwords ...a
 		if len(files) == 1 {
 			name = amt.Clip(files[0].Name)
 		}
-		return nil, inFile(name, reason.Because(reason.CertInputInvalid, "there is no certificate and no key in it%s; name the file that holds them", b.because()))
+		return nil, inFile(name, reason.Because(reason.CertInputInvalid,
+			"there is no certificate and no key in it%s; name the file that holds them", b.because()))
 	}
 	return b.bundle()
 }
@@ -92,7 +93,8 @@ func sized(f File) error {
 }
 
 func tooLarge(f File) error {
-	return inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
+	return inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid,
+		"the file is too large: at most %d MB a file and %d MB together are read", MaxFile>>20, MaxBundle>>20))
 }
 
 func (b *bundler) bundle() (*Bundle, error) {
@@ -111,7 +113,8 @@ func (b *bundler) bundle() (*Bundle, error) {
 	for _, k := range b.keys {
 		print, err := KeyFingerprint(k.what.Public())
 		if err != nil {
-			return nil, reason.Because(reason.KeyTypeUnsupported, "%s: the private key is of a kind that no certificate has: %w", k.from, err)
+			return nil, reason.Because(reason.KeyTypeUnsupported, "%s: the private key is of a kind that no certificate has: %w", k.from,
+				err)
 		}
 		if out.from[print] == "" {
 			out.Keys, out.from[print] = append(out.Keys, k.what), k.from.String()
@@ -174,7 +177,8 @@ func (b *bundler) ignore(format string, args ...any) {
 
 func (b *bundler) find(format string, args ...any) {
 	if len(b.findings) < 100 {
-		b.findings = append(b.findings, Finding{Code: reason.CertInputInvalid, Severity: SeverityInfo, Detail: fmt.Sprintf(format, args...)})
+		b.findings = append(b.findings, Finding{Code: reason.CertInputInvalid, Severity: SeverityInfo,
+			Detail: fmt.Sprintf(format, args...)})
 	}
 }
 
@@ -268,7 +272,8 @@ func (b *bundler) values(ctx context.Context, data []byte, label string) error {
 		case n > 0 && data[0] != 0x30 && marker.Match(data):
 			return b.text(ctx, data) // PEM that somebody joined to DER
 		case n > 0 && data[0] != 0x30:
-			return reason.Because(reason.CertInputInvalid, "%d bytes that are no certificate follow the end of what was read: export or copy the file again", len(data))
+			return reason.Because(reason.CertInputInvalid,
+				"%d bytes that are no certificate follow the end of what was read: export or copy the file again", len(data))
 		}
 		der, rest, err := berValue(nil, data, 0)
 		if err != nil {
@@ -298,7 +303,8 @@ func unreadable(data []byte, err error) error {
 	}
 	if _, _, rest, err := berTag(data); err == nil {
 		if length, indefinite, body, err := berLength(rest); err == nil && !indefinite && length > len(body) {
-			return reason.Because(code, "%s was cut short: %d of %d bytes are here. Export or copy it again", what, len(data), len(data)-len(body)+length)
+			return reason.Because(code, "%s was cut short: %d of %d bytes are here. Export or copy it again", what, len(data),
+				len(data)-len(body)+length)
 		}
 	}
 	return reason.Because(code, "%s is damaged or was cut short: export or copy it again (%w)", what, err)
@@ -394,7 +400,8 @@ func (b *bundler) value(ctx context.Context, kind kind, raw, der []byte) error {
 		b.ignore("a public key without certificate")
 		return nil
 	case kindMessage:
-		return reason.Because(reason.CertInputInvalid, "this is an encrypted or signed message (CMS) of another kind, not a bag of certificates")
+		return reason.Because(reason.CertInputInvalid,
+			"this is an encrypted or signed message (CMS) of another kind, not a bag of certificates")
 	}
 	// What is nearly a certificate deserves the parser's own words.
 	_, err := x509.ParseCertificate(der)

@@ -118,8 +118,10 @@ func TestParseBundleReadsIndefiniteLengths(t *testing.T) {
 	f := lab().Plain("Streamed", "prov.corp.example.com")
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out.p7m")
-	openssl(t, "cms", "-sign", "-binary", "-nodetach", "-stream", "-md", "sha256", "-outform", "DER", "-in", write(t, dir, "text", bytes.Repeat([]byte("text "), 5000)), "-out", out,
-		"-signer", write(t, dir, "leaf.pem", certtest.PEM(f.Cert)), "-inkey", write(t, dir, "key.pem", certtest.KeyPEM(f.Key)), "-certfile", write(t, dir, "rest.pem", certtest.PEM(f.Issuers...)))
+	openssl(t, "cms", "-sign", "-binary", "-nodetach", "-stream", "-md", "sha256", "-outform", "DER", "-in",
+		write(t, dir, "text", bytes.Repeat([]byte("text "), 5000)), "-out", out,
+		"-signer", write(t, dir, "leaf.pem", certtest.PEM(f.Cert)), "-inkey", write(t, dir, "key.pem", certtest.KeyPEM(f.Key)), "-certfile",
+		write(t, dir, "rest.pem", certtest.PEM(f.Issuers...)))
 	data, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +229,8 @@ func FuzzParseBundle(f *testing.F) {
 
 func FuzzPKCS7(f *testing.F) {
 	// SEQUENCE { signedData, [0] { SEQUENCE { 1, SET {}, SEQUENCE { data }, [0] {} } } }
-	f.Add([]byte{0x30, 0x1d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02, 0xa0, 0x10, 0x30, 0x0e, 2, 1, 1, 0x31, 0, 0x30, 3, 6, 1, 1, 0xa0, 0, 0x31, 0})
+	f.Add([]byte{0x30, 0x1d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02, 0xa0, 0x10, 0x30, 0x0e, 2, 1, 1, 0x31, 0,
+		0x30, 3, 6, 1, 1, 0xa0, 0, 0x31, 0})
 	f.Add([]byte{0x24, 0x80, 0x04, 0x01, 0x41, 0x04, 0x01, 0x42, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = parsePKCS7(data)

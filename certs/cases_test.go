@@ -120,10 +120,13 @@ func TestFilesFromTheField(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !p.Usable() || len(p.Paths) == 0 || !slices.ContainsFunc(p.Paths, func(path Path) bool { return nameOf(path.Root()) == "Case Vendor Root" }) || p.Validity(casesNow) != nil || !strings.HasSuffix(strings.ToLower(p.Name), ".corp.example.com") {
+			if !p.Usable() || len(p.Paths) == 0 ||
+				!slices.ContainsFunc(p.Paths, func(path Path) bool { return nameOf(path.Root()) == "Case Vendor Root" }) ||
+				p.Validity(casesNow) != nil || !strings.HasSuffix(strings.ToLower(p.Name), ".corp.example.com") {
 				t.Errorf("%s with %d chains, findings %v", p.Name, len(p.Paths), p.Findings)
 			}
-			if want := map[bool]int{true: 2, false: 1}[strings.HasPrefix(c.files, "15-") || strings.HasPrefix(c.files, "07-")]; len(p.Paths) != want {
+			if want := map[bool]int{true: 2, false: 1}[strings.HasPrefix(c.files, "15-") ||
+				strings.HasPrefix(c.files, "07-")]; len(p.Paths) != want {
 				t.Errorf("%d chains", len(p.Paths))
 			}
 			said := ""
@@ -227,7 +230,10 @@ func TestUnfitLeavesHaveTheirFinding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.ContainsFunc(p.Findings, func(f Finding) bool { return f.Severity == c.severity && strings.Contains(f.Detail, c.says) }) {
+		if !slices.ContainsFunc(p.Findings, func(f Finding) bool {
+			return f.Severity == c.severity &&
+				strings.Contains(f.Detail, c.says)
+		}) {
 			t.Errorf("%s: %v", name, p.Findings)
 		}
 	}
@@ -255,7 +261,8 @@ func TestFindingsFollowTheClock(t *testing.T) {
 		if (len(dated) > 0) != (c.code != "") || c.code != "" && dated[0].Code != c.code || p.Serving(c.at) != c.serving {
 			t.Errorf("at %s: %v", c.at, dated)
 		}
-		if c.code == reason.CertNotYetValid && (!strings.Contains(dated[0].Detail, early.Format(time.RFC3339)) || !strings.Contains(dated[0].Detail, p.Leaf.NotBefore.Format(time.RFC3339)) || !strings.Contains(dated[0].Detail, "clock")) {
+		if c.code == reason.CertNotYetValid && (!strings.Contains(dated[0].Detail, early.Format(time.RFC3339)) ||
+			!strings.Contains(dated[0].Detail, p.Leaf.NotBefore.Format(time.RFC3339)) || !strings.Contains(dated[0].Detail, "clock")) {
 			t.Errorf("want the clock and the hour: %s", dated[0].Detail)
 		}
 	}

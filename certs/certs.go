@@ -97,7 +97,8 @@ func (p *Provisioning) Validity(now time.Time) *reason.Error {
 	if err := p.outside(now); err == nil || err.Code == reason.CertExpired {
 		return err
 	}
-	return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s, and %s; wait until then, or set the clock right",
+	return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s, and %s; wait until then, or set the "+
+		"clock right",
 		p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339), Clock(now))
 }
 
@@ -111,7 +112,8 @@ func (p *Provisioning) outside(now time.Time) *reason.Error {
 	case now.After(p.Leaf.NotAfter):
 		return reason.Because(reason.CertExpired, "certificate %s expired on %s", p.Name, day(p.Leaf.NotAfter))
 	case now.Before(p.Leaf.NotBefore):
-		return reason.Because(reason.CertNotYetValid, "certificate %s is not valid yet: it begins at %s by this server's clock; wait until then, or set the clock right",
+		return reason.Because(reason.CertNotYetValid,
+			"certificate %s is not valid yet: it begins at %s by this server's clock; wait until then, or set the clock right",
 			p.Name, p.Leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil

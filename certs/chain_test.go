@@ -101,7 +101,8 @@ func TestCrossSignedShapes(t *testing.T) {
 			if len(p.Paths) != 2 {
 				t.Fatalf("want the short chain and the one under the old root, got %d", len(p.Paths))
 			}
-			if short, long := p.Paths[0], p.Paths[1]; len(short.Certs) != 3 || !short.Root().Equal(shape.NewRoot) || len(long.Certs) != 4 || !long.Root().Equal(shape.OldRoot) {
+			if short, long := p.Paths[0], p.Paths[1]; len(short.Certs) != 3 || !short.Root().Equal(shape.NewRoot) || len(long.Certs) != 4 ||
+				!long.Root().Equal(shape.OldRoot) {
 				t.Error("the short chain comes first, the long one ends in the old root")
 			}
 			if has(p, SeverityWarn, reason.ChainSHA1Rejected) || !has(p, SeverityInfo, reason.ChainSHA1Rejected) {

@@ -61,7 +61,8 @@ func ConsoleRequest(ctx context.Context, f File) (*x509.CertificateRequest, erro
 		return nil, err
 	}
 	if len(b.requests) == 0 {
-		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate request in it: a file that begins with -----BEGIN CERTIFICATE REQUEST----- is wanted"))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid,
+			"there is no certificate request in it: a file that begins with -----BEGIN CERTIFICATE REQUEST----- is wanted"))
 	}
 	csr := b.requests[0]
 	if err := csr.CheckSignature(); err != nil {
@@ -70,11 +71,14 @@ func ConsoleRequest(ctx context.Context, f File) (*x509.CertificateRequest, erro
 	key, ok := csr.PublicKey.(*rsa.PublicKey)
 	switch {
 	case !ok:
-		return nil, reason.Because(reason.KeyTypeUnsupported, "the certificate request is for a key of type %s; firmware of every age takes RSA only", csr.PublicKeyAlgorithm)
+		return nil, reason.Because(reason.KeyTypeUnsupported,
+			"the certificate request is for a key of type %s; firmware of every age takes RSA only", csr.PublicKeyAlgorithm)
 	case key.N.BitLen() < 2048:
-		return nil, reason.Because(reason.KeyTooSmall, "the certificate request is for an RSA key of %d bits; 2048 are the least", key.N.BitLen())
+		return nil, reason.Because(reason.KeyTooSmall, "the certificate request is for an RSA key of %d bits; 2048 are the least",
+			key.N.BitLen())
 	case key.N.BitLen() > 4096:
-		return nil, reason.Because(reason.KeySizeUnsupported, "the certificate request is for an RSA key of %d bits; 4096 are the most", key.N.BitLen())
+		return nil, reason.Because(reason.KeySizeUnsupported, "the certificate request is for an RSA key of %d bits; 4096 are the most",
+			key.N.BitLen())
 	}
 	return csr, nil
 }
@@ -91,7 +95,8 @@ func (a *Authority) permits(name string) error {
 	if len(zones) == 0 {
 		return nil
 	}
-	return reason.Because(reason.DomainNotAllowed, "the device CA may sign for names in %s only, and %s is in none of them", strings.Join(zones, ", "), name)
+	return reason.Because(reason.DomainNotAllowed, "the device CA may sign for names in %s only, and %s is in none of them",
+		strings.Join(zones, ", "), name)
 }
 
 // ServesDomain reports whether a certificate with one of these names says that a

@@ -96,7 +96,8 @@ func TestConstrainedAuthority(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		good bool
-	}{{a.ConsoleName(), true}, {"console.corp.example.com", true}, {"console.branch.example.net", true}, {"console.lab.example", false}, {"xcorp.example.com", false}} {
+	}{{a.ConsoleName(), true}, {"console.corp.example.com", true}, {"console.branch.example.net", true}, {"console.lab.example", false},
+		{"xcorp.example.com", false}} {
 		cert, err := a.Console(c.name, now, time.Hour)
 		var why *reason.Error
 		switch {
@@ -105,7 +106,8 @@ func TestConstrainedAuthority(t *testing.T) {
 		case c.good && err != nil:
 			t.Errorf("%s: %v", c.name, err)
 		case c.good:
-			if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+			if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: roots,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		}
@@ -180,7 +182,8 @@ func TestConsoleRequest(t *testing.T) {
 	} {
 		csr, err := ConsoleRequest(t.Context(), File{"csr", c.text})
 		var why *reason.Error
-		if c.want == "" && (err != nil || !good.PublicKey.Equal(csr.PublicKey)) || c.want != "" && (!errors.As(err, &why) || why.Code != c.want) {
+		if c.want == "" && (err != nil || !good.PublicKey.Equal(csr.PublicKey)) || c.want != "" &&
+			(!errors.As(err, &why) || why.Code != c.want) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}

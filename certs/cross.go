@@ -39,7 +39,8 @@ func bridge(all []*Provisioning, announced []amt.TrustHash) string {
 				continue
 			}
 			if older := climb(root.Name, trusted); older != "" {
-				s := fmt.Sprintf("%s has also certified %s, and the device trusts it: import that cross-certificate from the CA's repository beside %s", older, root.Name, p.Name)
+				s := fmt.Sprintf("%s has also certified %s, and the device trusts it: import that cross-certificate from the CA's "+
+					"repository beside %s", older, root.Name, p.Name)
 				if !slices.Contains(out, s) {
 					out = append(out, s)
 				}

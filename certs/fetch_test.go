@@ -39,7 +39,8 @@ func TestFetchGivesUp(t *testing.T) {
 				var vendor sync.WaitGroup
 				defer vendor.Wait()
 				defer there.Close()
-				over := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return here, nil }}
+				over := &http.Transport{DisableKeepAlives: true,
+					DialContext: func(context.Context, string, string) (net.Conn, error) { return here, nil }}
 				vendor.Go(func() {
 					if _, err := http.ReadRequest(bufio.NewReader(there)); err == nil {
 						_ = answer(there)

@@ -38,7 +38,8 @@ func TestFormsThatAreRead(t *testing.T) {
 		}
 		return b.String() + s + "\n"
 	}
-	mail := "From: a@example.com\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"xx\"\n\n--xx\n\nHere it is.\n--xx\nContent-Transfer-Encoding: base64\n" +
+	mail := "From: a@example.com\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"xx\"\n\n--xx\n\nHere it " +
+		"is.\n--xx\nContent-Transfer-Encoding: base64\n" +
 		"Content-Disposition: attachment; filename=\"a.pfx\"\n\n" + wrapped(string(pfx)) + "--xx--\n"
 	vault, err := json.MarshalIndent(map[string]string{"contentType": "application/x-pkcs12", "value": in64(string(pfx))}, "", "  ")
 	if err != nil {
@@ -49,42 +50,46 @@ func TestFormsThatAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"YAML":                       "tls:\n  bundle: |\n" + lines(all, "    ", ""),
-		"JSON":                       string(escaped),
-		"variables":                  "KEY='" + key + "'\nexport CERT=\"" + strings.ReplaceAll(leaf+above, "\n", `\n`) + "\"\n",
-		"a secret of Kubernetes":     "data:\n  tls.crt: " + in64(leaf+above) + "\n  tls.key: " + in64(key) + "\n",
-		"base64 of PEM":              in64(all),
-		"base64 of base64":           in64(in64(string(pfx))),
-		"base64 for addresses":       base64.RawURLEncoding.EncodeToString(pfx),
-		"a vault's answer":           string(vault),
-		"a vault's value":            `"` + in64(string(pfx)) + `"`,
-		"a data: address":            "data:application/x-pkcs12;base64," + in64(string(pfx)),
-		"a mail":                     mail,
-		"a web page":                 "<html><body><pre>" + strings.ReplaceAll(all, "\n", "<br>\n") + "</pre></body></html>",
-		"a web page's characters":    "<p>" + strings.ReplaceAll(strings.ReplaceAll(all, "\n", "&#10;"), "+", "&#43;") + "</p>",
-		"rich text":                  `{\rtf1\ansi ` + strings.ReplaceAll(all, "\n", "\\par\n") + "}",
-		"a program":                  lines(all, `"`, `\n" +`),
-		"Markdown":                   "```pem\n" + all + "```\n",
-		"one line":                   strings.ReplaceAll(all, "\n", " "),
-		"blank lines":                strings.ReplaceAll(all, "\n", "\n\n"),
-		"CR CR LF":                   strings.ReplaceAll(all, "\n", "\r\r\n"),
-		"six dashes":                 strings.ReplaceAll(all, "-----", "------"),
-		"small letters":              strings.NewReplacer("BEGIN CERTIFICATE", "Begin Certificate", "END CERTIFICATE", "End Certificate").Replace(all),
-		"blanks that do not break":   strings.NewReplacer("BEGIN ", "BEGIN\u00a0", "END ", "END\u00a0").Replace(all),
-		"UTF-16 after UTF-8":         key + string(inUTF16(leaf)) + above,
-		"UTF-8 after UTF-16":         string(inUTF16(leaf)) + above + key,
-		"UTF-16 several times":       string(inUTF16(key)) + string(inUTF16(leaf)) + string(inUTF16(above)),
-		"a letter of Latin-1":        "Gr\xfc\xdfe\n" + all,
-		"DER after PEM":              key + above + der,
-		"DER between PEM":            key + der + "\r\n" + above,
-		"PEM after DER":              der + "\n" + key + above,
-		"a mark before DER":          "\ufeff" + string(pfx),
-		"a line end before DER":      "\r\n" + string(pfx),
-		"a megabyte of zeros":        string(pfx) + strings.Repeat("\x00", 1<<20),
-		"the same twice":             string(pfx) + string(pfx),
-		"labels that are wrong":      strings.NewReplacer("BEGIN CERTIFICATE", "BEGIN PRIVATE KEY", "END CERTIFICATE", "END PRIVATE KEY").Replace(all),
-		"no END line at all":         strings.NewReplacer("-----END CERTIFICATE-----\n", "", "-----END PRIVATE KEY-----\n", "").Replace(all),
-		"openssl's words between it": "Bag Attributes\n    localKeyID: 01\nsubject=CN = x\nModulus=" + strings.Repeat("AB", 60) + "\n" + all,
+		"YAML":                    "tls:\n  bundle: |\n" + lines(all, "    ", ""),
+		"JSON":                    string(escaped),
+		"variables":               "KEY='" + key + "'\nexport CERT=\"" + strings.ReplaceAll(leaf+above, "\n", `\n`) + "\"\n",
+		"a secret of Kubernetes":  "data:\n  tls.crt: " + in64(leaf+above) + "\n  tls.key: " + in64(key) + "\n",
+		"base64 of PEM":           in64(all),
+		"base64 of base64":        in64(in64(string(pfx))),
+		"base64 for addresses":    base64.RawURLEncoding.EncodeToString(pfx),
+		"a vault's answer":        string(vault),
+		"a vault's value":         `"` + in64(string(pfx)) + `"`,
+		"a data: address":         "data:application/x-pkcs12;base64," + in64(string(pfx)),
+		"a mail":                  mail,
+		"a web page":              "<html><body><pre>" + strings.ReplaceAll(all, "\n", "<br>\n") + "</pre></body></html>",
+		"a web page's characters": "<p>" + strings.ReplaceAll(strings.ReplaceAll(all, "\n", "&#10;"), "+", "&#43;") + "</p>",
+		"rich text":               `{\rtf1\ansi ` + strings.ReplaceAll(all, "\n", "\\par\n") + "}",
+		"a program":               lines(all, `"`, `\n" +`),
+		"Markdown":                "```pem\n" + all + "```\n",
+		"one line":                strings.ReplaceAll(all, "\n", " "),
+		"blank lines":             strings.ReplaceAll(all, "\n", "\n\n"),
+		"CR CR LF":                strings.ReplaceAll(all, "\n", "\r\r\n"),
+		"six dashes":              strings.ReplaceAll(all, "-----", "------"),
+		"small letters": strings.NewReplacer("BEGIN CERTIFICATE", "Begin Certificate", "END CERTIFICATE",
+			"End Certificate").Replace(all),
+		"blanks that do not break": strings.NewReplacer("BEGIN ", "BEGIN\u00a0", "END ", "END\u00a0").Replace(all),
+		"UTF-16 after UTF-8":       key + string(inUTF16(leaf)) + above,
+		"UTF-8 after UTF-16":       string(inUTF16(leaf)) + above + key,
+		"UTF-16 several times":     string(inUTF16(key)) + string(inUTF16(leaf)) + string(inUTF16(above)),
+		"a letter of Latin-1":      "Gr\xfc\xdfe\n" + all,
+		"DER after PEM":            key + above + der,
+		"DER between PEM":          key + der + "\r\n" + above,
+		"PEM after DER":            der + "\n" + key + above,
+		"a mark before DER":        "\ufeff" + string(pfx),
+		"a line end before DER":    "\r\n" + string(pfx),
+		"a megabyte of zeros":      string(pfx) + strings.Repeat("\x00", 1<<20),
+		"the same twice":           string(pfx) + string(pfx),
+		"labels that are wrong": strings.NewReplacer("BEGIN CERTIFICATE", "BEGIN PRIVATE KEY", "END CERTIFICATE",
+			"END PRIVATE KEY").Replace(all),
+		"no END line at all": strings.NewReplacer("-----END CERTIFICATE-----\n", "", "-----END PRIVATE KEY-----\n",
+			"").Replace(all),
+		"openssl's words between it": "Bag Attributes\n    localKeyID: 01\nsubject=CN = x\nModulus=" + strings.Repeat("AB", 60) + "\n" +
+			all,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -165,12 +170,15 @@ func TestFormsThatAreNamed(t *testing.T) {
 	}
 	t.Run("two keys with two certificates each", func(t *testing.T) {
 		t.Parallel()
-		b, err := ParseBundle(t.Context(), []File{renewed(f, "first"), renewed(other, "second"), {"chain.pem", certtest.PEM(append(f.Issuers, other.Issuers...)...)}})
+		b, err := ParseBundle(t.Context(), []File{renewed(f, "first"), renewed(other, "second"),
+			{"chain.pem", certtest.PEM(append(f.Issuers, other.Issuers...)...)}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, _, err = Join(t.Context(), b, JoinOptions{Now: now})
-		if codeOf(err) != reason.CertAmbiguous || !strings.Contains(err.Error(), "prov.corp.example.com") || !strings.Contains(err.Error(), "first.pem, line 1") || !strings.Contains(err.Error(), "second.pem, line 1") || !strings.Contains(err.Error(), "import one at a time") {
+		if codeOf(err) != reason.CertAmbiguous || !strings.Contains(err.Error(), "prov.corp.example.com") ||
+			!strings.Contains(err.Error(), "first.pem, line 1") || !strings.Contains(err.Error(), "second.pem, line 1") ||
+			!strings.Contains(err.Error(), "import one at a time") {
 			t.Errorf("%v", err)
 		}
 	})

@@ -34,7 +34,8 @@ type Wrapper struct {
 func NewWrapper(ctx context.Context, f File) (*Wrapper, error) {
 	b, err := open(ctx, f)
 	if err != nil {
-		return nil, reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate: %w", err)
+		return nil, reason.Because(reason.CertInputInvalid,
+			"a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate: %w", err)
 	}
 	var public any
 	switch {
@@ -43,16 +44,20 @@ func NewWrapper(ctx context.Context, f File) (*Wrapper, error) {
 	case len(b.certs) > 0:
 		public = b.certs[0].what.PublicKey
 	case len(b.keys) > 0:
-		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "this is a private key, which stays with its owner; name its public half: openssl pkey -in FILE -pubout -out PUBLIC"))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid,
+			"this is a private key, which stays with its owner; name its public half: openssl pkey -in FILE -pubout -out PUBLIC"))
 	default:
-		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate, and neither is in it%s", b.because()))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid,
+			"a passphrase is wrapped to a public key (BEGIN PUBLIC KEY) or a certificate, and neither is in it%s", b.because()))
 	}
 	key, ok := public.(*rsa.PublicKey)
 	if !ok {
-		return nil, reason.Because(reason.KeyTypeUnsupported, "a passphrase is wrapped to an RSA key, not to one of kind %s", keyKind(public))
+		return nil, reason.Because(reason.KeyTypeUnsupported, "a passphrase is wrapped to an RSA key, not to one of kind %s",
+			keyKind(public))
 	}
 	if key.N.BitLen() < 2048 {
-		return nil, reason.Because(reason.KeyTooSmall, "an RSA key of %d bits is too small to wrap a passphrase to; 2048 is the least", key.N.BitLen())
+		return nil, reason.Because(reason.KeyTooSmall, "an RSA key of %d bits is too small to wrap a passphrase to; 2048 is the least",
+			key.N.BitLen())
 	}
 	print, err := KeyFingerprint(key)
 	if err != nil {
@@ -166,7 +171,10 @@ func joinShares(typed string) (string, bool) {
 		letters []byte
 	}
 	var shares []share
-	for _, word := range strings.FieldsFunc(typed, func(r rune) bool { return r == ' ' || r == ',' || r == ';' || r == '\n' || r == '\r' || r == '\t' }) {
+	for _, word := range strings.FieldsFunc(typed, func(r rune) bool {
+		return r == ' ' || r == ',' || r == ';' || r == '\n' || r == '\r' ||
+			r == '\t'
+	}) {
 		at, text, ok := strings.Cut(word, ":")
 		letters, fit := phraseOf(text)
 		place := 0

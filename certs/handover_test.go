@@ -48,7 +48,8 @@ func TestPassphraseSplit(t *testing.T) {
 			t.Errorf("part %d is the passphrase", i+1)
 		}
 	}
-	for _, typed := range []string{"", phrase.Reveal(), shares[0].Reveal(), "1:AAAAA 2:AAA", "0:AAAAA 2:AAAAA", "x:AAAAA 2:AAAAA", "1:AAAA! 2:AAAAA"} {
+	for _, typed := range []string{"", phrase.Reveal(), shares[0].Reveal(), "1:AAAAA 2:AAA", "0:AAAAA 2:AAAAA", "x:AAAAA 2:AAAAA",
+		"1:AAAA! 2:AAAAA"} {
 		if _, ok := joinShares(typed); ok {
 			t.Errorf("%d characters were taken for two parts", len(typed))
 		}
@@ -95,15 +96,21 @@ func TestPassphraseWrapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if got := string(openssl(t, "pkeyutl", "-decrypt", "-inkey", write(t, dir, "key", certtest.KeyPEM(key)), "-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256", "-in", write(t, dir, "wrapped", sealed))); got != "ABCDE-FGHJK" {
+	if got := string(openssl(t, "pkeyutl", "-decrypt", "-inkey", write(t, dir, "key", certtest.KeyPEM(key)), "-pkeyopt",
+		"rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256", "-in", write(t, dir, "wrapped", sealed))); got != "ABCDE-FGHJK" {
 		t.Errorf("openssl reads %q", got)
 	}
-	if again, err := NewWrapper(t.Context(), File{"key", certtest.PEM(lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert)}); err != nil || again.Fingerprint != w.Fingerprint {
+	if again, err := NewWrapper(t.Context(), File{"key",
+		certtest.PEM(lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert)}); err != nil ||
+		again.Fingerprint != w.Fingerprint {
 		t.Errorf("a certificate over the same key: %v", err)
 	}
 	for name, text := range map[string][]byte{"a byte order mark": append([]byte("\xef\xbb\xbf"), publicPEM(t, &key.PublicKey)...),
-		"DER": must(x509.MarshalPKIXPublicKey(&key.PublicKey)), "PKCS#1": pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)}),
-		"UTF-16": inUTF16(string(publicPEM(t, &key.PublicKey))), "in a mail": []byte("> Dear colleague,\n> " + strings.ReplaceAll(string(publicPEM(t, &key.PublicKey)), "\n", "\n> ")), "as it is sent": must(w.PEM()),
+		"DER":                  must(x509.MarshalPKIXPublicKey(&key.PublicKey)),
+		"PKCS#1":               pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)}),
+		"UTF-16":               inUTF16(string(publicPEM(t, &key.PublicKey))),
+		"in a mail":            []byte("> Dear colleague,\n> " + strings.ReplaceAll(string(publicPEM(t, &key.PublicKey)), "\n", "\n> ")),
+		"as it is sent":        must(w.PEM()),
 		"a certificate as DER": lab().SelfSigned(certtest.Options{Name: "operator", Key: "operator"}).Cert.Raw} {
 		if again, err := NewWrapper(t.Context(), File{"key", text}); err != nil || again.Fingerprint != w.Fingerprint {
 			t.Errorf("%s: %v", name, err)

@@ -50,11 +50,13 @@ func inspectUsage(leaf *x509.Certificate, add adder) {
 	exact, near := setupOU(leaf)
 	switch {
 	case !hasOID && !exact && near != "":
-		add(SeverityError, reason.CertMissingAMTUsage, "the OU %q differs in case or spacing from %q, and there is no usage %s", near, SetupOU, SetupOID())
+		add(SeverityError, reason.CertMissingAMTUsage, "the OU %q differs in case or spacing from %q, and there is no usage %s", near,
+			SetupOU, SetupOID())
 	case !hasOID && !exact:
 		add(SeverityError, reason.CertMissingAMTUsage, "neither the usage %s nor the OU %q is there", SetupOID(), SetupOU)
 	case near != "":
-		add(SeverityWarn, reason.CertMissingAMTUsage, "the OU %q differs in case or spacing from %q; the usage %s is there and is enough", near, SetupOU, SetupOID())
+		add(SeverityWarn, reason.CertMissingAMTUsage, "the OU %q differs in case or spacing from %q; the usage %s is there and is enough",
+			near, SetupOU, SetupOID())
 	}
 }
 
@@ -62,10 +64,14 @@ func inspectUsage(leaf *x509.Certificate, add adder) {
 // usage (RFC 5280 4.2.1.3 and 4.2.1.9).
 func inspectLeaf(leaf *x509.Certificate, add adder) {
 	if leaf.IsCA {
-		add(SeverityError, reason.CertMissingAMTUsage, "it is itself a CA certificate (basicConstraints): firmware refuses such a one as the certificate of a server; order one that is no CA")
+		add(SeverityError, reason.CertMissingAMTUsage,
+			"it is itself a CA certificate (basicConstraints): firmware refuses such a one as the certificate of a server; order one "+
+				"that is no CA")
 	}
 	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-		add(SeverityWarn, reason.CertMissingAMTUsage, "its key usage lacks digitalSignature, which the handshake of TLS needs: some firmware ends the connection; order it again with digitalSignature and keyEncipherment")
+		add(SeverityWarn, reason.CertMissingAMTUsage,
+			"its key usage lacks digitalSignature, which the handshake of TLS needs: some firmware ends the connection; order it again "+
+				"with digitalSignature and keyEncipherment")
 	}
 }
 
@@ -94,21 +100,28 @@ func inspectChain(p *Provisioning, found search, add adder) {
 		return
 	}
 	if found.bounded {
-		add(SeverityInfo, reason.CertInputInvalid, "the certificates allow more chains than are looked at; the first %d are used", len(p.Paths))
+		add(SeverityInfo, reason.CertInputInvalid, "the certificates allow more chains than are looked at; the first %d are used",
+			len(p.Paths))
 	}
 	if len(p.Paths) > 0 {
 		if found.circle {
-			add(SeverityInfo, reason.CertInputInvalid, "some of the issuers of %s certify each other in a circle; the circle is left out", p.Name)
+			add(SeverityInfo, reason.CertInputInvalid, "some of the issuers of %s certify each other in a circle; the circle is left out",
+				p.Name)
 		}
 		if c := negativeSerial(p.Paths); c != nil {
-			add(SeverityWarn, reason.CertInputInvalid, "%s has a negative serial number, which RFC 5280 forbids; no source says whether firmware minds it", nameOf(c))
+			add(SeverityWarn, reason.CertInputInvalid,
+				"%s has a negative serial number, which RFC 5280 forbids; no source says whether firmware minds it", nameOf(c))
 		}
 		for _, root := range found.unknown {
-			add(SeverityInfo, reason.ChainBrokenSignature, "the root %s signed itself with %v, which cannot be checked; devices know it by its hash", nameOf(root), root.SignatureAlgorithm)
+			add(SeverityInfo, reason.ChainBrokenSignature,
+				"the root %s signed itself with %v, which cannot be checked; devices know it by its hash", nameOf(root),
+				root.SignatureAlgorithm)
 		}
 		known := slices.ContainsFunc(p.Paths, func(path Path) bool { r, ok := rootOf(path); return ok && r.Embedded })
 		if !known {
-			add(SeverityInfo, reason.RootNotTrusted, "the root %s is in no firmware list seen so far: add its hash to the devices first, by a USB key (provctl root setup-bin writes one), in MEBx where it can still be typed, or by the maker (OEM)", rootNames(p.Paths))
+			add(SeverityInfo, reason.RootNotTrusted,
+				"the root %s is in no firmware list seen so far: add its hash to the devices first, by a USB key (provctl root setup-bin "+
+					"writes one), in MEBx where it can still be typed, or by the maker (OEM)", rootNames(p.Paths))
 		}
 		return
 	}
@@ -123,13 +136,17 @@ func inspectChain(p *Provisioning, found search, add adder) {
 		}
 		issuer := displayName(top.Issuer)
 		if top == p.Leaf {
-			add(SeverityError, reason.ChainIncomplete, "the intermediate %q that issued %s is missing%s", issuer, nameOf(top), whereToGet(top))
+			add(SeverityError, reason.ChainIncomplete, "the intermediate %q that issued %s is missing%s", issuer, nameOf(top),
+				whereToGet(top))
 		} else {
-			add(SeverityError, reason.ChainIncomplete, "the certificate %q that issued %q is missing; it may be the root%s", issuer, nameOf(top), whereToGet(top))
+			add(SeverityError, reason.ChainIncomplete, "the certificate %q that issued %q is missing; it may be the root%s", issuer,
+				nameOf(top), whereToGet(top))
 		}
 	}
 	if found.circle {
-		add(SeverityError, reason.ChainIncomplete, "the issuers of %s certify each other in a circle that no root ends: the self-signed certificate of one of them is missing", p.Name)
+		add(SeverityError, reason.ChainIncomplete,
+			"the issuers of %s certify each other in a circle that no root ends: the self-signed certificate of one of them is missing",
+			p.Name)
 	}
 	if len(found.broken) == 0 && len(found.dead) == 0 && !found.circle {
 		add(SeverityError, reason.ChainIncomplete, "no chain leads from %s to a root", p.Name)
@@ -176,21 +193,26 @@ func inspectAlgorithms(p *Provisioning, add adder) {
 		return SeverityInfo
 	}
 	if all, some := every(func(f pathFacts) bool { return len(f.sha1) > 0 }); some {
-		add(worst(all), reason.ChainSHA1Rejected, "SHA-1 signature on %s%s: AMT 15 desktop and 16 onward refuse it, the root's own included", strings.Join(firstOf(facts, func(f pathFacts) []string { return f.sha1 }), ", "), escape(all))
+		add(worst(all), reason.ChainSHA1Rejected, "SHA-1 signature on %s%s: AMT 15 desktop and 16 onward refuse it, the root's own "+
+			"included", strings.Join(firstOf(facts, func(f pathFacts) []string { return f.sha1 }), ", "), escape(all))
 	}
 	if all, some := every(func(f pathFacts) bool { return len(f.small) > 0 }); some {
-		add(worst(all), reason.KeyTooSmall, "RSA key under 2048 bits in %s%s: AMT 15 desktop and 16 onward refuse it", strings.Join(firstOf(facts, func(f pathFacts) []string { return f.small }), ", "), escape(all))
+		add(worst(all), reason.KeyTooSmall, "RSA key under 2048 bits in %s%s: AMT 15 desktop and 16 onward refuse it",
+			strings.Join(firstOf(facts, func(f pathFacts) []string { return f.small }), ", "), escape(all))
 	}
 	if all, some := every(func(f pathFacts) bool { return len(f.ecc) > 0 }); some {
-		add(worst(all), reason.KeyTypeUnsupported, "key that is not RSA in %s%s: AMT below 15 cannot be relied on to take it", strings.Join(firstOf(facts, func(f pathFacts) []string { return f.ecc }), ", "), escape(all))
+		add(worst(all), reason.KeyTypeUnsupported, "key that is not RSA in %s%s: AMT below 15 cannot be relied on to take it",
+			strings.Join(firstOf(facts, func(f pathFacts) []string { return f.ecc }), ", "), escape(all))
 	}
 	if all, some := every(func(f pathFacts) bool { return len(f.pss) > 0 }); some {
-		add(worst(all), reason.KeyTypeUnsupported, "RSA-PSS signature on %s%s: no source says that firmware reads it", strings.Join(firstOf(facts, func(f pathFacts) []string { return f.pss }), ", "), escape(all))
+		add(worst(all), reason.KeyTypeUnsupported, "RSA-PSS signature on %s%s: no source says that firmware reads it",
+			strings.Join(firstOf(facts, func(f pathFacts) []string { return f.pss }), ", "), escape(all))
 	}
 	if n := rsaBits(p.Leaf); n > 4096 {
 		add(SeverityWarn, reason.KeySizeUnsupported, "the key has %d bits; no source names more than 4096 for AMT", n)
 	} else if _, some := every(func(f pathFacts) bool { return len(f.large) > 0 }); some {
-		add(SeverityInfo, reason.KeySizeUnsupported, "RSA key over 2048 bits in %s: AMT before 6.0 refuses 4096", strings.Join(firstOf(facts, func(f pathFacts) []string { return f.large }), ", "))
+		add(SeverityInfo, reason.KeySizeUnsupported, "RSA key over 2048 bits in %s: AMT before 6.0 refuses 4096",
+			strings.Join(firstOf(facts, func(f pathFacts) []string { return f.large }), ", "))
 	}
 }
 
@@ -303,19 +325,24 @@ func (p Path) FitFor(v amt.Version) (Fit, reason.Code, string) {
 	case len(f.small) > 0 && strict:
 		return Refused, reason.KeyTooSmall, fmt.Sprintf("AMT %d refuses the RSA key under 2048 bits of %s", v.Major, f.small[0])
 	case len(f.ecc) > 0 && !v.IsZero() && !v.AtLeast(15, 0):
-		return Refused, reason.KeyTypeUnsupported, fmt.Sprintf("AMT %d.%d takes RSA only, and %s has another kind of key", v.Major, v.Minor, f.ecc[0])
+		return Refused, reason.KeyTypeUnsupported, fmt.Sprintf("AMT %d.%d takes RSA only, and %s has another kind of key", v.Major, v.Minor,
+			f.ecc[0])
 	case len(f.large) > 0 && old && p.largest() >= 4096:
 		return Refused, reason.KeySizeUnsupported, fmt.Sprintf("AMT before 6.0 refuses the 4096-bit key of %s", f.large[0])
 	case len(f.sha1) > 0 && (v.IsZero() || v.Major == 15):
-		return Doubtful, reason.ChainSHA1Rejected, fmt.Sprintf("AMT 15 on desktop platforms and 16 onward refuse the SHA-1 signature on %s", f.sha1[0])
+		return Doubtful, reason.ChainSHA1Rejected, fmt.Sprintf("AMT 15 on desktop platforms and 16 onward refuse the SHA-1 signature on %s",
+			f.sha1[0])
 	case len(f.small) > 0 && (v.IsZero() || v.Major == 15):
-		return Doubtful, reason.KeyTooSmall, fmt.Sprintf("AMT 15 on desktop platforms and 16 onward refuse the RSA key under 2048 bits of %s", f.small[0])
+		return Doubtful, reason.KeyTooSmall, fmt.Sprintf("AMT 15 on desktop platforms and 16 onward refuse the RSA key under 2048 bits "+
+			"of %s", f.small[0])
 	case len(f.ecc) > 0:
-		return Doubtful, reason.KeyTypeUnsupported, fmt.Sprintf("no source says which firmware takes the elliptic-curve key of %s", f.ecc[0])
+		return Doubtful, reason.KeyTypeUnsupported, fmt.Sprintf("no source says which firmware takes the elliptic-curve key of %s",
+			f.ecc[0])
 	case len(f.pss) > 0:
 		return Doubtful, reason.KeyTypeUnsupported, fmt.Sprintf("no source says which firmware reads the RSA-PSS signature on %s", f.pss[0])
 	case old && len(f.large) > 0:
-		return Doubtful, reason.KeySizeUnsupported, fmt.Sprintf("no source says that AMT before 6.0 takes the %d-bit key of %s", p.largest(), f.large[0])
+		return Doubtful, reason.KeySizeUnsupported, fmt.Sprintf("no source says that AMT before 6.0 takes the %d-bit key of %s",
+			p.largest(), f.large[0])
 	case old && len(f.sha2) > 0:
 		return Doubtful, reason.ChainSHA1Rejected, fmt.Sprintf("AMT before 6.0 may not know the SHA-256 signature on %s", f.sha2[0])
 	}

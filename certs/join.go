@@ -128,8 +128,10 @@ func pick(b *Bundle, pending []Pending, now time.Time) (choice, error) {
 		names = append(names, until(c.leaf, now)+b.fromWhere(string(c.leaf.Raw)))
 	}
 	slices.Sort(names)
-	return choice{}, reason.Because(reason.CertAmbiguous, "%d certificates here have a private key, and %s: %s; export one certificate a file, and import one at a time",
-		len(all), map[bool]string{true: "none is made for AMT setup", false: "more than one is made for AMT setup"}[len(meant) == 0], strings.Join(names, ", "))
+	return choice{}, reason.Because(reason.CertAmbiguous,
+		"%d certificates here have a private key, and %s: %s; export one certificate a file, and import one at a time",
+		len(all), map[bool]string{true: "none is made for AMT setup", false: "more than one is made for AMT setup"}[len(meant) == 0],
+		strings.Join(names, ", "))
 }
 
 // preferred orders certificates of one key: what a CA issued, what is made for
@@ -180,16 +182,21 @@ func noKey(b *Bundle, pending []Pending) *reason.Error {
 	}
 	switch {
 	case len(b.Keys) > 0 && len(b.Certs) == 0:
-		return reason.Because(reason.CertInputInvalid, "there is a private key here%s and no certificate: import it together with the certificate", keysFrom(b))
+		return reason.Because(reason.CertInputInvalid,
+			"there is a private key here%s and no certificate: import it together with the certificate", keysFrom(b))
 	case len(b.Keys) > 0:
-		return reason.Because(reason.CertKeyMismatch, "the private key%s belongs to none of the certificates here: %s", keysFrom(b), namesIn(b.Certs))
+		return reason.Because(reason.CertKeyMismatch, "the private key%s belongs to none of the certificates here: %s", keysFrom(b),
+			namesIn(b.Certs))
 	case len(leaves) == 0 && len(selfSigned) > 0:
-		return reason.Because(reason.CertSelfSigned, "%s signed itself; a certificate that a CA issued is needed", strings.Join(selfSigned, ", "))
+		return reason.Because(reason.CertSelfSigned, "%s signed itself; a certificate that a CA issued is needed",
+			strings.Join(selfSigned, ", "))
 	case len(leaves) == 0:
-		return reason.Because(reason.CertInputInvalid, "only CA certificates are here (%s); the certificate itself is missing", namesIn(b.Certs))
+		return reason.Because(reason.CertInputInvalid, "only CA certificates are here (%s); the certificate itself is missing",
+			namesIn(b.Certs))
 	}
 	if len(pending) == 0 {
-		return reason.Because(reason.CertPrivateKeyMissing, "the private key of %s is not here, and no request is pending: import a PFX that holds it", strings.Join(leaves, ", "))
+		return reason.Because(reason.CertPrivateKeyMissing,
+			"the private key of %s is not here, and no request is pending: import a PFX that holds it", strings.Join(leaves, ", "))
 	}
 	var list []string
 	for _, p := range pending {
@@ -205,7 +212,9 @@ func noKey(b *Bundle, pending []Pending) *reason.Error {
 		}
 		list = append(list, s)
 	}
-	return reason.Because(reason.CertPrivateKeyMissing, "no pending request has the public key of %s; pending are: %s. It was made elsewhere: import a PFX with its key, or order again with one of these requests",
+	return reason.Because(reason.CertPrivateKeyMissing,
+		"no pending request has the public key of %s; pending are: %s. It was made elsewhere: import a PFX with its key, or order again "+
+			"with one of these requests",
 		strings.Join(leaves, ", "), strings.Join(list, "; "))
 }
 
@@ -237,7 +246,8 @@ func namesIn(certs []*x509.Certificate) string {
 
 // fetchIssuers climbs by the addresses that certificates name for their issuer.
 // What it brings is trusted for nothing: a signature has to fit.
-func fetchIssuers(ctx context.Context, left *budget, leaf *x509.Certificate, pool []*x509.Certificate, fetch Fetch) (all []*x509.Certificate, fetched, notes []string) {
+func fetchIssuers(ctx context.Context, left *budget, leaf *x509.Certificate, pool []*x509.Certificate,
+	fetch Fetch) (all []*x509.Certificate, fetched, notes []string) {
 	if left == nil {
 		left = budgetOf(ctx)
 	}

@@ -51,9 +51,11 @@ func TestJoinARequest(t *testing.T) {
 	t.Parallel()
 	const cn = "prov.corp.example.com"
 	root, middle, pending := vendor(t, cn)
-	leaf := middle.Sign(certtest.Options{Name: cn, Names: []string{cn, "www." + cn}, Org: "EXAMPLE GMBH", OU: []string{"Domain Control Validated"}}, pending.Key.Public())
+	leaf := middle.Sign(certtest.Options{Name: cn, Names: []string{cn, "www." + cn}, Org: "EXAMPLE GMBH",
+		OU: []string{"Domain Control Validated"}}, pending.Key.Public())
 	stranger := lab().Plain("Stranger", "y.example.com")
-	p, r, err := Join(t.Context(), bundleOf(t, root, stranger.Issuers[0], leaf, middle.Cert), JoinOptions{Pending: []Pending{{ID: "other", Key: stranger.Key}, pending}, Now: now})
+	p, r, err := Join(t.Context(), bundleOf(t, root, stranger.Issuers[0], leaf, middle.Cert),
+		JoinOptions{Pending: []Pending{{ID: "other", Key: stranger.Key}, pending}, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,13 +79,15 @@ func TestJoinARequest(t *testing.T) {
 	if r.DaysLeft != 365 {
 		t.Errorf("days left: %d", r.DaysLeft)
 	}
-	if a := p.Expect(version("11.8"), "corp.example.com"); a.Answer != AnswerMaybe || !strings.Contains(a.Why, "Vendor Root") || !strings.Contains(a.Why, "ends in the device's suffix") {
+	if a := p.Expect(version("11.8"), "corp.example.com"); a.Answer != AnswerMaybe || !strings.Contains(a.Why, "Vendor Root") ||
+		!strings.Contains(a.Why, "ends in the device's suffix") {
 		t.Errorf("expected of AMT 11.8: %+v", a)
 	}
 	if a := p.Expect(version("11.8"), "other.io"); a.Answer != AnswerNo || !strings.Contains(a.Why, "other.io") {
 		t.Errorf("expected of AMT 11.8 in another domain: %+v", a)
 	}
-	if len(r.Accepted) != len(Generations()) || r.Accepted[0].Version != "3.2" || r.Accepted[0].Answer != AnswerMaybe || !strings.Contains(r.Accepted[9].Why, "USB") {
+	if len(r.Accepted) != len(Generations()) || r.Accepted[0].Version != "3.2" || r.Accepted[0].Answer != AnswerMaybe ||
+		!strings.Contains(r.Accepted[9].Why, "USB") {
 		t.Errorf("acceptance: %+v", r.Accepted)
 	}
 }
@@ -141,14 +145,16 @@ func TestJoinFetchesOnlyWhenAllowed(t *testing.T) {
 	l := lab()
 	root := l.Root(certtest.Options{Name: "Fetch Root"})
 	middle := root.Intermediate(certtest.Options{Name: "Fetch CA", Issuers: []string{"http://ca.example.com/root.p7c"}})
-	leaf := middle.Leaf(certtest.Options{Name: "prov.corp.example.com", Issuers: []string{"ldap:///x", "http://ca.example.com/ca.crt"}}, root.Cert)
+	leaf := middle.Leaf(certtest.Options{Name: "prov.corp.example.com", Issuers: []string{"ldap:///x", "http://ca.example.com/ca.crt"}},
+		root.Cert)
 	b := &Bundle{Certs: []*x509.Certificate{leaf.Cert}, Keys: []crypto.Signer{leaf.Key}}
 
 	p, r, err := Join(t.Context(), b, JoinOptions{Now: now})
 	if err != nil || p.Usable() || codeOf(r.Err()) != reason.ChainIncomplete || !strings.Contains(r.Err().Error(), `"Fetch CA"`) {
 		t.Errorf("not allowed, the intermediate is named: %v, %v", r.Err(), err)
 	}
-	shelf := map[string][]byte{"http://ca.example.com/ca.crt": middle.Cert.Raw, "http://ca.example.com/root.p7c": pkcs7(t, "DER", root.Cert)}
+	shelf := map[string][]byte{"http://ca.example.com/ca.crt": middle.Cert.Raw,
+		"http://ca.example.com/root.p7c": pkcs7(t, "DER", root.Cert)}
 	fetch := func(_ context.Context, url string) ([]byte, error) {
 		if d, ok := shelf[url]; ok {
 			return d, nil
@@ -164,7 +170,8 @@ func TestJoinFetchesOnlyWhenAllowed(t *testing.T) {
 	if err != nil || p.Usable() {
 		t.Errorf("what is fetched has to fit: %v", err)
 	}
-	if p, _, err = Join(t.Context(), b, JoinOptions{Now: now, Known: []*x509.Certificate{root.Cert, middle.Cert}}); err != nil || !p.Usable() {
+	if p, _, err = Join(t.Context(), b, JoinOptions{Now: now, Known: []*x509.Certificate{root.Cert, middle.Cert}}); err != nil ||
+		!p.Usable() {
 		t.Errorf("known certificates complete it too: %v", err)
 	}
 }
@@ -196,7 +203,8 @@ func TestFetchOver(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	for _, address := range []string{"https" + strings.TrimPrefix(srv.URL, "http"), "file:///etc/passwd", "http://who:secret@" + srv.Listener.Addr().String()} {
+	for _, address := range []string{"https" + strings.TrimPrefix(srv.URL, "http"), "file:///etc/passwd",
+		"http://who:secret@" + srv.Listener.Addr().String()} {
 		if _, err := fetch(t.Context(), address); err == nil || !strings.Contains(err.Error(), "plain http") {
 			t.Errorf("%s: %v", address, err)
 		}

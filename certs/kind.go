@@ -74,7 +74,9 @@ func kindOf(der []byte) (kind, []asn1.RawValue) {
 		return kindKey, c // PKCS#1, DSA, SEC 1
 	case is(first, asn1.TagSequence) && is(second, asn1.TagOctetString) && len(c) == 2:
 		return kindLockedKey, c
-	case len(c) == 2 && is(second, asn1.TagBitString) && is(first, asn1.TagSequence), len(c) == 2 && is(second, asn1.TagInteger) && is(first, asn1.TagInteger): // PKIX, PKCS#1
+	// PKIX, PKCS#1
+	case len(c) == 2 && is(second, asn1.TagBitString) && is(first, asn1.TagSequence), len(c) == 2 && is(second, asn1.TagInteger) &&
+		is(first, asn1.TagInteger):
 		return kindPublicKey, c
 	case signed(c) != kindUnknown:
 		return signed(c), c

@@ -52,7 +52,8 @@ func Match(all []*Provisioning, announced []amt.TrustHash, h Hints, now time.Tim
 	usable := slices.DeleteFunc(slices.Clone(all), func(p *Provisioning) bool { return p == nil || !p.Usable() })
 	if len(usable) == 0 {
 		if len(all) > 0 {
-			return nil, reason.Because(reason.NoProvisioningCertificate, "none of the %d provisioning certificates is usable: %s", len(all), firstErrors(all))
+			return nil, reason.Because(reason.NoProvisioningCertificate, "none of the %d provisioning certificates is usable: %s", len(all),
+				firstErrors(all))
 		}
 		return nil, reason.Because(reason.NoProvisioningCertificate, "no provisioning certificate is active")
 	}
@@ -63,7 +64,8 @@ func Match(all []*Provisioning, announced []amt.TrustHash, h Hints, now time.Tim
 		}
 	}
 	if len(trusted) == 0 {
-		return nil, reason.Because(reason.RootNotTrusted, "the device announced no active root hash, so that no certificate can set it up: enable the hashes in MEBx")
+		return nil, reason.Because(reason.RootNotTrusted,
+			"the device announced no active root hash, so that no certificate can set it up: enable the hashes in MEBx")
 	}
 
 	var ranked []rankedCandidate
@@ -110,8 +112,10 @@ type rankedCandidate struct {
 }
 
 func rankCandidate(p *Provisioning, path Path, hash amt.TrustHash, h Hints, fit Fit, doubt string, outside *reason.Error) rankedCandidate {
-	r := rankedCandidate{Candidate: Candidate{Cert: p, Path: path, Hash: hash}, outside: outside != nil, doubtful: fit == Doubtful, suffix: 1}
-	why := []string{fmt.Sprintf("%s ends in %s, which the device announced by %s", p.Name, displayRoot(path), strings.ToUpper(hash.Algorithm.String()))}
+	r := rankedCandidate{Candidate: Candidate{Cert: p, Path: path, Hash: hash}, outside: outside != nil, doubtful: fit == Doubtful,
+		suffix: 1}
+	why := []string{fmt.Sprintf("%s ends in %s, which the device announced by %s", p.Name, displayRoot(path),
+		strings.ToUpper(hash.Algorithm.String()))}
 	if h.Suffix != "" {
 		d := p.Covers(h.Suffix, h.Version)
 		switch {
@@ -175,7 +179,8 @@ func strongest(hashes []amt.TrustHash, trusted map[string]bool) (amt.TrustHash, 
 func refuse(refusals []*reason.Error) *reason.Error {
 	first := refusals[0]
 	for _, r := range refusals {
-		if (first.Code == reason.CertExpired || first.Code == reason.CertNotYetValid) && r.Code != reason.CertExpired && r.Code != reason.CertNotYetValid {
+		if (first.Code == reason.CertExpired || first.Code == reason.CertNotYetValid) && r.Code != reason.CertExpired &&
+			r.Code != reason.CertNotYetValid {
 			first = r
 		}
 	}

@@ -41,7 +41,8 @@ func TestMatchByEachAlgorithm(t *testing.T) {
 			t.Errorf("%s: got %v, %v", alg, got, err)
 		}
 	}
-	got, err := Match([]*Provisioning{p}, []amt.TrustHash{hashOf(t, f, amt.SHA1), hashOf(t, f, amt.SHA384), hashOf(t, f, amt.SHA256)}, Hints{}, now)
+	got, err := Match([]*Provisioning{p}, []amt.TrustHash{hashOf(t, f, amt.SHA1), hashOf(t, f, amt.SHA384), hashOf(t, f, amt.SHA256)},
+		Hints{}, now)
 	if err != nil || len(got) != 1 || got[0].Hash.Algorithm != amt.SHA384 {
 		t.Errorf("one chain is one candidate, by the strongest hash: %v, %v", got, err)
 	}
@@ -78,7 +79,8 @@ func TestMatchCrossSigned(t *testing.T) {
 					}
 				}
 			}
-			if _, err := Match([]*Provisioning{p}, []amt.TrustHash{oldRoot}, Hints{Version: version("16.1")}, now); codeOf(err) != reason.ChainSHA1Rejected {
+			if _, err := Match([]*Provisioning{p}, []amt.TrustHash{oldRoot}, Hints{Version: version("16.1")},
+				now); codeOf(err) != reason.ChainSHA1Rejected {
 				t.Errorf("AMT 16 refuses the SHA-1 root: %v", err)
 			}
 		})
@@ -96,7 +98,8 @@ func TestMatchOrder(t *testing.T) {
 	longer := make(middle.Leaf(certtest.Options{Name: "longer.corp.example.com", NotAfter: now.AddDate(2, 0, 0)}, root.Cert))
 	direct := make(root.Leaf(certtest.Options{Name: "direct.corp.example.com"}))
 	foreign := make(root.Leaf(certtest.Options{Name: "prov.other.io"}))
-	expired := make(root.Leaf(certtest.Options{Name: "expired.corp.example.com", NotBefore: now.AddDate(-2, 0, 0), NotAfter: now.AddDate(0, 0, -1)}))
+	expired := make(root.Leaf(certtest.Options{Name: "expired.corp.example.com", NotBefore: now.AddDate(-2, 0, 0),
+		NotAfter: now.AddDate(0, 0, -1)}))
 	forced := *expired
 	forced.Forced = true
 	small := make(root.Leaf(certtest.Options{Name: "small.corp.example.com", Bits: 1024}))

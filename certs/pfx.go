@@ -57,7 +57,8 @@ func LoadFile(ctx context.Context, path, passwordFile string, now time.Time, ext
 	}
 	p, err := LoadPFX(ctx, f.Data, amt.NewSecret(password), now, extra...)
 	if r := (*reason.Error)(nil); errors.As(err, &r) && r.Code == reason.PFXPasswordWrong && passwordFile != "" {
-		err = reason.Because(r.Code, "%w; the password file %s %s", r, passwordFile, map[bool]string{true: "is empty", false: "was read"}[password == ""])
+		err = reason.Because(r.Code, "%w; the password file %s %s", r, passwordFile,
+			map[bool]string{true: "is empty", false: "was read"}[password == ""])
 	}
 	if err != nil {
 		return nil, inFile(path, err)
@@ -190,7 +191,8 @@ func (b *bundler) pfx(ctx context.Context, der []byte) error {
 			return b.wrongPassword("the PFX", " (or the file was damaged on its way: the check cannot tell)")
 		}
 	} else {
-		b.find("%sthe PFX has no check sum, so that nobody can tell whether it was changed on its way; what it holds fits together", b.where())
+		b.find("%sthe PFX has no check sum, so that nobody can tell whether it was changed on its way; what it holds fits together",
+			b.where())
 	}
 	var safes []contentInfo
 	if err := r.unpack(content, &safes); err != nil {
@@ -229,7 +231,8 @@ func (r *pfxReader) locked(where string, err error) error {
 	case !r.checked:
 		return r.b.wrongPassword("the PFX", "")
 	case !ascii(r.passwords[0]):
-		return damaged("the password of the PFX is right, but %s cannot be decrypted with it in any encoding known; a password of plain letters and digits opens everywhere", where)
+		return damaged("the password of the PFX is right, but %s cannot be decrypted with it in any encoding known; a password of plain "+
+			"letters and digits opens everywhere", where)
 	}
 	return damaged("the PFX cannot be decrypted although its password is right (%s)", where)
 }
@@ -344,7 +347,8 @@ func (b *bundler) wrongPassword(what, doubt string) error {
 		case len(bytes.TrimSpace(s)) < len(s):
 			hint = "; the password has a blank at its beginning or end, which counts"
 		case !ascii(p) && hint == "":
-			hint = "; it was tried as UTF-8, UTF-16, Windows-1252 and in the code pages 850 and 437: export with a password of plain letters and digits"
+			hint = "; it was tried as UTF-8, UTF-16, Windows-1252 and in the code pages 850 and 437: export with a password of plain " +
+				"letters and digits"
 		}
 	}
 	if len(given) > 1 {
@@ -399,7 +403,8 @@ func keyOf(der []byte) (crypto.Signer, error) {
 		return s, nil
 	}
 	if err == nil {
-		return nil, reason.Because(reason.KeyTypeUnsupported, "it is of a kind that cannot sign (%T), which no device takes: AMT wants RSA", k)
+		return nil, reason.Because(reason.KeyTypeUnsupported, "it is of a kind that cannot sign (%T), which no device takes: AMT wants RSA",
+			k)
 	}
 	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
 		return k, nil
@@ -413,7 +418,8 @@ func keyOf(der []byte) (crypto.Signer, error) {
 		Key       []byte
 	}
 	if _, err2 := asn1.Unmarshal(der, &p8); err2 == nil {
-		name, known := map[string]string{"1.2.840.10040.4.1": "DSA", "1.2.840.113549.1.1.10": "RSA for PSS only", "1.3.101.110": "X25519", "1.3.101.113": "Ed448", "1.3.101.111": "X448"}[p8.Algorithm.Algorithm.String()]
+		name, known := map[string]string{"1.2.840.10040.4.1": "DSA", "1.2.840.113549.1.1.10": "RSA for PSS only", "1.3.101.110": "X25519",
+			"1.3.101.113": "Ed448", "1.3.101.111": "X448"}[p8.Algorithm.Algorithm.String()]
 		if known {
 			return nil, reason.Because(reason.KeyTypeUnsupported, "it is a key for %s, which no device takes: AMT wants RSA", name)
 		}

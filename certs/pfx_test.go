@@ -28,7 +28,8 @@ func TestLoadPFXOfEveryWriter(t *testing.T) {
 			if !p.Usable() || len(p.Paths) != 1 || len(p.Paths[0].Certs) != 3 || !p.Paths[0].Root().Equal(f.Issuers[1]) {
 				t.Errorf("want one chain of three, got %d paths, findings %v", len(p.Paths), p.Findings)
 			}
-			if got := p.TLS(p.Paths[0]); len(got.Certificate) != 3 || string(got.Certificate[0]) != string(f.Cert.Raw) || string(got.Certificate[2]) != string(f.Issuers[1].Raw) {
+			if got := p.TLS(p.Paths[0]); len(got.Certificate) != 3 || string(got.Certificate[0]) != string(f.Cert.Raw) ||
+				string(got.Certificate[2]) != string(f.Issuers[1].Raw) {
 				t.Error("a handshake sends leaf first and root last")
 			}
 		})
@@ -42,7 +43,8 @@ func TestLoadPFXOfOpenSSL(t *testing.T) {
 	write(t, dir, "key.pem", certtest.KeyPEM(f.Key))
 	write(t, dir, "leaf.pem", certtest.PEM(f.Cert))
 	write(t, dir, "rest.pem", certtest.PEM(f.Issuers[1], f.Issuers[0]))
-	for name, more := range map[string][]string{"version 3": nil, "legacy": {"-legacy"}, "no key": {"-nokeys"}, "no certificate": {"-nocerts"}} {
+	for name, more := range map[string][]string{"version 3": nil, "legacy": {"-legacy"}, "no key": {"-nokeys"},
+		"no certificate": {"-nocerts"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			out := filepath.Join(dir, strings.ReplaceAll(name, " ", "")+".pfx")
@@ -54,7 +56,8 @@ func TestLoadPFXOfOpenSSL(t *testing.T) {
 				t.Fatal(err)
 			}
 			p, err := LoadPFX(t.Context(), data, secret("secret"), now)
-			if want, ok := map[string]reason.Code{"no key": reason.CertPrivateKeyMissing, "no certificate": reason.CertKeyMismatch}[name]; ok {
+			if want, ok := map[string]reason.Code{"no key": reason.CertPrivateKeyMissing,
+				"no certificate": reason.CertKeyMismatch}[name]; ok {
 				if codeOf(err) != want {
 					t.Errorf("want %s, got %v", want, err)
 				}
@@ -120,7 +123,8 @@ func TestLoadPFXPrefersTheIssuedTwin(t *testing.T) {
 	l := lab()
 	f := l.Plain("Twin", "prov.corp.example.com")
 	standIn := l.Root(certtest.Options{Name: "prov.corp.example.com"}) // same key by name
-	p, err := LoadPFX(t.Context(), certtest.PFX(certtest.Modern, "x", f.Key, append([]*x509.Certificate{standIn.Cert}, f.Chain()...)...), secret("x"), now)
+	p, err := LoadPFX(t.Context(), certtest.PFX(certtest.Modern, "x", f.Key, append([]*x509.Certificate{standIn.Cert}, f.Chain()...)...),
+		secret("x"), now)
 	if err != nil {
 		t.Fatal(err)
 	}

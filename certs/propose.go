@@ -99,7 +99,8 @@ func Propose(seen []SuffixSeen) Proposal {
 			d := Covers(n.Name, s.Suffix, amt.Version{})
 			s.Name, s.Rule, s.Why = n.Name, d.Rule, d.Why
 			if i > 0 && slices.ContainsFunc(releases(s.SuffixSeen), func(v amt.Version) bool { return generationOf(v).san == perhaps }) {
-				s.Unsure = fmt.Sprintf("no source says that AMT before 15 reads further names: for such devices in %s order a certificate of its own, with %s as the common name", s.Suffix, n.Name)
+				s.Unsure = fmt.Sprintf("no source says that AMT before 15 reads further names: for such devices in %s order a "+
+					"certificate of its own, with %s as the common name", s.Suffix, n.Name)
 			}
 		}
 		out.Suffixes = append(out.Suffixes, s)
@@ -110,7 +111,8 @@ func Propose(seen []SuffixSeen) Proposal {
 	}
 	for _, s := range out.Suffixes {
 		if s.Exact {
-			out.Notes = append(out.Notes, fmt.Sprintf("%s needs an exact match: firmware gives it no relief, so a sibling or a subdomain that devices get later needs a further name", s.Suffix))
+			out.Notes = append(out.Notes, fmt.Sprintf("%s needs an exact match: firmware gives it no relief, so a sibling or a subdomain "+
+				"that devices get later needs a further name", s.Suffix))
 		}
 	}
 	slices.SortStableFunc(out.Suffixes, func(a, b ProposedSuffix) int {
@@ -150,7 +152,8 @@ func merged(seen []SuffixSeen) []SuffixSeen {
 // unfitSuffix says why no certificate of a public CA can serve a suffix, and what
 // can be done; "" when one can.
 func unfitSuffix(suffix string) string {
-	const instead = "give the devices a public suffix (DHCP option 15, or the PKI DNS suffix in MEBx), or use a root of your own: provctl root create"
+	const instead = "give the devices a public suffix (DHCP option 15, or the PKI DNS suffix in MEBx), or use a root of your own: " +
+		"provctl root create"
 	why := unfitName(Host + "." + suffix)
 	switch {
 	case suffix == "":

@@ -73,8 +73,10 @@ func TestPropose(t *testing.T) {
 func TestProposeRefuses(t *testing.T) {
 	t.Parallel()
 	for suffix, says := range map[string]string{
-		"corp.local": ".local, which no public CA issues", "site.corp": ".corp, which no public CA issues", "office.lan": ".lan, which no public CA issues",
-		"workgroup": "no public CA issues", "contoso": "single label", "co.uk": "one more label", "my_site.example.com": "underscore", "": "option 15",
+		"corp.local": ".local, which no public CA issues", "site.corp": ".corp, which no public CA issues",
+		"office.lan": ".lan, which no public CA issues",
+		"workgroup":  "no public CA issues", "contoso": "single label", "co.uk": "one more label", "my_site.example.com": "underscore",
+		"": "option 15",
 	} {
 		got := Propose([]SuffixSeen{{Suffix: suffix, Devices: 3}, {Suffix: "corp.example.com", Devices: 1}})
 		i := slices.IndexFunc(got.Suffixes, func(s ProposedSuffix) bool { return s.Suffix == suffix })
@@ -85,7 +87,8 @@ func TestProposeRefuses(t *testing.T) {
 			t.Errorf("beside %q: %+v", suffix, got.Names)
 		}
 	}
-	if got := Propose([]SuffixSeen{{Suffix: "corp.local"}}); !strings.Contains(got.Suffixes[0].Why, "provctl root create") || !strings.Contains(got.Suffixes[0].Why, "MEBx") {
+	if got := Propose([]SuffixSeen{{Suffix: "corp.local"}}); !strings.Contains(got.Suffixes[0].Why, "provctl root create") ||
+		!strings.Contains(got.Suffixes[0].Why, "MEBx") {
 		t.Errorf("what to do instead: %s", got.Suffixes[0].Why)
 	}
 }

@@ -57,7 +57,8 @@ func NewRequest(o RequestOptions) (*Request, error) {
 		bits = 2048
 	case 2048, 3072:
 	default:
-		return nil, reason.Because(reason.KeySizeUnsupported, "a key of %d bits is not offered: 2048 serves every AMT, 3072 is only for fleets from 6.0 on", bits)
+		return nil, reason.Because(reason.KeySizeUnsupported,
+			"a key of %d bits is not offered: 2048 serves every AMT, 3072 is only for fleets from 6.0 on", bits)
 	}
 	if o.Country != "" && len(o.Country) != 2 {
 		return nil, reason.Because(reason.CertInputInvalid, "the country %q is not a two-letter code such as DE", amt.Clip(o.Country))

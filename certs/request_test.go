@@ -21,7 +21,8 @@ func TestRequest(t *testing.T) {
 	text := string(openssl(t, "req", "-in", write(t, t.TempDir(), "r.csr", r.PEM()), "-noout", "-text", "-verify"))
 	for _, want := range []string{
 		"CN = provisionserver.corp.example.com", "OU = Intel(R) Client Setup Certificate", "O = Example GmbH", "Public-Key: (2048 bit)",
-		"TLS Web Server Authentication, 2.16.840.1.113741.1.2.3", "DNS:provisionserver.corp.example.com, DNS:prov.other.io", "sha256WithRSAEncryption",
+		"TLS Web Server Authentication, 2.16.840.1.113741.1.2.3", "DNS:provisionserver.corp.example.com, DNS:prov.other.io",
+		"sha256WithRSAEncryption",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("want %q in\n%s", want, text)
@@ -72,7 +73,8 @@ func TestRequestRefuses(t *testing.T) {
 			t.Errorf("%s: want %s with %q, got %v", name, c.code, c.says, err)
 		}
 	}
-	if r, err := NewRequest(RequestOptions{CommonName: "prov.corp.local", PrivateNames: true}); err != nil || r.Names[0] != "prov.corp.local" {
+	if r, err := NewRequest(RequestOptions{CommonName: "prov.corp.local", PrivateNames: true}); err != nil ||
+		r.Names[0] != "prov.corp.local" {
 		t.Errorf("for a CA of one's own .local is fine: %v", err)
 	}
 }

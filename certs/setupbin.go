@@ -124,7 +124,9 @@ func (f SetupFile) Encode() ([]byte, error) {
 		body = appendEntry(body, moduleAMT, amtActivate, []byte{1})
 	}
 	if len(body) > setupChunk-setupRecordHead {
-		return nil, reason.Because(reason.CertInputInvalid, "the settings take %d bytes, and a record has room for %d: use fewer hashes or shorter names", len(body), setupChunk-setupRecordHead)
+		return nil, reason.Because(reason.CertInputInvalid,
+			"the settings take %d bytes, and a record has room for %d: use fewer hashes or shorter names", len(body),
+			setupChunk-setupRecordHead)
 	}
 
 	out := make([]byte, 0, 2*setupChunk)
@@ -223,7 +225,8 @@ type SetupRecord struct {
 // same compares every field that Encode writes.
 func (r SetupRecord) same(f SetupFile) bool {
 	g := r.SetupFile
-	if !g.CurrentPassword.Equal(f.CurrentPassword) || !g.NewPassword.Equal(f.NewPassword) || len(g.Hashes) != len(f.Hashes) || r.Other != 0 || r.Used {
+	if !g.CurrentPassword.Equal(f.CurrentPassword) || !g.NewPassword.Equal(f.NewPassword) || len(g.Hashes) != len(f.Hashes) ||
+		r.Other != 0 || r.Used {
 		return false
 	}
 	for i := range g.Hashes {
@@ -315,7 +318,8 @@ func (r *SetupRecord) entry(module, id uint16, v []byte) error {
 		r.CurrentPassword = amt.NewSecret(string(v))
 	case module == moduleME && id == meNewPassword:
 		r.NewPassword = amt.NewSecret(string(v))
-	case module == moduleME && id == meManageability && one, module == moduleAMT && id == amtRemoteConfig && one, module == moduleAMT && id == amtCustomHashes && one:
+	case module == moduleME && id == meManageability && one, module == moduleAMT && id == amtRemoteConfig && one, module == moduleAMT &&
+		id == amtCustomHashes && one:
 		// the only value Encode writes
 	case module == moduleAMT && id == amtDNSSuffix:
 		r.DNSSuffix = string(v)

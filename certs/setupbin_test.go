@@ -32,7 +32,8 @@ func labSetup() SetupFile {
 // (amt-setupbin.js) from the values of labSetup.
 func TestSetupFileAgreesWithAnotherWriter(t *testing.T) {
 	t.Parallel()
-	for file, scrambled := range map[string]bool{"testdata/setup-meshcentral.bin": false, "testdata/setup-meshcentral-scrambled.bin": true} {
+	for file, scrambled := range map[string]bool{"testdata/setup-meshcentral.bin": false,
+		"testdata/setup-meshcentral-scrambled.bin": true} {
 		theirs, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -66,14 +67,17 @@ func TestSetupFileRoundTrip(t *testing.T) {
 			DNSSuffix:       rapid.SampledFrom([]string{"", "corp.example.com", "example.io"}).Draw(t, "suffix"),
 			ServerFQDN:      rapid.SampledFrom([]string{"", "prov.example.com"}).Draw(t, "server"),
 			ServerPort:      rapid.Uint16().Draw(t, "port"),
-			Activate:        rapid.Bool().Draw(t, "activate"), Consume: rapid.Bool().Draw(t, "consume"), Scramble: rapid.Bool().Draw(t, "scramble"),
+			Activate:        rapid.Bool().Draw(t, "activate"), Consume: rapid.Bool().Draw(t, "consume"),
+			Scramble: rapid.Bool().Draw(t, "scramble"),
 		}
 		if rapid.Bool().Draw(t, "address") {
-			f.ServerAddress = rapid.SampledFrom([]netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("2001:db8::7")}).Draw(t, "ip")
+			f.ServerAddress = rapid.SampledFrom([]netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("2001:db8::7")}).Draw(t,
+				"ip")
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "hashes") {
 			all := amt.HashesOf(rapid.SliceOfN(rapid.Byte(), 1, 9).Draw(t, "der"))
-			f.Hashes = append(f.Hashes, SetupHash{Hash: rapid.SampledFrom(all).Draw(t, "hash"), Name: rapid.StringMatching(`[ -~]{1,32}`).Draw(t, "name")})
+			f.Hashes = append(f.Hashes, SetupHash{Hash: rapid.SampledFrom(all).Draw(t, "hash"),
+				Name: rapid.StringMatching(`[ -~]{1,32}`).Draw(t, "name")})
 		}
 		if _, err := f.Encode(); err != nil { // Encode reads back and compares
 			t.Fatal(err)

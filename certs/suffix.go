@@ -124,7 +124,8 @@ func Covers(identifier, suffix string, v amt.Version) Decision {
 		if a, b := tail(base, n), tail(dev, n); a != "" && a == b {
 			return decide(sure, RuleDomain, v, "under .%s the last %d labels decide, and both names end in %s", tld, n, a)
 		}
-		return Decision{Rule: RuleNone, Why: fmt.Sprintf("under .%s the last %d labels must agree: the certificate's %s, the device's %s", tld, n, lastLabels(base, n), lastLabels(dev, n))}
+		return Decision{Rule: RuleNone, Why: fmt.Sprintf("under .%s the last %d labels must agree: the certificate's %s, the device's %s",
+			tld, n, lastLabels(base, n), lastLabels(dev, n))}
 	}
 	why := fmt.Sprintf("%s does not end in the device's suffix %s", id, dev)
 	if !v.IsZero() && listed {

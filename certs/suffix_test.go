@@ -110,7 +110,8 @@ func TestCoversAny(t *testing.T) {
 	if d := CoversAny("prov.corp.example.com", sans, "corp.example.com", version("3.2")); !d.OK || d.Unsure {
 		t.Errorf("the common name is certain: %+v", d)
 	}
-	if d := CoversAny("prov.corp.example.com", sans, "other.io", version("3.2")); !d.OK || !d.Unsure || !strings.Contains(d.Why, "subjectAltName") {
+	if d := CoversAny("prov.corp.example.com", sans, "other.io", version("3.2")); !d.OK || !d.Unsure ||
+		!strings.Contains(d.Why, "subjectAltName") {
 		t.Errorf("an alternative name on old firmware is not: %+v", d)
 	}
 	if d := CoversAny("prov.corp.example.com", sans, "other.io", version("")); !d.OK || d.Unsure {

@@ -64,8 +64,10 @@ func (b *bundler) text(ctx context.Context, data []byte) error {
 		}
 		label, begins := text[m[4]:m[5]], text[m[2]:m[3]] == "BEGIN"
 		if !begins {
-			if i == 0 && looksLikeData(text[:m[0]]) || i > 0 && text[marks[i-1][2]:marks[i-1][3]] == "END" && looksLikeData(text[marks[i-1][1]:m[0]]) {
-				return reason.Because(reason.CertInputInvalid, "line %d: END %s without its BEGIN line: copy it again from the first dash on", line, amt.Clip(label))
+			if i == 0 && looksLikeData(text[:m[0]]) || i > 0 && text[marks[i-1][2]:marks[i-1][3]] == "END" &&
+				looksLikeData(text[marks[i-1][1]:m[0]]) {
+				return reason.Because(reason.CertInputInvalid,
+					"line %d: END %s without its BEGIN line: copy it again from the first dash on", line, amt.Clip(label))
 			}
 			continue
 		}
@@ -150,7 +152,8 @@ func (b *bundler) block(ctx context.Context, label, body string, closed bool) er
 	case strings.Contains(label, "REQUEST"):
 		b.ignore("a certificate request, which is not yet a certificate")
 		return nil
-	case strings.HasSuffix(label, "CRL"), strings.Contains(label, "PUBLIC KEY"), strings.Contains(label, "PARAM"), strings.Contains(label, "PGP"), strings.Contains(label, "ATTRIBUTE"):
+	case strings.HasSuffix(label, "CRL"), strings.Contains(label, "PUBLIC KEY"), strings.Contains(label, "PARAM"),
+		strings.Contains(label, "PGP"), strings.Contains(label, "ATTRIBUTE"):
 		b.ignore("line %d: a PEM block %q", b.at.line, amt.Clip(label))
 		return nil
 	}
@@ -222,7 +225,8 @@ func unarmour(lines []string, closed bool) ([]byte, error) {
 	case err != nil && !closed:
 		return nil, reason.Because(reason.CertInputInvalid, "it has no END line and was cut short: copy it again")
 	case err != nil:
-		return nil, reason.Because(reason.CertInputInvalid, "it is damaged: a character of its base64 is missing or too many. Copy it again")
+		return nil, reason.Because(reason.CertInputInvalid,
+			"it is damaged: a character of its base64 is missing or too many. Copy it again")
 	}
 	return der[:n], nil
 }
@@ -273,7 +277,8 @@ func (b *bundler) bare(ctx context.Context, text string) error {
 		return reason.Because(reason.CertInputInvalid, "a program took this for text%s", asBinary)
 	case strings.HasPrefix(head, "<") && strings.Contains(head, "htm"):
 		return stranger("this is a web page, perhaps the page that asks for a login, not the file: sign in there and download it again")
-	case strings.Contains(head, "mime-version:"), strings.HasPrefix(head, "from:"), strings.HasPrefix(head, "received:"), strings.HasPrefix(head, "return-path:"):
+	case strings.Contains(head, "mime-version:"), strings.HasPrefix(head, "from:"), strings.HasPrefix(head, "received:"),
+		strings.HasPrefix(head, "return-path:"):
 		return stranger("this is an e-mail without a certificate in it that can be read: save what is attached to it and import that")
 	}
 	return stranger("this is not PEM, DER, PKCS#7, PFX or zip: name the file of the certificate or its key")

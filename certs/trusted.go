@@ -39,7 +39,8 @@ func Authorities(ctx context.Context, f File) ([]*x509.Certificate, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid, "there is no certificate in it%s; name the file that holds it", b.because()))
+		return nil, inFile(amt.Clip(f.Name), reason.Because(reason.CertInputInvalid,
+			"there is no certificate in it%s; name the file that holds it", b.because()))
 	}
 	return out, nil
 }
@@ -69,7 +70,8 @@ func Pair(ctx context.Context, certificate, key File) (*tls.Certificate, error) 
 			}
 		}
 	}
-	return nil, inFile(amt.Clip(key.Name), reason.Because(reason.CertKeyMismatch, "the private key belongs to none of the certificates of %s: %s", amt.Clip(certificate.Name), namesIn(above)))
+	return nil, inFile(amt.Clip(key.Name), reason.Because(reason.CertKeyMismatch,
+		"the private key belongs to none of the certificates of %s: %s", amt.Clip(certificate.Name), namesIn(above)))
 }
 
 // climbing is the chain from leaf up, as far as it is here.
@@ -77,7 +79,9 @@ func climbing(leaf *x509.Certificate, all []*x509.Certificate) (out [][]byte) {
 	for c := leaf; c != nil && len(out) < maxDepth; {
 		out = append(out, c.Raw)
 		i := slices.IndexFunc(all, func(up *x509.Certificate) bool {
-			return bytes.Equal(up.RawSubject, c.RawIssuer) && !slices.ContainsFunc(out, func(have []byte) bool { return bytes.Equal(have, up.Raw) }) && checkSignature(c, up) == signatureGood
+			return bytes.Equal(up.RawSubject, c.RawIssuer) &&
+				!slices.ContainsFunc(out, func(have []byte) bool { return bytes.Equal(have, up.Raw) }) &&
+				checkSignature(c, up) == signatureGood
 		})
 		if i < 0 {
 			break

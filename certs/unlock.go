@@ -47,29 +47,40 @@ func unsupported(what string, id asn1.ObjectIdentifier) error {
 	if known, ok := algorithmNames[name]; ok {
 		name = known + " (" + name + ")"
 	}
-	return reason.Because(reason.PFXUnsupportedAlgorithm, "%s is %s, which cannot be opened here: export it again with AES-256 or 3DES and a check sum of SHA-256", what, name)
+	return reason.Because(reason.PFXUnsupportedAlgorithm,
+		"%s is %s, which cannot be opened here: export it again with AES-256 or 3DES and a check sum of SHA-256", what, name)
 }
 
 var algorithmNames = map[string]string{
-	"1.2.840.113549.1.5.1": "MD2 with DES", "1.2.840.113549.1.5.4": "MD2 with RC2", "1.2.840.113549.1.7.2": "signed data", "1.2.840.113549.1.7.3": "data enveloped for a certificate",
+	"1.2.840.113549.1.5.1": "MD2 with DES", "1.2.840.113549.1.5.4": "MD2 with RC2", "1.2.840.113549.1.7.2": "signed data",
+	"1.2.840.113549.1.7.3":   "data enveloped for a certificate",
 	"2.16.840.1.101.3.4.1.3": "AES-128-OFB", "2.16.840.1.101.3.4.1.23": "AES-192-OFB", "2.16.840.1.101.3.4.1.43": "AES-256-OFB",
 	"2.16.840.1.101.3.4.1.4": "AES-128-CFB", "2.16.840.1.101.3.4.1.24": "AES-192-CFB", "2.16.840.1.101.3.4.1.44": "AES-256-CFB",
-	"2.16.840.1.101.3.4.1.7": "AES-128-CCM", "2.16.840.1.101.3.4.1.27": "AES-192-CCM", "2.16.840.1.101.3.4.1.47": "AES-256-CCM", "1.2.840.113549.1.9.16.3.18": "ChaCha20-Poly1305",
-	"1.2.392.200011.61.1.1.1.2": "Camellia-128", "1.2.392.200011.61.1.1.1.3": "Camellia-192", "1.2.392.200011.61.1.1.1.4": "Camellia-256",
-	"1.2.410.200046.1.1.2": "ARIA-128", "1.2.410.200046.1.1.7": "ARIA-192", "1.2.410.200046.1.1.12": "ARIA-256", "1.2.410.200004.1.4": "SEED", "1.2.156.10197.1.104.2": "SM4",
-	"1.3.6.1.4.1.3029.1.2": "Blowfish", "1.2.840.113533.7.66.10": "CAST5", "1.3.6.1.4.1.188.7.1.1.2": "IDEA", "1.2.840.113549.3.4": "RC4", "1.2.840.113549.3.9": "RC5", "1.2.643.2.2.21": "GOST 28147-89",
-	"1.2.643.7.1.1.2.2": "Streebog-256", "1.2.643.7.1.1.2.3": "Streebog-512", "1.2.156.10197.1.401": "SM3", "1.3.36.3.2.1": "RIPEMD-160", "1.0.10118.3.0.55": "Whirlpool", "1.3.6.1.4.1.1722.12.2.1.16": "BLAKE2b",
+	"2.16.840.1.101.3.4.1.7": "AES-128-CCM", "2.16.840.1.101.3.4.1.27": "AES-192-CCM", "2.16.840.1.101.3.4.1.47": "AES-256-CCM",
+	"1.2.840.113549.1.9.16.3.18": "ChaCha20-Poly1305",
+	"1.2.392.200011.61.1.1.1.2":  "Camellia-128", "1.2.392.200011.61.1.1.1.3": "Camellia-192", "1.2.392.200011.61.1.1.1.4": "Camellia-256",
+	"1.2.410.200046.1.1.2": "ARIA-128", "1.2.410.200046.1.1.7": "ARIA-192", "1.2.410.200046.1.1.12": "ARIA-256",
+	"1.2.410.200004.1.4": "SEED", "1.2.156.10197.1.104.2": "SM4",
+	"1.3.6.1.4.1.3029.1.2": "Blowfish", "1.2.840.113533.7.66.10": "CAST5", "1.3.6.1.4.1.188.7.1.1.2": "IDEA", "1.2.840.113549.3.4": "RC4",
+	"1.2.840.113549.3.9": "RC5", "1.2.643.2.2.21": "GOST 28147-89",
+	"1.2.643.7.1.1.2.2": "Streebog-256", "1.2.643.7.1.1.2.3": "Streebog-512", "1.2.156.10197.1.401": "SM3", "1.3.36.3.2.1": "RIPEMD-160",
+	"1.0.10118.3.0.55": "Whirlpool", "1.3.6.1.4.1.1722.12.2.1.16": "BLAKE2b",
 }
 
 // digests are the hashes of check sums and key derivations, by the object
 // identifier of the hash and of HMAC over it.
 var digests = map[string]func() hash.Hash{
 	"1.2.840.113549.2.5": md5.New, "1.3.14.3.2.26": sha1.New, "2.16.840.1.101.3.4.2.4": sha256.New224, "2.16.840.1.101.3.4.2.1": sha256.New,
-	"2.16.840.1.101.3.4.2.2": sha512.New384, "2.16.840.1.101.3.4.2.3": sha512.New, "2.16.840.1.101.3.4.2.5": sha512.New512_224, "2.16.840.1.101.3.4.2.6": sha512.New512_256,
-	"1.2.840.113549.2.6": md5.New, "1.2.840.113549.2.7": sha1.New, "1.2.840.113549.2.8": sha256.New224, "1.2.840.113549.2.9": sha256.New,
-	"2.16.840.1.101.3.4.2.7": sha3Of(sha3.New224), "2.16.840.1.101.3.4.2.8": sha3Of(sha3.New256), "2.16.840.1.101.3.4.2.9": sha3Of(sha3.New384), "2.16.840.1.101.3.4.2.10": sha3Of(sha3.New512),
-	"2.16.840.1.101.3.4.2.13": sha3Of(sha3.New224), "2.16.840.1.101.3.4.2.14": sha3Of(sha3.New256), "2.16.840.1.101.3.4.2.15": sha3Of(sha3.New384), "2.16.840.1.101.3.4.2.16": sha3Of(sha3.New512),
-	"1.2.840.113549.2.10": sha512.New384, "1.2.840.113549.2.11": sha512.New, "1.2.840.113549.2.12": sha512.New512_224, "1.2.840.113549.2.13": sha512.New512_256,
+	"2.16.840.1.101.3.4.2.2": sha512.New384, "2.16.840.1.101.3.4.2.3": sha512.New, "2.16.840.1.101.3.4.2.5": sha512.New512_224,
+	"2.16.840.1.101.3.4.2.6": sha512.New512_256,
+	"1.2.840.113549.2.6":     md5.New, "1.2.840.113549.2.7": sha1.New, "1.2.840.113549.2.8": sha256.New224,
+	"1.2.840.113549.2.9":     sha256.New,
+	"2.16.840.1.101.3.4.2.7": sha3Of(sha3.New224), "2.16.840.1.101.3.4.2.8": sha3Of(sha3.New256),
+	"2.16.840.1.101.3.4.2.9": sha3Of(sha3.New384), "2.16.840.1.101.3.4.2.10": sha3Of(sha3.New512),
+	"2.16.840.1.101.3.4.2.13": sha3Of(sha3.New224), "2.16.840.1.101.3.4.2.14": sha3Of(sha3.New256),
+	"2.16.840.1.101.3.4.2.15": sha3Of(sha3.New384), "2.16.840.1.101.3.4.2.16": sha3Of(sha3.New512),
+	"1.2.840.113549.2.10": sha512.New384, "1.2.840.113549.2.11": sha512.New, "1.2.840.113549.2.12": sha512.New512_224,
+	"1.2.840.113549.2.13": sha512.New512_256,
 }
 
 func sha3Of(h func() *sha3.SHA3) func() hash.Hash { return func() hash.Hash { return h() } }
@@ -83,7 +94,8 @@ type unlocking struct {
 
 // decrypt tries the passwords, each in the octets that writers make of it, until
 // fits believes the answer: padding alone fits by chance once in 256.
-func decrypt(ctx context.Context, left *budget, alg algorithm, data []byte, passwords []amt.Secret, fits func(plain []byte) bool) ([]byte, error) {
+func decrypt(ctx context.Context, left *budget, alg algorithm, data []byte, passwords []amt.Secret, fits func(plain []byte) bool) ([]byte,
+	error) {
 	u, err := unlockingOf(alg)
 	if err != nil {
 		return nil, err
@@ -91,7 +103,8 @@ func decrypt(ctx context.Context, left *budget, alg algorithm, data []byte, pass
 	return u.try(ctx, left, data, passwords, fits)
 }
 
-func (u unlocking) try(ctx context.Context, left *budget, data []byte, passwords []amt.Secret, fits func(plain []byte) bool) ([]byte, error) {
+func (u unlocking) try(ctx context.Context, left *budget, data []byte, passwords []amt.Secret, fits func(plain []byte) bool) ([]byte,
+	error) {
 	for _, p := range passwords {
 		for _, octets := range spellings(p, u.bmp) {
 			key, iv, err := u.derive(ctx, left, octets)
@@ -271,7 +284,8 @@ const maxScrypt = 64 << 20
 
 // stretching is the key derivation of PBES2, and the length of the key where the
 // file names it.
-func stretching(kdf algorithm) (stretch func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error), size int, err error) {
+func stretching(kdf algorithm) (stretch func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error), size int,
+	err error) {
 	if !kdf.Algorithm.Equal(oidScrypt) {
 		p, prf, err := pbkdf2Of(kdf)
 		return func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error) {
@@ -287,7 +301,9 @@ func stretching(kdf algorithm) (stretch func(ctx context.Context, left *budget, 
 		return nil, 0, damaged("the parameters of scrypt cannot be read")
 	}
 	if p.N > maxScrypt/128 || p.R > maxScrypt/128/p.N || p.P > maxScrypt/128/p.N/p.R {
-		return nil, 0, reason.Because(reason.PFXUnsupportedAlgorithm, "its key derivation, scrypt with N %d, r %d and p %d, asks for more than %d MB: write it again with openssl pkcs8 -topk8 -v2 aes256", p.N, p.R, p.P, maxScrypt>>20)
+		return nil, 0, reason.Because(reason.PFXUnsupportedAlgorithm,
+			"its key derivation, scrypt with N %d, r %d and p %d, asks for more than %d MB: write it again with openssl pkcs8 -topk8 -v2 "+
+				"aes256", p.N, p.R, p.P, maxScrypt>>20)
 	}
 	return func(ctx context.Context, left *budget, password []byte, size int) ([]byte, error) {
 		if err := left.spend(ctx, int64(p.N)*int64(p.R), int64(p.P)); err != nil {
@@ -363,7 +379,8 @@ func pemUnlocking(info string) (unlocking, error) {
 	}[strings.ToUpper(strings.TrimSpace(name))]
 	switch {
 	case !ok:
-		return unlocking{}, reason.Because(reason.PFXUnsupportedAlgorithm, "its encryption is %s, which cannot be opened here: write it again with openssl pkcs8 -topk8", amt.Clip(name))
+		return unlocking{}, reason.Because(reason.PFXUnsupportedAlgorithm,
+			"its encryption is %s, which cannot be opened here: write it again with openssl pkcs8 -topk8", amt.Clip(name))
 	case err != nil || len(iv) < 8:
 		return unlocking{}, damaged("its DEK-Info line is damaged")
 	}
@@ -412,7 +429,8 @@ func tripleDES(key []byte) (cipher.Block, error) {
 }
 
 // pkcs12Key is RFC 7292 B.2. id says what the key is for.
-func pkcs12Key(ctx context.Context, left *budget, newHash func() hash.Hash, id byte, password, salt []byte, rounds, size int) ([]byte, error) {
+func pkcs12Key(ctx context.Context, left *budget, newHash func() hash.Hash, id byte, password, salt []byte, rounds, size int) ([]byte,
+	error) {
 	h := newHash()
 	u, v := h.Size(), h.BlockSize()
 	if err := left.spend(ctx, int64(rounds)+int64(len(salt)/v), int64((size+u-1)/u)); err != nil {

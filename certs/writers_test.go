@@ -75,9 +75,13 @@ func TestFilesOfRealWriters(t *testing.T) {
 	}
 	export := "openssl pkcs12 -export -inkey key.pem -in leaf.pem -certfile above.pem"
 	for name, more := range map[string]string{
-		"default": "", "legacy": "-legacy", "aes256": "-keypbe AES-256-CBC -certpbe AES-256-CBC -macalg sha512", "aes192": "-keypbe AES-192-CBC -certpbe AES-128-CBC", "sha384": "-macalg sha384", "sha3": "-macalg sha3-256",
-		"sha224": "-macalg sha224", "3des in pbes2": "-keypbe DES-EDE3-CBC -certpbe DES-EDE3-CBC", "no mac": "-nomac", "one round": "-noiter -nomaciter", "many rounds": "-iter 60000", "rc4": "-legacy -keypbe PBE-SHA1-RC4-128 -certpbe PBE-SHA1-RC4-128",
-		"rc2": "-legacy -keypbe PBE-SHA1-RC2-128 -certpbe PBE-SHA1-RC2-40", "des": "-legacy -keypbe PBE-MD5-DES -certpbe PBE-SHA1-DES", "2des": "-keypbe PBE-SHA1-2DES -certpbe PBE-SHA1-3DES", "clear": "-keypbe NONE -certpbe NONE",
+		"default": "", "legacy": "-legacy", "aes256": "-keypbe AES-256-CBC -certpbe AES-256-CBC -macalg sha512",
+		"aes192": "-keypbe AES-192-CBC -certpbe AES-128-CBC", "sha384": "-macalg sha384", "sha3": "-macalg sha3-256",
+		"sha224": "-macalg sha224", "3des in pbes2": "-keypbe DES-EDE3-CBC -certpbe DES-EDE3-CBC", "no mac": "-nomac",
+		"one round": "-noiter -nomaciter", "many rounds": "-iter 60000",
+		"rc4": "-legacy -keypbe PBE-SHA1-RC4-128 -certpbe PBE-SHA1-RC4-128",
+		"rc2": "-legacy -keypbe PBE-SHA1-RC2-128 -certpbe PBE-SHA1-RC2-40", "des": "-legacy -keypbe PBE-MD5-DES -certpbe PBE-SHA1-DES",
+		"2des": "-keypbe PBE-SHA1-2DES -certpbe PBE-SHA1-3DES", "clear": "-keypbe NONE -certpbe NONE",
 	} {
 		t.Run("openssl "+name, func(t *testing.T) {
 			t.Parallel()
@@ -98,8 +102,10 @@ func TestFilesOfRealWriters(t *testing.T) {
 	t.Run("openssl, keys", func(t *testing.T) {
 		t.Parallel()
 		for name, line := range map[string]string{
-			"pbes2": "openssl pkcs8 -topk8 -in key.pem -v2 aes-256-cbc -v2prf hmacWithSHA512", "der": "openssl pkcs8 -topk8 -in key.pem -outform DER", "pbes1": "openssl pkcs8 -topk8 -in key.pem -v1 PBE-SHA1-3DES",
-			"scrypt": "openssl pkcs8 -topk8 -in key.pem -scrypt", "dek": "openssl rsa -in key.pem -traditional -aes256", "dek3": "openssl rsa -in key.pem -traditional -des3",
+			"pbes2": "openssl pkcs8 -topk8 -in key.pem -v2 aes-256-cbc -v2prf hmacWithSHA512",
+			"der":   "openssl pkcs8 -topk8 -in key.pem -outform DER", "pbes1": "openssl pkcs8 -topk8 -in key.pem -v1 PBE-SHA1-3DES",
+			"scrypt": "openssl pkcs8 -topk8 -in key.pem -scrypt", "dek": "openssl rsa -in key.pem -traditional -aes256",
+			"dek3": "openssl rsa -in key.pem -traditional -des3",
 		} {
 			out := "key-" + name
 			tool(t, dir, line, "-passout", "pass:"+pass, "-out", out)
@@ -118,22 +124,27 @@ func TestFilesOfRealWriters(t *testing.T) {
 		t.Parallel()
 		for i, cipher := range []string{"aes-256", "3des-pkcs12", "arcfour"} {
 			out := fmt.Sprintf("gnutls-%d.p12", i)
-			tool(t, dir, "certtool --to-p12 --outder --p12-name amt --load-privkey key.pem --load-certificate chain.pem --pkcs-cipher "+cipher, "--password", pass, "--outfile", out)
+			tool(t, dir, "certtool --to-p12 --outder --p12-name amt --load-privkey key.pem --load-certificate chain.pem --pkcs-cipher "+
+				cipher, "--password", pass, "--outfile", out)
 			check(t, pass, out)
 		}
-		tool(t, dir, "certtool --to-p12 --p12-name amt --load-privkey key.pem --load-certificate chain.pem", "--password", pass, "--outfile", "gnutls.pem")
+		tool(t, dir, "certtool --to-p12 --p12-name amt --load-privkey key.pem --load-certificate chain.pem", "--password", pass,
+			"--outfile", "gnutls.pem")
 		check(t, pass, "gnutls.pem") // labelled PKCS12
 	})
 	t.Run("named, not opened", func(t *testing.T) {
 		t.Parallel()
-		for cipher, name := range map[string]string{"CAMELLIA-256-CBC": "Camellia-256", "ARIA-192-CBC": "ARIA-192", "AES-256-OFB": "AES-256-OFB", "BF-CBC": "Blowfish", "SEED-CBC": "SEED"} {
+		for cipher, name := range map[string]string{"CAMELLIA-256-CBC": "Camellia-256", "ARIA-192-CBC": "ARIA-192",
+			"AES-256-OFB": "AES-256-OFB", "BF-CBC": "Blowfish", "SEED-CBC": "SEED"} {
 			out := "named-" + cipher
-			tool(t, dir, export+" -provider legacy -provider default -keypbe "+cipher+" -certpbe "+cipher, "-passout", "pass:"+pass, "-out", out)
+			tool(t, dir, export+" -provider legacy -provider default -keypbe "+cipher+" -certpbe "+cipher, "-passout", "pass:"+pass, "-out",
+				out)
 			data, err := os.ReadFile(filepath.Join(dir, out))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := ParseBundle(t.Context(), []File{{out, data}}, secret(pass)); codeOf(err) != reason.PFXUnsupportedAlgorithm || !strings.Contains(err.Error(), out) || !strings.Contains(err.Error(), "is "+name+" (") {
+			if _, err := ParseBundle(t.Context(), []File{{out, data}}, secret(pass)); codeOf(err) != reason.PFXUnsupportedAlgorithm ||
+				!strings.Contains(err.Error(), out) || !strings.Contains(err.Error(), "is "+name+" (") {
 				t.Errorf("%s: %v", cipher, err)
 			}
 		}
@@ -152,7 +163,8 @@ func TestFilesOfRealWriters(t *testing.T) {
 	t.Run("Java", func(t *testing.T) {
 		t.Parallel()
 		tool(t, dir, export+" -name amt", "-passout", "pass:"+pass, "-out", "for-java.p12")
-		tool(t, dir, "keytool -importkeystore -noprompt -srckeystore for-java.p12 -srcstoretype PKCS12 -destkeystore java.p12 -deststoretype PKCS12", "-srcstorepass", pass, "-deststorepass", pass)
+		tool(t, dir, "keytool -importkeystore -noprompt -srckeystore for-java.p12 -srcstoretype PKCS12 -destkeystore java.p12 "+
+			"-deststoretype PKCS12", "-srcstorepass", pass, "-deststorepass", pass)
 		check(t, pass, "java.p12")
 	})
 }
@@ -164,7 +176,8 @@ func TestImportsDoNotDependOnWrapping(t *testing.T) {
 	l := lab()
 	f := l.Plain("Wrapped", "prov.corp.example.com")
 	stranger := l.Plain("Wrapped Stranger", "other.corp.example.com")
-	parts := []File{{"leaf", f.Cert.Raw}, {"middle", f.Issuers[0].Raw}, {"root", f.Issuers[1].Raw}, {"key", certtest.KeyPEM(f.Key)}, {"stranger", stranger.Cert.Raw}}
+	parts := []File{{"leaf", f.Cert.Raw}, {"middle", f.Issuers[0].Raw}, {"root", f.Issuers[1].Raw}, {"key", certtest.KeyPEM(f.Key)},
+		{"stranger", stranger.Cert.Raw}}
 	answer := func(t *rapid.T, files []File) []string {
 		b, err := ParseBundle(t.Context(), files, secret("no"), secret("x"))
 		if err != nil {

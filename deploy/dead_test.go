@@ -103,7 +103,8 @@ const modulePath = "github.com/provisiond/provisiond"
 
 func loadProgram(t *testing.T) *program {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Export,GoFiles,Dir", "./amt/...", "./certs/...", "./cmd/...", "./migrations/...", "./server/...", "./store/...")
+	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Export,GoFiles,Dir", "./amt/...", "./certs/...", "./cmd/...",
+		"./migrations/...", "./server/...", "./store/...")
 	cmd.Dir = ".."
 	out, err := cmd.Output()
 	if err != nil {
@@ -113,8 +114,10 @@ func loadProgram(t *testing.T) *program {
 		}
 		t.Fatal(err)
 	}
-	p := &program{fset: token.NewFileSet(), byWay: map[string]*types.Package{}, words: map[string]map[string]bool{}, owner: map[*types.Var]string{},
-		read: map[*types.Var]bool{}, written: map[*types.Var]bool{}, whole: map[*types.Var]bool{}, incoming: map[*types.Var]bool{}, outgoing: map[*types.Var]bool{}, typed: map[*types.Var]bool{}}
+	p := &program{fset: token.NewFileSet(), byWay: map[string]*types.Package{}, words: map[string]map[string]bool{},
+		owner: map[*types.Var]string{},
+		read:  map[*types.Var]bool{}, written: map[*types.Var]bool{}, whole: map[*types.Var]bool{}, incoming: map[*types.Var]bool{},
+		outgoing: map[*types.Var]bool{}, typed: map[*types.Var]bool{}}
 	exports := map[string]string{}
 	theirs := importer.ForCompiler(p.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
 	imports := importerFunc(func(path string) (*types.Package, error) {
@@ -137,7 +140,8 @@ func loadProgram(t *testing.T) *program {
 			exports[l.ImportPath] = l.Export
 			continue
 		}
-		c := &checked{path: l.ImportPath, info: &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{},
+		c := &checked{path: l.ImportPath, info: &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{},
+			Uses:       map[*ast.Ident]types.Object{},
 			Selections: map[*ast.SelectorExpr]*types.Selection{}, Instances: map[*ast.Ident]types.Instance{}}}
 		for _, name := range l.GoFiles {
 			f, err := parser.ParseFile(p.fset, filepath.Join(l.Dir, name), nil, parser.SkipObjectResolution)
@@ -458,7 +462,8 @@ func isInput(t types.Type) bool {
 	}
 	for i := range s.NumFields() {
 		tag := reflect.StructTag(s.Tag(i))
-		if tag.Get("path") != "" || tag.Get("query") != "" || tag.Get("header") != "" || s.Field(i).Name() == "Body" || s.Field(i).Embedded() && isInput(s.Field(i).Type()) {
+		if tag.Get("path") != "" || tag.Get("query") != "" || tag.Get("header") != "" || s.Field(i).Name() == "Body" ||
+			s.Field(i).Embedded() && isInput(s.Field(i).Type()) {
 			return true
 		}
 	}

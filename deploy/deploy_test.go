@@ -46,7 +46,8 @@ func TestUnitIsHardened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(tool, "security", "--offline=true", "--threshold=20", "--no-pager", "systemd/provisiond.service").CombinedOutput()
+	out, err := exec.Command(tool, "security", "--offline=true", "--threshold=20", "--no-pager",
+		"systemd/provisiond.service").CombinedOutput()
 	if err != nil {
 		t.Errorf("the unit is exposed above 2.0: %v\n%s", err, out)
 	}
@@ -70,7 +71,8 @@ func TestUnitsAreUnderstood(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, _ := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, "provisiond.service"), filepath.Join(dir, "provisiond.socket"), filepath.Join(dir, "provisiond-api.socket")).CombinedOutput()
+	out, _ := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, "provisiond.service"), filepath.Join(dir, "provisiond.socket"),
+		filepath.Join(dir, "provisiond-api.socket")).CombinedOutput()
 	for line := range strings.Lines(string(out)) {
 		if strings.Contains(line, dir) {
 			t.Error(strings.TrimSpace(line))
@@ -170,7 +172,8 @@ func TestComposeIsWhole(t *testing.T) {
 func TestImageRunsAsNobodyInParticular(t *testing.T) {
 	t.Parallel()
 	text := read(t, "../Dockerfile")
-	for _, want := range []string{"\nFROM scratch\n", "\nUSER 65532:65532\n", "CGO_ENABLED=0", "-X main.version=$VERSION", `HEALTHCHECK --interval=15s`, `"/usr/bin/provisiond", "health"`} {
+	for _, want := range []string{"\nFROM scratch\n", "\nUSER 65532:65532\n", "CGO_ENABLED=0", "-X main.version=$VERSION",
+		`HEALTHCHECK --interval=15s`, `"/usr/bin/provisiond", "health"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the Dockerfile lacks %q", strings.TrimSpace(want))
 		}

@@ -58,7 +58,8 @@ func lifecycle(t *testing.T) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
 	p("<!-- Made from the tables: go test ./deploy -run TestLifecyclePage -update -->\n\n# Where a device can stand\n\n")
-	p("A device has one state (`lifecycle`). Who moves it: its **hello**, a **run**, a **timer**, a **person**. Each move is one event on its timeline.\n\n")
+	p("A device has one state (`lifecycle`). Who moves it: its **hello**, a **run**, a **timer**, a **person**. Each move is one event " +
+		"on its timeline.\n\n")
 	p("```mermaid\nflowchart LR\n")
 	for _, g := range groups {
 		var names []string
@@ -82,12 +83,14 @@ func lifecycle(t *testing.T) string {
 			}
 		}
 	}
-	for _, e := range slices.SortedFunc(maps.Keys(drawn), func(a, b edge) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) }) {
+	for _, e := range slices.SortedFunc(maps.Keys(drawn),
+		func(a, b edge) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) }) {
 		p("  %s -->|\"%s\"| %s\n", e.from, strings.Join(drawn[e], "<br/>"), e.to)
 	}
 	p("```\n\n## States\n\n| state | meaning |\n|---|---|\n")
 	meaning := map[string]string{}
-	for _, m := range regexp.MustCompile(`(?m)^\t\w+\s+Lifecycle = "(\w+)"\s+// (.*)$`).FindAllStringSubmatch(read(t, "../store/types.go"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\t\w+\s+Lifecycle = "(\w+)"\s+// (.*)$`).FindAllStringSubmatch(read(t, "../store/types.go"),
+		-1) {
 		meaning[m[1]] = m[2]
 	}
 	for _, l := range store.Lifecycles() {
@@ -156,7 +159,8 @@ func commands(t *testing.T, b *strings.Builder) {
 	}
 	lines := strings.Split(strings.TrimRight(table, "\n"), "\n")
 	verbs := strings.Fields(lines[0])
-	fmt.Fprint(b, "\n## Commands\n\nA command works on devices in these states, given to one device or by a job to many. A job whose query names no state leaves those out that have to be *named*.\n\n"+
+	fmt.Fprint(b, "\n## Commands\n\nA command works on devices in these states, given to one device or by a job to many. A job whose "+
+		"query names no state leaves those out that have to be *named*.\n\n"+
 		"| command | works | works when named | nothing left to do | refused |\n|---|---|---|---|---|\n")
 	used := map[string]bool{}
 	for i, verb := range verbs {
@@ -178,7 +182,8 @@ func commands(t *testing.T, b *strings.Builder) {
 		if len(by["yes"]) == len(lines)-1 {
 			works = "everywhere"
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s |\n", verb, works, strings.Join(by["named"], ", "), strings.Join(by["idle"], ", "), strings.Join(refused, "; "))
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s |\n", verb, works, strings.Join(by["named"], ", "), strings.Join(by["idle"], ", "),
+			strings.Join(refused, "; "))
 	}
 	fmt.Fprint(b, "\nWhat a refusal says, and the next move:\n\n| word | sentence |\n|---|---|\n")
 	place := strings.NewReplacer("%[1]s", "DEVICE", "%[2]s", "STATE", "%[3]s", "COMMAND")

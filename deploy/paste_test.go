@@ -46,7 +46,8 @@ func TestTextsToPaste(t *testing.T) {
 		{"dnsmasq, DNS", "/usr/sbin/dnsmasq", "dnsmasq-base", "conf", row("dnsmasq") + "\n", []string{"--test", "--conf-file=FILE"}, "host-record"},
 		{"dnsmasq, DHCP", "/usr/sbin/dnsmasq", "dnsmasq-base", "conf", "dhcp-range=10.20.0.10,10.20.0.20\n" + block("\ndnsmasq:\n"), []string{"--test", "--conf-file=FILE"}, "dhcp-option"},
 		{"Kea", "/usr/sbin/kea-dhcp4", "kea-dhcp4-server", "conf",
-			`{"Dhcp4": {"interfaces-config": {"interfaces": []}, "lease-database": {"type": "memfile", "persist": false}, "subnet4": [` + block("Kea (`kea-dhcp4.conf`):") + `]}}`,
+			`{"Dhcp4": {"interfaces-config": {"interfaces": []}, "lease-database": {"type": "memfile", "persist": false}, "subnet4": [` +
+				block("Kea (`kea-dhcp4.conf`):") + `]}}`,
 			[]string{"-t", "FILE"}, "domain-name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -124,7 +124,8 @@ func TestMigrationsLetOlderNodesWork(t *testing.T) {
 			}
 			if n > released {
 				if !strings.Contains(text, "schema_readable_from") {
-					t.Errorf("%s: migration %d does not write the setting schema_readable_from, so a node of the version before refuses to start on it", engine, n)
+					t.Errorf("%s: migration %d does not write the setting schema_readable_from, so a node of the version before refuses "+
+						"to start on it", engine, n)
 				}
 				for _, p := range problems(engine, text) {
 					t.Errorf("%s: migration %d: %s", engine, n, p)

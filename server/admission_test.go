@@ -26,7 +26,8 @@ func TestAnAuthorisationLetsWaitingDevicesIn(t *testing.T) {
 		l.untilState(d.UUID(), store.PendingApproval)
 		l.untilState(stranger.UUID(), store.PendingApproval)
 		l.write(func(ctx context.Context, tx *store.Tx) error {
-			_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "network", Value: netip.PrefixFrom(d.Addr().Addr(), 32).String(), FQDN: "pc7.corp.example.com", CreatedBy: "test"})
+			_, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "network", Value: netip.PrefixFrom(d.Addr().Addr(), 32).String(),
+				FQDN: "pc7.corp.example.com", CreatedBy: "test"})
 			return err
 		})
 		if n, err := l.s.Admit.Reconsider(t.Context()); n != 1 || err != nil {
@@ -224,7 +225,8 @@ func TestAManagedDeviceThatLostItsSetup(t *testing.T) {
 				l.says(d)
 				first := l.untilState(d.UUID(), store.Provisioned)
 				d = l.again(d) // its battery was taken out
-				l.until(d.UUID(), "a second to pass", func(store.Device) bool { return time.Since(first.ProvisionedAt) > 1100*time.Millisecond })
+				l.until(d.UUID(), "a second to pass",
+					func(store.Device) bool { return time.Since(first.ProvisionedAt) > 1100*time.Millisecond })
 				l.says(d)
 				if p == admit.ReprovisionApprove {
 					l.untilState(d.UUID(), store.PendingApproval)
@@ -263,7 +265,8 @@ func TestAFloodOfStrangersIsBounded(t *testing.T) {
 		l.untilState(mine.UUID(), store.Provisioned)
 		said := map[string]amt.UUID{"reject": newUUID(), "quarantine": newUUID()}
 		for verb, u := range said {
-			if _, err := l.s.Admit.HandleHello(t.Context(), helloFrom(u, netip.MustParseAddr("127.83.250.2"), l.roots(), time.Now().Add(-time.Hour))); err != nil {
+			if _, err := l.s.Admit.HandleHello(t.Context(),
+				helloFrom(u, netip.MustParseAddr("127.83.250.2"), l.roots(), time.Now().Add(-time.Hour))); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := l.api.Act(t.Context(), verb, u.String(), "not ours"); err != nil {
@@ -337,17 +340,20 @@ func TestStrangersThroughAnOpenDoor(t *testing.T) {
 					return err
 				}
 				if c.listed {
-					if _, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: c.u.String(), CreatedBy: "test"}); err != nil {
+					if _, err := tx.Authorise(ctx,
+						store.AuthorisedDevice{Kind: "uuid", Value: c.u.String(), CreatedBy: "test"}); err != nil {
 						return err
 					}
 				}
 				ends := store.Transition{UUID: c.u, To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "staged"}
 				if c.trigger != "" {
-					run, err := tx.CreateRun(ctx, store.NewRun{UUID: c.u, Kind: "provision", Trigger: c.trigger, NotBefore: time.Now().Add(time.Hour)})
+					run, err := tx.CreateRun(ctx, store.NewRun{UUID: c.u, Kind: "provision", Trigger: c.trigger,
+						NotBefore: time.Now().Add(time.Hour)})
 					if err != nil {
 						return err
 					}
-					if _, err := tx.StageCredentials(ctx, c.u, run.ID, amt.NewSecret("Adm1n!adm1n"), amt.NewSecret("Meb!x1mebx")); err != nil {
+					if _, err := tx.StageCredentials(ctx, c.u, run.ID, amt.NewSecret("Adm1n!adm1n"),
+						amt.NewSecret("Meb!x1mebx")); err != nil {
 						return err
 					}
 					if c.sent != "" {

@@ -20,7 +20,8 @@ func TestExpiryIsSeen(t *testing.T) {
 	vendor := certtest.NewLab(time.Now())
 	forEachEngine(t, bare, func(t *testing.T, l *lab) {
 		root := vendor.Root(certtest.Options{Name: "Ending Root"})
-		leaf := root.Leaf(certtest.Options{Name: "prov.corp.example.com", Names: []string{"prov.corp.example.com"}, NotAfter: time.Now().Add(12 * 24 * time.Hour)})
+		leaf := root.Leaf(certtest.Options{Name: "prov.corp.example.com", Names: []string{"prov.corp.example.com"},
+			NotAfter: time.Now().Add(12 * 24 * time.Hour)})
 		r := l.imports(false, leaf.PFX(certtest.Modern, "secret"))
 		line := func() string {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.s.APIAddr().String()+"/metrics", nil)
@@ -47,7 +48,8 @@ func TestExpiryIsSeen(t *testing.T) {
 		var value float64
 		if got := line(); got == "" {
 			t.Error("the metric does not speak of it")
-		} else if _, err := fmt.Sscanf(got[strings.LastIndexByte(got, ' ')+1:], "%g", &value); err != nil || int64(value) != leaf.Cert.NotAfter.Unix() {
+		} else if _, err := fmt.Sscanf(got[strings.LastIndexByte(got, ' ')+1:], "%g", &value); err != nil ||
+			int64(value) != leaf.Cert.NotAfter.Unix() {
 			t.Errorf("the metric says %s (%v), it ends at %d", got, err, leaf.Cert.NotAfter.Unix())
 		}
 		s, err := l.api.Summary(t.Context())

@@ -55,7 +55,8 @@ func (l *lab) orphan(vendor *certtest.Lab, name, address string) (leaf certtest.
 
 func (l *lab) tries(pfx []byte, aia bool) (api.ImportResult, *api.Problem) {
 	l.t.Helper()
-	r, err := l.api.ImportCertificate(l.t.Context(), api.NewImport{Files: []api.FileBytes{{Name: "order.pfx", Data: pfx}}, Passwords: []string{"secret"}, AIA: aia})
+	r, err := l.api.ImportCertificate(l.t.Context(),
+		api.NewImport{Files: []api.FileBytes{{Name: "order.pfx", Data: pfx}}, Passwords: []string{"secret"}, AIA: aia})
 	var p *api.Problem
 	if err != nil && !errors.As(err, &p) {
 		l.t.Fatal(err)

@@ -32,7 +32,8 @@ func (l *lab) visitor(token string) *visitor {
 		l.t.Fatal(err)
 	}
 	v := &visitor{l.t, "http://" + l.s.APIAddr().String(), &http.Client{Jar: jar}}
-	if status, body := v.does(http.MethodPost, "/login", "application/x-www-form-urlencoded", strings.NewReader(url.Values{"token": {token}}.Encode())); status != http.StatusOK {
+	if status, body := v.does(http.MethodPost, "/login", "application/x-www-form-urlencoded",
+		strings.NewReader(url.Values{"token": {token}}.Encode())); status != http.StatusOK {
 		l.t.Fatalf("login: %d\n%s", status, body)
 	}
 	return v
@@ -131,8 +132,10 @@ func TestCertificatePages(t *testing.T) {
 			t.Errorf("what was refused changed what is stored:\n%s", d)
 		}
 
-		status, body = v.drops("secret", map[string][]byte{"order.pfx": certtest.PFX(certtest.Modern, "secret", shape.Leaf.Key, shape.All()...)})
-		v.says(status, body, 200, "Imported and in use", "shown this once", "provctl cert backup export", "Chain 1, ends in", "Chain 2, ends in")
+		status, body = v.drops("secret", map[string][]byte{"order.pfx": certtest.PFX(certtest.Modern, "secret", shape.Leaf.Key,
+			shape.All()...)})
+		v.says(status, body, 200, "Imported and in use", "shown this once", "provctl cert backup export", "Chain 1, ends in",
+			"Chain 2, ends in")
 		if !phrase.MatchString(body) {
 			t.Error("the passphrase is not shown")
 		}
@@ -146,7 +149,8 @@ func TestCertificatePages(t *testing.T) {
 			t.Fatal(err)
 		}
 		status, body = v.does(http.MethodGet, "/certificates/"+id, "", nil)
-		v.says(status, body, 200, "in use", "leaf", "intermediate", "root", "RSA 2048", "only on n1", "in no firmware list seen so far", "6.2 to")
+		v.says(status, body, 200, "in use", "leaf", "intermediate", "root", "RSA 2048", "only on n1", "in no firmware list seen so far",
+			"6.2 to")
 		for _, chain := range one.Report.Chains {
 			for _, c := range chain.Certs {
 				v.says(status, body, 200, c.SHA256, c.NotAfter.UTC().Format(time.DateOnly))

@@ -173,7 +173,8 @@ func TestBadInput(t *testing.T) {
 		before := l.stored()
 		_, err = l.api.ImportCertificate(ctx, api.NewImport{Files: []api.FileBytes{{Name: "big", Data: make([]byte, 60<<20)}}})
 		var p *api.Problem
-		if !errors.As(err, &p) || p.Status != 413 || p.Code != "cert_input_invalid" || !strings.Contains(p.Detail, "at most 4 MB a file and 16 MB together") {
+		if !errors.As(err, &p) || p.Status != 413 || p.Code != "cert_input_invalid" ||
+			!strings.Contains(p.Detail, "at most 4 MB a file and 16 MB together") {
 			t.Errorf("60 MB: %v", err)
 		}
 		if d := cmp.Diff(before, l.stored()); d != "" {
@@ -235,7 +236,9 @@ func TestABackupThatIsNotThere(t *testing.T) {
 		if _, err := l.api.ConfirmBackup(t.Context(), "0123456789abcdef"); !errors.As(err, &p) || p.Code != api.CodeNotFound {
 			t.Errorf("confirmed: %v", err)
 		}
-		if _, err := l.api.VerifyBackup(t.Context(), "0123456789abcdef", api.BackupProof{Data: []byte("x"), Passphrase: "AAAAA-AAAAA-AAAAA-AAAAA-AAAAA"}); !errors.As(err, &p) || p.Code != api.CodeNotFound {
+		if _, err := l.api.VerifyBackup(t.Context(), "0123456789abcdef",
+			api.BackupProof{Data: []byte("x"), Passphrase: "AAAAA-AAAAA-AAAAA-AAAAA-AAAAA"}); !errors.As(err, &p) ||
+			p.Code != api.CodeNotFound {
 			t.Errorf("verified: %v", err)
 		}
 	})

@@ -44,7 +44,8 @@ func TestTheDoctorInTheDaemon(t *testing.T) {
 			}
 		}
 		metrics := scrape(t, l)
-		for _, line := range []string{`provisiond_doctor_check{check="schema"} 2`, `provisiond_doctor_check{check="queue"} 0`, `provisiond_ntp_offset_seconds 0`} {
+		for _, line := range []string{`provisiond_doctor_check{check="schema"} 2`, `provisiond_doctor_check{check="queue"} 0`,
+			`provisiond_ntp_offset_seconds 0`} {
 			if !strings.Contains(metrics, line) {
 				t.Errorf("/metrics lacks %s", line)
 			}

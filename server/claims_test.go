@@ -50,7 +50,8 @@ func (l *lab) stays(d *sim.Device) {
 	l.t.Helper()
 	dev := l.judged(d.UUID())
 	if dev.Lifecycle != store.Provisioned || dev.Address != d.Addr().Addr() || dev.Reason != "" {
-		l.t.Errorf("it is %s %s at %s, want provisioned at %s\n%s", dev.Lifecycle, dev.Reason, dev.Address, d.Addr().Addr(), l.story(d.UUID()))
+		l.t.Errorf("it is %s %s at %s, want provisioned at %s\n%s", dev.Lifecycle, dev.Reason, dev.Address, d.Addr().Addr(),
+			l.story(d.UUID()))
 	}
 }
 
@@ -138,7 +139,8 @@ func TestAManagedDeviceThatLostItsSetupElsewhere(t *testing.T) {
 					}
 				}
 				l.until(d.UUID(), "a second setup", func(d store.Device) bool {
-					return d.Lifecycle == store.Provisioned && d.ProvisionedAt.After(first.ProvisionedAt) && d.Address == again.Addr().Addr()
+					return d.Lifecycle == store.Provisioned && d.ProvisionedAt.After(first.ProvisionedAt) &&
+						d.Address == again.Addr().Addr()
 				})
 				l.keeps(again)
 			})
@@ -188,7 +190,8 @@ func TestAStrangerFromOutside(t *testing.T) {
 				say := func(hashes []amt.TrustHash) {
 					t.Helper()
 					at = at.Add(time.Millisecond)
-					if got, err := l.s.Admit.HandleHello(t.Context(), helloFrom(d.UUID(), from, hashes, at)); err != nil || got != hello.DeniedNetwork {
+					if got, err := l.s.Admit.HandleHello(t.Context(), helloFrom(d.UUID(), from, hashes, at)); err != nil ||
+						got != hello.DeniedNetwork {
 						t.Fatalf("%s %v", got, err)
 					}
 				}
@@ -231,7 +234,8 @@ func TestHellosFromElsewhereDuringARun(t *testing.T) {
 		d := l.device(sim.Faults{}, slow)
 		l.says(d)
 		l.midRun(d)
-		for i, list := range [][]amt.TrustHash{nil, amt.HashesOf([]byte("another board")), l.roots(), amt.HashesOf([]byte("a third board"))} {
+		for i, list := range [][]amt.TrustHash{nil, amt.HashesOf([]byte("another board")), l.roots(),
+			amt.HashesOf([]byte("a third board"))} {
 			l.hello(address(), d.UUID(), uint32(i), list)
 		}
 		dev := l.heard(d.UUID(), 5)

@@ -214,7 +214,8 @@ func nodeCutOff(t *testing.T) (shown bool) {
 		t.Logf("the machine stood still for %s", stood)
 		return false
 	}
-	t.Logf("cut off; its last request came %.1f s later, its fence was taken after %.1f s", last.Sub(cut).Seconds(), taken.Sub(cut).Seconds())
+	t.Logf("cut off; its last request came %.1f s later, its fence was taken after %.1f s", last.Sub(cut).Seconds(),
+		taken.Sub(cut).Seconds())
 	if last.Before(cut) {
 		t.Errorf("it did nothing after the cut: nothing was shown")
 	}

@@ -124,13 +124,16 @@ func TestAChangedRuleIsDrift(t *testing.T) {
 		if n := l.drifted(""); n != 0 {
 			t.Fatalf("%d devices differ", n)
 		}
-		if _, err := l.api.ApplyProfile(t.Context(), "kiosk", api.NewProfile{Document: map[string]any{"certificate_days": 300}}); err != nil {
+		if _, err := l.api.ApplyProfile(t.Context(), "kiosk",
+			api.NewProfile{Document: map[string]any{"certificate_days": 300}}); err != nil {
 			t.Fatal(err)
 		}
-		rule := map[string]any{"name": "all", "match": map[string]any{"networks": []string{"127.0.0.0/8"}}, "assign": map[string]any{"profile": "kiosk"}}
+		rule := map[string]any{"name": "all", "match": map[string]any{"networks": []string{"127.0.0.0/8"}},
+			"assign": map[string]any{"profile": "kiosk"}}
 		for _, dry := range []bool{true, false} {
 			rep, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{rule}, DryRun: dry})
-			if err != nil || len(rep.Moves) != 1 || rep.Moves[0].From != "default" || rep.Moves[0].To != "kiosk" || rep.Moves[0].Devices != 3 || fmt.Sprint(rep.Moves[0].Waves) != "[{first 1 0 0} {canary 2 0 0} {rest 0 0 0}]" {
+			if err != nil || len(rep.Moves) != 1 || rep.Moves[0].From != "default" || rep.Moves[0].To != "kiosk" ||
+				rep.Moves[0].Devices != 3 || fmt.Sprint(rep.Moves[0].Waves) != "[{first 1 0 0} {canary 2 0 0} {rest 0 0 0}]" {
 				t.Fatalf("%+v, %v", rep, err)
 			}
 		}

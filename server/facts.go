@@ -118,7 +118,8 @@ func newFactsDescs() factsDescs {
 		clock:    gaugeDesc("clock_offset_seconds", "This node's clock less the database's; 0 on SQLite, which has none of its own."),
 		age: gaugeDesc("facts_age_seconds", "How long ago the figures that only the database knows were read: devices, passwords, the "+
 			"queue's depth. A large fleet is counted seldom."),
-		notAfter: gaugeDesc("provisioning_certificate_not_after_timestamp_seconds", "Unix time when a provisioning certificate in use expires.",
+		notAfter: gaugeDesc("provisioning_certificate_not_after_timestamp_seconds",
+			"Unix time when a provisioning certificate in use expires.",
 			"cert"),
 		usable: gaugeDesc("provisioning_certificate_usable", "1 when nothing keeps a provisioning certificate from being used.", "cert"),
 	}

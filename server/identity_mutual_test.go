@@ -73,7 +73,9 @@ func TestConsoleCertificateOpensADevice(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := l.api.IssueConsoleCertificate(ctx, api.NewConsoleCertificate{Name: c.name, CSR: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}))})
+			r, err := l.api.IssueConsoleCertificate(ctx,
+				api.NewConsoleCertificate{Name: c.name,
+					CSR: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}))})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,8 +83,10 @@ func TestConsoleCertificateOpensADevice(t *testing.T) {
 				t.Errorf("%s: said to open %+v", c.name, r.Opens)
 			}
 			cert := put(c.name+".pem", r.PEM)
-			cmd := exec.CommandContext(ctx, "openssl", "s_client", "-connect", d.Addr().String(), "-tls1_2", "-cert", cert, "-cert_chain", cert,
-				"-key", put(c.name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))), "-CAfile", root, "-verify_return_error", "-cipher", "ALL:@SECLEVEL=0")
+			cmd := exec.CommandContext(ctx, "openssl", "s_client", "-connect", d.Addr().String(), "-tls1_2", "-cert", cert, "-cert_chain",
+				cert,
+				"-key", put(c.name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))), "-CAfile", root,
+				"-verify_return_error", "-cipher", "ALL:@SECLEVEL=0")
 			cmd.Stdin = strings.NewReader("Q\n")
 			out, err := cmd.CombinedOutput()
 			if through := err == nil && strings.Contains(string(out), "Verify return code: 0 (ok)"); through != c.good {
@@ -150,7 +154,8 @@ func TestOurNameStays(t *testing.T) {
 		t.Error("renewed a day too early")
 	}
 	now = first.Leaf.NotAfter.Add(-consoleRenew + time.Hour)
-	if c, _ := trust.Console(); c == first || !c.Leaf.NotAfter.After(first.Leaf.NotAfter) || c.Leaf.Subject.CommonName != first.Leaf.Subject.CommonName {
+	if c, _ := trust.Console(); c == first || !c.Leaf.NotAfter.After(first.Leaf.NotAfter) ||
+		c.Leaf.Subject.CommonName != first.Leaf.Subject.CommonName {
 		t.Error("not renewed in its last month")
 	}
 }
@@ -191,7 +196,8 @@ func TestAnUpgradeLosesNoDevice(t *testing.T) {
 		_ = s.Close()
 		own, _ := l.s.Trust.Console()
 		comesIn := func(c *tls.Certificate) bool {
-			s, err := session.NewDialer(session.Config{RefusedPatience: -1}, nil, nil).Dial(t.Context(), session.Target{Addr: d.Addr(), Client: c})
+			s, err := session.NewDialer(session.Config{RefusedPatience: -1}, nil, nil).Dial(t.Context(),
+				session.Target{Addr: d.Addr(), Client: c})
 			if err == nil {
 				_ = s.Close()
 			}

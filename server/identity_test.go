@@ -46,7 +46,8 @@ func TestAnotherBoardUnderAKnownUUID(t *testing.T) {
 func TestARuleByVersion(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, nil, func(t *testing.T, l *lab) {
-		if _, err := l.api.ApplyProfile(t.Context(), "modern", api.NewProfile{Document: map[string]any{"host_name": "new-{uuid8}", "domain": "modern.example.com"}}); err != nil {
+		if _, err := l.api.ApplyProfile(t.Context(), "modern",
+			api.NewProfile{Document: map[string]any{"host_name": "new-{uuid8}", "domain": "modern.example.com"}}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{

@@ -284,7 +284,10 @@ func TestANewVersionIsDrift(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range fleet {
-			l.until(d.UUID(), "the new version", func(d store.Device) bool { return d.ProfileVersion == newest && d.Lifecycle == store.Provisioned })
+			l.until(d.UUID(), "the new version", func(d store.Device) bool {
+				return d.ProfileVersion == newest &&
+					d.Lifecycle == store.Provisioned
+			})
 		}
 		if n := l.drifted("is the newest"); n != 3 {
 			t.Errorf("%d times a device was found to differ, want each once", n)
@@ -369,7 +372,8 @@ func TestCommandJobs(t *testing.T) {
 		}
 		start(api.JobRequest{Kind: "tag", All: true, Change: api.Change{Tags: []string{"branch", "lobby"}}}, map[string]int{"done": 4})
 		one := fleet[0].UUID().String()
-		start(api.JobRequest{Kind: "untag", Devices: []string{one}, Change: api.Change{Tags: []string{"lobby", "never"}}}, map[string]int{"done": 1})
+		start(api.JobRequest{Kind: "untag", Devices: []string{one}, Change: api.Change{Tags: []string{"lobby", "never"}}},
+			map[string]int{"done": 1})
 		if got := dev(fleet[0]).Tags; !slices.Equal(got, []string{"branch"}) {
 			t.Errorf("tags %q", got)
 		}
@@ -408,7 +412,8 @@ func TestCommandJobs(t *testing.T) {
 		hellos := dev(visitor).HelloCount
 		l.says(visitor)
 		l.until(visitor.UUID(), "its next hello", func(d store.Device) bool { return d.HelloCount > hellos })
-		if got := dev(visitor); got.Lifecycle != store.Quarantined || got.Reason != reason.Rejected || got.Detail != "a visitor" || got.Approved {
+		if got := dev(visitor); got.Lifecycle != store.Quarantined || got.Reason != reason.Rejected || got.Detail != "a visitor" ||
+			got.Approved {
 			t.Errorf("turned away, it is %s, %s (%s), approved: %t", got.Lifecycle, got.Reason, got.Detail, got.Approved)
 		}
 		if _, err := l.api.Act(ctx, "approve", visitor.UUID().String(), "ours after all"); err != nil {
@@ -433,7 +438,8 @@ func TestCommandJobs(t *testing.T) {
 
 		// Failures are forgotten, and nothing begins by that.
 		l.write(func(ctx context.Context, tx *store.Tx) error {
-			if err := tx.Transition(ctx, store.Transition{UUID: fleet[0].UUID(), To: store.Failed, Reason: reason.DeviceUnreachable, Event: "attempt_failed", Actor: "test"}); err != nil {
+			if err := tx.Transition(ctx, store.Transition{UUID: fleet[0].UUID(), To: store.Failed, Reason: reason.DeviceUnreachable,
+				Event: "attempt_failed", Actor: "test"}); err != nil {
 				return err
 			}
 			many := 7
@@ -465,7 +471,8 @@ func TestForgedItemsHoldUpNoJob(t *testing.T) {
 		own, other := amt.UUID{1}, amt.UUID{2}
 		var job int64
 		l.write(func(ctx context.Context, tx *store.Tx) error {
-			err := errors.Join(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{}), tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
+			err := errors.Join(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{}),
+				tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
 			if err != nil {
 				return err
 			}
@@ -473,7 +480,8 @@ func TestForgedItemsHoldUpNoJob(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if job, err = tx.CreateJob(ctx, store.BulkJob{Kind: "tag", State: store.JobWaiting, Options: options, CreatedBy: "alice"}); err != nil {
+			if job, err = tx.CreateJob(ctx, store.BulkJob{Kind: "tag", State: store.JobWaiting, Options: options,
+				CreatedBy: "alice"}); err != nil {
 				return err
 			}
 			if err := tx.AddJobItems(ctx, job, []amt.UUID{own}); err != nil {
@@ -487,18 +495,21 @@ func TestForgedItemsHoldUpNoJob(t *testing.T) {
 				_, err := tx.Handle().(*sql.Tx).ExecContext(ctx, strings.ReplaceAll(q, "NOW", "0"))
 				return err
 			}
-			if err := exec(fmt.Sprintf("INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES (%d, '%s', 'waiting', NOW)", job, other)); err != nil {
+			if err := exec(fmt.Sprintf("INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES (%d, '%s', 'waiting', NOW)", job,
+				other)); err != nil {
 				return err
 			}
 			for n := range jobMost { // as many as may be under way
-				if err := exec(fmt.Sprintf("INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES (%d, '%s', 'running', NOW)", job, amt.UUID{3, byte(n >> 8), byte(n)})); err != nil {
+				if err := exec(fmt.Sprintf("INSERT INTO job_items (job_id, uuid, state, updated_at) VALUES (%d, '%s', 'running', NOW)", job,
+					amt.UUID{3, byte(n >> 8), byte(n)})); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 		done := l.job(job, "its end", over)
-		if want := map[string]int{"done": 1, "forged": jobMost + 1, "waiting": 0, "running": 0, "handed_over": 0, "failed": 0, "skipped": 0}; !maps.Equal(done.Counts, want) || done.Devices != 1 {
+		if want := map[string]int{"done": 1, "forged": jobMost + 1, "waiting": 0, "running": 0, "handed_over": 0, "failed": 0,
+			"skipped": 0}; !maps.Equal(done.Counts, want) || done.Devices != 1 {
 			t.Errorf("%d devices, %v, want %v", done.Devices, done.Counts, want)
 		}
 		l.read(func(ctx context.Context, tx *store.Tx) error {

@@ -66,8 +66,9 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 		Version: "test", Node: "n1", DataDir: t.TempDir(), Keys: keys, HelloListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Certificates: []*certs.Provisioning{p}, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Admission: admit.Open, Workers: 8, CallTimeout: 30 * time.Second, AttemptTimeout: 10 * time.Minute, Lease: time.Minute,
-		ClaimPause: time.Millisecond, Quiet: 20 * time.Millisecond, Retry: []time.Duration{50 * time.Millisecond}, Drain: 30 * time.Second, RevealsHour: 30,
-		Registry: prometheus.NewRegistry(), Log: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)),
+		ClaimPause: time.Millisecond, Quiet: 20 * time.Millisecond, Retry: []time.Duration{50 * time.Millisecond}, Drain: 30 * time.Second,
+		RevealsHour: 30,
+		Registry:    prometheus.NewRegistry(), Log: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)),
 	}
 	if engine == store.Postgres {
 		o.DatabaseURL = storetest.URL(t)
@@ -96,7 +97,8 @@ func newLab(t *testing.T, engine string, change func(*Options)) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &lab{t: t, s: s, o: o, certs: p, api: &api.Client{Base: "http://" + s.APIAddr().String(), Token: strings.TrimSpace(string(token))}}
+	return &lab{t: t, s: s, o: o, certs: p, api: &api.Client{Base: "http://" + s.APIAddr().String(),
+		Token: strings.TrimSpace(string(token))}}
 }
 
 func (l *lab) roots() []amt.TrustHash { return l.certs.Paths[0].RootHashes }
@@ -107,7 +109,8 @@ func address() netip.Addr { return simtest.Addr() }
 // device starts a simulated device that says nothing by itself.
 func (l *lab) device(faults sim.Faults, change ...func(*sim.Config)) *sim.Device {
 	l.t.Helper()
-	cfg := sim.Config{UUID: newUUID(), Personality: "11", Addr: address(), Suffix: "corp.example.com", Roots: l.roots(), Faults: faults, Restart: 20 * time.Millisecond}
+	cfg := sim.Config{UUID: newUUID(), Personality: "11", Addr: address(), Suffix: "corp.example.com", Roots: l.roots(), Faults: faults,
+		Restart: 20 * time.Millisecond}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -175,7 +178,8 @@ func (l *lab) until(u amt.UUID, what string, ok func(store.Device) bool) store.D
 			return d
 		}
 		if time.Now().After(deadline) {
-			l.t.Fatalf("%s: waited for %s, and it is %s %s (%s) with %d hellos: %v\n%s", u, what, d.Lifecycle, d.Reason, d.Detail, d.HelloCount, err, l.story(u))
+			l.t.Fatalf("%s: waited for %s, and it is %s %s (%s) with %d hellos: %v\n%s", u, what, d.Lifecycle, d.Reason, d.Detail,
+				d.HelloCount, err, l.story(u))
 		}
 		<-tick.C
 	}

@@ -318,7 +318,8 @@ func (b *breaker) resume(ctx context.Context, tx *store.Tx, network netip.Prefix
 		return err
 	}
 	b.log.Warn("network_resumed", zap.Stringer("network", network))
-	_, err = tx.AddEvent(ctx, store.Event{Name: "network_resumed", Actor: "node:" + b.node, Data: map[string]any{"network": network.String()},
+	_, err = tx.AddEvent(ctx, store.Event{Name: "network_resumed", Actor: "node:" + b.node,
+		Data:   map[string]any{"network": network.String()},
 		Detail: fmt.Sprintf("devices in %s can be reached again", network)})
 	return err
 }

@@ -28,7 +28,8 @@ func TestBreaker(t *testing.T) {
 		net1, net2 := netip.MustParsePrefix("10.1.1.0/24"), netip.MustParsePrefix("10.1.2.0/24")
 		node := func(name string) *breaker {
 			return &breaker{
-				after: 3, pause: time.Minute, node: name, db: func() *store.DB { return l.s.DB }, now: func(*store.Tx) time.Time { return now },
+				after: 3, pause: time.Minute, node: name, db: func() *store.DB { return l.s.DB },
+				now:      func(*store.Tx) time.Time { return now },
 				failures: map[netip.Prefix]int{}, open: prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"}), log: zap.NewNop(),
 			}
 		}
@@ -110,7 +111,8 @@ func TestBreaker(t *testing.T) {
 			return err
 		})
 		until := func(d time.Duration) string { return began.Add(d).Format(time.RFC3339) }
-		if d := cmp.Diff([]string{"network_paused 10.1.1.0/24 " + until(time.Minute), "network_paused 10.1.1.0/24 " + until(3*time.Minute+time.Second), "network_resumed 10.1.1.0/24"}, said[:3]); d != "" {
+		if d := cmp.Diff([]string{"network_paused 10.1.1.0/24 " + until(time.Minute),
+			"network_paused 10.1.1.0/24 " + until(3*time.Minute+time.Second), "network_resumed 10.1.1.0/24"}, said[:3]); d != "" {
 			t.Errorf("(-want +said)\n%s", d)
 		}
 	})
@@ -188,7 +190,8 @@ func TestABlackHoleIsCalledSixTimesAnHour(t *testing.T) {
 			t.Helper()
 			l.write(func(ctx context.Context, tx *store.Tx) error {
 				u := newUUID()
-				if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(victim, 1), Address: victim, Version: 3}); err != nil {
+				if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(victim, 1), Address: victim,
+					Version: 3}); err != nil {
 					return err
 				}
 				run, err := tx.CreateRun(ctx, store.NewRun{UUID: u, Kind: "provision", Trigger: trigger})

@@ -31,8 +31,10 @@ const dnsmasq = "/usr/sbin/dnsmasq" // deploy/test/needs.sh installs it
 func (z *zone) serve(records ...string) {
 	z.t.Helper()
 	z.stop()
-	args := []string{"--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=", "--bind-interfaces", "--log-facility=-", "--user=root",
-		"--listen-address=" + z.at.Addr().String(), fmt.Sprint("--port=", z.at.Port()), "--local=/corp.example.com/", "--local=/in-addr.arpa/"}
+	args := []string{"--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=", "--bind-interfaces",
+		"--log-facility=-", "--user=root",
+		"--listen-address=" + z.at.Addr().String(), fmt.Sprint("--port=", z.at.Port()), "--local=/corp.example.com/",
+		"--local=/in-addr.arpa/"}
 	proc := exec.Command(dnsmasq, append(args, records...)...)
 	if err := proc.Start(); err != nil {
 		z.t.Fatalf("this test needs dnsmasq: apt-get install dnsmasq-base: %v", err)
@@ -126,7 +128,8 @@ func TestANewLeaseIsFollowed(t *testing.T) {
 			}
 			// A person does.
 			to := move()
-			if res, err := l.api.AddressDevice(t.Context(), d.UUID().String(), api.NewAddress{Address: to.String(), Note: "moved"}); err != nil || res.Device.Address != to.String() {
+			if res, err := l.api.AddressDevice(t.Context(), d.UUID().String(),
+				api.NewAddress{Address: to.String(), Note: "moved"}); err != nil || res.Device.Address != to.String() {
 				t.Fatalf("%+v %v", res, err)
 			}
 			check()
@@ -146,7 +149,8 @@ func TestWhereADeviceWasLookedFor(t *testing.T) {
 	home := l.untilState(d.UUID(), store.Provisioned)
 	stolen, far := address(), netip.MustParseAddr("192.0.2.9")
 	z.serve("--host-record="+home.FQDN+","+other.Addr().Addr().String(), "--address=/"+home.FQDN+"/"+other.Addr().Addr().String(),
-		"--host-record="+home.FQDN+","+far.String(), "--host-record="+home.FQDN+","+stolen.String(), "--ptr-record="+reversed(stolen)+",somebody.else.example.com")
+		"--host-record="+home.FQDN+","+far.String(), "--host-record="+home.FQDN+","+stolen.String(),
+		"--ptr-record="+reversed(stolen)+",somebody.else.example.com")
 	if err := d.Lease(netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}

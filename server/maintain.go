@@ -201,7 +201,8 @@ func (s *Server) prune(ctx context.Context) error {
 	if p != (store.Pruned{}) {
 		s.log.Info("store.pruned", zap.Int64("hellos", p.Hellos), zap.Int64("events", p.Events), zap.Int64("runs", p.Runs),
 			zap.Int64("steps", p.Steps),
-			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions), zap.Int64("limits", p.Lately),
+			zap.Int64("jobs", p.Jobs), zap.Int64("one_time_passwords", p.OTPs), zap.Int64("sessions", p.Sessions),
+			zap.Int64("limits", p.Lately),
 			zap.Int64("hash_lists", p.TrustTables))
 	}
 	return err

@@ -31,8 +31,9 @@ func newMetrics(o Options) *metrics {
 	f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_build_info", Help: "1, labelled with what this program is."},
 		[]string{"version", "revision", "goversion"}).WithLabelValues(o.Version, o.Revision, runtime.Version()).Set(1)
 	m := &metrics{
-		store: store.NewMetrics(o.Registry), reg: o.Registry, closing: newWindowsClosing(o.Registry), limitMetrics: newLimitMetrics(o.Registry),
-		doorMetrics: newDoorMetrics(o.Registry), shown: o.Registry,
+		store: store.NewMetrics(o.Registry), reg: o.Registry, closing: newWindowsClosing(o.Registry),
+		limitMetrics: newLimitMetrics(o.Registry),
+		doorMetrics:  newDoorMetrics(o.Registry), shown: o.Registry,
 		tested: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_selftest_last_success_timestamp_seconds",
 			Help: "Unix time when this node last answered itself on its hello port and its API; 0 before the first time."}),
 	}

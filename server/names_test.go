@@ -58,7 +58,8 @@ func TestADeviceWaitsForItsName(t *testing.T) {
 			t.Errorf("named %q", d.FQDN)
 		}
 		d := l.until(told.UUID(), "an answer of the webhook", func(d store.Device) bool {
-			return d.Lifecycle == store.PendingIdentity && d.Reason == reason.IdentityIncomplete && d.Detail != "its name is being looked up: webhook"
+			return d.Lifecycle == store.PendingIdentity && d.Reason == reason.IdentityIncomplete &&
+				d.Detail != "its name is being looked up: webhook"
 		})
 		before := len(l.events(told.UUID()))
 		l.says(told)
@@ -103,7 +104,8 @@ func TestARuleDecidesProfileAndName(t *testing.T) {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, engine, func(o *Options) { o.Lookup.ReverseDNS = dns })
-			if _, err := l.api.ApplyProfile(t.Context(), "kiosk", api.NewProfile{Document: map[string]any{"host_name": "kiosk-{uuid8}"}}); err != nil {
+			if _, err := l.api.ApplyProfile(t.Context(), "kiosk",
+				api.NewProfile{Document: map[string]any{"host_name": "kiosk-{uuid8}"}}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := l.api.ApplyRules(t.Context(), api.RuleSet{Rules: []map[string]any{{
@@ -238,7 +240,8 @@ func TestRefusedPasswordsAreNotRepeated(t *testing.T) {
 	forEachEngine(t, nil, func(t *testing.T, l *lab) {
 		other := l.device(sim.Faults{}) // somebody else's tool gave it another password
 		l.write(func(ctx context.Context, tx *store.Tx) error {
-			if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: other.UUID(), From: other.Addr(), Address: other.Addr().Addr(), Version: 3, Hashes: l.roots()}); err != nil {
+			if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: other.UUID(), From: other.Addr(), Address: other.Addr().Addr(),
+				Version: 3, Hashes: l.roots()}); err != nil {
 				return err
 			}
 			run, err := tx.CreateRun(ctx, store.NewRun{UUID: other.UUID(), Kind: "provision", Trigger: "hello"})
@@ -248,7 +251,8 @@ func TestRefusedPasswordsAreNotRepeated(t *testing.T) {
 			if err := tx.FinishRun(ctx, run.ID, store.RunFailed, reason.CredentialsUnknown, "refused", "device"); err != nil {
 				return err
 			}
-			return tx.Transition(ctx, store.Transition{UUID: other.UUID(), To: store.CredentialsUnknown, Reason: reason.CredentialsUnknown, Event: "attempt_failed", Actor: "test"})
+			return tx.Transition(ctx, store.Transition{UUID: other.UUID(), To: store.CredentialsUnknown, Reason: reason.CredentialsUnknown,
+				Event: "attempt_failed", Actor: "test"})
 		})
 		if _, err := l.api.Act(t.Context(), "retry", other.UUID().String(), ""); err != nil {
 			t.Fatal(err)
@@ -286,7 +290,8 @@ func TestEachPasswordGetsItsTurnInTime(t *testing.T) {
 			return err
 		}
 		for i := range 7 {
-			if _, err := tx.StageWithin(ctx, d.UUID(), 0, held[0].Setup, amt.NewSecret(fmt.Sprintf("Never-taken-%d!", i)), amt.Secret{}); err != nil {
+			if _, err := tx.StageWithin(ctx, d.UUID(), 0, held[0].Setup, amt.NewSecret(fmt.Sprintf("Never-taken-%d!", i)),
+				amt.Secret{}); err != nil {
 				return err
 			}
 		}
@@ -321,7 +326,8 @@ func TestEachPasswordGetsItsTurnInTime(t *testing.T) {
 			t.Errorf("hour %d: %d wrong logins so far, want %d\n%s", hour, n, want, l.story(d.UUID()))
 		}
 		// An hour passes.
-		if _, err := l.s.DB.SQL().ExecContext(t.Context(), "UPDATE credentials SET refused_at = refused_at - 3600000 WHERE refused_at IS NOT NULL"); err != nil {
+		if _, err := l.s.DB.SQL().ExecContext(t.Context(),
+			"UPDATE credentials SET refused_at = refused_at - 3600000 WHERE refused_at IS NOT NULL"); err != nil {
 			t.Fatal(err)
 		}
 		l.write(func(ctx context.Context, tx *store.Tx) error {

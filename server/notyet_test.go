@@ -16,7 +16,8 @@ func TestReadyzBeforeTheDatabase(t *testing.T) {
 	w := httptest.NewRecorder()
 	(&Server{}).notYet(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
 	var h api.Health
-	if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || w.Code != http.StatusServiceUnavailable || h.Status != "starting" || len(h.Parts) != 1 || h.Parts[0].Status != "failing" || h.Parts[0].Detail == "" {
+	if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || w.Code != http.StatusServiceUnavailable || h.Status != "starting" ||
+		len(h.Parts) != 1 || h.Parts[0].Status != "failing" || h.Parts[0].Detail == "" {
 		t.Errorf("%d %s: %v", w.Code, w.Body, err)
 	}
 }

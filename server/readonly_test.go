@@ -30,7 +30,8 @@ func TestStartWaitsForADatabaseThatTakesWrites(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close(t.Context())
-		if _, err := c.Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+word+`', current_database()); END $$`); err != nil {
+		if _, err := c.Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+word+
+			`', current_database()); END $$`); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -200,7 +200,8 @@ func (s *Server) join(ctx context.Context, tx *store.Tx, o store.Outgrown, devic
 		if err != nil {
 			return err
 		}
-		j := store.BulkJob{Kind: api.KindRollout, State: store.JobWaiting, Options: options, PerMinute: s.wavePace(), Canary: s.canary(), Target: target, Cause: o.Cause, CreatedBy: "system"}
+		j := store.BulkJob{Kind: api.KindRollout, State: store.JobWaiting, Options: options, PerMinute: s.wavePace(), Canary: s.canary(),
+			Target: target, Cause: o.Cause, CreatedBy: "system"}
 		if id, err = tx.CreateJob(ctx, j); err != nil {
 			return err
 		}
@@ -208,10 +209,12 @@ func (s *Server) join(ctx context.Context, tx *store.Tx, o store.Outgrown, devic
 		if _, err := tx.AddEvent(ctx, store.Event{Name: "job_created", Actor: "system", Data: detail}); err != nil {
 			return err
 		}
-		if err := tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "job.start", Subject: fmt.Sprint(id), Detail: detail}); err != nil {
+		if err := tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "job.start", Subject: fmt.Sprint(id),
+			Detail: detail}); err != nil {
 			return err
 		}
-		s.log.Info("rollout.begun", zap.Int64("job", id), zap.String("profile", target), zap.String("cause", o.Cause), zap.Int("devices", len(devices)))
+		s.log.Info("rollout.begun", zap.Int64("job", id), zap.String("profile", target), zap.String("cause", o.Cause),
+			zap.Int("devices", len(devices)))
 	} else if err != nil {
 		return err
 	}
@@ -288,12 +291,14 @@ func (s *Server) rolloutPart(ctx context.Context, tx *store.Tx, j store.BulkJob,
 	case store.Target(has, d.ProfileVersion) == want:
 		return operate.Part{State: store.ItemDone, Detail: "it had that version already"}, nil
 	}
-	t := store.Transition{UUID: d.UUID, To: store.Drifted, Reason: reason.ProfileDrift, Detail: d.Detail, Event: "drift_found", Actor: operate.OfJob(j).Actor(), Data: map[string]any{"job": j.ID}}
+	t := store.Transition{UUID: d.UUID, To: store.Drifted, Reason: reason.ProfileDrift, Detail: d.Detail, Event: "drift_found",
+		Actor: operate.OfJob(j).Actor(), Data: map[string]any{"job": j.ID}}
 	who := "the rule " + rule + " gives it"
 	switch {
 	case has == p.Name:
 		who = ""
-		t.Detail = fmt.Sprintf("it was made by version %d of the profile %s, and version %d is the newest", d.ProfileVersion, p.Name, p.Version)
+		t.Detail = fmt.Sprintf("it was made by version %d of the profile %s, and version %d is the newest", d.ProfileVersion, p.Name,
+			p.Version)
 	case d.AssignedProfile != "":
 		who = "it was given"
 	case rule == "":

@@ -116,7 +116,8 @@ func OnlyOurs(leaves func() [][]byte) *tls.Config {
 		VerifyConnection: func(c tls.ConnectionState) error {
 			if len(c.PeerCertificates) == 0 || !slices.ContainsFunc(leaves(),
 				func(leaf []byte) bool { return bytes.Equal(c.PeerCertificates[0].Raw, leaf) }) {
-				return errors.New("what answers there does not have the certificate of api.tls, nor the one the daemon took up last: it is another " +
+				return errors.New("what answers there does not have the certificate of api.tls, nor the one the daemon took up last: it " +
+					"is another " +
 					"server")
 			}
 			return nil

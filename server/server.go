@@ -261,7 +261,8 @@ func (s *Server) startQueue(ctx context.Context) error {
 	}
 	s.engine = provision.New(provision.Config{
 		Tracer: tracer,
-		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames, Name: journal.Name,
+		Store:  newLimited(s, journal), Assign: s.assignAgain, Realm: journal.Realm, Trust: s.Trust, Trusted: s.toldNames,
+		Name:         journal.Name,
 		ServesDomain: s.servesDomain, Clock: wallClock{}, Rand: rand.Reader,
 		Names: s.o.Lookup.Resolver(), Allowed: s.mayConnect,
 		Dial: func(ctx context.Context, t session.Target) (provision.Device, error) {
@@ -314,7 +315,8 @@ func (s *Server) startAPI(ctx context.Context) error {
 	}
 	s.api = rest.New(rest.Deps{
 		DB: s.DB, Room: *s.room(),
-		Reconsider: s.Admit.Reconsider, WouldStart: func(ctx context.Context, tx *store.Tx, rules []profile.Rule, made string) (int, error) {
+		Reconsider: s.Admit.Reconsider, WouldStart: func(ctx context.Context, tx *store.Tx, rules []profile.Rule, made string) (int,
+			error) {
 			return s.Admit.WouldStart(ctx, tx, admit.Change{Rules: rules, Profile: made})
 		},
 		WouldStray: admit.WouldStray, DefaultProfile: s.o.Profile, NameSources: s.o.Names, Desk: s.Desk, Authority: s.Trust.ca,

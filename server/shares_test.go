@@ -61,7 +61,8 @@ func TestSharesOfWorkers(t *testing.T) {
 			for i, c := range []class{strangerAgain, strangerFirst, knownAgain, knownFirst} {
 				run++
 				if !s.take(run, from(at((1000+i)<<8+1)), c) && (workers >= 256 || c != strangerAgain) {
-					t.Errorf("beside three networks of strangers no attempt of class %d of another network begins; %d are under way", c, busy())
+					t.Errorf("beside three networks of strangers no attempt of class %d of another network begins; %d are under way", c,
+						busy())
 				}
 				s.give(run)
 			}
@@ -163,7 +164,8 @@ func TestStrangersPauseNoDeviceWeKnow(t *testing.T) {
 		stranger := l.device(sim.Faults{}, func(c *sim.Config) { c.Addr = simtest.Host(network, 1) })
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			now := tx.Now()
-			return tx.PauseNetwork(ctx, store.PausedNetwork{Network: store.NetworkOf(stranger.Addr().Addr()), Since: now, Until: now.Add(longestPause), Pauses: 1, Node: l.s.node})
+			return tx.PauseNetwork(ctx, store.PausedNetwork{Network: store.NetworkOf(stranger.Addr().Addr()), Since: now,
+				Until: now.Add(longestPause), Pauses: 1, Node: l.s.node})
 		})
 		l.says(stranger)
 		l.until(stranger.UUID(), "a run that is put off", func(d store.Device) bool {

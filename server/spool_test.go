@@ -33,11 +33,13 @@ func (f *flaky) HandleHello(_ context.Context, h hello.Hello) (hello.Result, err
 
 func aHello(t *testing.T, n byte) hello.Hello {
 	t.Helper()
-	m, err := hello.Parse(hello.Message{Version: hello.VersionPKI, UUID: amt.UUID{n}, Hashes: []amt.TrustHash{{Algorithm: amt.SHA1, Sum: make([]byte, 20)}}}.Encode())
+	m, err := hello.Parse(hello.Message{Version: hello.VersionPKI, UUID: amt.UUID{n},
+		Hashes: []amt.TrustHash{{Algorithm: amt.SHA1, Sum: make([]byte, 20)}}}.Encode())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return hello.Hello{Message: m, From: netip.MustParseAddrPort("127.0.0.9:4000"), At: time.Now().UTC().Truncate(time.Millisecond), Via: hello.ViaPlain}
+	return hello.Hello{Message: m, From: netip.MustParseAddrPort("127.0.0.9:4000"), At: time.Now().UTC().Truncate(time.Millisecond),
+		Via: hello.ViaPlain}
 }
 
 func TestNoHelloIsLostWhileTheStoreIsAway(t *testing.T) {

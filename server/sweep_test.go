@@ -27,7 +27,8 @@ func TestSweepGoesByTheDatabasesClock(t *testing.T) {
 	// The database's clock is an hour behind ours.
 	for _, q := range []string{
 		"CREATE SCHEMA behind",
-		"CREATE FUNCTION behind.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$SELECT pg_catalog.clock_timestamp() - interval '1 hour'$$",
+		"CREATE FUNCTION behind.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$SELECT pg_catalog.clock_timestamp() - " +
+			"interval '1 hour'$$",
 	} {
 		if _, err := c.Exec(t.Context(), q); err != nil {
 			t.Fatal(err)
@@ -49,7 +50,8 @@ func TestSweepGoesByTheDatabasesClock(t *testing.T) {
 			return err
 		}
 		var err error
-		run, err = tx.CreateRun(ctx, store.NewRun{UUID: id, Kind: "provision", Trigger: "hello", NotBefore: tx.Now().Add(-20 * time.Second)})
+		run, err = tx.CreateRun(ctx, store.NewRun{UUID: id, Kind: "provision", Trigger: "hello",
+			NotBefore: tx.Now().Add(-20 * time.Second)})
 		return err
 	})
 	if off := time.Since(run.NotBefore); off < 50*time.Minute {

@@ -62,7 +62,8 @@ func (s *Server) startTracing(ctx context.Context) (provision.Tracer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing.otlp_endpoint: %w", err)
 	}
-	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(out, sdktrace.WithBatchTimeout(2*time.Second)), sdktrace.WithIDGenerator(givenIDs{}),
+	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(out, sdktrace.WithBatchTimeout(2*time.Second)),
+		sdktrace.WithIDGenerator(givenIDs{}),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "provisiond"),
 			attribute.String("service.version", s.o.Version), attribute.String("service.instance.id", s.node))))
 	s.onStop("tracing", func(ctx context.Context) error {
@@ -123,7 +124,8 @@ func (t *tracer) Done(j provision.Job, began time.Time, v provision.Verdict) {
 		links = append(links, trace.Link{SpanContext: rootSpan("attempt", j.Run, j.Run.Attempt-1),
 			Attributes: []attribute.KeyValue{attribute.String("link", "attempt before")}})
 	} else {
-		_, span := t.spans.Start(withIDs(cause), j.Run.Trigger, trace.WithTimestamp(j.Run.CreatedAt), trace.WithSpanKind(trace.SpanKindServer),
+		_, span := t.spans.Start(withIDs(cause), j.Run.Trigger, trace.WithTimestamp(j.Run.CreatedAt),
+			trace.WithSpanKind(trace.SpanKindServer),
 			trace.WithAttributes(attribute.Int64("run_id", j.Run.ID), attribute.String("device", j.Run.UUID.String())))
 		span.End(trace.WithTimestamp(j.Run.CreatedAt.Add(time.Millisecond)))
 	}

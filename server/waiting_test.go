@@ -49,12 +49,14 @@ func TestWhoRefusedIsAskedAgainForACause(t *testing.T) {
 		rule := func(name string) map[string]any {
 			return map[string]any{"name": name, "assign": map[string]any{"profile": "default"}}
 		}
-		for i, r := range []api.RuleSet{{Rules: []map[string]any{rule("a")}}, {Rules: []map[string]any{rule("a")}}, {Rules: []map[string]any{rule("b")}}, {Rules: []map[string]any{rule("b")}, DryRun: true}} {
+		for i, r := range []api.RuleSet{{Rules: []map[string]any{rule("a")}}, {Rules: []map[string]any{rule("a")}},
+			{Rules: []map[string]any{rule("b")}}, {Rules: []map[string]any{rule("b")}, DryRun: true}} {
 			if rep, err := l.api.ApplyRules(ctx, r); err != nil || rep.Started != 0 {
 				t.Errorf("rules %d: %+v, %v", i, rep, err)
 			}
 		}
-		if v, err := l.api.ApplyProfile(ctx, "other", api.NewProfile{Document: map[string]any{"password_days": 30}}); err != nil || v.Started != 0 {
+		if v, err := l.api.ApplyProfile(ctx, "other", api.NewProfile{Document: map[string]any{"password_days": 30}}); err != nil ||
+			v.Started != 0 {
 			t.Errorf("a profile: %+v, %v", v, err)
 		}
 		if w, err := l.api.Why(ctx, u.String()); err != nil || !strings.Contains(w.Next, "suffix") || !strings.Contains(w.Next, "retry") {
@@ -67,7 +69,8 @@ func TestWhoRefusedIsAskedAgainForACause(t *testing.T) {
 		l.write(func(ctx context.Context, tx *store.Tx) error {
 			return tx.UpdateDevice(ctx, u, store.DeviceFacts{Suffix: &suffix})
 		})
-		if rep, err := l.api.ApplyRules(ctx, api.RuleSet{Rules: []map[string]any{rule("b")}, DryRun: true}); err != nil || rep.Started != 1 {
+		if rep, err := l.api.ApplyRules(ctx, api.RuleSet{Rules: []map[string]any{rule("b")}, DryRun: true}); err != nil ||
+			rep.Started != 1 {
 			t.Errorf("a dry run: %+v, %v", rep, err)
 		}
 		if n, err := l.s.Admit.Reconsider(ctx); n != 1 || err != nil {

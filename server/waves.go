@@ -107,7 +107,8 @@ func losses(ctx context.Context, tx *store.Tx, j store.BulkJob) (held bool, stop
 		if l.Name != "" {
 			name = l.Name + " (" + name + ")"
 		}
-		return true, fmt.Sprintf("%s was changed and has not answered since: %s. What waits stays as it was: look at the device (provctl device why %s), then provctl job resume %d or provctl job abort %d",
+		return true, fmt.Sprintf("%s was changed and has not answered since: %s. What waits stays as it was: look at the device (provctl "+
+			"device why %s), then provctl job resume %d or provctl job abort %d",
 			name, strings.TrimSuffix(string(l.Reason)+": "+l.Detail, ": "), l.UUID, j.ID, j.ID), nil
 	}
 	return held, "", nil
@@ -118,16 +119,19 @@ func (s *Server) stopJob(ctx context.Context, tx *store.Tx, j store.BulkJob, why
 	if err := tx.StopJob(ctx, j.ID, why); err != nil {
 		return err
 	}
-	if _, err := tx.AddEvent(ctx, store.Event{Name: "job_stopped", Actor: "system", Detail: why, Data: map[string]any{"job": j.ID, "kind": j.Kind}}); err != nil {
+	if _, err := tx.AddEvent(ctx, store.Event{Name: "job_stopped", Actor: "system", Detail: why,
+		Data: map[string]any{"job": j.ID, "kind": j.Kind}}); err != nil {
 		return err
 	}
 	s.log.Error("job.stopped", zap.Int64("job", j.ID), zap.String("kind", j.Kind), zap.String("why", why))
-	return tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "job.stop", Subject: fmt.Sprint(j.ID), Detail: map[string]any{"kind": j.Kind, "why": why}})
+	return tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "job.stop", Subject: fmt.Sprint(j.ID),
+		Detail: map[string]any{"kind": j.Kind, "why": why}})
 }
 
 // waveResult is what an ended run means for a device of a job in waves. stop says
 // why the job cannot go on; "" when it can.
-func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.BulkJob, item *store.JobItem, run store.Run) (stop string, err error) {
+func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.BulkJob, item *store.JobItem, run store.Run) (stop string,
+	err error) {
 	proving := item.Wave == waveFirst || item.Wave == waveCanary
 	d, err := tx.Device(ctx, item.UUID)
 	if err != nil {
@@ -144,7 +148,8 @@ func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.BulkJob, 
 		return "", nil
 	case run.State == store.RunDone && rollout && store.Target(d.Profile, d.ProfileVersion) != j.Target:
 		// A node with an older configuration had the run.
-		item.State, item.Wave, item.Detail = store.ItemWaiting, 0, fmt.Sprintf("run %d left it as %s", run.ID, store.Target(d.Profile, d.ProfileVersion))
+		item.State, item.Wave, item.Detail = store.ItemWaiting, 0,
+			fmt.Sprintf("run %d left it as %s", run.ID, store.Target(d.Profile, d.ProfileVersion))
 		return "", nil
 	case run.State == store.RunDone && proving && j.Kind != provision.KindUnprovision:
 		return "", s.prove(ctx, tx, j, d, item, run)
@@ -168,7 +173,8 @@ func (s *Server) waveResult(ctx context.Context, tx *store.Tx, j store.BulkJob, 
 		return "", err
 	case lost: // losses stop the job
 	case run.Reason == reason.LockoutAverted, proving && (item.Proves != 0 || unproved):
-		return fmt.Sprintf("%s took a change and is not proved: %s. What waits stays as it was: look at the device (provctl device why %s), then provctl job resume %d or provctl job abort %d",
+		return fmt.Sprintf("%s took a change and is not proved: %s. What waits stays as it was: look at the device (provctl device why "+
+			"%s), then provctl job resume %d or provctl job abort %d",
 			item.UUID, item.Detail, item.UUID, j.ID, j.ID), nil
 	case rollout:
 		item.State, item.Wave = store.ItemWaiting, 0
@@ -181,7 +187,8 @@ func (s *Server) prove(ctx context.Context, tx *store.Tx, j store.BulkJob, d sto
 	if _, err := tx.LiveRun(ctx, d.UUID); err == nil {
 		return nil // somebody else asks it something; then it is this run's turn
 	}
-	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Event: "maintenance_requested", Actor: fmt.Sprintf("job:%d (%s)", j.ID, j.CreatedBy),
+	t := store.Transition{UUID: d.UUID, Reason: d.Reason, Detail: d.Detail, Event: "maintenance_requested",
+		Actor:     fmt.Sprintf("job:%d (%s)", j.ID, j.CreatedBy),
 		NextRetry: d.NextRetry, Data: map[string]any{"job": j.ID, "proves": run.ID}}
 	proof, err := s.startManaged(ctx, tx, d, provision.KindMaintain, provision.TaskCheck+","+provision.TaskKept, "api", t)
 	if err != nil {
@@ -196,7 +203,8 @@ func (s *Server) routineHeld(ctx context.Context) (why string, err error) {
 	err = s.DB.Read(ctx, func(tx *store.Tx) error {
 		lost, err := tx.LostDevices(ctx, tx.Now().Add(-routineWithin), routineLosses)
 		if err == nil && len(lost) >= routineLosses {
-			why = fmt.Sprintf("%d devices or more were changed within a day and have not answered since, the first of them %s: %s", len(lost), lost[0].UUID, reason.Of(lost[0].Reason).Title)
+			why = fmt.Sprintf("%d devices or more were changed within a day and have not answered since, the first of them %s: %s",
+				len(lost), lost[0].UUID, reason.Of(lost[0].Reason).Title)
 		}
 		return err
 	})

@@ -118,7 +118,8 @@ func badProfile(t *testing.T, n int, engine string, b bad, change func(*Options)
 		}
 	}
 	dry, err := l.api.ApplyProfile(ctx, "default", api.NewProfile{Document: b.document, DryRun: true})
-	if err != nil || dry.Devices != n || len(dry.Waves) != 3 || dry.Waves[0].Devices != 1 || dry.Waves[1].Devices != 10 || dry.Waves[2].Devices != n-11 || len(dry.Risks) == 0 {
+	if err != nil || dry.Devices != n || len(dry.Waves) != 3 || dry.Waves[0].Devices != 1 || dry.Waves[1].Devices != 10 ||
+		dry.Waves[2].Devices != n-11 || len(dry.Risks) == 0 {
 		t.Fatalf("dry run: %+v, %v", dry, err)
 	}
 	if _, err := l.api.ApplyProfile(ctx, "default", api.NewProfile{Document: b.document}); err != nil {
@@ -185,11 +186,13 @@ func badProfile(t *testing.T, n int, engine string, b bad, change func(*Options)
 		t.Fatal(err)
 	}
 	l.maintains()
-	good := l.rollout("all that answer, the one that was put back among them", func(j api.JobDetail) bool { return j.Counts["done"] == n-b.lost })
+	good := l.rollout("all that answer, the one that was put back among them",
+		func(j api.JobDetail) bool { return j.Counts["done"] == n-b.lost })
 	if good.ID == j.ID || good.Waves[0].Done != 1 || good.Waves[1].Done != 10 {
 		t.Errorf("%+v", good.Job)
 	}
-	if old := l.job(j.ID, "its end", func(j api.JobDetail) bool { return j.State == "aborted" }); !strings.Contains(old.Detail, "default@3") || old.Counts["skipped"] != n-1 {
+	if old := l.job(j.ID, "its end", func(j api.JobDetail) bool { return j.State == "aborted" }); !strings.Contains(old.Detail,
+		"default@3") || old.Counts["skipped"] != n-1 {
 		t.Errorf("%+v", old.Job)
 	}
 	for _, d := range fleet {
@@ -382,7 +385,9 @@ func TestAJobEndsWithWhatBecameOfItsDevices(t *testing.T) {
 			switch {
 			case r.UUID == good.UUID().String() && (r.State != "done" || !strings.Contains(r.Detail, "provisioned")):
 				t.Errorf("the good one: %+v", r)
-			case r.UUID == bad.UUID().String() && (r.State != "failed" || !strings.HasPrefix(r.Detail, string(reason.TLSClientCertRefused)) && !strings.HasPrefix(r.Detail, string(reason.TLSSuffixRejected))):
+			case r.UUID == bad.UUID().String() && (r.State != "failed" ||
+				!strings.HasPrefix(r.Detail, string(reason.TLSClientCertRefused)) &&
+					!strings.HasPrefix(r.Detail, string(reason.TLSSuffixRejected))):
 				t.Errorf("the bad one: %+v", r)
 			}
 		}

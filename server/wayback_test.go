@@ -58,7 +58,8 @@ func TestTheWayBackFromADowngrade(t *testing.T) {
 				refused := func() {
 					t.Helper()
 					dev := l.until(u, "refused", func(d store.Device) bool { return d.Reason == c.refused })
-					if s := d.Snapshot(); len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 || dev.TLSVersion != c.tls || dev.PeerVerified != c.verified {
+					if s := d.Snapshot(); len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 || dev.TLSVersion != c.tls ||
+						dev.PeerVerified != c.verified {
 						t.Errorf("told %d passwords; kept: %q %q", len(s.SecretsSeen)+len(s.AdminHA1Seen), dev.TLSVersion, dev.PeerVerified)
 					}
 				}

@@ -79,7 +79,8 @@ func (tx *Tx) DevicesOfGroup(ctx context.Context, g FleetGroup, waiting bool, li
 	if !g.Version.IsZero() {
 		version = g.Version.String()
 	}
-	out, err := list(ctx, tx, scanUUID, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND lifecycle <> 'retired' AND lifecycle "+
+	out, err := list(ctx, tx, scanUUID, "SELECT uuid FROM devices WHERE trust_table = $1 AND amt_version = $2 AND suffix = $3 AND "+
+		"lifecycle <> 'retired' AND lifecycle "+
 		which+waitingFor+" LIMIT $4",
 		g.Table, version, g.Suffix, limit)
 	return out, about(err, "name devices")

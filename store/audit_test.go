@@ -23,8 +23,10 @@ func TestAuditedTogether(t *testing.T) {
 		for n := range crowd {
 			wg.Go(func() {
 				err := db.Write(t.Context(), func(tx *store.Tx) error {
-					for i, at := range []time.Time{{}, time.Date(2026, 2, 28, 23, 59, 59, 999_999_999, time.FixedZone("", 3600)), time.Unix(1, 1_499_999)} {
-						if err := tx.Audit(t.Context(), store.AuditRecord{At: at, Actor: fmt.Sprint("Zoë\t", n), Action: "", Subject: "漢字 𝄞 '\"\\", Detail: map[string]any{"part": i, "é": "\u2028<"}}); err != nil {
+					for i, at := range []time.Time{{}, time.Date(2026, 2, 28, 23, 59, 59, 999_999_999, time.FixedZone("", 3600)),
+						time.Unix(1, 1_499_999)} {
+						if err := tx.Audit(t.Context(), store.AuditRecord{At: at, Actor: fmt.Sprint("Zoë\t", n), Action: "",
+							Subject: "漢字 𝄞 '\"\\", Detail: map[string]any{"part": i, "é": "\u2028<"}}); err != nil {
 							return err
 						}
 					}
@@ -63,7 +65,8 @@ func TestAuditTakesTheChangeWithIt(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		if db.Engine() == store.SQLite {
-			if err := db.Exec(t.Context(), "CREATE TRIGGER refuse BEFORE INSERT ON audit WHEN NEW.actor = 'refused' BEGIN SELECT RAISE(ABORT, 'refused'); END"); err != nil {
+			if err := db.Exec(t.Context(), "CREATE TRIGGER refuse BEFORE INSERT ON audit WHEN NEW.actor = 'refused' BEGIN SELECT "+
+				"RAISE(ABORT, 'refused'); END"); err != nil {
 				t.Fatal(err)
 			}
 		} else if err := db.Exec(t.Context(), "ALTER TABLE audit ADD CHECK (actor <> 'refused')"); err != nil {

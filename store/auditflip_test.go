@@ -49,7 +49,8 @@ func TestAnyFlippedByteOfTheAuditIsFound(t *testing.T) {
 			default:
 				// One letter becomes another one.
 				at = 3 + rng.IntN(4) // in the detail, inside the first name
-				value = fmt.Sprintf("substr(%[1]s, 1, %[2]d) || CASE WHEN substr(%[1]s, %[3]d, 1) = 'q' THEN 'Q' ELSE 'q' END || substr(%[1]s, %[4]d)", column, at-1, at, at+1)
+				value = fmt.Sprintf("substr(%[1]s, 1, %[2]d) || CASE WHEN substr(%[1]s, %[3]d, 1) = 'q' THEN 'Q' ELSE 'q' END || "+
+					"substr(%[1]s, %[4]d)", column, at-1, at, at+1)
 			}
 			undo := fmt.Sprintf("CREATE TABLE flip_%d AS SELECT %s AS v FROM audit WHERE seq = %d", i, column, seq)
 			change := fmt.Sprintf("UPDATE audit SET %s = %s WHERE seq = %d", column, value, seq)
@@ -78,6 +79,7 @@ func TestAnyFlippedByteOfTheAuditIsFound(t *testing.T) {
 
 // flippedInSQLite puts another byte at a place of a blob.
 func flippedInSQLite(column string, at, b int) string {
-	return fmt.Sprintf("CAST(substr(%[1]s, 1, %[2]d) || CASE WHEN substr(%[1]s, %[3]d, 1) = x'%02[4]x' THEN x'%02[5]x' ELSE x'%02[4]x' END || substr(%[1]s, %[6]d) AS blob)",
+	return fmt.Sprintf("CAST(substr(%[1]s, 1, %[2]d) || CASE WHEN substr(%[1]s, %[3]d, 1) = x'%02[4]x' THEN x'%02[5]x' ELSE x'%02[4]x' "+
+		"END || substr(%[1]s, %[6]d) AS blob)",
 		column, at, at+1, b, b^1, at+2)
 }

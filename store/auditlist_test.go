@@ -44,7 +44,8 @@ func TestNewestAudit(t *testing.T) {
 		if len(got) != 25 || got[0] != 25 || got[24] != 1 {
 			t.Errorf("%v", got)
 		}
-		if d := cmp.Diff([]int64{24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2}, all(store.AuditFilter{Limit: 5, Actor: "a_1", Action: "APPROVE"})); d != "" {
+		if d := cmp.Diff([]int64{24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2},
+			all(store.AuditFilter{Limit: 5, Actor: "a_1", Action: "APPROVE"})); d != "" {
 			t.Errorf("(-want +got)\n%s", d)
 		}
 		if got := all(store.AuditFilter{Actor: "a%1"}); got != nil {

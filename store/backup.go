@@ -79,7 +79,8 @@ func (db *DB) Backup(ctx context.Context, w io.Writer, passphrase amt.Secret, pr
 		return BackupReport{}, errors.New("back up: without the master key the passwords in the backup could never be read")
 	}
 	if newest := NewestSchema(db.engine); db.schema != newest {
-		return BackupReport{}, fmt.Errorf("back up: the database has schema %d and this program knows %d, so it would leave things out: use "+
+		return BackupReport{}, fmt.Errorf("back up: the database has schema %d and this program knows %d, so it would leave things out: "+
+			"use "+
 			"the provisiond that the database belongs to", db.schema, newest)
 	}
 	tables, err := ownTables()
@@ -238,10 +239,12 @@ func parseHeader(line []byte) (h BackupHeader, err error) {
 	case json.Unmarshal(line, &h) != nil || h.Format != backupFormat:
 		return h, errors.New("this is no backup of provisiond")
 	case h.Version > backupVersion:
-		return h, fmt.Errorf("the backup has format %d and this program reads up to %d: it was made by a newer provisiond (%s), so use that one",
+		return h, fmt.Errorf("the backup has format %d and this program reads up to %d: it was made by a newer provisiond (%s), so use "+
+			"that one",
 			h.Version, backupVersion, h.Program)
 	case h.Schema > newest:
-		return h, fmt.Errorf("the backup has schema %d and this program knows only %d: it was made by a newer provisiond (%s), so use that one",
+		return h, fmt.Errorf("the backup has schema %d and this program knows only %d: it was made by a newer provisiond (%s), so use "+
+			"that one",
 			h.Schema, newest, h.Program)
 	}
 	return h, nil

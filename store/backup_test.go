@@ -35,8 +35,10 @@ func furnish(t *testing.T, db *store.DB) {
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
 			_, err := tx.AddEvent(ctx, store.Event{UUID: uuid(n), RunID: r.ID, Name: "run.started", Data: map[string]any{"n": n, "b": "x"}})
 			return errors.Join(err,
-				tx.PutSteps(ctx, r.ID, []store.StepRecord{{Seq: 1, Name: "set_clock", State: "done", Attempt: 1, StartedAt: tx.Now(), Detail: "line\nbreak <&> \u2028"}}),
-				tx.Audit(ctx, store.AuditRecord{Actor: "test", Action: "device.approve", Subject: uuid(n).String(), Detail: map[string]any{"n": n}}))
+				tx.PutSteps(ctx, r.ID, []store.StepRecord{{Seq: 1, Name: "set_clock", State: "done", Attempt: 1, StartedAt: tx.Now(),
+					Detail: "line\nbreak <&> \u2028"}}),
+				tx.Audit(ctx, store.AuditRecord{Actor: "test", Action: "device.approve", Subject: uuid(n).String(),
+					Detail: map[string]any{"n": n}}))
 		})
 	}
 	write(t, db, func(ctx context.Context, tx *store.Tx) error {
@@ -89,7 +91,8 @@ func TestBackupFromEitherEngineToEither(t *testing.T) {
 					}
 				}
 				o := other(t, to)
-				r, err := store.RestoreBackup(t.Context(), bytes.NewReader(file), passphrase, func() (store.Options, error) { return o, nil })
+				r, err := store.RestoreBackup(t.Context(), bytes.NewReader(file), passphrase,
+					func() (store.Options, error) { return o, nil })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -117,7 +120,8 @@ func TestBackupFromEitherEngineToEither(t *testing.T) {
 				if err := target.Close(); err != nil {
 					t.Fatal(err)
 				}
-				_, err = store.RestoreBackup(t.Context(), bytes.NewReader(file), passphrase, func() (store.Options, error) { return o, nil })
+				_, err = store.RestoreBackup(t.Context(), bytes.NewReader(file), passphrase,
+					func() (store.Options, error) { return o, nil })
 				if err == nil || !strings.Contains(err.Error(), "is in use") {
 					t.Errorf("restored into a database that is in use: %v", err)
 				}
@@ -278,7 +282,8 @@ func TestAgeOpensABackup(t *testing.T) {
 		}
 	}
 	lines := strings.Split(string(text), "\n")
-	if !strings.Contains(lines[0], `"version":2`) || !strings.HasPrefix(lines[1], `{"master":"`) || !strings.Contains(string(text), uuid(3).String()) {
+	if !strings.Contains(lines[0], `"version":2`) || !strings.HasPrefix(lines[1], `{"master":"`) ||
+		!strings.Contains(string(text), uuid(3).String()) {
 		t.Errorf("it begins\n%s\n%s", lines[0], lines[1])
 	}
 }
@@ -359,8 +364,9 @@ func TestMigrationsAreReadRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := map[string]map[string]string{
-		store.Postgres: {"uuid": "uuid", "jsonb": "json", "int4": "int", "int8": "int", "bool": "bool", "bytea": "bytes", "timestamptz": "time", "text": "text"},
-		store.SQLite:   {"text": "text", "integer": "int", "bigint": "int", "boolean": "bool", "blob": "bytes"},
+		store.Postgres: {"uuid": "uuid", "jsonb": "json", "int4": "int", "int8": "int", "bool": "bool", "bytea": "bytes",
+			"timestamptz": "time", "text": "text"},
+		store.SQLite: {"text": "text", "integer": "int", "bigint": "int", "boolean": "bool", "blob": "bytes"},
 	}
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		have, err := db.Catalogue(t.Context())

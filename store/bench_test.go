@@ -85,7 +85,8 @@ func floor(b *testing.B, db *store.DB) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s, err := tx.Prepare("INSERT INTO floor (uuid, at, n) VALUES ($1, $2, 1) ON CONFLICT (uuid) DO UPDATE SET at = excluded.at, n = floor.n + 1")
+		s, err := tx.Prepare("INSERT INTO floor (uuid, at, n) VALUES ($1, $2, 1) ON CONFLICT (uuid) DO UPDATE SET at = excluded.at, n = " +
+			"floor.n + 1")
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -107,7 +108,8 @@ func floorPostgres(b *testing.B, pool *pgxpool.Pool) {
 		b.Fatal(err)
 	}
 	spread(b, func(n int) error {
-		_, err := pool.Exec(ctx, "INSERT INTO floor (uuid, at, n) VALUES ($1, $2, 1) ON CONFLICT (uuid) DO UPDATE SET at = excluded.at, n = floor.n + 1", fmt.Sprint("device ", n%benchDevices), n)
+		_, err := pool.Exec(ctx, "INSERT INTO floor (uuid, at, n) VALUES ($1, $2, 1) ON CONFLICT (uuid) DO UPDATE SET at = excluded.at, "+
+			"n = floor.n + 1", fmt.Sprint("device ", n%benchDevices), n)
 		return err
 	})
 }

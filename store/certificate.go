@@ -99,7 +99,8 @@ func (tx *Tx) DeleteCertificate(ctx context.Context, id string) error {
 // request.
 func (tx *Tx) PutCertificateRequest(ctx context.Context, r CertificateRequest) (int64, error) {
 	if r.ID != 0 {
-		n, err := tx.exec(ctx, "UPDATE certificate_requests SET state = $2, certificate = $3, updated_at = {now} WHERE id = $1", r.ID, r.State,
+		n, err := tx.exec(ctx, "UPDATE certificate_requests SET state = $2, certificate = $3, updated_at = {now} WHERE id = $1", r.ID,
+			r.State,
 			r.Certificate)
 		return r.ID, touched(n, err, ErrNotFound)
 	}

@@ -156,7 +156,8 @@ func (tx *Tx) asRemembered(ctx context.Context, r remembered, head int64) error 
 	}
 	seen := "this node saw record " + strconv.FormatInt(r.Head.Seq, 10) + " at " + r.Head.Seen.UTC().Format(time.RFC3339)
 	if r.Head.Seq > head {
-		return &AuditError{head + 1, "is missing: " + seen + ", so the end of the chain was cut off, or an older copy of the database was put " +
+		return &AuditError{head + 1, "is missing: " + seen +
+			", so the end of the chain was cut off, or an older copy of the database was put " +
 			"back"}
 	}
 	var hash []byte

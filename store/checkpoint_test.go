@@ -16,7 +16,8 @@ func record(t *testing.T, db *store.DB, n int) {
 	t.Helper()
 	for i := range n {
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			return tx.Audit(ctx, store.AuditRecord{Actor: "token:a", Action: "secret.reveal", Subject: uuid(i).String(), Detail: map[string]any{"reason": "<ticket> \"4711\" & ü"}})
+			return tx.Audit(ctx, store.AuditRecord{Actor: "token:a", Action: "secret.reveal", Subject: uuid(i).String(),
+				Detail: map[string]any{"reason": "<ticket> \"4711\" & ü"}})
 		})
 	}
 }
@@ -107,7 +108,8 @@ func TestCheckpointsSeeAChainComputedAnew(t *testing.T) {
 		if db.Engine() == store.SQLite {
 			off = []string{"DROP TRIGGER audit_kept_update", "DROP TRIGGER audit_kept_delete", "DROP TRIGGER audit_checkpoints_kept_update"}
 		}
-		for _, q := range append(off, "DELETE FROM audit", "UPDATE audit_head SET seq = 0, hash = prev.hash FROM (SELECT CAST('' AS "+map[string]string{store.SQLite: "blob", store.Postgres: "bytea"}[db.Engine()]+") AS hash) AS prev") {
+		for _, q := range append(off, "DELETE FROM audit", "UPDATE audit_head SET seq = 0, hash = prev.hash FROM (SELECT CAST('' AS "+
+			map[string]string{store.SQLite: "blob", store.Postgres: "bytea"}[db.Engine()]+") AS hash) AS prev") {
 			if err := db.Exec(t.Context(), q); err != nil {
 				t.Fatal(q, err)
 			}

@@ -48,7 +48,8 @@ func (tx *Tx) StageWithin(ctx context.Context, uuid amt.UUID, runID int64, setup
 		if err != nil {
 			return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
 		}
-		mac, err := tx.sign(Credential{UUID: uuid, Generation: gen, Kind: c.kind, State: CredentialCandidate, RunID: runID, Setup: setup}.place())
+		mac, err := tx.sign(Credential{UUID: uuid, Generation: gen, Kind: c.kind, State: CredentialCandidate, RunID: runID,
+			Setup: setup}.place())
 		if err != nil {
 			return 0, fmt.Errorf("stage credentials of %s: %w", uuid, err)
 		}
@@ -146,7 +147,8 @@ func (tx *Tx) Activate(ctx context.Context, id int64) error {
 		return fail(err)
 	}
 	if c.Kind == KindAdmin {
-		_, err := tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2", c.UUID,
+		_, err := tx.exec(ctx, "UPDATE devices SET generation = $2, password_changed_at = {now} WHERE uuid = $1 AND generation <> $2",
+			c.UUID,
 			c.Generation)
 		if err != nil {
 			return fail(err)

@@ -43,7 +43,8 @@ func TestPasswordsAreKeptThroughTheirLives(t *testing.T) {
 			t.Errorf("second generation %d", g)
 		}
 		admins := credentials(t, db, 1, store.KindAdmin)
-		if len(admins) != 2 || admins[0].Password.Reveal() != "Admin!2b" || admins[1].Password.Reveal() != "Admin!1a" || admins[0].State != store.CredentialCandidate {
+		if len(admins) != 2 || admins[0].Password.Reveal() != "Admin!2b" || admins[1].Password.Reveal() != "Admin!1a" ||
+			admins[0].State != store.CredentialCandidate {
 			t.Fatalf("admins %+v", admins)
 		}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
@@ -55,7 +56,8 @@ func TestPasswordsAreKeptThroughTheirLives(t *testing.T) {
 		if admins[0].State != store.CredentialActive || admins[1].State != store.CredentialRetired || admins[1].RetiredAt.IsZero() {
 			t.Errorf("after two activations: %+v", admins)
 		}
-		if admins[1].Realm != "Digest:A" || admins[1].Address.String() != "10.0.0.1" || admins[1].SentAt.IsZero() || len(admins[1].Peer) != 1 {
+		if admins[1].Realm != "Digest:A" || admins[1].Address.String() != "10.0.0.1" || admins[1].SentAt.IsZero() ||
+			len(admins[1].Peer) != 1 {
 			t.Errorf("sent: %+v", admins[1])
 		}
 		if m := credentials(t, db, 1, store.KindMEBx); len(m) != 2 || m[0].State != store.CredentialCandidate {
@@ -113,7 +115,8 @@ func TestTheDatabaseGuardsPasswords(t *testing.T) {
 			stage(t, db, 1, "Admin!1a", "Mebx!1aa")
 			stage(t, db, 2, "Admin!2a", "Mebx!2aa")
 			_ = db.Close()
-			execute(t, o, fmt.Sprintf("UPDATE credentials SET sealed = (SELECT sealed FROM credentials WHERE uuid = '%s' AND kind = 'admin') WHERE uuid = '%s' AND kind = 'admin'", uuid(2), uuid(1)))
+			execute(t, o, fmt.Sprintf("UPDATE credentials SET sealed = (SELECT sealed FROM credentials WHERE uuid = '%s' AND kind = "+
+				"'admin') WHERE uuid = '%s' AND kind = 'admin'", uuid(2), uuid(1)))
 			db = open(t, again(t, o))
 			err := db.Read(t.Context(), func(tx *store.Tx) error {
 				_, err := tx.Credentials(t.Context(), uuid(1), store.KindAdmin)
@@ -156,7 +159,8 @@ func TestRotationResealsEverything(t *testing.T) {
 			stage(t, db, n, fmt.Sprint("a", n), fmt.Sprint("m", n))
 		}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			_, err := tx.PutCertificateRequest(ctx, store.CertificateRequest{Subject: "CN=x", CSR: []byte("csr"), Key: amt.NewSecret("key"), State: "open"})
+			_, err := tx.PutCertificateRequest(ctx, store.CertificateRequest{Subject: "CN=x", CSR: []byte("csr"), Key: amt.NewSecret("key"),
+				State: "open"})
 			_, err2 := tx.CreateOTP(ctx, store.OTP{UUID: uuid(1), Password: amt.NewSecret("otp"), ExpiresAt: tx.Now().Add(1e12)})
 			return errors.Join(err, err2, tx.PutSealedSetting(ctx, "ca", amt.NewSecret("ca key")),
 				tx.PutCertificate(ctx, store.Certificate{ID: "c1", Chain: []byte("x"), Key: amt.NewSecret("pem"), State: "active"}))
@@ -183,7 +187,8 @@ func TestRotationResealsEverything(t *testing.T) {
 			cert, err3 := tx.Certificate(ctx, "c1")
 			reqs, err4 := tx.CertificateRequests(ctx)
 			otps, err5 := tx.LiveOTPs(ctx, uuid(1))
-			if ca.Reveal() != "ca key" || cert.Key.Reveal() != "pem" || reqs[0].Key.Reveal() != "key" || otps[0].Password.Reveal() != "otp" {
+			if ca.Reveal() != "ca key" || cert.Key.Reveal() != "pem" || reqs[0].Key.Reveal() != "key" ||
+				otps[0].Password.Reveal() != "otp" {
 				t.Error("a secret changed in rotation")
 			}
 			return errors.Join(err, err2, err3, err4, err5)

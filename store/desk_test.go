@@ -24,7 +24,8 @@ func TestTheAuditChain(t *testing.T) {
 		for n := range 20 {
 			wg.Go(func() {
 				write(t, db, func(ctx context.Context, tx *store.Tx) error {
-					return tx.Audit(ctx, store.AuditRecord{Actor: fmt.Sprint("token:", n), Action: "reveal", Subject: uuid(n).String(), Detail: map[string]any{"b": "<x>", "a": 1}})
+					return tx.Audit(ctx, store.AuditRecord{Actor: fmt.Sprint("token:", n), Action: "reveal", Subject: uuid(n).String(),
+						Detail: map[string]any{"b": "<x>", "a": 1}})
 				})
 			})
 		}
@@ -38,7 +39,8 @@ func TestTheAuditChain(t *testing.T) {
 		}
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
 			rows, err := tx.AuditRecords(ctx, 18, 0)
-			if len(rows) != 2 || rows[0].Seq != 19 || rows[0].Action != "reveal" || rows[0].Detail["b"] != "<x>" || len(rows[0].Hash) != 32 {
+			if len(rows) != 2 || rows[0].Seq != 19 || rows[0].Action != "reveal" || rows[0].Detail["b"] != "<x>" ||
+				len(rows[0].Hash) != 32 {
 				t.Errorf("%+v", rows)
 			}
 			return err
@@ -159,12 +161,14 @@ func TestCertificatesAndRequests(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		until := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			c := store.Certificate{ID: "c1", Name: "prov.example", Names: []string{"prov.example"}, State: "standby", Source: "desk", Chain: []byte("chain"), Key: amt.NewSecret("key"), NotAfter: until}
+			c := store.Certificate{ID: "c1", Name: "prov.example", Names: []string{"prov.example"}, State: "standby", Source: "desk",
+				Chain: []byte("chain"), Key: amt.NewSecret("key"), NotAfter: until}
 			if err := tx.PutCertificate(ctx, c); err != nil {
 				return err
 			}
 			c.Key, c.Chain = amt.Secret{}, []byte("chain 2")
-			id, err := tx.PutCertificateRequest(ctx, store.CertificateRequest{Subject: "CN=x", CSR: []byte("csr"), Key: amt.NewSecret("waiting"), State: "open"})
+			id, err := tx.PutCertificateRequest(ctx,
+				store.CertificateRequest{Subject: "CN=x", CSR: []byte("csr"), Key: amt.NewSecret("waiting"), State: "open"})
 			if err != nil {
 				return err
 			}
@@ -176,7 +180,8 @@ func TestCertificatesAndRequests(t *testing.T) {
 			all, err := tx.Certificates(ctx)
 			reqs, err2 := tx.CertificateRequests(ctx)
 			backups, err3 := tx.Backups(ctx, "c1")
-			if len(all) != 1 || all[0].Key.Reveal() != "key" || !bytes.Equal(all[0].Chain, []byte("chain 2")) || all[0].State != "active" || !all[0].NotAfter.Equal(until) {
+			if len(all) != 1 || all[0].Key.Reveal() != "key" || !bytes.Equal(all[0].Chain, []byte("chain 2")) || all[0].State != "active" ||
+				!all[0].NotAfter.Equal(until) {
 				t.Errorf("%+v", all)
 			}
 			if len(reqs) != 1 || reqs[0].State != "issued" || reqs[0].Key.Reveal() != "waiting" || len(backups) != 1 {
@@ -200,13 +205,16 @@ func TestPolicyRows(t *testing.T) {
 				t.Errorf("versions %d %d", v1, v2)
 			}
 			_, err3 := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "late", Position: 9, Enabled: true})
-			_, err4 := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "early", Position: 5, Match: json.RawMessage(`{"suffix": "x"}`)})
+			_, err4 := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "early", Position: 5,
+				Match: json.RawMessage(`{"suffix": "x"}`)})
 			_, err5 := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "late", Position: 1, Enabled: true})
 			_, err6 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: uuid(1).String(), Profile: "desk"})
 			_, err7 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "mac", Value: "AA:BB:CC:00:00:01"})
 			_, err8 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "serial", Value: "S1", ExpiresAt: tx.Now().Add(-time.Hour)})
 			_, err9 := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "network", Value: "10.1.0.0/16"})
-			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9, tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "a", Source: "csv"}), tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "b", Source: "api"}))
+			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9,
+				tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "a", Source: "csv"}),
+				tx.PutName(ctx, store.Name{UUID: uuid(1), FQDN: "b", Source: "api"}))
 		})
 		err := db.Write(t.Context(), func(tx *store.Tx) error {
 			_, err := tx.PutProfile(t.Context(), store.Profile{Name: "desk", Version: 2, Document: json.RawMessage(`{}`)})
@@ -254,7 +262,8 @@ func TestPolicyRows(t *testing.T) {
 			if len(list) != 4 {
 				t.Errorf("%+v", list)
 			}
-			return errors.Join(err, tx.Unauthorise(ctx, list[0].ID), tx.UsedAuthorisation(ctx, list[1].ID), tx.DeleteAssignmentRule(ctx, "late"))
+			return errors.Join(err, tx.Unauthorise(ctx, list[0].ID), tx.UsedAuthorisation(ctx, list[1].ID),
+				tx.DeleteAssignmentRule(ctx, "late"))
 		})
 	})
 }
@@ -272,7 +281,8 @@ func TestSettings(t *testing.T) {
 			t.Errorf("created twice: %v", err)
 		}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			return errors.Join(tx.PutSetting(ctx, "a", "1"), tx.PutSetting(ctx, "a", "2"), tx.PutSealedSetting(ctx, "b", amt.NewSecret("3")))
+			return errors.Join(tx.PutSetting(ctx, "a", "1"), tx.PutSetting(ctx, "a", "2"),
+				tx.PutSealedSetting(ctx, "b", amt.NewSecret("3")))
 		})
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
 			ca, err := tx.SealedSetting(ctx, "ca")
@@ -299,20 +309,25 @@ func TestJobs(t *testing.T) {
 				return err
 			}
 			return errors.Join(tx.AddJobItems(ctx, id, []amt.UUID{uuid(1), uuid(2), uuid(3)}), tx.AddJobItems(ctx, id, []amt.UUID{uuid(3)}),
-				tx.SetJobState(ctx, id, store.JobRunning, "b"), tx.PutJobItem(ctx, store.JobItem{JobID: id, UUID: uuid(2), State: store.ItemDone, RunID: 5, Detail: "ok"}))
+				tx.SetJobState(ctx, id, store.JobRunning, "b"),
+				tx.PutJobItem(ctx, store.JobItem{JobID: id, UUID: uuid(2), State: store.ItemDone, RunID: 5, Detail: "ok"}))
 		})
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
 			j, err := tx.Job(ctx, id)
 			waiting, err2 := tx.JobItems(ctx, id, store.ItemWaiting, uuid(1), 0)
 			counts, err3 := tx.CountJobItems(ctx, id)
 			running, err4 := tx.Jobs(ctx, store.JobRunning, 0)
-			if j.ApprovedBy != "b" || j.State != store.JobRunning || len(waiting) != 1 || waiting[0].UUID != uuid(3) || counts[store.ItemWaiting] != 2 || len(running) != 1 {
+			if j.ApprovedBy != "b" || j.State != store.JobRunning || len(waiting) != 1 || waiting[0].UUID != uuid(3) ||
+				counts[store.ItemWaiting] != 2 || len(running) != 1 {
 				t.Errorf("%+v %+v %v %v", j, waiting, counts, running)
 			}
 			return errors.Join(err, err2, err3, err4)
 		})
 		write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.SetJobState(ctx, id, store.JobAborted, "") })
-		if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.SetJobState(t.Context(), id, store.JobRunning, "") }); !errors.Is(err, store.ErrGone) {
+		if err := db.Write(t.Context(), func(tx *store.Tx) error {
+			return tx.SetJobState(t.Context(), id, store.JobRunning,
+				"")
+		}); !errors.Is(err, store.ErrGone) {
 			t.Errorf("an aborted job was started again: %v", err)
 		}
 	})
@@ -370,19 +385,22 @@ func TestPruneKeepsWhatIsNeeded(t *testing.T) {
 		})
 		ended := run(t, db, 0)
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			return errors.Join(tx.PutSteps(ctx, ended.ID, []store.StepRecord{{Seq: 1, Name: "a", State: "done"}}), tx.FinishRun(ctx, ended.ID, store.RunDone, "", "", ""))
+			return errors.Join(tx.PutSteps(ctx, ended.ID, []store.StepRecord{{Seq: 1, Name: "a", State: "done"}}),
+				tx.FinishRun(ctx, ended.ID, store.RunDone, "", "", ""))
 		})
 		stage(t, db, 0, "Admin!1a", "Mebx!1aa")
 		live := run(t, db, 1)
 		longAgo := map[string]string{store.SQLite: "0", store.Postgres: "timestamptz 'epoch'"}[db.Engine()]
-		for _, q := range []string{"UPDATE runs SET finished_at = " + longAgo + " WHERE finished_at IS NOT NULL", "UPDATE trust_tables SET used_at = " + longAgo,
+		for _, q := range []string{"UPDATE runs SET finished_at = " + longAgo + " WHERE finished_at IS NOT NULL",
+			"UPDATE trust_tables SET used_at = " + longAgo,
 			"INSERT INTO trust_tables (digest, hashes, first_seen, used_at) VALUES ('x', 0, " + longAgo + ", " + longAgo + ")"} {
 			if err := db.Exec(t.Context(), q); err != nil {
 				t.Fatal(err)
 			}
 		}
 		day := 24 * time.Hour
-		p, err := db.Prune(t.Context(), store.Retention{HelloAge: day, EventAge: day, RunAge: day, StepAge: day, HellosPerDevice: 5, EventsPerDevice: 6, Batch: 2})
+		p, err := db.Prune(t.Context(), store.Retention{HelloAge: day, EventAge: day, RunAge: day, StepAge: day, HellosPerDevice: 5,
+			EventsPerDevice: 6, Batch: 2})
 		if err != nil {
 			t.Fatal(err)
 		}

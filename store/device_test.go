@@ -49,7 +49,8 @@ func TestAFirstHelloMakesADevice(t *testing.T) {
 				t.Errorf("hash list:\n%s", diff)
 			}
 			log, err3 := tx.Hellos(ctx, h.UUID, 10)
-			if len(log) != 1 || string(log[0].Raw) != "raw" || log[0].From != "10.0.0.1:16994" || !near(log[0].At, time.Now()) || log[0].Retry != h.Retry {
+			if len(log) != 1 || string(log[0].Raw) != "raw" || log[0].From != "10.0.0.1:16994" || !near(log[0].At, time.Now()) ||
+				log[0].Retry != h.Retry {
 				t.Errorf("hellos %+v", log)
 			}
 			return errors.Join(err, err2, err3)
@@ -87,7 +88,8 @@ func TestALaterHelloSaysWhatChanged(t *testing.T) {
 				if diff := cmp.Diff(stored, d, equate...); diff != "" {
 					t.Errorf("%s: what SeeHello says and what is stored (-stored +said):\n%s", c.name, diff)
 				}
-				if !before.Known || (d.TrustTable != before.Previous.TrustTable) != c.table || before.AddressChanged != c.moved || before.Previous.HelloCount != d.HelloCount-1 {
+				if !before.Known || (d.TrustTable != before.Previous.TrustTable) != c.table || before.AddressChanged != c.moved ||
+					before.Previous.HelloCount != d.HelloCount-1 {
 					t.Errorf("%s: before %+v", c.name, before)
 				}
 				if d.Lifecycle != store.Queued || !d.FirstSeen.Equal(first.FirstSeen) || d.LastSeen.UnixMilli() != h.At.UnixMilli() {
@@ -196,7 +198,8 @@ func TestATransitionAndItsEventAreOne(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		hello(t, db, 1)
-		move := store.Transition{UUID: uuid(1), To: store.Failed, Reason: reason.DeviceUnreachable, Detail: "no answer", Event: "attempt_failed",
+		move := store.Transition{UUID: uuid(1), To: store.Failed, Reason: reason.DeviceUnreachable, Detail: "no answer",
+			Event: "attempt_failed",
 			Actor: "node:a", Data: map[string]any{"n": 1.0}, NextRetry: time.Now().Add(time.Hour), RunID: 7}
 		write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.Transition(ctx, move) })
 		no := errors.New("no")
@@ -319,13 +322,16 @@ func TestListsFilterAndPage(t *testing.T) {
 		for n := range all {
 			hello(t, db, n)
 			write(t, db, func(ctx context.Context, tx *store.Tx) error {
-				f := store.DeviceFacts{FQDN: ptr(fmt.Sprintf("pc%02d.site%d.example", all-n, n%3)), Suffix: ptr(fmt.Sprintf("site%d.example", n%3)),
-					Version: &amt.Version{Major: 11 + n%2, Minor: 8, Hotfix: n}, Serial: ptr(fmt.Sprintf("100%%_%d", n)), Tags: ptr([]string{fmt.Sprint("t", n%5)})}
+				f := store.DeviceFacts{FQDN: ptr(fmt.Sprintf("pc%02d.site%d.example", all-n, n%3)),
+					Suffix:  ptr(fmt.Sprintf("site%d.example", n%3)),
+					Version: &amt.Version{Major: 11 + n%2, Minor: 8, Hotfix: n}, Serial: ptr(fmt.Sprintf("100%%_%d", n)),
+					Tags: ptr([]string{fmt.Sprint("t", n%5)})}
 				if err := tx.UpdateDevice(ctx, uuid(n), f); err != nil {
 					return err
 				}
 				if n%4 == 0 {
-					return tx.Transition(ctx, store.Transition{UUID: uuid(n), To: store.Failed, Reason: reason.AuthFailed, Event: "attempt_failed"})
+					return tx.Transition(ctx, store.Transition{UUID: uuid(n), To: store.Failed, Reason: reason.AuthFailed,
+						Event: "attempt_failed"})
 				}
 				return nil
 			})

@@ -212,7 +212,8 @@ func (tx *Tx) candidates(ctx context.Context, f DeviceFilter) (rows []string, fo
 	}
 	for _, c := range parts {
 		c.args = append(c.args, most+1)
-		rows, err := list(ctx, tx, scanText, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+fmt.Sprintf(" LIMIT $%d", len(c.args)),
+		rows, err := list(ctx, tx, scanText, "SELECT CAST("+tx.row()+" AS text) FROM devices"+c.where()+
+			fmt.Sprintf(" LIMIT $%d", len(c.args)),
 			c.args...)
 		if err != nil || int64(len(rows)) <= most {
 			return rows, err == nil, err
@@ -363,8 +364,10 @@ const mostWords = 1000
 // are more than mostWords, the condition lets every device pass.
 func (tx *Tx) words(ctx context.Context, c *clause, column string, fits func(string) bool) error {
 	next := "SELECT " + column + " FROM devices WHERE " + column + " <> ''%s ORDER BY " + column + " LIMIT 1"
-	all, err := list(ctx, tx, scanText, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+") AS first UNION ALL SELECT ("+
-		fmt.Sprintf(next, " AND "+column+" > words.w")+") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT "+
+	all, err := list(ctx, tx, scanText, "WITH RECURSIVE words (w) AS (SELECT * FROM ("+fmt.Sprintf(next, "")+
+		") AS first UNION ALL SELECT ("+
+		fmt.Sprintf(next, " AND "+column+" > words.w")+
+		") FROM words WHERE words.w IS NOT NULL) SELECT w FROM words WHERE w IS NOT NULL LIMIT "+
 		"$1", int64(mostWords+1))
 	if err != nil {
 		return err

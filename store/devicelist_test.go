@@ -21,7 +21,8 @@ import (
 // managed, some of each other kind, with and without name, tag and last hello.
 func crowd(t *testing.T, o store.Options, began time.Time) {
 	t.Helper()
-	hex, at, series := "printf('%012x', i * 7919)", fmt.Sprintf("%d + (i * 7919 %% 900) * 60000", began.UnixMilli()), "(WITH RECURSIVE c (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 6500) SELECT i FROM c) AS s"
+	hex, at, series := "printf('%012x', i * 7919)", fmt.Sprintf("%d + (i * 7919 %% 900) * 60000", began.UnixMilli()),
+		"(WITH RECURSIVE c (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 6500) SELECT i FROM c) AS s"
 	id, text := "'11223344-5566-7788-8000-' || "+hex, "text"
 	if o.URL != "" {
 		hex = "lpad(to_hex(i * 7919), 12, '0')"
@@ -133,7 +134,8 @@ func TestListsAreWholeAndInOrder(t *testing.T) {
 							got = append(got, d.UUID)
 						}
 						if !slices.Equal(want, got) { // asked first: a diff of thousands takes its time
-							t.Errorf("%s, order %q, pages of %d: %d of %d devices\n%.600s", c.name, order, limit, len(got), len(want), gocmp.Diff(want, got))
+							t.Errorf("%s, order %q, pages of %d: %d of %d devices\n%.600s", c.name, order, limit, len(got), len(want),
+								gocmp.Diff(want, got))
 						}
 					}
 				}
@@ -152,7 +154,8 @@ func TestDevicesCalled(t *testing.T) {
 				return tx.UpdateDevice(ctx, uuid(n), store.DeviceFacts{FQDN: &d.fqdn, Serial: &d.serial})
 			})
 		}
-		for text, want := range map[string][]int{"pc1.example": {0}, "PC1": {0, 2}, "sn1": {0}, "SN10": {1}, "pc": nil, "": nil, "example": nil} {
+		for text, want := range map[string][]int{"pc1.example": {0}, "PC1": {0, 2}, "sn1": {0}, "SN10": {1}, "pc": nil, "": nil,
+			"example": nil} {
 			read(t, db, func(ctx context.Context, tx *store.Tx) error {
 				found, err := tx.DevicesCalled(ctx, text, 10)
 				got := map[amt.UUID]bool{}

@@ -32,7 +32,8 @@ type Due struct {
 func (tx *Tx) DueDevices(ctx context.Context, d Due) (found []Device, next amt.UUID, err error) {
 	if d.Among > 0 {
 		// Walking the key alone is quick.
-		err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid > $1 ORDER BY uuid LIMIT 1 OFFSET $2", []any{d.After, int64(d.Among - 1)}, &next)
+		err := tx.one(ctx, "SELECT uuid FROM devices WHERE uuid > $1 ORDER BY uuid LIMIT 1 OFFSET $2", []any{d.After, int64(d.Among - 1)},
+			&next)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, next, fmt.Errorf("devices with maintenance due: %w", err)
 		}

@@ -29,7 +29,8 @@ func TestDueAPartAtATime(t *testing.T) {
 				return tx.Transition(ctx, store.Transition{UUID: uuid(n), To: store.Provisioned, Event: "provisioned"})
 			})
 		}
-		for _, d := range []store.Due{{Limit: 100}, {Among: 5, Limit: 100}, {Among: 5, Limit: 2}, {Among: 1, Limit: 1}, {Among: 12, Limit: 100}} {
+		for _, d := range []store.Due{{Limit: 100}, {Among: 5, Limit: 100}, {Among: 5, Limit: 2}, {Among: 1, Limit: 1},
+			{Among: 12, Limit: 100}} {
 			d.ContactBefore, d.Rest = time.Now().AddDate(0, 0, -14), time.Hour
 			seen := map[amt.UUID]int{}
 			for questions := 0; ; questions++ {
@@ -91,7 +92,8 @@ func TestANewNameDoesNotWait(t *testing.T) {
 		now := time.Now()
 		hello(t, db, 1)
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
-			if err := tx.UpdateDevice(ctx, uuid(1), store.DeviceFacts{HostName: &host, Domain: &domain, FQDN: &old, LastContact: &now}); err != nil {
+			if err := tx.UpdateDevice(ctx, uuid(1),
+				store.DeviceFacts{HostName: &host, Domain: &domain, FQDN: &old, LastContact: &now}); err != nil {
 				return err
 			}
 			return tx.Transition(ctx, store.Transition{UUID: uuid(1), To: store.Provisioned, Event: "provisioned"})

@@ -31,7 +31,8 @@ func (db *DB) Count(ctx context.Context, q string) (n int, err error) {
 // word along as a value.
 func (db *DB) CountTo(ctx context.Context, n int, word string) error {
 	return db.Read(ctx, func(tx *Tx) error {
-		return tx.one(ctx, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < $1)\n\tSELECT count(*) FROM c WHERE $2 <> ''", []any{n, word}, new(int))
+		return tx.one(ctx, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < $1)\n\tSELECT count(*) FROM c WHERE "+
+			"$2 <> ''", []any{n, word}, new(int))
 	})
 }
 

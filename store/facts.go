@@ -54,7 +54,8 @@ func (db *DB) Facts(ctx context.Context) (Facts, error) {
 			return fmt.Errorf("count stopped jobs: %w", err)
 		}
 		var since time.Time
-		if err := tx.one(ctx, "SELECT min(started_at) FROM runs WHERE "+liveRuns+" AND state = 'running'", nil, timeOf{&since}); err != nil {
+		if err := tx.one(ctx, "SELECT min(started_at) FROM runs WHERE "+liveRuns+" AND state = 'running'", nil,
+			timeOf{&since}); err != nil {
 			return fmt.Errorf("find the longest run: %w", err)
 		}
 		if !since.IsZero() {

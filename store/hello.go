@@ -106,7 +106,8 @@ func (tx *Tx) trustTable(ctx context.Context, hashes []amt.TrustHash) (int64, er
 	}
 	all := make([]statement, len(hashes))
 	for i, h := range hashes {
-		all[i] = statement{q: "INSERT INTO trust_hashes (trust_table, position, algorithm, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO " +
+		all[i] = statement{q: "INSERT INTO trust_hashes (trust_table, position, algorithm, digest) VALUES ($1, $2, $3, $4) ON CONFLICT " +
+			"DO " +
 			"NOTHING",
 			args: []any{id, i, int64(h.Algorithm), h.Sum}}
 	}

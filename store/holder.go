@@ -47,7 +47,8 @@ func (tx *Tx) ClaimName(ctx context.Context, uuid amt.UUID, name, keep string) (
 	}
 	// An earlier release gave the name out without a row.
 	others, err := list(ctx, tx, scanUUID,
-		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+unnamed+
+		"SELECT d.uuid FROM devices d WHERE d.fqdn = $1 AND d.uuid <> $2 AND d.host <> '' AND d.provisioned_at IS NOT NULL AND NOT "+
+			unnamed+
 			" ORDER BY d.provisioned_at, d.uuid LIMIT 1", name, uuid)
 	if err != nil {
 		return holder, fmt.Errorf("name %s: %w", name, err)

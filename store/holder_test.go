@@ -184,10 +184,12 @@ func TestConsoleCertificates(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, db *store.DB) {
 		var a, b store.ConsoleCertificate
 		write(t, db, func(ctx context.Context, tx *store.Tx) (err error) {
-			if a, err = tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: "0a", Name: "console.lab.example", Fingerprint: []byte{1}, IssuedTo: "the help desk", CreatedBy: "kim", NotAfter: tx.Now().Add(time.Hour)}); err != nil {
+			if a, err = tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: "0a", Name: "console.lab.example",
+				Fingerprint: []byte{1}, IssuedTo: "the help desk", CreatedBy: "kim", NotAfter: tx.Now().Add(time.Hour)}); err != nil {
 				return err
 			}
-			b, err = tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: "0b", Name: "old.lab.example", Fingerprint: []byte{2}, CreatedBy: "kim", NotAfter: tx.Now().Add(-time.Hour)})
+			b, err = tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: "0b", Name: "old.lab.example", Fingerprint: []byte{2},
+				CreatedBy: "kim", NotAfter: tx.Now().Add(-time.Hour)})
 			return err
 		})
 		for _, by := range []string{"lee", "kim"} { // the first one counts

@@ -159,7 +159,8 @@ func (h Outcome) kept(tx *Tx) Device {
 	d := h.Device
 	if h.Stray {
 		d = h.Before.Previous
-		d.UUID, d.FirstSeen, d.LastSeen, d.HelloCount, d.HeardFrom = h.Device.UUID, h.Device.FirstSeen, h.Device.LastSeen, h.Device.HelloCount,
+		d.UUID, d.FirstSeen, d.LastSeen, d.HelloCount, d.HeardFrom = h.Device.UUID, h.Device.FirstSeen, h.Device.LastSeen,
+			h.Device.HelloCount,
 			h.Device.HeardFrom
 	}
 	if h.Claim && d.ClaimDue.IsZero() {
@@ -238,7 +239,8 @@ func (tx *Tx) recordSQLite(ctx context.Context, outcomes []Outcome) error {
 		switch {
 		case !h.Before.Known:
 			to, code, detail, retry := h.born()
-			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1, $10, $11, $12, $13, $14, $15, "+
+			_, err = tx.exec(ctx, insertDevice+", seen_hour) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1, $10, $11, $12, $13, $14, "+
+				"$15, "+
 				"$16, $17)",
 				d.UUID, d.Address, addressKey(d.Address), d.AddressBy, d.HeardFrom, d.TrustTable, d.HelloRetry, d.AdminFlag, d.LastSeen,
 				h.WindowUntil, h.FQDN, h.Profile, to, code, detail, retry, hourOf(d.LastSeen))
@@ -292,11 +294,13 @@ func (tx *Tx) recordPostgres(ctx context.Context, outcomes []Outcome) error {
 		d, s := h.kept(tx), h.hello
 		if h.Before.Known {
 			known.row(d.UUID.String(), amt.Text(d.Address), addressKey(d.Address), string(d.AddressBy), amt.Text(d.HeardFrom), d.TrustTable,
-				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil), tx.stamp(d.ClaimDue))
+				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(d.FirstSeen), tx.stamp(h.WindowUntil),
+				tx.stamp(d.ClaimDue))
 		} else {
 			to, code, detail, retry := h.born()
 			born.row(d.UUID.String(), amt.Text(d.Address), addressKey(d.Address), string(d.AddressBy), amt.Text(d.HeardFrom), d.TrustTable,
-				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code, detail,
+				int64(d.HelloRetry), d.AdminFlag, tx.stamp(d.LastSeen), tx.stamp(h.WindowUntil), h.FQDN, h.Profile, string(to), code,
+				detail,
 				tx.stamp(retry))
 			if m := h.Move; m != nil {
 				data, err := m.data()

@@ -68,7 +68,8 @@ func (j *BulkJob) place() seal.Place {
 // judgeJob marks a job as forged that this server did not write like that.
 func (tx *Tx) judgeJob(j *BulkJob) {
 	if !j.ended() && !tx.counts("jobs", j.ID, j.place(), j.signed) {
-		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed there, "+
+		j.State, j.Detail = JobForged, fmt.Sprintf("this server did not write it like that: it was put into the database, or changed "+
+			"there, "+
 			"and begins nothing; provctl job abort %d ends it", j.ID)
 	}
 }
@@ -316,7 +317,8 @@ func (tx *Tx) JobItems(ctx context.Context, job int64, state string, after amt.U
 		args = append(args, state)
 		fits = " AND i.state = $3 AND NOT i.forged"
 	}
-	return tx.items(ctx, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2"+fits+" ORDER BY i.uuid", limit, args...)
+	return tx.items(ctx, "SELECT "+itemColumns+" FROM job_items i WHERE i.job_id = $1 AND i.uuid > $2"+fits+" ORDER BY i.uuid", limit,
+		args...)
 }
 
 // RefuseJobItems takes items out of a job that this server did not put in, so

@@ -70,7 +70,8 @@ func (tx *Tx) NewDataKey(ctx context.Context) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := tx.exec(ctx, "INSERT INTO data_keys (id, wrapped, created_at) VALUES ($1, $2, {now}) ON CONFLICT DO NOTHING", int64(id), wrapped)
+	n, err := tx.exec(ctx, "INSERT INTO data_keys (id, wrapped, created_at) VALUES ($1, $2, {now}) ON CONFLICT DO NOTHING", int64(id),
+		wrapped)
 	if err != nil {
 		return 0, fmt.Errorf("keep a data key: %w", err)
 	}

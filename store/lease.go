@@ -64,7 +64,8 @@ func (tx *Tx) claim(ctx context.Context, runID int64, node string, lease time.Du
 	tx.settle(&d)
 	var r Run
 	err = tx.one(ctx, `UPDATE runs SET state = 'running', attempt = attempt + 1, node = $2, fence = $3,
-		started_at = coalesce(started_at, {now}) WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns, []any{runID, node, d.Fence}, r.dest()...)
+		started_at = coalesce(started_at, {now}) WHERE id = $1 AND state IN ('queued', 'running') RETURNING `+runColumns,
+		[]any{runID, node, d.Fence}, r.dest()...)
 	if errors.Is(err, ErrNotFound) { // another transaction ended it between the two statements
 		return Claim{}, ErrGone
 	}

@@ -31,7 +31,8 @@ func TestOneLiveRunPerDevice(t *testing.T) {
 		hello(t, db, 1)
 		start := func() (r store.Run, err error) {
 			err = db.Write(t.Context(), func(tx *store.Tx) (err error) {
-				r, err = tx.CreateRun(t.Context(), store.NewRun{UUID: uuid(1), Kind: "provision", Trigger: "hello", Profile: "p", Task: "t"})
+				r, err = tx.CreateRun(t.Context(), store.NewRun{UUID: uuid(1), Kind: "provision", Trigger: "hello", Profile: "p",
+					Task: "t"})
 				return err
 			})
 			return r, err
@@ -61,7 +62,8 @@ func TestOneLiveRunPerDevice(t *testing.T) {
 			if diff := cmp.Diff(first, live, cmpopts.IgnoreUnexported(store.Run{})); diff != "" {
 				t.Error(diff)
 			}
-			if live.State != store.RunQueued || live.Profile != "p" || live.Task != "t" || live.Trigger != "hello" || live.NotBefore.IsZero() {
+			if live.State != store.RunQueued || live.Profile != "p" || live.Task != "t" || live.Trigger != "hello" ||
+				live.NotBefore.IsZero() {
 				t.Errorf("%+v", live)
 			}
 			return err
@@ -85,7 +87,8 @@ func TestOneLiveRunPerDevice(t *testing.T) {
 		}
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
 			runs, err := tx.Runs(ctx, uuid(1), 0)
-			if len(runs) != 2 || runs[1].State != store.RunFailed || runs[1].Reason != reason.AuthFailed || runs[1].Blame != "device" || runs[1].FinishedAt.IsZero() {
+			if len(runs) != 2 || runs[1].State != store.RunFailed || runs[1].Reason != reason.AuthFailed || runs[1].Blame != "device" ||
+				runs[1].FinishedAt.IsZero() {
 				t.Errorf("runs %+v", runs)
 			}
 			return err
@@ -109,7 +112,8 @@ func TestALeaseIsHeldByOne(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Fence != 1 || c.Run.State != store.RunRunning || c.Run.Attempt != 1 || c.Run.Node != "a/1" || c.Device.Owner != "a/1" || c.Run.Fence != 1 {
+		if c.Fence != 1 || c.Run.State != store.RunRunning || c.Run.Attempt != 1 || c.Run.Node != "a/1" || c.Device.Owner != "a/1" ||
+			c.Run.Fence != 1 {
 			t.Errorf("claim %+v", c)
 		}
 		var held store.ErrHeld
@@ -167,7 +171,8 @@ func TestALeaseThatIsOverCanBeTaken(t *testing.T) {
 		if _, err := claim(t, db, r.ID, "a/1", 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(1), 1) }); !errors.Is(err, store.ErrFenced) {
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(1), 1) }); !errors.Is(err,
+			store.ErrFenced) {
 			t.Errorf("a lease that is over: %v", err)
 		}
 		c, err := claim(t, db, r.ID, "b/1", time.Hour)
@@ -259,11 +264,14 @@ func TestSixteenWorkersNeverShareADevice(t *testing.T) {
 						}
 						// One who believes in the fence before this one is refused.
 						stale.Add(1)
-						if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(n), c.Fence-1) }); errors.Is(err, store.ErrFenced) {
+						if err := db.Write(t.Context(),
+							func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(n), c.Fence-1) }); errors.Is(err,
+							store.ErrFenced) {
 							staleRefused.Add(1)
 						}
 						owner[n].Store(0)
-						if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.Release(t.Context(), uuid(n), c.Fence, time.Time{}) }); err != nil {
+						if err := db.Write(t.Context(),
+							func(tx *store.Tx) error { return tx.Release(t.Context(), uuid(n), c.Fence, time.Time{}) }); err != nil {
 							t.Error(err)
 							return
 						}
@@ -288,8 +296,10 @@ func TestTheJournalOfARun(t *testing.T) {
 		put := func(s ...store.StepRecord) {
 			write(t, db, func(ctx context.Context, tx *store.Tx) error { return tx.PutSteps(ctx, r.ID, s) })
 		}
-		put(store.StepRecord{Seq: 1, Name: "connect", State: "done", Attempt: 1, StartedAt: at, FinishedAt: at}, store.StepRecord{Seq: 2, Name: "clock", State: "started", Attempt: 1, StartedAt: at})
-		put(store.StepRecord{Seq: 2, Name: "clock", State: "failed", Attempt: 1, FinishedAt: at.Add(time.Second), Detail: "d", Reason: reason.ClockSyncFailed})
+		put(store.StepRecord{Seq: 1, Name: "connect", State: "done", Attempt: 1, StartedAt: at, FinishedAt: at},
+			store.StepRecord{Seq: 2, Name: "clock", State: "started", Attempt: 1, StartedAt: at})
+		put(store.StepRecord{Seq: 2, Name: "clock", State: "failed", Attempt: 1, FinishedAt: at.Add(time.Second), Detail: "d",
+			Reason: reason.ClockSyncFailed})
 		put(store.StepRecord{Seq: 1, Name: "connect", State: "started", Attempt: 2, StartedAt: at})
 		put()
 		want := []store.StepRecord{

@@ -135,7 +135,8 @@ func (db *DB) newer(ctx context.Context, std *sql.DB, current, target int64) err
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		db.log.Debug("read schema_readable_from", zap.Error(err))
 	}
-	return fmt.Errorf("the database has schema %d but this program knows only %d: it was used by a newer provisiond, so start that one (or "+
+	return fmt.Errorf("the database has schema %d but this program knows only %d: it was used by a newer provisiond, so start that one "+
+		"(or "+
 		"restore the backup from before the upgrade)", current, target)
 }
 

@@ -143,7 +143,8 @@ func TestADatabaseThatTakesNoWrites(t *testing.T) {
 	_ = open(t, o).Close()
 	execute(t, o, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
 	_, err := store.Open(t.Context(), o)
-	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "takes no writes: default_transaction_read_only is on; ALTER ROLE") {
+	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(),
+		"takes no writes: default_transaction_read_only is on; ALTER ROLE") {
 		t.Errorf("opened: %v", err)
 	}
 	o.Beside = true
@@ -176,10 +177,12 @@ func TestLeasesOfADeadProcessEndSoon(t *testing.T) {
 	restart := time.Now()
 	db = open(t, again(t, o))
 	var held store.ErrHeld
-	if _, err := claim(t, db, r.ID, "a/2", time.Hour); (err != nil || time.Since(restart) < 2*time.Second) && (!errors.As(err, &held) || time.Until(held.Until) > 3*time.Second) {
+	if _, err := claim(t, db, r.ID, "a/2", time.Hour); (err != nil || time.Since(restart) < 2*time.Second) &&
+		(!errors.As(err, &held) || time.Until(held.Until) > 3*time.Second) {
 		t.Errorf("after the restart: %v", err)
 	}
-	if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(1), 1) }); !errors.Is(err, store.ErrFenced) {
+	if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CheckFence(t.Context(), uuid(1), 1) }); !errors.Is(err,
+		store.ErrFenced) {
 		t.Errorf("the old fence: %v", err)
 	}
 	if _, err := claim(t, db, quiet.Run.ID, "a/2", time.Hour); !errors.As(err, &held) || time.Until(held.Until) < 2*time.Minute {

@@ -44,7 +44,8 @@ func TestForgedOrdersBeginNothing(t *testing.T) {
 		})
 
 		// A run: not claimed, not swept up, not asked for; the next one takes its place.
-		exec("INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('%s', 'unprovision', 'api', 'queued', %s, %s)", uuid(1), now, now)
+		exec("INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('%s', 'unprovision', 'api', 'queued', "+
+			"%s, %s)", uuid(1), now, now)
 		id, err := db.Count(t.Context(), "SELECT id FROM runs")
 		if err != nil {
 			t.Fatal(err)
@@ -88,7 +89,8 @@ func TestForgedOrdersBeginNothing(t *testing.T) {
 		// A job: it moves nowhere but to its end.
 		var job int64
 		write(t, db, func(ctx context.Context, tx *store.Tx) (err error) {
-			if job, err = tx.CreateJob(ctx, store.BulkJob{Kind: "rollout", Target: "office@2", Cause: "version", State: store.JobWaiting, Canary: 1, CreatedBy: "system"}); err != nil {
+			if job, err = tx.CreateJob(ctx, store.BulkJob{Kind: "rollout", Target: "office@2", Cause: "version", State: store.JobWaiting,
+				Canary: 1, CreatedBy: "system"}); err != nil {
 				return err
 			}
 			if err := tx.AddJobItems(ctx, job, []amt.UUID{uuid(5)}); err != nil {
@@ -96,10 +98,12 @@ func TestForgedOrdersBeginNothing(t *testing.T) {
 			}
 			return tx.SetJobState(ctx, job, store.JobRunning, "")
 		})
-		exec("INSERT INTO jobs (kind, filter, options, state, target, cause, created_by, created_at, stopped_at) SELECT kind, filter, options, 'draft', target, cause, created_by, created_at, created_at FROM jobs")
+		exec("INSERT INTO jobs (kind, filter, options, state, target, cause, created_by, created_at, stopped_at) SELECT kind, filter, " +
+			"options, 'draft', target, cause, created_by, created_at, created_at FROM jobs")
 		forged := job + 1
 		for _, state := range []string{store.JobWaiting, store.JobRunning} {
-			refused("begin a forged job", store.ErrGone, func(ctx context.Context, tx *store.Tx) error { return tx.SetJobState(ctx, forged, state, "bob") })
+			refused("begin a forged job", store.ErrGone,
+				func(ctx context.Context, tx *store.Tx) error { return tx.SetJobState(ctx, forged, state, "bob") })
 		}
 		refused("resume a forged job", store.ErrGone, func(ctx context.Context, tx *store.Tx) error { return tx.ResumeJob(ctx, forged) })
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
@@ -119,7 +123,8 @@ func TestForgedOrdersBeginNothing(t *testing.T) {
 
 		// Devices of a job: those put in are not begun, take no room, and prove nothing.
 		for n := range 4 {
-			exec("INSERT INTO job_items (job_id, uuid, state, wave, updated_at) VALUES (%d, '%s', '%s', %d, %s)", job, uuid(n), []string{"waiting", "waiting", "done", "running"}[n], []int{0, 0, 1, 2}[n], now)
+			exec("INSERT INTO job_items (job_id, uuid, state, wave, updated_at) VALUES (%d, '%s', '%s', %d, %s)", job, uuid(n),
+				[]string{"waiting", "waiting", "done", "running"}[n], []int{0, 0, 1, 2}[n], now)
 		}
 		exec("UPDATE job_items SET run_id = %d WHERE uuid = '%s'", id, uuid(3))
 		read(t, db, func(ctx context.Context, tx *store.Tx) error {
@@ -147,7 +152,8 @@ func TestForgedOrdersBeginNothing(t *testing.T) {
 			return errors.Join(err, err2, err3)
 		})
 		found, err := db.CheckRows(t.Context())
-		if err != nil || found.Count != 4 || found.Tables["job_items"] != 4 || found.Some[0] != fmt.Sprintf("job_items %d:%s", job, uuid(0)) {
+		if err != nil || found.Count != 4 || found.Tables["job_items"] != 4 ||
+			found.Some[0] != fmt.Sprintf("job_items %d:%s", job, uuid(0)) {
 			t.Errorf("%+v, %v", found, err)
 		}
 		// What is honest goes its way: begun, proved, done.

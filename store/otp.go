@@ -43,7 +43,8 @@ type otpRow struct {
 
 func scanOTP(s scanner) (otpRow, error) {
 	var r otpRow
-	err := s.Scan(&r.ID, &r.UUID, &r.sealed, &r.place, &r.IssuedTo, timeOf{&r.CreatedAt}, timeOf{&r.ExpiresAt}, timeOf{&r.UsedAt}, &r.signed)
+	err := s.Scan(&r.ID, &r.UUID, &r.sealed, &r.place, &r.IssuedTo, timeOf{&r.CreatedAt}, timeOf{&r.ExpiresAt}, timeOf{&r.UsedAt},
+		&r.signed)
 	return r, err
 }
 

@@ -82,7 +82,8 @@ func (db *DB) takesWrites(ctx context.Context) error {
 	case standby:
 		return notWritable("it is a standby; point database.url at the primary, or name all hosts in it with target_session_attrs=primary")
 	case readOnly:
-		return notWritable("default_transaction_read_only is on; ALTER ROLE ... SET default_transaction_read_only = off, or the same for the " +
+		return notWritable("default_transaction_read_only is on; ALTER ROLE ... SET default_transaction_read_only = off, or the same for " +
+			"the " +
 			"database")
 	}
 	return nil

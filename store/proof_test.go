@@ -45,10 +45,12 @@ func TestForgedPasswordsSayNothing(t *testing.T) {
 		}
 		mine := sha256.Sum256([]byte("mallory"))
 		row := " WHERE kind = 'admin' AND uuid = '" + uuid(1).String() + "'"
-		if c := credentials(t, db, 1, store.KindAdmin)[0]; c.Forged || len(c.Proofs) != 1 || c.Proofs[0] != key || c.Holder() != store.HeldByAny {
+		if c := credentials(t, db, 1, store.KindAdmin)[0]; c.Forged || len(c.Proofs) != 1 || c.Proofs[0] != key ||
+			c.Holder() != store.HeldByAny {
 			t.Fatalf("%+v", c)
 		}
-		keep := "UPDATE credentials SET proofs = " + blob(append([]byte{'k'}, key.Hash[:]...)) + ", setup = 1, state = 'active', sent_at = created_at, committed_at = created_at, peer = " + blob([]byte{9}) + row
+		keep := "UPDATE credentials SET proofs = " + blob(append([]byte{'k'}, key.Hash[:]...)) +
+			", setup = 1, state = 'active', sent_at = created_at, committed_at = created_at, peer = " + blob([]byte{9}) + row
 		for _, a := range [][2]string{
 			{"a key of one's own", "UPDATE credentials SET proofs = " + blob(append([]byte{'k'}, mine[:]...)) + row},
 			{"one that nobody holds", "UPDATE credentials SET state = 'candidate', sent_at = NULL" + row},
@@ -60,7 +62,8 @@ func TestForgedPasswordsSayNothing(t *testing.T) {
 			if err := db.Exec(t.Context(), attack); err != nil {
 				t.Fatal(err)
 			}
-			if c := credentials(t, db, 1, store.KindAdmin)[0]; !c.Forged || len(c.Proofs) != 0 || len(c.Peer) != 0 || c.OldPin || c.Holder() != store.HeldByAny {
+			if c := credentials(t, db, 1, store.KindAdmin)[0]; !c.Forged || len(c.Proofs) != 0 || len(c.Peer) != 0 || c.OldPin ||
+				c.Holder() != store.HeldByAny {
 				t.Errorf("%s: %+v", name, c)
 			}
 			if err := db.Exec(t.Context(), keep); err != nil {
@@ -122,7 +125,8 @@ func TestPinsOfAnEarlierRelease(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for _, q := range []string{"UPDATE credentials SET setup = 0, proofs = NULL, committed_at = NULL, signed = NULL", "UPDATE devices SET signed = NULL"} {
+			for _, q := range []string{"UPDATE credentials SET setup = 0, proofs = NULL, committed_at = NULL, signed = NULL",
+				"UPDATE devices SET signed = NULL"} {
 				if err := db.Exec(t.Context(), q); err != nil {
 					t.Fatal(err)
 				}
@@ -139,7 +143,8 @@ func TestPinsOfAnEarlierRelease(t *testing.T) {
 				t.Fatalf("%v, %v", n, err)
 			}
 			want := store.Proof{Kind: store.ProofLeaf, Hash: pin}
-			if c := credentials(t, db, 1, store.KindAdmin)[0]; c.Forged || c.OldPin || c.Setup != 1 || len(c.Proofs) != 1 || c.Proofs[0] != want {
+			if c := credentials(t, db, 1, store.KindAdmin)[0]; c.Forged || c.OldPin || c.Setup != 1 || len(c.Proofs) != 1 ||
+				c.Proofs[0] != want {
 				t.Errorf("%+v", c)
 			}
 			if c := credentials(t, db, 2, store.KindAdmin)[0]; c.Forged || c.OldPin || len(c.Proofs) != 0 {

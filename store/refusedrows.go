@@ -59,8 +59,9 @@ func (db *DB) TendRows(ctx context.Context) error {
 		signed, err := db.SignRows(ctx)
 		switch {
 		case errors.Is(err, ErrOldNodes):
-			db.log.Warn("rows.not_signed_yet", zap.String("hint", "a node of an earlier release is running beside this one; rows of the database "+
-				"are signed when it has gone"))
+			db.log.Warn("rows.not_signed_yet", zap.String("hint",
+				"a node of an earlier release is running beside this one; rows of the database "+
+					"are signed when it has gone"))
 			return nil
 		case signed != nil:
 			db.log.Info("rows.signed", zap.Any("rows", counted(signed)))

@@ -119,7 +119,8 @@ func (tx *Tx) restore(ctx context.Context, file io.ReadSeeker, passphrase amt.Se
 		return nil
 	}
 	for _, name := range identities {
-		if _, err := tx.exec(ctx, "SELECT setval(pg_get_serial_sequence('"+name+"', 'id'), greatest((SELECT coalesce(max(id), 0) FROM "+name+
+		if _, err := tx.exec(ctx, "SELECT setval(pg_get_serial_sequence('"+name+"', 'id'), greatest((SELECT coalesce(max(id), 0) FROM "+
+			name+
 			"), 1), EXISTS (SELECT 1 FROM "+name+"))"); err != nil {
 			return fmt.Errorf("restore: set the numbers of %s: %w", name, err)
 		}
@@ -159,7 +160,8 @@ func (tx *Tx) mustBeEmpty(ctx context.Context) error {
 			return fmt.Errorf("look into %s: %w", t.name, err)
 		}
 		if used {
-			return fmt.Errorf("the database is in use: its table %s is not empty, and a backup is restored into an empty database only; name "+
+			return fmt.Errorf("the database is in use: its table %s is not empty, and a backup is restored into an empty database only; "+
+				"name "+
 				"another data_dir or database", t.name)
 		}
 	}

@@ -36,12 +36,14 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		note(tx.RevokeToken(ctx, gone))
 		_, err = tx.Authorise(ctx, store.AuthorisedDevice{Kind: "uuid", Value: own.String(), Profile: "office", FQDN: "pc1.example.com"})
 		note(err)
-		_, err = tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "all", Position: 1, Match: json.RawMessage(`{"tag": "a", "n": 1.50}`), Assign: json.RawMessage(`{"profile": "office"}`), Enabled: true})
+		_, err = tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "all", Position: 1, Match: json.RawMessage(`{"tag": "a", "n": 1.50}`),
+			Assign: json.RawMessage(`{"profile": "office"}`), Enabled: true})
 		note(err)
 		_, err = tx.PutProfile(ctx, store.Profile{Name: "office", Document: json.RawMessage(`{"tls": "mutual",  "a": [1, 2]}`)})
 		note(err)
 		note(tx.PutName(ctx, store.Name{UUID: own, FQDN: "pc1.example.com", Source: "api"}))
-		note(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{Approved: new(true), AssignedProfile: new("office"), Address: new(netip.MustParseAddr("10.0.0.7"))}))
+		note(tx.ImportDevice(ctx, own, "test", store.DeviceFacts{Approved: new(true), AssignedProfile: new("office"),
+			Address: new(netip.MustParseAddr("10.0.0.7"))}))
 		note(tx.ImportDevice(ctx, other, "test", store.DeviceFacts{}))
 		gen, err := tx.StageCredentials(ctx, own, 0, amt.NewSecret("Abcd1234!"), amt.Secret{})
 		note(err)
@@ -62,7 +64,8 @@ func granted(t *testing.T, db *store.DB) (own, other amt.UUID) {
 		_, err = tx.SkipJobItems(ctx, over, "")
 		note(errors.Join(err, tx.SetJobState(ctx, over, store.JobAborted, "")))
 		for _, serial := range []string{"01", "02"} {
-			c, err := tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: serial, Name: "console.example.com", Fingerprint: hash(serial), CreatedBy: "alice", NotAfter: tx.Now().Add(time.Hour)})
+			c, err := tx.AddConsoleCertificate(ctx, store.ConsoleCertificate{Serial: serial, Name: "console.example.com",
+				Fingerprint: hash(serial), CreatedBy: "alice", NotAfter: tx.Now().Add(time.Hour)})
 			if note(err); serial == "02" {
 				_, err = tx.RevokeConsoleCertificate(ctx, c.ID, "alice", "left")
 				note(err)
@@ -206,7 +209,8 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 			{"a login of one's own", "INSERT INTO sessions (hash, token_id, created_at, expires_at) SELECT " + blob(string(hash("mallory"))) + ", id, " + now + ", " + later + " FROM tokens WHERE name = 'root'",
 				"DELETE FROM sessions WHERE hash = " + blob(string(hash("mallory"))), nil},
 			{"a login under another token", "UPDATE sessions SET token_id = (SELECT id FROM tokens WHERE name = 'root') WHERE hash = " + blob(string(hash("login"))),
-				"UPDATE sessions SET token_id = (SELECT id FROM tokens WHERE name = 'alice') WHERE hash = " + blob(string(hash("login"))), []string{"login login"}},
+				"UPDATE sessions SET token_id = (SELECT id FROM tokens WHERE name = 'alice') WHERE hash = " + blob(string(hash("login"))),
+				[]string{"login login"}},
 			{"other roles of a user", "UPDATE users SET roles = 'admin' WHERE name = 'alice'", "UPDATE users SET roles = 'viewer' WHERE name = 'alice'", []string{"user alice"}},
 			{"an approval", "UPDATE devices SET approved = true WHERE uuid = '" + other.String() + "'", "UPDATE devices SET approved = false WHERE uuid = '" + other.String() + "'", nil},
 			{"an approval with a good one's MAC", "UPDATE devices SET approved = true, assigned_profile = 'office', signed = " + good("devices", "uuid = '"+own.String()+"'") + " WHERE uuid = '" + other.String() + "'",
@@ -216,7 +220,8 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 			{"a revocation of a console's certificate taken back", "UPDATE console_certificates SET revoked_at = NULL, revoked_by = '', why = '' WHERE serial = '02'",
 				"UPDATE console_certificates SET revoked_at = created_at, revoked_by = 'alice', why = 'left' WHERE serial = '02'", nil},
 			{"the same with a good one's MAC", "UPDATE console_certificates SET revoked_at = NULL, why = '', signed = " + good("console_certificates", "serial = '01'") + " WHERE serial = '02'",
-				"UPDATE console_certificates SET revoked_at = created_at, revoked_by = 'alice', why = 'left', signed = NULL WHERE serial = '02'", nil},
+				"UPDATE console_certificates SET revoked_at = created_at, revoked_by = 'alice', why = 'left', signed = NULL WHERE serial " +
+					"= '02'", nil},
 			{"a console's certificate for longer", "UPDATE console_certificates SET not_after = not_after + " + hourMore + " WHERE serial = '01'", "UPDATE console_certificates SET not_after = not_after - " + hourMore + " WHERE serial = '01'", []string{"console 01"}},
 			{"a word for a stranger's certificate", "UPDATE devices SET vouched = " + blob("f") + " WHERE uuid = '" + other.String() + "'", "UPDATE devices SET vouched = NULL WHERE uuid = '" + other.String() + "'", nil},
 			{"a stranger's key as proof", "UPDATE credentials SET proofs = " + blob("k"+strings.Repeat("z", 32)), "UPDATE credentials SET proofs = " + blob("k\x01"+strings.Repeat("\x00", 31)), []string{"proof"}},
@@ -275,8 +280,10 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 					return errors.Join(tx.RevokeToken(ctx, all[i].ID))
 				})
 				write(t, db, func(ctx context.Context, tx *store.Tx) error {
-					id, err := tx.CreateToken(ctx, store.Token{Name: "alice", Role: "viewer", Hash: hash("alice2"), ExpiresAt: tx.Now().Add(time.Hour)})
-					return errors.Join(err, tx.CreateSession(ctx, store.Session{Hash: hash("login2"), TokenID: id, ExpiresAt: tx.Now().Add(time.Hour)}))
+					id, err := tx.CreateToken(ctx,
+						store.Token{Name: "alice", Role: "viewer", Hash: hash("alice2"), ExpiresAt: tx.Now().Add(time.Hour)})
+					return errors.Join(err, tx.CreateSession(ctx,
+						store.Session{Hash: hash("login2"), TokenID: id, ExpiresAt: tx.Now().Add(time.Hour)}))
 				})
 				honest = rights(t, db, own, other)
 				continue
@@ -368,7 +375,8 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names", "otps", "devices", "credentials", "runs", "jobs", "job_items", "settings", "console_certificates"} {
+			for _, table := range []string{"tokens", "sessions", "users", "authorised_devices", "assignment_rules", "profiles", "names",
+				"otps", "devices", "credentials", "runs", "jobs", "job_items", "settings", "console_certificates"} {
 				if err := db.Exec(t.Context(), "UPDATE "+table+" SET signed = NULL"); err != nil {
 					t.Fatal(err)
 				}
@@ -389,7 +397,8 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 				t.Fatalf("before they are signed, rows count: %v", got)
 			}
 			// A node of the release before is about: what it writes must not be lost.
-			if err := db.Exec(t.Context(), "INSERT INTO nodes (id, boot, started_at, seen_at) SELECT 'old', 'b', created_at, created_at FROM data_keys"); err != nil {
+			if err := db.Exec(t.Context(), "INSERT INTO nodes (id, boot, started_at, seen_at) SELECT 'old', 'b', created_at, created_at "+
+				"FROM data_keys"); err != nil {
 				t.Fatal(err)
 			}
 			if engine == store.Postgres {
@@ -401,7 +410,8 @@ func TestRowsOfBeforeAreSignedOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			n, err := db.SignRows(t.Context())
-			if err != nil || n["tokens"] != 2 || n["sessions"] != 2 || n["users"] != 1 || n["devices"] != 1 || n["authorised_devices"] != 1 || n["otps"] != 1 || !db.RowsStrict() {
+			if err != nil || n["tokens"] != 2 || n["sessions"] != 2 || n["users"] != 1 || n["devices"] != 1 ||
+				n["authorised_devices"] != 1 || n["otps"] != 1 || !db.RowsStrict() {
 				t.Fatalf("%v, %v", n, err)
 			}
 			if got := rights(t, db, own, other); !slices.Equal(got, honest) {
@@ -487,7 +497,8 @@ func TestAnApprovalMovesOnOurWordOnly(t *testing.T) {
 			}
 		}
 		for _, u := range []amt.UUID{own, other} {
-			if err := db.Exec(t.Context(), "UPDATE devices SET approved = true, address = '10.6.6.6' WHERE uuid = '"+u.String()+"'"); err != nil {
+			if err := db.Exec(t.Context(), "UPDATE devices SET approved = true, address = '10.6.6.6' WHERE uuid = '"+u.String()+
+				"'"); err != nil {
 				t.Fatal(err)
 			}
 			write(t, db, func(ctx context.Context, tx *store.Tx) error {
@@ -511,8 +522,10 @@ func TestAnApprovalMovesOnOurWordOnly(t *testing.T) {
 func TestTheAlertNamesEveryKindOfRow(t *testing.T) {
 	t.Parallel()
 	words := map[string]string{
-		"tokens": "tokens", "sessions": "logins", "users": "users", "authorised_devices": "list entries", "assignment_rules": "rules", "profiles": "profiles", "names": "names",
-		"otps": "one-time passwords", "agents": "agents", "credentials": "proofs of devices", "devices": "approvals", "settings": "settings", "runs": "runs", "jobs": "jobs",
+		"tokens": "tokens", "sessions": "logins", "users": "users", "authorised_devices": "list entries", "assignment_rules": "rules",
+		"profiles": "profiles", "names": "names",
+		"otps": "one-time passwords", "agents": "agents", "credentials": "proofs of devices", "devices": "approvals",
+		"settings": "settings", "runs": "runs", "jobs": "jobs",
 		"job_items": "devices of jobs", "console_certificates": "console certificates",
 	}
 	rules, err := os.ReadFile("../deploy/prometheus/rules.yml")
@@ -523,7 +536,8 @@ func TestTheAlertNamesEveryKindOfRow(t *testing.T) {
 	alert, _, _ = strings.Cut(alert, "runbook_url")
 	_, named, _ := strings.Cut(alert, "itself: ")
 	for _, table := range store.SignedTables() {
-		if word := words[table]; word == "" || !slices.ContainsFunc(strings.FieldsFunc(strings.ReplaceAll(named, " or ", ", "), func(r rune) bool { return r == ',' || r == '.' }), func(s string) bool { return strings.TrimSpace(s) == word }) {
+		if word := words[table]; word == "" || !slices.ContainsFunc(strings.FieldsFunc(strings.ReplaceAll(named, " or ", ", "),
+			func(r rune) bool { return r == ',' || r == '.' }), func(s string) bool { return strings.TrimSpace(s) == word }) {
 			t.Errorf("rows of %s: %q is not in %q", table, word, named)
 		}
 	}

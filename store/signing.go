@@ -81,8 +81,9 @@ func (db *DB) openRows(ctx context.Context, o Options) error {
 		return err
 	}
 	if once {
-		db.log.Error("rows.mark_gone", zap.String("hint", "somebody deleted from the database the mark that its rows are signed; they are not "+
-			"signed again"))
+		db.log.Error("rows.mark_gone", zap.String("hint",
+			"somebody deleted from the database the mark that its rows are signed; they are not "+
+				"signed again"))
 	}
 	if !o.Beside {
 		err = db.Write(ctx, func(tx *Tx) error {

@@ -38,14 +38,17 @@ func year(ctx context.Context, tx *store.Tx, n int) error {
 	print, record := make([]byte, 32), []byte(`{"Class":"IPS_TLSProvisioningRecord","Mode":"2","ServerFQDN":"prov.corp.example.com","HashType":"2","HashData":"`+strings.Repeat("a", 64)+`","ServerIP":"10.0.0.1","TimeValid":true,"Raw":{"InstanceID":"Intel(r) AMT: TLSProvisioningRecord 1"}}`)
 	raw := json.RawMessage(record)
 	if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{
-		Version: &v, Realm: text("Digest:" + strings.Repeat("A", 32)), SKU: text("16392"), MAC: text("02:00:00:00:00:01"), HostName: text("pc-00001"), Domain: text("corp.example.com"),
-		FQDN: text("pc-00001.corp.example.com"), Suffix: text("corp.example.com"), TLSVersion: text("TLS 1.2"), Certificate: text("f89c93e5f2afc2b8"), DeviceMode: text("operational"),
+		Version: &v, Realm: text("Digest:" + strings.Repeat("A", 32)), SKU: text("16392"), MAC: text("02:00:00:00:00:01"),
+		HostName: text("pc-00001"), Domain: text("corp.example.com"),
+		FQDN: text("pc-00001.corp.example.com"), Suffix: text("corp.example.com"), TLSVersion: text("TLS 1.2"),
+		Certificate: text("f89c93e5f2afc2b8"), DeviceMode: text("operational"),
 		Health: text("ok"), PeerFingerprint: &print, ProvisionedAt: &now, LastContact: &now, DeviceCertNotAfter: &now, Record: &raw,
 	}); err != nil {
 		return err
 	}
 	event := func(run int64, to store.Lifecycle, name string, data map[string]any) error {
-		return tx.Transition(ctx, store.Transition{UUID: u, To: to, Event: name, Actor: "node:provisiond-1-0a1b2c3d", RunID: run, Data: data})
+		return tx.Transition(ctx, store.Transition{UUID: u, To: to, Event: name, Actor: "node:provisiond-1-0a1b2c3d", RunID: run,
+			Data: data})
 	}
 	secret := func(run int64, mebx amt.Secret) error {
 		gen, err := tx.StageCredentials(ctx, u, run, amt.NewSecret(strings.Repeat("aA1!", 8)), mebx)
@@ -53,7 +56,8 @@ func year(ctx context.Context, tx *store.Tx, n int) error {
 			return err
 		}
 		for _, action := range []string{"secret.staged", "secret.sent"} {
-			if err := tx.Audit(ctx, store.AuditRecord{Actor: "node:provisiond-1-0a1b2c3d", Action: action, Subject: u.String(), Detail: map[string]any{"generation": gen, "run": run}}); err != nil {
+			if err := tx.Audit(ctx, store.AuditRecord{Actor: "node:provisiond-1-0a1b2c3d", Action: action, Subject: u.String(),
+				Detail: map[string]any{"generation": gen, "run": run}}); err != nil {
 				return err
 			}
 		}
@@ -83,7 +87,8 @@ func year(ctx context.Context, tx *store.Tx, n int) error {
 		if i >= 29 {
 			var steps []store.StepRecord
 			for seq, name := range yearSteps {
-				steps = append(steps, store.StepRecord{Seq: seq + 1, Name: name, State: "done", Attempt: 1, StartedAt: now, FinishedAt: now})
+				steps = append(steps, store.StepRecord{Seq: seq + 1, Name: name, State: "done", Attempt: 1, StartedAt: now,
+					FinishedAt: now})
 			}
 			if err := tx.PutSteps(ctx, r.ID, steps); err != nil {
 				return err
@@ -158,7 +163,8 @@ func yearOf(t *testing.T, o store.Options) {
 		t.Errorf("%d bytes a device and year, more than %d", each, yearOfADevice)
 	}
 	// Nothing of it is past its time, and what is too much for one device goes.
-	p, err := db.Prune(t.Context(), store.Retention{HelloAge: 30 * 24 * time.Hour, EventAge: 400 * 24 * time.Hour, RunAge: 400 * 24 * time.Hour})
+	p, err := db.Prune(t.Context(), store.Retention{HelloAge: 30 * 24 * time.Hour, EventAge: 400 * 24 * time.Hour,
+		RunAge: 400 * 24 * time.Hour})
 	if err != nil || p.Hellos != 0 || p.Events != 0 || p.Runs != 0 {
 		t.Errorf("%+v, %v", p, err)
 	}

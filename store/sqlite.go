@@ -136,7 +136,8 @@ func lockDir(dir string) (*dirLock, error) {
 		b := make([]byte, 32)
 		n, _ := f.Read(b)
 		if pid := strings.TrimSpace(string(b[:n])); pid != "" {
-			return nil, fmt.Errorf("the data directory %s is in use by process %s; stop it, or give this one a directory of its own", dir, pid)
+			return nil, fmt.Errorf("the data directory %s is in use by process %s; stop it, or give this one a directory of its own", dir,
+				pid)
 		}
 		return nil, fmt.Errorf("the data directory %s is in use by another process", dir)
 	}

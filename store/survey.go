@@ -253,7 +253,8 @@ func (s *Survey) ask(ctx context.Context, db *DB) {
 	}
 	read("read the data keys", func(tx *Tx) error { return s.keys(ctx, tx) })
 	read("read the queue", func(tx *Tx) error {
-		return tx.one(ctx, "SELECT count(*), min(not_before) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}", nil,
+		return tx.one(ctx, "SELECT count(*), min(not_before) FROM runs WHERE "+liveRuns+" AND state = 'queued' AND not_before <= {now}",
+			nil,
 			&s.Waiting, timeOf{&s.OldestWaiting})
 	})
 	read("read the newest event", func(tx *Tx) error {

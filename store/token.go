@@ -97,7 +97,8 @@ func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
 	if err := touched(n, err, ErrNotFound); err != nil {
 		return err
 	}
-	if _, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now}, signed = NULL WHERE token_id = $1 AND ended_at IS NULL", id); err != nil {
+	if _, err := tx.exec(ctx, "UPDATE sessions SET ended_at = {now}, signed = NULL WHERE token_id = $1 AND ended_at IS NULL",
+		id); err != nil {
 		return err
 	}
 	// Also logins of nodes of the release before, which do not look into sessions.
@@ -111,7 +112,8 @@ func (tx *Tx) RevokeToken(ctx context.Context, id int64) error {
 func (tx *Tx) CreateSession(ctx context.Context, s Session) error {
 	mac, err := tx.sign(s.place())
 	if err == nil {
-		_, err = tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at, signed) VALUES ($1, $2, {now}, $3, $4)", s.Hash,
+		_, err = tx.exec(ctx, "INSERT INTO sessions (hash, token_id, created_at, expires_at, signed) VALUES ($1, $2, {now}, $3, $4)",
+			s.Hash,
 			s.TokenID, s.ExpiresAt, mac)
 	}
 	return about(err, "session")
@@ -131,7 +133,8 @@ func (tx *Tx) SessionByHash(ctx context.Context, hash []byte) (Token, error) {
 			return t, err
 		}
 		tx.judge(&t)
-		t.Forged = t.Forged || own.TokenID != t.ID || !tx.counts("sessions", hex.EncodeToString(own.Hash[:min(4, len(own.Hash))]), own.place(),
+		t.Forged = t.Forged || own.TokenID != t.ID || !tx.counts("sessions", hex.EncodeToString(own.Hash[:min(4, len(own.Hash))]),
+			own.place(),
 			own.signed)
 		t.Hash = own.Hash
 		if t.ExpiresAt.IsZero() || own.ExpiresAt.Before(t.ExpiresAt) {

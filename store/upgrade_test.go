@@ -61,7 +61,8 @@ func TestEveryReleaseComesForward(t *testing.T) {
 				o := store.Options{Keys: keys}
 				if engine == store.SQLite {
 					o.Dir = t.TempDir()
-					if err := os.WriteFile(filepath.Join(o.Dir, store.DatabaseFile), frozen(t, release, "provisiond.db.gz"), 0o600); err != nil {
+					if err := os.WriteFile(filepath.Join(o.Dir, store.DatabaseFile), frozen(t, release, "provisiond.db.gz"),
+						0o600); err != nil {
 						t.Fatal(err)
 					}
 				} else {

@@ -33,7 +33,8 @@ func (tx *Tx) CreateUser(ctx context.Context, u User) error {
 	roles := strings.Join(u.Roles, ",")
 	mac, err := tx.sign(u.place(roles))
 	if err == nil {
-		_, err = tx.exec(ctx, "INSERT INTO users (name, roles, created_by, created_at, signed) VALUES ($1, $2, $3, {now}, $4)", u.Name, roles,
+		_, err = tx.exec(ctx, "INSERT INTO users (name, roles, created_by, created_at, signed) VALUES ($1, $2, $3, {now}, $4)", u.Name,
+			roles,
 			u.CreatedBy, mac)
 	}
 	return about(err, "user %s", u.Name)

@@ -21,7 +21,8 @@ func TestUsers(t *testing.T) {
 			if err := tx.CreateUser(ctx, store.User{Name: "alice", Roles: []string{"operator", "viewer"}, CreatedBy: "test"}); err != nil {
 				return err
 			}
-			if id, err = tx.CreateToken(ctx, store.Token{Name: "laptop", User: "alice", Role: "operator", Hash: h("laptop"), ExpiresAt: tx.Now().Add(30 * time.Minute)}); err != nil {
+			if id, err = tx.CreateToken(ctx, store.Token{Name: "laptop", User: "alice", Role: "operator", Hash: h("laptop"),
+				ExpiresAt: tx.Now().Add(30 * time.Minute)}); err != nil {
 				return err
 			}
 			if _, err := tx.CreateToken(ctx, store.Token{Name: "phone", User: "alice", Role: "viewer", Hash: h("phone")}); err != nil {
@@ -51,7 +52,8 @@ func TestUsers(t *testing.T) {
 			read(t, db, func(ctx context.Context, tx *store.Tx) (err error) { u, err = tx.User(ctx, "alice"); return err })
 			return u
 		}
-		if s, err := session("login"); err != nil || s.ID != id || s.User != "alice" || s.Name != "laptop" || time.Until(s.ExpiresAt) > 31*time.Minute {
+		if s, err := session("login"); err != nil || s.ID != id || s.User != "alice" || s.Name != "laptop" ||
+			time.Until(s.ExpiresAt) > 31*time.Minute {
 			t.Errorf("the login is %+v, %v; want it to end with its token", s, err)
 		}
 		for _, text := range []string{"over", "laptop"} {
@@ -69,7 +71,8 @@ func TestUsers(t *testing.T) {
 		write(t, db, func(ctx context.Context, tx *store.Tx) error {
 			return tx.SetUser(ctx, "alice", []string{"viewer"}, true)
 		})
-		for _, err := range []error{func() error { _, err := session("login"); return err }(), func() error { _, err := token("phone"); return err }()} {
+		for _, err := range []error{func() error { _, err := session("login"); return err }(),
+			func() error { _, err := token("phone"); return err }()} {
 			if !errors.Is(err, store.ErrNotFound) {
 				t.Errorf("of a disabled user: %v", err)
 			}
@@ -90,7 +93,8 @@ func TestUsers(t *testing.T) {
 			if err := db.AsBefore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			q := "INSERT INTO tokens (name, role, hash, created_by, created_at) SELECT '" + name + "', 'viewer', hash, 'token:old', created_at FROM sessions ORDER BY expires_at " + which + " LIMIT 1"
+			q := "INSERT INTO tokens (name, role, hash, created_by, created_at) SELECT '" + name +
+				"', 'viewer', hash, 'token:old', created_at FROM sessions ORDER BY expires_at " + which + " LIMIT 1"
 			var err error
 			if db.Pool() != nil {
 				_, err = db.Pool().Exec(t.Context(), q)

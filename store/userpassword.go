@@ -47,7 +47,8 @@ func (tx *Tx) StageUser(ctx context.Context, uuid amt.UUID, runID int64, name st
 		return fail(err)
 	}
 	u = UserPassword{UUID: uuid, Name: name, State: CredentialCandidate, Password: pw, RunID: runID}
-	if err := tx.one(ctx, "SELECT coalesce(max(generation), 0) + 1 FROM user_passwords WHERE uuid = $1 AND name = $2", []any{uuid, name}, &u.Generation); err != nil {
+	if err := tx.one(ctx, "SELECT coalesce(max(generation), 0) + 1 FROM user_passwords WHERE uuid = $1 AND name = $2", []any{uuid, name},
+		&u.Generation); err != nil {
 		return fail(err)
 	}
 	sealed, key, err := tx.seal(pw, userPasswordPlace(uuid, name, u.Generation))
@@ -55,7 +56,8 @@ func (tx *Tx) StageUser(ctx context.Context, uuid amt.UUID, runID int64, name st
 		return fail(err)
 	}
 	err = tx.one(ctx, `INSERT INTO user_passwords (uuid, name, generation, state, sealed, key_id, created_at, run_id)
-		VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6) RETURNING id, created_at`, []any{uuid, name, u.Generation, sealed, key, runID}, &u.ID, timeOf{&u.CreatedAt})
+		VALUES ($1, $2, $3, 'candidate', $4, $5, {now}, $6) RETURNING id, created_at`,
+		[]any{uuid, name, u.Generation, sealed, key, runID}, &u.ID, timeOf{&u.CreatedAt})
 	if err != nil {
 		return fail(err)
 	}
@@ -68,7 +70,8 @@ func (tx *Tx) UserPasswords(ctx context.Context, uuid amt.UUID, name string) ([]
 	sealed := map[int64][]byte{}
 	all, err := list(ctx, tx, func(s scanner) (u UserPassword, err error) {
 		var b []byte
-		err = s.Scan(&u.ID, &u.UUID, &u.Name, &u.Generation, &u.State, &b, timeOf{&u.CreatedAt}, timeOf{&u.ActivatedAt}, timeOf{&u.RetiredAt}, &u.RunID)
+		err = s.Scan(&u.ID, &u.UUID, &u.Name, &u.Generation, &u.State, &b, timeOf{&u.CreatedAt}, timeOf{&u.ActivatedAt},
+			timeOf{&u.RetiredAt}, &u.RunID)
 		sealed[u.ID] = b
 		return u, err
 	}, `SELECT id, uuid, name, generation, state, sealed, created_at, activated_at, retired_at, run_id FROM user_passwords
@@ -91,7 +94,8 @@ func (tx *Tx) ActivateUser(ctx context.Context, id int64) error {
 	err := tx.pipeline(ctx,
 		statement{q: `UPDATE user_passwords SET state = 'retired', retired_at = {now} WHERE state = 'active' AND id <> $1
 			AND (uuid, name) = (SELECT uuid, name FROM user_passwords WHERE id = $1)`, args: []any{id}},
-		statement{q: "UPDATE user_passwords SET state = 'active', activated_at = coalesce(activated_at, {now}), retired_at = NULL WHERE id = $1", args: []any{id}})
+		statement{q: "UPDATE user_passwords SET state = 'active', activated_at = coalesce(activated_at, {now}), retired_at = NULL WHERE " +
+			"id = $1", args: []any{id}})
 	if err != nil {
 		return fmt.Errorf("activate password %d of a user: %w", id, err)
 	}

@@ -166,7 +166,8 @@ func (tx *Tx) OutgrownDevices(ctx context.Context, o Outgrown, assigned bool) ([
 	if err != nil {
 		return nil, err
 	}
-	found, err := list(ctx, tx, scanUUID, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.noIndex("lifecycle")+` IN `+managedStates+` AND `+which+in+` ORDER BY uuid LIMIT $2`,
+	found, err := list(ctx, tx, scanUUID, `SELECT uuid FROM devices WHERE uuid > $1 AND `+tx.noIndex("lifecycle")+` IN `+managedStates+
+		` AND `+which+in+` ORDER BY uuid LIMIT $2`,
 		append([]any{o.After, page(o.Limit), o.Profile, int64(o.Version)}, args...)...)
 	return found, about(err, "devices that differ from profile %s", o.Profile)
 }
@@ -205,7 +206,8 @@ func Target(profile string, version int) string { return fmt.Sprintf("%s@%d", pr
 
 // OpenRollout reports whether any rollout of a profile has not ended.
 func (tx *Tx) OpenRollout(ctx context.Context, profile string) (bool, error) {
-	open, err := tx.exists(ctx, "jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1", profile+"@", len(profile)+1)
+	open, err := tx.exists(ctx, "jobs WHERE kind = '"+kindRollout+"' AND state <> 'done' AND substr(target, 1, $2) = $1", profile+"@",
+		len(profile)+1)
 	return open, about(err, "rollouts of profile %s", profile)
 }
 

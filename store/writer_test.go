@@ -83,7 +83,8 @@ func TestOneBadClosureSpoilsNoOther(t *testing.T) {
 					return nil
 				})
 				var panicked *store.PanicError
-				ok := map[int]bool{0: err == nil, 1: errors.Is(err, no), 2: errors.As(err, &panicked), 3: errors.Is(err, store.ErrNotFound)}[n%4]
+				ok := map[int]bool{0: err == nil, 1: errors.Is(err, no), 2: errors.As(err, &panicked),
+					3: errors.Is(err, store.ErrNotFound)}[n%4]
 				if !ok {
 					t.Errorf("caller %d: %v", n, err)
 				}
@@ -288,7 +289,8 @@ func TestAnAnsweredWriteOutlivesAKill(t *testing.T) {
 		lines := strings.Split(text, "\n")
 		text, told = lines[len(lines)-1], append(told, lines[:len(lines)-1]...)
 	}
-	if _, err := store.Open(t.Context(), store.Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), fmt.Sprint("process ", cmd.Process.Pid)) {
+	if _, err := store.Open(t.Context(), store.Options{Dir: dir}); err == nil ||
+		!strings.Contains(err.Error(), fmt.Sprint("process ", cmd.Process.Pid)) {
 		t.Errorf("a second daemon on the directory: %v", err)
 	}
 	_ = cmd.Process.Kill()

@@ -119,7 +119,8 @@ func capture(b []byte) ([]Recorded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a %s file that cannot be read behind packet %d: %w", kind, packets, err)
 	}
-	return nil, fmt.Errorf("a %s file with %d packets, none of which carries a hello: capture TCP port 9971 with whole packets (tcpdump -s "+
+	return nil, fmt.Errorf("a %s file with %d packets, none of which carries a hello: capture TCP port 9971 with whole packets (tcpdump "+
+		"-s "+
 		"0 port 9971)", kind, packets)
 }
 

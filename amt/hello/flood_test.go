@@ -63,7 +63,8 @@ func TestSourceLimit(t *testing.T) {
 
 func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}}, "127.0.0.1:0", nil)
+	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}}, "127.0.0.1:0",
+		nil)
 	from := func(a netip.Addr) error {
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))}
 		c, err := d.Dial("tcp", in.addr.String())
@@ -102,7 +103,8 @@ func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 	}
 	// The bucket refills while the flood lasts: 50 a minute is not yet one a second.
 	lasted := time.Since(began)
-	if a, r := in.received(hello.Accepted), in.received(hello.RateLimited); honest != 10 || a < 60 || a > 60+lasted.Seconds() || a+r != 610 {
+	if a, r := in.received(hello.Accepted), in.received(hello.RateLimited); honest != 10 || a < 60 || a > 60+lasted.Seconds() ||
+		a+r != 610 {
 		t.Errorf("%d of 10 others were heard; %v accepted, %v limited of 610 in %s", honest, a, r, lasted)
 	}
 	if n := in.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n > 30*int(1+lasted/time.Minute) {

@@ -138,8 +138,10 @@ func proxyHeader(command, family byte, body ...byte) []byte {
 
 var (
 	proxyTCP4 = []byte{192, 0, 2, 7, 198, 51, 100, 1, 0x30, 0x39, 0x26, 0xf3}
-	proxyTCP6 = append(append(netip.MustParseAddr("2001:db8::7").AsSlice(), netip.MustParseAddr("2001:db8::1").AsSlice()...), 0x30, 0x39, 0x26, 0xf3)
-	proxyMap6 = append(append(netip.MustParseAddr("::ffff:192.0.2.7").AsSlice(), netip.MustParseAddr("::ffff:198.51.100.1").AsSlice()...), 0x30, 0x39, 0x26, 0xf3)
+	proxyTCP6 = append(append(netip.MustParseAddr("2001:db8::7").AsSlice(), netip.MustParseAddr("2001:db8::1").AsSlice()...), 0x30, 0x39,
+		0x26, 0xf3)
+	proxyMap6 = append(append(netip.MustParseAddr("::ffff:192.0.2.7").AsSlice(), netip.MustParseAddr("::ffff:198.51.100.1").AsSlice()...),
+		0x30, 0x39, 0x26, 0xf3)
 )
 
 func TestProxyHeader(t *testing.T) {

@@ -183,7 +183,8 @@ func TestPreSharedKeyHelloIsRecognised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Version != hello.VersionPSK || m.PID != "4444-444" || m.UUID.String() != "11223344-5566-7788-99aa-bbccddeeff00" || m.RetryCount != 7 {
+	if m.Version != hello.VersionPSK || m.PID != "4444-444" || m.UUID.String() != "11223344-5566-7788-99aa-bbccddeeff00" ||
+		m.RetryCount != 7 {
 		t.Errorf("got %+v", m)
 	}
 }
@@ -352,7 +353,8 @@ func FuzzParse(f *testing.F) {
 		if !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(b) {
 			t.Fatalf("error %#v for %d bytes", err, len(b))
 		}
-		if (e.Kind == hello.KindVersion) != (len(b) >= 4 && b[0] < 2 && b[1] == 0 && binary.LittleEndian.Uint16(b[2:]) != 2 && binary.LittleEndian.Uint16(b[2:]) != 3) {
+		if (e.Kind == hello.KindVersion) != (len(b) >= 4 && b[0] < 2 && b[1] == 0 && binary.LittleEndian.Uint16(b[2:]) != 2 &&
+			binary.LittleEndian.Uint16(b[2:]) != 3) {
 			t.Fatalf("kind %s for % x", e.Kind, b[:min(4, len(b))])
 		}
 	})

@@ -62,13 +62,16 @@ func TestRecordingsOfRealTools(t *testing.T) {
 	want := recordedHello(t)
 	zeros := bytes.Clone(want) // with lines that od and hexdump write as "*"
 	copy(zeros[60:400], make([]byte, 340))
-	zeros = append(zeros[:25], bytes.Repeat([]byte{2, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 23)...)
+	zeros = append(zeros[:25], bytes.Repeat([]byte{2, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+		0, 0, 0, 0, 0}, 23)...)
 	for _, data := range [][]byte{want, zeros} {
 		file := filepath.Join(t.TempDir(), "hello")
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range []string{"od FILE", "od -x FILE", "od -t x1 FILE", "od -A d -t x1 FILE", "od -A x -t x2 FILE", "od -b FILE", "od -A x -t x1z FILE", "xxd FILE", "xxd -p FILE", "xxd -u -c 24 FILE", "xxd -i FILE", "hexdump FILE", "hexdump -C FILE", "base64 FILE"} {
+		for _, line := range []string{"od FILE", "od -x FILE", "od -t x1 FILE", "od -A d -t x1 FILE", "od -A x -t x2 FILE", "od -b FILE",
+			"od -A x -t x1z FILE", "xxd FILE", "xxd -p FILE", "xxd -u -c 24 FILE", "xxd -i FILE", "hexdump FILE", "hexdump -C FILE",
+			"base64 FILE"} {
 			args := strings.Fields(strings.Replace(line, "FILE", file, 1))
 			if _, err := exec.LookPath(args[0]); err != nil {
 				continue // od and base64 are on every machine
@@ -136,10 +139,12 @@ func TestRecordingsOfCaptures(t *testing.T) {
 	t.Parallel()
 	h := recordedHello(t)
 	frames := [][]byte{
-		frame(1, 50000, 1, nil), frame(1, 50000, 301, h[300:]), frame(2, 443, 7, []byte("GET / HTTP/1.1")), frame(1, 50000, 1, h[:300]), frame(1, 50000, 1, h[:300]),
+		frame(1, 50000, 1, nil), frame(1, 50000, 301, h[300:]), frame(2, 443, 7, []byte("GET / HTTP/1.1")), frame(1, 50000, 1, h[:300]),
+		frame(1, 50000, 1, h[:300]),
 		frame(3, 50001, 0xffffff00, h[:400]), frame(3, 50001, 400-256, h[400:]), {1, 2, 3}, frame(1, 50000, 900000, h),
 	}
-	for name, data := range map[string][]byte{"pcap": pcapOf(frames...), "pcapng": pcapngOf(frames...), "cut": pcapOf(frames...)[:len(pcapOf(frames...))]} {
+	for name, data := range map[string][]byte{"pcap": pcapOf(frames...), "pcapng": pcapngOf(frames...),
+		"cut": pcapOf(frames...)[:len(pcapOf(frames...))]} {
 		got, err := Recordings(data)
 		if err != nil || len(got) != 3 {
 			t.Fatalf("%s: %d hellos, %v", name, len(got), err)
@@ -151,7 +156,8 @@ func TestRecordingsOfCaptures(t *testing.T) {
 		}
 	}
 	dump := fmt.Sprintf("% x", frame(1, 50000, 1, h))
-	if got, err := Recordings([]byte(dump)); err != nil || len(got) != 1 || !bytes.Equal(got[0].Raw, h) || !strings.Contains(got[0].Form, "whole packet") {
+	if got, err := Recordings([]byte(dump)); err != nil || len(got) != 1 || !bytes.Equal(got[0].Raw, h) ||
+		!strings.Contains(got[0].Form, "whole packet") {
 		t.Errorf("a whole packet in digits: %v", err)
 	}
 }
@@ -169,7 +175,8 @@ func TestRecordingsRefuses(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
-	for name, data := range map[string][]byte{"digits": []byte("0100030000"), "a dump": []byte("00000000: 0100 0500 0000 0000  ........\n"), "bytes": {1, 0, 3, 0, 0}} {
+	for name, data := range map[string][]byte{"digits": []byte("0100030000"), "a dump": []byte("00000000: 0100 0500 0000 0000  ........\n"),
+		"bytes": {1, 0, 3, 0, 0}} {
 		if got, err := Recordings(data); err != nil || len(got) != 1 || got[0].Form == "" || isHello(got[0].Raw) {
 			t.Errorf("%s is taken for something, and Parse says the rest: %v, %v", name, got, err)
 		}

@@ -31,7 +31,8 @@ func TestFirmwareHello(t *testing.T) {
 			t.Errorf("%s: from %v to %v at %v", address, h.From, h.Local, h.At)
 		}
 		in.stop()
-		if in.received(hello.Accepted) != 1 || in.metric("provisiond_hello_persist_duration_seconds") != 1 || in.metric("provisiond_hello_last_timestamp_seconds") == 0 {
+		if in.received(hello.Accepted) != 1 || in.metric("provisiond_hello_persist_duration_seconds") != 1 ||
+			in.metric("provisiond_hello_last_timestamp_seconds") == 0 {
 			t.Errorf("%s: the metrics do not show it", address)
 		}
 	}
@@ -184,7 +185,8 @@ func TestPlainHellosCanBeSwitchedOff(t *testing.T) {
 	in := listen(t, hello.Config{PlainOff: true}, "127.0.0.1:0", nil)
 	in.say(capture(t, "1"))
 	in.stop()
-	if in.received(hello.DeniedDevice) != 1 || len(in.heard) != 0 || !strings.Contains(in.logged(), "939b524b-13d4-1d18-e487-1c697a6b7a2b") {
+	if in.received(hello.DeniedDevice) != 1 || len(in.heard) != 0 ||
+		!strings.Contains(in.logged(), "939b524b-13d4-1d18-e487-1c697a6b7a2b") {
 		t.Errorf("log:\n%s", in.logged())
 	}
 }

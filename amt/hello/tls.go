@@ -105,7 +105,8 @@ func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string, names
 		return
 	}
 	_, _ = s.deliver(c, Hello{Message: m, Via: ViaRelay, Peer: peer, PeerNames: names, Tell: func(reason, why string) {
-		s.sampled(zap.WarnLevel, c.from, "relay: "+why, zap.Stringer("uuid", m.UUID), zap.String("peer", peer), zap.String("reason", reason))
+		s.sampled(zap.WarnLevel, c.from, "relay: "+why, zap.Stringer("uuid", m.UUID), zap.String("peer", peer),
+			zap.String("reason", reason))
 	}}) // deliver counts and logs both; a raw hello gets no answer
 }
 

@@ -260,7 +260,8 @@ func TestAgentPostsAHello(t *testing.T) {
 		t.Errorf("got %+v", a)
 	}
 	h := l.next()
-	if !bytes.Equal(h.Raw, b) || h.Via != hello.ViaAgent || h.Peer != "relay-7" || h.Address.IsValid() || h.From.Addr().String() != "127.0.0.1" {
+	if !bytes.Equal(h.Raw, b) || h.Via != hello.ViaAgent || h.Peer != "relay-7" || h.Address.IsValid() ||
+		h.From.Addr().String() != "127.0.0.1" {
 		t.Errorf("got %+v", h)
 	}
 	l.do(c, "POST", "/v1/hello?address=2001:db8::9", octets, b)
@@ -398,7 +399,8 @@ func TestHTTPWithAndWithoutALPN(t *testing.T) {
 	for _, protocols := range [][]string{nil, {"http/1.1"}, {"h2", "http/1.1"}} {
 		c := tls.Client(l.dial(), l.client(l.agent, protocols...))
 		b := psk()
-		fmt.Fprintf(c, "POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+		fmt.Fprintf(c, "POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%s",
+			len(b), b)
 		w, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {
 			t.Errorf("%v: %v", protocols, err)
@@ -415,7 +417,8 @@ func TestHTTPWithAndWithoutALPN(t *testing.T) {
 func TestSlowAgentIsCut(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hello.Config{ReadTimeout: 300 * time.Millisecond}, nil)
-	for _, start := range []string{"", "POST /v1/he", "POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 32\r\n\r\n\x01"} {
+	for _, start := range []string{"", "POST /v1/he",
+		"POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 32\r\n\r\n\x01"} {
 		// On a slow machine it is cut in the handshake already, which shows nothing.
 		var c *tls.Conn
 		for shaken := false; !shaken; {

@@ -11,7 +11,8 @@ import (
 // BenchmarkDevice is what one device costs: two handshakes with a client
 // certificate and thirty calls, the far end's work included.
 func BenchmarkDevice(b *testing.B) {
-	conf := &tls.Config{MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
+	conf := &tls.Config{MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert,
+		Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
 	s := startServer(b, conf, nil)
 	d := NewDialer(Config{}, nil, nil)
 	b.ReportAllocs()
@@ -34,7 +35,8 @@ func BenchmarkDevice(b *testing.B) {
 // Two thousand devices may be in flight at once. The far end of each session is
 // in this process too and counts against the limit.
 func TestMemoryOfAnIdleSession(t *testing.T) {
-	conf := &tls.Config{MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
+	conf := &tls.Config{MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert,
+		Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
 	s := startServer(t, conf, nil)
 	d := NewDialer(Config{}, nil, nil)
 	const n = 100

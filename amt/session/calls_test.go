@@ -99,7 +99,8 @@ func (d *scripted) serve(c net.Conn, s script) {
 		if status == 404 {
 			text = "<html/>"
 		}
-		if _, err := fmt.Fprintf(c, "HTTP/1.1 %d x\r\nServer: %s\r\nContent-Length: %d\r\n\r\n%s", status, d.server, len(text), text); err != nil {
+		if _, err := fmt.Fprintf(c, "HTTP/1.1 %d x\r\nServer: %s\r\nContent-Length: %d\r\n\r\n%s", status, d.server, len(text),
+			text); err != nil {
 			return
 		}
 	}
@@ -142,7 +143,8 @@ func TestIdentify(t *testing.T) {
 	software := func(pairs ...string) string {
 		var b strings.Builder
 		for i := 0; i < len(pairs); i += 2 {
-			b.WriteString(`<CIM_SoftwareIdentity><InstanceID>` + pairs[i] + `</InstanceID><VersionString>` + pairs[i+1] + `</VersionString></CIM_SoftwareIdentity>`)
+			b.WriteString(`<CIM_SoftwareIdentity><InstanceID>` + pairs[i] + `</InstanceID><VersionString>` + pairs[i+1] +
+				`</VersionString></CIM_SoftwareIdentity>`)
 		}
 		return b.String()
 	}
@@ -167,9 +169,11 @@ func TestIdentify(t *testing.T) {
 		{"everything", script{
 			"Enumerate CIM_SoftwareIdentity": {software("Flash", "11.8.50", "AMT", "11.8.50", "Build Number", "3425", "Sku", "16392")},
 			"Get AMT_GeneralSettings":        {settings},
-			"Get " + setupService:            {setup(`<ProvisioningServerOTP>` + base64.StdEncoding.EncodeToString([]byte("one-time-pass")) + `</ProvisioningServerOTP><DhcpDNSSuffix>d.test</DhcpDNSSuffix><TrustedDNSSuffix>t.test</TrustedDNSSuffix>`)},
-			"GetUuid":                        {uuidAnswer},
-			"Get AMT_EthernetPortSettings":   {`<AMT_EthernetPortSettings><MACAddress>01-02-3F-b0-99-99</MACAddress></AMT_EthernetPortSettings>`},
+			"Get " + setupService: {setup(`<ProvisioningServerOTP>` +
+				base64.StdEncoding.EncodeToString([]byte("one-time-pass")) +
+				`</ProvisioningServerOTP><DhcpDNSSuffix>d.test</DhcpDNSSuffix><TrustedDNSSuffix>t.test</TrustedDNSSuffix>`)},
+			"GetUuid":                      {uuidAnswer},
+			"Get AMT_EthernetPortSettings": {`<AMT_EthernetPortSettings><MACAddress>01-02-3F-b0-99-99</MACAddress></AMT_EthernetPortSettings>`},
 		}, "", with(func(id *Identity) {
 			id.Version = amt.Version{Major: 11, Minor: 8, Hotfix: 50, Build: 3425}
 			id.SKU, id.DHCPSuffix, id.TrustedSuffix, id.MAC = "16392", "d.test", "t.test", "01:02:3f:b0:99:99"
@@ -178,8 +182,9 @@ func TestIdentify(t *testing.T) {
 		{"an old one that has less", script{
 			"Enumerate CIM_SoftwareIdentity": {software("AMT", "3.2.1")},
 			"Get AMT_GeneralSettings":        {settings},
-			"Get " + setupService:            {setup(`<ProvisioningServerOTP>` + base64.StdEncoding.EncodeToString(make([]byte, 32)) + `</ProvisioningServerOTP>`)},
-			"GetUuid":                        {uuidAnswer},
+			"Get " + setupService: {setup(`<ProvisioningServerOTP>` + base64.StdEncoding.EncodeToString(make([]byte, 32)) +
+				`</ProvisioningServerOTP>`)},
+			"GetUuid": {uuidAnswer},
 		}, "", with(func(id *Identity) { id.Version = amt.Version{Major: 3, Minor: 2, Hotfix: 1} }), ""},
 		{"no method for the UUID", script{
 			"Enumerate CIM_SoftwareIdentity": {software("AMT", "3.2.1")},
@@ -198,7 +203,8 @@ func TestIdentify(t *testing.T) {
 			"Get AMT_GeneralSettings":        {settings},
 			"Get " + setupService:            {setup(``)},
 			"GetUuid":                        {uuidAnswer},
-		}, "Intel(R) Active Management Technology 5.2.10.1", with(func(id *Identity) { id.Version = amt.Version{Major: 5, Minor: 2, Hotfix: 10, Build: 1} }), ""},
+		}, "Intel(R) Active Management Technology 5.2.10.1",
+			with(func(id *Identity) { id.Version = amt.Version{Major: 5, Minor: 2, Hotfix: 10, Build: 1} }), ""},
 		{"no class of software", script{
 			"Get AMT_GeneralSettings": {settings},
 			"Get " + setupService:     {setup(``)},
@@ -337,15 +343,18 @@ func TestHostName(t *testing.T) {
 }
 
 func epr(class, selector, value string) string {
-	return `<Address>x</Address><ReferenceParameters><ResourceURI>` + wsman.URI(class) + `</ResourceURI><SelectorSet><Selector Name="` + selector + `">` + value + `</Selector></SelectorSet></ReferenceParameters>`
+	return `<Address>x</Address><ReferenceParameters><ResourceURI>` + wsman.URI(class) + `</ResourceURI><SelectorSet><Selector Name="` +
+		selector + `">` + value + `</Selector></SelectorSet></ReferenceParameters>`
 }
 
 func TestUseCertificate(t *testing.T) {
 	t.Parallel()
 	const handle = "Intel(r) AMT Certificate: Handle: 3"
 	existing := func(h string) string {
-		return `<AMT_TLSCredentialContext><ElementInContext>` + epr("AMT_PublicKeyCertificate", "InstanceID", h) + `</ElementInContext><ElementProvidingContext>` +
-			epr("AMT_TLSProtocolEndpointCollection", "ElementName", "As The Device Says") + `</ElementProvidingContext></AMT_TLSCredentialContext>`
+		return `<AMT_TLSCredentialContext><ElementInContext>` + epr("AMT_PublicKeyCertificate", "InstanceID", h) +
+			`</ElementInContext><ElementProvidingContext>` +
+			epr("AMT_TLSProtocolEndpointCollection", "ElementName", "As The Device Says") +
+			`</ElementProvidingContext></AMT_TLSCredentialContext>`
 	}
 	named := `<AMT_TLSProtocolEndpointCollection><ElementName>The Collection</ElementName></AMT_TLSProtocolEndpointCollection>`
 	for _, tc := range []struct {
@@ -399,7 +408,9 @@ func TestUseCertificate(t *testing.T) {
 func TestEnableTLS(t *testing.T) {
 	t.Parallel()
 	instance := func(id, more string) string {
-		return `<g:AMT_TLSSettingData xmlns:g="` + wsman.URI("AMT_TLSSettingData") + `"><g:AcceptNonSecureConnections>true</g:AcceptNonSecureConnections><g:ElementName>` + id + `</g:ElementName><g:Enabled>false</g:Enabled><g:InstanceID>` + id +
+		return `<g:AMT_TLSSettingData xmlns:g="` + wsman.URI("AMT_TLSSettingData") +
+			`"><g:AcceptNonSecureConnections>true</g:AcceptNonSecureConnections><g:ElementName>` + id +
+			`</g:ElementName><g:Enabled>false</g:Enabled><g:InstanceID>` + id +
 			`</g:InstanceID><g:MutualAuthentication>false</g:MutualAuthentication>` + more + `</g:AMT_TLSSettingData>`
 	}
 	const network, local = "Intel(r) AMT 802.3 TLS Settings", "Intel(r) AMT LMS TLS Settings"
@@ -413,9 +424,11 @@ func TestEnableTLS(t *testing.T) {
 		code    reason.Code
 	}{
 		{"server authentication", instance(local, "") + instance(network, `<g:TrustedCN></g:TrustedCN>`), false, nil,
-			[]string{`Name="InstanceID">` + network + `<`, `<r:Enabled>true</r:Enabled>`, `<r:MutualAuthentication>false<`, `<r:AcceptNonSecureConnections>true<`}, []string{"LMS", "TrustedCN"}, ""},
+			[]string{`Name="InstanceID">` + network + `<`, `<r:Enabled>true</r:Enabled>`, `<r:MutualAuthentication>false<`,
+				`<r:AcceptNonSecureConnections>true<`}, []string{"LMS", "TrustedCN"}, ""},
 		{"mutual", instance(network, `<g:TrustedCN>old.test</g:TrustedCN><g:TrustedCN>older.test</g:TrustedCN>`), true, []string{"a.test", "b.test"},
-			[]string{`<r:MutualAuthentication>true<`, `<r:TrustedCN>a.test</r:TrustedCN><r:TrustedCN>b.test</r:TrustedCN>`}, []string{"old"}, ""},
+			[]string{`<r:MutualAuthentication>true<`, `<r:TrustedCN>a.test</r:TrustedCN><r:TrustedCN>b.test</r:TrustedCN>`},
+			[]string{"old"}, ""},
 		{"no plain connections in this generation", instance(network, `<g:NonSecureConnectionsSupported>false</g:NonSecureConnectionsSupported>`), false, nil,
 			[]string{`<r:Enabled>true</r:Enabled>`}, []string{"AcceptNonSecureConnections"}, ""},
 		{"none for the network", instance(local, ""), false, nil, nil, nil, reason.TLSEnableFailed},
@@ -469,7 +482,8 @@ func TestHandles(t *testing.T) {
 	if err := errors.Join(d.Delete(ctx, key), d.Delete(ctx, cert)); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(d.bodies["Delete AMT_PublicPrivateKeyPair"], key) || !strings.Contains(d.bodies["Delete AMT_PublicKeyCertificate"], cert) {
+	if !strings.Contains(d.bodies["Delete AMT_PublicPrivateKeyPair"], key) ||
+		!strings.Contains(d.bodies["Delete AMT_PublicKeyCertificate"], cert) {
 		t.Error("deleted something else")
 	}
 	rec, err := d.ProvisioningRecord(ctx)

@@ -83,7 +83,8 @@ func classify(err error, seen observed, asked, sent, timedOut bool) failure {
 // byAlert names what the device said by a fatal alert.
 func (f *failure) byAlert(asked, sent bool) {
 	switch a := f.alert; {
-	case a == alertCertificateMissing, a == alertAccessDenied, a >= alertBadCertificate && a <= alertUnknownCA && a != alertIllegalParameter:
+	case a == alertCertificateMissing, a == alertAccessDenied, a >= alertBadCertificate && a <= alertUnknownCA &&
+		a != alertIllegalParameter:
 		f.refusedCertificate(sent, "the device refused our certificate")
 	case asked && (a == alertHandshakeFailure || a == alertIllegalParameter):
 		f.refusedCertificate(sent, "the device refused the handshake after it saw our certificate")
@@ -117,7 +118,8 @@ func (f *failure) ours(err error, seen observed) {
 	}
 	if _, why, ok := strings.Cut(err.Error(), unparsed); ok {
 		f.code, f.result = reason.TLSPeerCertInvalid, "peer_cert_invalid"
-		f.err = &CertificateError{nil, fmt.Errorf("%s; the device speaks TLS 1.3, which encrypts its certificate, so that it is not kept here: openssl s_client -connect ADDRESS -showcerts shows it; %s", why, mended)}
+		f.err = &CertificateError{nil, fmt.Errorf("%s; the device speaks TLS 1.3, which encrypts its certificate, so that it is not kept "+
+			"here: openssl s_client -connect ADDRESS -showcerts shows it; %s", why, mended)}
 		return
 	}
 	if seen.version != 0 && seen.certificate == nil {

@@ -20,7 +20,8 @@ func TestEgress(t *testing.T) {
 	office := prefixes("10.0.0.0/8", "2001:db8:1::/48")
 	loop := prefixes("127.0.0.0/8", "::1/128")
 	own := func() []netip.Addr {
-		return []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("::ffff:10.0.0.6"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("fe80::5%eth0"), netip.MustParseAddr("2001:db8:1::5")}
+		return []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("::ffff:10.0.0.6"), netip.MustParseAddr("127.0.0.1"),
+			netip.MustParseAddr("fe80::5%eth0"), netip.MustParseAddr("2001:db8:1::5")}
 	}
 	for _, tc := range []struct {
 		address string

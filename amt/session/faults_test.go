@@ -47,7 +47,8 @@ func TestWhatADeviceDoesWrong(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			d := startDevice(t, sim.Config{Personality: "11", Faults: sim.With(tc.fault), Restart: time.Minute}) // it is not back before the question is asked again
+			// it is not back before the question is asked again
+			d := startDevice(t, sim.Config{Personality: "11", Faults: sim.With(tc.fault), Restart: time.Minute})
 			s := dialSetup(t, d)
 			if _, err := s.Clock(t.Context()); err != nil { // so that the line is one in use
 				t.Fatal(err)

@@ -121,7 +121,8 @@ func setUp(t *testing.T, ctx context.Context, s *session.Session) (session.Ident
 		for range 5 { // busy at first
 			handle, err = s.GenerateKey(ctx, 2048)
 			var status amt.Status
-			if err == nil || !errors.As(err, &status) || status.Class() != amt.ClassWait && status != amt.StatusKeysMissing && status != amt.StatusInternalError {
+			if err == nil || !errors.As(err, &status) || status.Class() != amt.ClassWait && status != amt.StatusKeysMissing &&
+				status != amt.StatusInternalError {
 				break
 			}
 			wantCode(t, err, reason.KeypairGenerationFailed)
@@ -207,10 +208,12 @@ func TestEveryGenerationIsSetUp(t *testing.T) {
 				t.Fatalf("commit: %v", err)
 			}
 			p := d.Personality()
-			if id.UUID != d.UUID() || id.Version != p.Version || id.Realm != d.Realm() || id.State != amt.StateIn || id.DHCPSuffix != "lab.test" && p.Version.Major >= 9 {
+			if id.UUID != d.UUID() || id.Version != p.Version || id.Realm != d.Realm() || id.State != amt.StateIn ||
+				id.DHCPSuffix != "lab.test" && p.Version.Major >= 9 {
 				t.Errorf("identity: %+v", id)
 			}
-			if peer := s.Peer(); peer.TLSVersion != p.MaxTLS && peer.TLSVersion != tls.VersionTLS12 || !peer.ClientCertAsked || !peer.ClientCertSent || len(peer.Fingerprint) != 32 {
+			if peer := s.Peer(); peer.TLSVersion != p.MaxTLS && peer.TLSVersion != tls.VersionTLS12 || !peer.ClientCertAsked ||
+				!peer.ClientCertSent || len(peer.Fingerprint) != 32 {
 				t.Errorf("peer: %+v", peer)
 			}
 			// A device that closes counts the old line until its own bookkeeping is done.
@@ -232,7 +235,8 @@ func TestEveryGenerationIsSetUp(t *testing.T) {
 				t.Errorf("record: %+v", rec)
 			}
 			snap := d.Snapshot()
-			if snap.Commits != 1 || !snap.TLSEnabled || snap.HostName != "pc1" || snap.Domain != "lab.test" || !snap.ClockSet || snap.AdminDefault || snap.MEBxDefault || snap.LMSTouched {
+			if snap.Commits != 1 || !snap.TLSEnabled || snap.HostName != "pc1" || snap.Domain != "lab.test" || !snap.ClockSet ||
+				snap.AdminDefault || snap.MEBxDefault || snap.LMSTouched {
 				t.Errorf("after setup: %+v", snap)
 			}
 			if !d.AcceptsAdmin("admin", adminPassword) || !d.AcceptsMEBx(mebxPassword) {

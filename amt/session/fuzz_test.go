@@ -21,7 +21,8 @@ func recorded(t testing.TB, version uint16) []byte {
 			Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}).Handshake()
 	}()
 	o := &observer{Conn: here}
-	_ = tls.Client(o, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: version, CipherSuites: cipherSuites}).Handshake()
+	_ = tls.Client(o, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: version,
+		CipherSuites: cipherSuites}).Handshake()
 	_ = here.Close()
 	<-done
 	return o.seen

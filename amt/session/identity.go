@@ -122,7 +122,8 @@ func (s *Session) State(ctx context.Context) (amt.ProvisioningState, error) {
 func stateOf(n wsman.Node) (amt.ProvisioningState, error) {
 	v, err := strconv.Atoi(n.Child("ProvisioningState").Text())
 	if err != nil || v < int(amt.StatePre) || v > int(amt.StatePost) {
-		return 0, reason.Because(reason.WSMANInvalid, "the device's provisioning state is %q", clipText(n.Child("ProvisioningState").Text()))
+		return 0, reason.Because(reason.WSMANInvalid, "the device's provisioning state is %q",
+			clipText(n.Child("ProvisioningState").Text()))
 	}
 	return amt.ProvisioningState(v), nil
 }

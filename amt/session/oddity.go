@@ -45,7 +45,8 @@ func oddities(der []byte) (found []string) {
 		say("the serial number %X is padded: DER has no needless leading byte", clipBytes(n.Bytes))
 	}
 	if !bytes.Equal(fields[1].FullBytes, parts[1].FullBytes) {
-		say("the signature algorithm inside is %s and outside %s: both have to be the same", algorithmName(fields[1]), algorithmName(parts[1]))
+		say("the signature algorithm inside is %s and outside %s: both have to be the same", algorithmName(fields[1]),
+			algorithmName(parts[1]))
 	}
 	names := []string{"issuer", "subject"}
 	if bytes.Equal(fields[2].FullBytes, fields[4].FullBytes) {
@@ -92,10 +93,12 @@ func oddName(name asn1.RawValue) (found []string) {
 			switch {
 			case text.Class != asn1.ClassUniversal:
 			case text.Tag == asn1.TagUTF8String && !utf8.Valid(text.Bytes):
-				found = append(found, fmt.Sprintf("%s %q calls itself UTF-8 and is not: most likely it is Latin-1", what, clipBytes(text.Bytes)))
+				found = append(found, fmt.Sprintf("%s %q calls itself UTF-8 and is not: most likely it is Latin-1", what,
+					clipBytes(text.Bytes)))
 			case text.Tag == asn1.TagPrintableString:
 				if i := bytes.IndexFunc(text.Bytes, unprintable); i >= 0 {
-					found = append(found, fmt.Sprintf("%s %q holds the character %q, which a PrintableString may not", what, clipBytes(text.Bytes),
+					found = append(found, fmt.Sprintf("%s %q holds the character %q, which a PrintableString may not", what,
+						clipBytes(text.Bytes),
 						text.Bytes[i:i+1]))
 				}
 			case (text.Tag == asn1.TagIA5String || text.Tag == asn1.TagNumericString) && bytes.IndexFunc(text.Bytes, func(r rune) bool {
@@ -134,7 +137,8 @@ func oddExtensions(field asn1.RawValue) (found []string) {
 		seen[id] = true
 		if len(parts) == 3 {
 			if c := parts[1]; c.Tag != asn1.TagBoolean || len(c.Bytes) != 1 || c.Bytes[0] != 0 && c.Bytes[0] != 0xff {
-				found = append(found, fmt.Sprintf("the extension %s marks itself critical with %X: DER knows 00 and FF only", id, clipBytes(c.Bytes)))
+				found = append(found, fmt.Sprintf("the extension %s marks itself critical with %X: DER knows 00 and FF only", id,
+					clipBytes(c.Bytes)))
 			}
 		}
 		content := parts[len(parts)-1]
@@ -155,7 +159,8 @@ func oddConstraints(der []byte) (found []string) {
 	for _, v := range values(list.Bytes) {
 		switch {
 		case v.Tag == asn1.TagBoolean && (len(v.Bytes) != 1 || v.Bytes[0] != 0 && v.Bytes[0] != 0xff):
-			found = append(found, fmt.Sprintf("the basic constraints say whether it is a CA with %X: DER knows 00 and FF only", clipBytes(v.Bytes)))
+			found = append(found, fmt.Sprintf("the basic constraints say whether it is a CA with %X: DER knows 00 and FF only",
+				clipBytes(v.Bytes)))
 		case v.Tag == asn1.TagInteger && len(v.Bytes) > 0 && v.Bytes[0] >= 0x80:
 			found = append(found, "the basic constraints give a path length below zero")
 		case v.Tag != asn1.TagBoolean && v.Tag != asn1.TagInteger:

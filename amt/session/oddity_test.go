@@ -43,7 +43,8 @@ func TestOddCertificates(t *testing.T) {
 			t.Parallel()
 			der := oddCertificate(t, name)
 			s := startServer(t, &tls.Config{MaxVersion: tls.VersionTLS12,
-				Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: deviceCertificate(certtest.Options{}).PrivateKey}}}, nil)
+				Certificates: []tls.Certificate{{Certificate: [][]byte{der},
+					PrivateKey: deviceCertificate(certtest.Options{}).PrivateKey}}}, nil)
 			d, _ := testDialer(t, Config{})
 			_, err := roundTrip(t, d, Target{Addr: s.addr, Client: ourChain()})
 			wantReason(t, err, reason.TLSPeerCertInvalid)
@@ -70,7 +71,8 @@ func TestOddCertificates(t *testing.T) {
 func TestOddCertificateOverTLS13(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, &tls.Config{MinVersion: tls.VersionTLS13,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{oddCertificate(t, "padded-serial")}, PrivateKey: deviceCertificate(certtest.Options{}).PrivateKey}}}, nil)
+		Certificates: []tls.Certificate{{Certificate: [][]byte{oddCertificate(t, "padded-serial")},
+			PrivateKey: deviceCertificate(certtest.Options{}).PrivateKey}}}, nil)
 	d, _ := testDialer(t, Config{})
 	_, err := roundTrip(t, d, Target{Addr: s.addr, Client: ourChain()})
 	wantReason(t, err, reason.TLSPeerCertInvalid)

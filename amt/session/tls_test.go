@@ -215,7 +215,8 @@ func TestHandshakes(t *testing.T) {
 				t.Fatal(err)
 			}
 			sum := sha256.Sum256(conf.Certificates[0].Certificate[0])
-			if peer.TLSVersion != tc.version || peer.Cipher != tc.cipher && tc.version != tls.VersionTLS13 || !bytes.Equal(peer.Fingerprint, sum[:]) {
+			if peer.TLSVersion != tc.version || peer.Cipher != tc.cipher && tc.version != tls.VersionTLS13 ||
+				!bytes.Equal(peer.Fingerprint, sum[:]) {
 				t.Errorf("got %s %s %x", tls.VersionName(peer.TLSVersion), tls.CipherSuiteName(peer.Cipher), peer.Fingerprint)
 			}
 			if !peer.ClientCertAsked || !peer.ClientCertSent || peer.ODCA || peer.Verified != "none" {
@@ -227,7 +228,8 @@ func TestHandshakes(t *testing.T) {
 				t.Errorf("the device got %d certificates, want leaf, intermediate and root", len(got))
 			}
 			text := scrape()
-			if !strings.Contains(text, fmt.Sprintf(`provisiond_tls_handshakes_total{cipher=%q,result="ok",version=%q} 1`, tls.CipherSuiteName(peer.Cipher), versionLabel(peer.TLSVersion))) {
+			if !strings.Contains(text, fmt.Sprintf(`provisiond_tls_handshakes_total{cipher=%q,result="ok",version=%q} 1`,
+				tls.CipherSuiteName(peer.Cipher), versionLabel(peer.TLSVersion))) {
 				t.Error("the handshake was not counted")
 			}
 			for _, f := range legacyFeatures {
@@ -248,7 +250,8 @@ func TestHandshakes(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	good := func() *tls.Config {
-		return &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
+		return &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert,
+			Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
 	}
 	refusing := func(version uint16) *tls.Config {
 		c := good()
@@ -328,7 +331,8 @@ func TestRefusals(t *testing.T) {
 // resetOnCertificate lets a handshake begin and resets once the client has sent
 // what follows the server's first flight.
 func resetOnCertificate(_ int, c net.Conn) bool {
-	conf := &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
+	conf := &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert,
+		Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})}}
 	conf.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error {
 		_ = c.(*net.TCPConn).SetLinger(0)
 		_ = c.Close()
@@ -361,7 +365,8 @@ func TestLadder(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			conf := &tls.Config{MinVersion: tls.VersionTLS10, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})},
+			conf := &tls.Config{MinVersion: tls.VersionTLS10, ClientAuth: tls.RequireAnyClientCert,
+				Certificates: []tls.Certificate{deviceCertificate(certtest.Options{})},
 				GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 					if h.SupportedVersions[0] > tc.highest {
 						_ = h.Conn.Close()
@@ -374,7 +379,8 @@ func TestLadder(t *testing.T) {
 			tc.target.Addr, tc.target.Client = s.addr, ourChain()
 			peer, err := roundTrip(t, d, tc.target)
 			if peer.TLSVersion != tc.version || (err == nil) != (tc.version != 0) || s.conns.Load() != tc.conns {
-				t.Errorf("got %s, %v, %d connections; want %s, %d", tls.VersionName(peer.TLSVersion), err, s.conns.Load(), tls.VersionName(tc.version), tc.conns)
+				t.Errorf("got %s, %v, %d connections; want %s, %d", tls.VersionName(peer.TLSVersion), err, s.conns.Load(),
+					tls.VersionName(tc.version), tc.conns)
 			}
 		})
 	}

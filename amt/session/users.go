@@ -36,7 +36,8 @@ const noSuchIndex amt.Status = 35
 func (s *Session) Users(ctx context.Context) (users []User, err error) {
 	var handles []string
 	for start, total := 1, 1; start <= min(total, mostEntries); {
-		out, err := s.client.Invoke(ctx, authorization, "EnumerateUserAclEntries", wsman.Arg{Name: "StartIndex", Value: strconv.Itoa(start)})
+		out, err := s.client.Invoke(ctx, authorization, "EnumerateUserAclEntries",
+			wsman.Arg{Name: "StartIndex", Value: strconv.Itoa(start)})
 		if status := amt.Status(0); errors.As(err, &status) && status == noSuchIndex {
 			break // an empty list has no first entry
 		}
@@ -105,7 +106,8 @@ func (s *Session) PutUser(ctx context.Context, u User, realm string, pw amt.Secr
 		method, args = "UpdateUserAclEntryEx", []wsman.Arg{{Name: "Handle", Value: u.Handle}}
 	}
 	if u.Name != "" {
-		args = append(args, wsman.Arg{Name: "DigestUsername", Value: u.Name}, wsman.Arg{Name: "DigestPassword", Value: digestPassword(u.Name, realm, pw), Secret: true})
+		args = append(args, wsman.Arg{Name: "DigestUsername", Value: u.Name},
+			wsman.Arg{Name: "DigestPassword", Value: digestPassword(u.Name, realm, pw), Secret: true})
 	} else {
 		args = append(args, wsman.Arg{Name: "KerberosUserSid", Value: base64.StdEncoding.EncodeToString(u.SID)})
 	}
@@ -125,6 +127,7 @@ func (s *Session) RemoveUser(ctx context.Context, handle string) error {
 
 // EnableUser lets a user log in, or not.
 func (s *Session) EnableUser(ctx context.Context, handle string, on bool) error {
-	_, err := s.client.Invoke(ctx, authorization, "SetAclEnabledState", wsman.Arg{Name: "Handle", Value: handle}, wsman.Arg{Name: "Enabled", Value: strconv.FormatBool(on)})
+	_, err := s.client.Invoke(ctx, authorization, "SetAclEnabledState", wsman.Arg{Name: "Handle", Value: handle},
+		wsman.Arg{Name: "Enabled", Value: strconv.FormatBool(on)})
 	return recode(reason.ACLApplyFailed, err)
 }

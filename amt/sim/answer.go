@@ -118,7 +118,8 @@ func (d *Device) follow(e effect) {
 func (c *conn) atTheDoor(req *httpRequest) *httpReply {
 	d := c.dev
 	if req.method == "GET" && !c.setup && (req.path == "/" || req.path == "/index.htm") {
-		return &httpReply{status: 200, kind: "text/html", body: []byte("<html><head><title>Intel&reg; Active Management Technology</title></head></html>")}
+		return &httpReply{status: 200, kind: "text/html",
+			body: []byte("<html><head><title>Intel&reg; Active Management Technology</title></head></html>")}
 	}
 	if req.path != "/wsman" {
 		return &httpReply{status: 404, kind: "text/html"}
@@ -159,7 +160,8 @@ func (c *conn) unauthorized(stale bool) *httpReply {
 	c.dev.seen.challenges++
 	return &httpReply{
 		status: 401, kind: "text/html", close: c.dev.p.CloseOn401, challenge: c.dev.challenge(stale),
-		body: []byte("<!DOCTYPE HTML PUBLIC \"-//W3C//DTD HTML 4.01 Transitional//EN\"\n\"http://www.w3.org/TR/html4/loose.dtd\">\n<html><head><title>Login</title></head><body>Unauthorized</body></html>"),
+		body: []byte("<!DOCTYPE HTML PUBLIC \"-//W3C//DTD HTML 4.01 " +
+			"Transitional//EN\"\n\"http://www.w3.org/TR/html4/loose.dtd\">\n<html><head><title>Login</title></head><body>Unauthorized</body></html>"),
 	}
 }
 

@@ -164,7 +164,8 @@ func putGeneral(d *Device, c *call) error {
 	if d.p.has(6, 0) {
 		fields = append(fields, flag("SharedFQDN", &s.sharedFQDN), flag("DDNSUpdateEnabled", &s.ddns),
 			flag("DDNSUpdateByDHCPServerEnabled", &s.ddnsByDHCP),
-			number("DDNSPeriodicUpdateInterval", &s.ddnsInterval), number("DDNSTTL", &s.ddnsTTL), number("PreferredAddressFamily", &s.family))
+			number("DDNSPeriodicUpdateInterval", &s.ddnsInterval), number("DDNSTTL", &s.ddnsTTL),
+			number("PreferredAddressFamily", &s.family))
 	}
 	if err := setFields(c, fields...); err != nil {
 		return err

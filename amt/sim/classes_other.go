@@ -29,8 +29,9 @@ const localOnly = 0
 // realmFor are the realms that open a class to a user, beside PT administration; of
 // other classes that one alone does.
 var realmFor = map[string]string{
-	"AMT_RedirectionService": "2", "CIM_KVMRedirectionSAP": "2", "IPS_KVMRedirectionSettingData": "2", "AMT_TimeSynchronizationService": "12",
-	"AMT_GeneralSettings": "13", "CIM_SoftwareIdentity": "13",
+	"AMT_RedirectionService": "2", "CIM_KVMRedirectionSAP": "2", "IPS_KVMRedirectionSettingData": "2",
+	"AMT_TimeSynchronizationService": "12",
+	"AMT_GeneralSettings":            "13", "CIM_SoftwareIdentity": "13",
 }
 
 // may reports whether whoever is logged in may speak of a class. Which fault a device
@@ -198,7 +199,8 @@ func userEnabled(d *Device, c *call) ([]prop, amt.Status, error) {
 func redirection(d *Device) instance {
 	return append(instanceOf("CreationClassName", "AMT_RedirectionService", "ElementName", "Intel(r) AMT Redirection Service",
 		"EnabledState", num(d.now.redirection), "ListenerEnabled", yes(d.now.listener)),
-		instanceOf("Name", "Intel(r) AMT Redirection Service", "SystemCreationClassName", "CIM_ComputerSystem", "SystemName", "Intel(r) AMT")...)
+		instanceOf("Name", "Intel(r) AMT Redirection Service", "SystemCreationClassName", "CIM_ComputerSystem", "SystemName",
+			"Intel(r) AMT")...)
 }
 
 func putRedirection(d *Device, c *call) error {
@@ -251,7 +253,8 @@ func kvmState(d *Device, c *call) ([]prop, amt.Status, error) {
 }
 
 func webUI(d *Device) instance {
-	return instanceOf("CreationClassName", "AMT_WebUIService", "ElementName", "Intel(r) AMT Web UI Service", "EnabledState", num(d.now.webUI),
+	return instanceOf("CreationClassName", "AMT_WebUIService", "ElementName", "Intel(r) AMT Web UI Service", "EnabledState",
+		num(d.now.webUI),
 		"Name", "Intel(r) AMT Web UI Service", "SystemCreationClassName", "CIM_ComputerSystem", "SystemName", "Intel(r) AMT")
 }
 

@@ -12,14 +12,17 @@ import (
 // What a device can be told after it is owned, beside users and TLS.
 
 func kvmData(d *Device) instance {
-	return instanceOf("BackToBackFbMode", "false", "DefaultScreen", "0", "ElementName", "Intel(r) KVM Redirection Settings", "EnabledByMEBx", yes(!d.p.NoRedirection),
-		"InstanceID", "Intel(r) KVM Redirection Settings", "Is5900PortEnabled", yes(d.now.port5900), "OptInPolicy", "true", "OptInPolicyTimeout", "300",
+	return instanceOf("BackToBackFbMode", "false", "DefaultScreen", "0", "ElementName", "Intel(r) KVM Redirection Settings",
+		"EnabledByMEBx", yes(!d.p.NoRedirection),
+		"InstanceID", "Intel(r) KVM Redirection Settings", "Is5900PortEnabled", yes(d.now.port5900), "OptInPolicy", "true",
+		"OptInPolicyTimeout", "300",
 		"RFBPassword", "", "SessionTimeout", num(d.now.kvmTimeout))
 }
 
 func putKVMData(d *Device, c *call) error {
 	timeout, open, password := d.now.kvmTimeout, d.now.port5900, d.now.rfb
-	if err := setFields(c, number("SessionTimeout", &timeout), flag("Is5900PortEnabled", &open), text("RFBPassword", &password, 8)); err != nil {
+	if err := setFields(c, number("SessionTimeout", &timeout), flag("Is5900PortEnabled", &open),
+		text("RFBPassword", &password, 8)); err != nil {
 		return err
 	}
 	if password == "" {
@@ -36,7 +39,8 @@ func putKVMData(d *Device, c *call) error {
 func rfbPassword(s string) bool {
 	const upper, lower, digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", "0123456789"
 	special := strings.Trim(s, upper+lower+digits)
-	return len(s) == 8 && strings.ContainsAny(s, upper) && strings.ContainsAny(s, lower) && strings.ContainsAny(s, digits) && special != "" && !strings.ContainsAny(s, `",:`)
+	return len(s) == 8 && strings.ContainsAny(s, upper) && strings.ContainsAny(s, lower) && strings.ContainsAny(s, digits) &&
+		special != "" && !strings.ContainsAny(s, `",:`)
 }
 
 func enableTimeSync(d *Device, c *call) ([]prop, amt.Status, error) {
@@ -63,7 +67,8 @@ func schemeID(i int) string { return "Intel(r) AMT:Power Scheme " + num(i) }
 
 func powerSchemes(*Device) (out []instance) {
 	for i, s := range schemes {
-		out = append(out, instanceOf("Description", s.text, "ElementName", "Intel(r) AMT Power Scheme", "InstanceID", schemeID(i), "SchemeGUID", s.guid))
+		out = append(out, instanceOf("Description", s.text, "ElementName", "Intel(r) AMT Power Scheme", "InstanceID", schemeID(i),
+			"SchemeGUID", s.guid))
 	}
 	return out
 }

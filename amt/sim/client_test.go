@@ -91,7 +91,8 @@ func newLab(t *testing.T, o labOptions) *lab {
 		}
 	}
 	ca := func(serial int64, cn string) *x509.Certificate {
-		return &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: cn}, NotBefore: time.Now().Add(-time.Hour), NotAfter: o.notAfter,
+		return &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: cn},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: o.notAfter,
 			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, SignatureAlgorithm: o.alg}
 	}
 	leaf := ca(3, o.cn)
@@ -122,8 +123,9 @@ func newLab(t *testing.T, o labOptions) *lab {
 		return der
 	}
 	return &lab{
-		chain: [][]byte{make(leaf, inter, leafKey.Public(), keys[1]), make(inter, root, keys[1].Public(), keys[0]), make(root, root, keys[0].Public(), keys[0])},
-		key:   leafKey, issuer: inter, sign: keys[1],
+		chain: [][]byte{make(leaf, inter, leafKey.Public(), keys[1]), make(inter, root, keys[1].Public(), keys[0]),
+			make(root, root, keys[0].Public(), keys[0])},
+		key: leafKey, issuer: inter, sign: keys[1],
 	}
 }
 
@@ -190,19 +192,20 @@ func newClient(t *testing.T, d *Device, cert *tls.Certificate) *client {
 	if cert != nil {
 		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
-	tr := &http.Transport{MaxConnsPerHost: 1, DisableCompression: true, DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		raw, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		tc := tls.Client(raw, conf)
-		if err := tc.HandshakeContext(ctx); err != nil {
-			_ = raw.Close()
-			return nil, err
-		}
-		c.handshakes.Add(1)
-		return tc, nil
-	}}
+	tr := &http.Transport{MaxConnsPerHost: 1, DisableCompression: true,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			raw, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			tc := tls.Client(raw, conf)
+			if err := tc.HandshakeContext(ctx); err != nil {
+				_ = raw.Close()
+				return nil, err
+			}
+			c.handshakes.Add(1)
+			return tc, nil
+		}}
 	c.http = &http.Client{Transport: tr, Timeout: patience}
 	t.Cleanup(tr.CloseIdleConnections)
 	return c
@@ -269,7 +272,8 @@ func (c *client) envelope(class, action, selector, body string) string {
 // call invokes a method and returns ReturnValue, -1 with an error when there is none.
 func (c *client) call(class, method, args string) (int, string, error) {
 	uri := uriOf(class)
-	_, body, err := c.post(c.envelope(class, uri+"/"+method, "", fmt.Sprintf(`<r:%s_INPUT xmlns:r="%s">%s</r:%s_INPUT>`, method, uri, args, method)))
+	_, body, err := c.post(c.envelope(class, uri+"/"+method, "", fmt.Sprintf(`<r:%s_INPUT xmlns:r="%s">%s</r:%s_INPUT>`, method, uri, args,
+		method)))
 	if err != nil {
 		return -1, body, err
 	}
@@ -302,7 +306,8 @@ func (c *client) get(class, selector string) string {
 
 func (c *client) put(class, selector, fields string) (int, string) {
 	c.t.Helper()
-	status, body, err := c.post(c.envelope(class, nsXfer+"/Put", selector, fmt.Sprintf(`<r:%s xmlns:r="%s">%s</r:%s>`, class, uriOf(class), fields, class)))
+	status, body, err := c.post(c.envelope(class, nsXfer+"/Put", selector,
+		fmt.Sprintf(`<r:%s xmlns:r="%s">%s</r:%s>`, class, uriOf(class), fields, class)))
 	if err != nil {
 		c.t.Fatalf("Put %s: %v", class, err)
 	}
@@ -315,7 +320,8 @@ func (c *client) enumerate(class string) string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	status, body, err := c.post(c.envelope(class, nsEnum+"/Pull", "", `<n:Pull xmlns:n="`+nsEnum+`"><n:EnumerationContext>`+field1(body, "EnumerationContext")+`</n:EnumerationContext><n:MaxElements>999</n:MaxElements></n:Pull>`))
+	status, body, err := c.post(c.envelope(class, nsEnum+"/Pull", "", `<n:Pull xmlns:n="`+nsEnum+`"><n:EnumerationContext>`+
+		field1(body, "EnumerationContext")+`</n:EnumerationContext><n:MaxElements>999</n:MaxElements></n:Pull>`))
 	if err != nil || status != 200 {
 		c.t.Fatalf("Pull %s: %d %v\n%s", class, status, err, body)
 	}
@@ -356,7 +362,9 @@ func digestArgs(user, realm, password string) string {
 }
 
 func endpointReference(class, selector, value string) string {
-	return `<a:Address>` + anyone + `</a:Address><a:ReferenceParameters><w:ResourceURI>` + nsAMT + class + `</w:ResourceURI><w:SelectorSet><w:Selector Name="` + selector + `">` + value + `</w:Selector></w:SelectorSet></a:ReferenceParameters>`
+	return `<a:Address>` + anyone + `</a:Address><a:ReferenceParameters><w:ResourceURI>` + nsAMT + class +
+		`</w:ResourceURI><w:SelectorSet><w:Selector Name="` + selector + `">` + value +
+		`</w:Selector></w:SelectorSet></a:ReferenceParameters>`
 }
 
 const adminPassword, mebxPassword = "Adm1n!Passw0rd", "Mebx#Passw0rd1"
@@ -373,12 +381,14 @@ func setUp(t *testing.T, d *Device, l *lab) *client {
 	}
 	ta0 := field1(c.must("AMT_TimeSynchronizationService", "GetLowAccuracyTimeSynch", ""), "Ta0")
 	now := time.Now().Unix()
-	c.must("AMT_TimeSynchronizationService", "SetHighAccuracyTimeSynch", fmt.Sprintf("<r:Ta0>%s</r:Ta0><r:Tm1>%d</r:Tm1><r:Tm2>%d</r:Tm2>", ta0, now, now))
+	c.must("AMT_TimeSynchronizationService", "SetHighAccuracyTimeSynch",
+		fmt.Sprintf("<r:Ta0>%s</r:Ta0><r:Tm1>%d</r:Tm1><r:Tm2>%d</r:Tm2>", ta0, now, now))
 	c.must("AMT_AuthorizationService", "SetAdminAclEntryEx", digestArgs("admin", realm, adminPassword))
 	if !d.p.PasswordAtCommit {
 		c.password = adminPassword
 	}
-	if status, body := c.put("AMT_GeneralSettings", "", "<r:DomainName>lab.test</r:DomainName><r:HostName>pc1</r:HostName><r:PingResponseEnabled>true</r:PingResponseEnabled>"); status != 200 {
+	if status, body := c.put("AMT_GeneralSettings", "",
+		"<r:DomainName>lab.test</r:DomainName><r:HostName>pc1</r:HostName><r:PingResponseEnabled>true</r:PingResponseEnabled>"); status != 200 {
 		t.Fatalf("host name: %s", body)
 	}
 	setUpTLS(t, c, d, l)
@@ -401,7 +411,8 @@ func setUpTLS(t *testing.T, c *client, d *Device, l *lab) {
 		for range 3 {
 			var n int
 			var err error
-			if n, body, err = c.call("AMT_PublicKeyManagementService", "GenerateKeyPair", "<r:KeyAlgorithm>0</r:KeyAlgorithm><r:KeyLength>2048</r:KeyLength>"); err != nil || n != 2061 {
+			if n, body, err = c.call("AMT_PublicKeyManagementService", "GenerateKeyPair",
+				"<r:KeyAlgorithm>0</r:KeyAlgorithm><r:KeyLength>2048</r:KeyLength>"); err != nil || n != 2061 {
 				break
 			}
 		}
@@ -416,27 +427,34 @@ func setUpTLS(t *testing.T, c *client, d *Device, l *lab) {
 	} else {
 		key := newKey(2048)
 		pub = key.Public()
-		c.must("AMT_PublicKeyManagementService", "AddKey", "<r:KeyBlob>"+base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PrivateKey(key))+"</r:KeyBlob>")
+		c.must("AMT_PublicKeyManagementService", "AddKey",
+			"<r:KeyBlob>"+base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PrivateKey(key))+"</r:KeyBlob>")
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(77), Subject: pkix.Name{CommonName: "pc1.lab.test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(77), Subject: pkix.Name{CommonName: "pc1.lab.test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, l.issuer, pub, l.sign)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := instanceHandle.FindString(c.must("AMT_PublicKeyManagementService", "AddCertificate", "<r:CertificateBlob>"+base64.StdEncoding.EncodeToString(der)+"</r:CertificateBlob>"))
+	cert := instanceHandle.FindString(c.must("AMT_PublicKeyManagementService", "AddCertificate",
+		"<r:CertificateBlob>"+base64.StdEncoding.EncodeToString(der)+"</r:CertificateBlob>"))
 	name := field1(c.get("AMT_TLSProtocolEndpointCollection", ""), "ElementName")
-	context := "<r:ElementInContext>" + endpointReference("AMT_PublicKeyCertificate", "InstanceID", cert) + "</r:ElementInContext><r:ElementProvidingContext>" +
+	context := "<r:ElementInContext>" + endpointReference("AMT_PublicKeyCertificate", "InstanceID", cert) +
+		"</r:ElementInContext><r:ElementProvidingContext>" +
 		endpointReference("AMT_TLSProtocolEndpointCollection", "ElementName", name) + "</r:ElementProvidingContext>"
 	verb := "Create"
 	if d.p.has(16, 1) {
 		verb = "Put"
 	}
 	const class = "AMT_TLSCredentialContext"
-	status, body, err := c.post(c.envelope(class, nsXfer+"/"+verb, "", fmt.Sprintf(`<r:%s xmlns:r="%s">%s</r:%s>`, class, uriOf(class), context, class)))
+	status, body, err := c.post(c.envelope(class, nsXfer+"/"+verb, "",
+		fmt.Sprintf(`<r:%s xmlns:r="%s">%s</r:%s>`, class, uriOf(class), context, class)))
 	if err != nil || status != 200 {
 		t.Fatalf("%s %s: %d %v\n%s", verb, class, status, err, body)
 	}
-	if status, body := c.put("AMT_TLSSettingData", "InstanceID="+networkTLS, "<r:ElementName>"+networkTLS+"</r:ElementName><r:Enabled>true</r:Enabled><r:InstanceID>"+networkTLS+"</r:InstanceID><r:MutualAuthentication>false</r:MutualAuthentication>"); status != 200 {
+	if status, body := c.put("AMT_TLSSettingData", "InstanceID="+networkTLS,
+		"<r:ElementName>"+networkTLS+"</r:ElementName><r:Enabled>true</r:Enabled><r:InstanceID>"+networkTLS+
+			"</r:InstanceID><r:MutualAuthentication>false</r:MutualAuthentication>"); status != 200 {
 		t.Fatalf("TLS settings: %s", body)
 	}
 	if all := fieldsOf(c.enumerate("AMT_TLSSettingData"), "Enabled"); len(all) != 2 || all[0] != "true" || all[1] != "false" {

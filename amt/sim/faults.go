@@ -313,7 +313,8 @@ func (f *firing) before(c *conn) (done, more bool) {
 	case Delay:
 		return !c.dev.wait(f.pause), false
 	case Busy503:
-		return true, c.write(&httpReply{status: 503, kind: "text/html", body: []byte("<html><body>Service Unavailable</body></html>")}) == nil
+		return true, c.write(&httpReply{status: 503, kind: "text/html",
+			body: []byte("<html><body>Service Unavailable</body></html>")}) == nil
 	case Ask401:
 		c.dev.mu.Lock()
 		r := c.unauthorized(false)

@@ -76,7 +76,8 @@ func TestClosingTheWindow(t *testing.T) {
 	t.Parallel()
 	d := startDevice(t, Config{})
 	c := newClient(t, d, sharedLab().tls())
-	if n, _, err := c.call("AMT_SetupAndConfigurationService", "ExtendProvisioningPeriod", "<r:Duration>25</r:Duration>"); err != nil || n != 36 {
+	if n, _, err := c.call("AMT_SetupAndConfigurationService", "ExtendProvisioningPeriod", "<r:Duration>25</r:Duration>"); err != nil ||
+		n != 36 {
 		t.Errorf("25 hours: %d %v, want 36", n, err)
 	}
 	c.must("AMT_SetupAndConfigurationService", "ExtendProvisioningPeriod", "<r:Duration>6</r:Duration>")
@@ -89,12 +90,14 @@ func TestMEBxPolicyAndStrength(t *testing.T) {
 	d := startDevice(t, Config{Personality: "11", Tune: func(p *Personality) { p.MEBxPolicy = MEBxDefaultOnly }})
 	c := newClient(t, d, sharedLab().tls())
 	for _, weak := range []string{"short1!", "alllower1!", "ALLUPPER1!", "NoDigits!!", "NoSpecial11", "Under_score1", "Com,ma11!a"} {
-		if n, _, err := c.call("AMT_SetupAndConfigurationService", "SetMEBxPassword", "<r:Password>"+weak+"</r:Password>"); err != nil || n != 2054 {
+		if n, _, err := c.call("AMT_SetupAndConfigurationService", "SetMEBxPassword", "<r:Password>"+weak+"</r:Password>"); err != nil ||
+			n != 2054 {
 			t.Errorf("%s: %d %v, want 2054", weak, n, err)
 		}
 	}
 	c.must("AMT_SetupAndConfigurationService", "SetMEBxPassword", "<r:Password>"+mebxPassword+"</r:Password>")
-	if n, _, err := c.call("AMT_SetupAndConfigurationService", "SetMEBxPassword", "<r:Password>"+mebxPassword+"2</r:Password>"); err != nil || n != 16 {
+	if n, _, err := c.call("AMT_SetupAndConfigurationService", "SetMEBxPassword",
+		"<r:Password>"+mebxPassword+"2</r:Password>"); err != nil || n != 16 {
 		t.Errorf("a second time: %d %v, want 16", n, err)
 	}
 }
@@ -173,7 +176,8 @@ func TestTheRecordTellsWhoCameAndHow(t *testing.T) {
 	t.Parallel()
 	_, c := operational(t, "12")
 	body := c.get("IPS_TLSProvisioningRecord", "")
-	if field1(body, "ProvServerFQDN") != "provisionserver.lab.test" || field1(body, "SelectedHashType") != "3" || field1(body, "IsTimeValid") != "true" {
+	if field1(body, "ProvServerFQDN") != "provisionserver.lab.test" || field1(body, "SelectedHashType") != "3" ||
+		field1(body, "IsTimeValid") != "true" {
 		t.Errorf("record: %s", body)
 	}
 }

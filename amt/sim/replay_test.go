@@ -44,7 +44,8 @@ var (
 func replay(t *testing.T, d *Device) []string {
 	t.Helper()
 	l := sharedLab()
-	c, err := tls.Dial("tcp", d.Addr().String(), &tls.Config{MinVersion: tls.VersionTLS10, CipherSuites: everySuite, InsecureSkipVerify: true,
+	c, err := tls.Dial("tcp", d.Addr().String(), &tls.Config{MinVersion: tls.VersionTLS10, CipherSuites: everySuite,
+		InsecureSkipVerify:   true,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return l.tls(), nil }})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,8 @@ func replay(t *testing.T, d *Device) []string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			leaf := &x509.Certificate{SerialNumber: big.NewInt(9), Subject: pkix.Name{CommonName: "IntelAMT-2473cdff5efe"}, NotAfter: time.Now().Add(time.Hour)}
+			leaf := &x509.Certificate{SerialNumber: big.NewInt(9), Subject: pkix.Name{CommonName: "IntelAMT-2473cdff5efe"},
+				NotAfter: time.Now().Add(time.Hour)}
 			if der, err = x509.CreateCertificate(rand.Reader, leaf, l.issuer, pub, l.sign); err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +103,8 @@ func TestAThirdPartysClientIsUnderstood(t *testing.T) {
 	}
 	awaitState(t, d, amt.StatePost)
 	s := d.Snapshot()
-	if s.AdminHA1 != "cf32326797a149164fef9b550a7fad95" || !d.AcceptsMEBx("Mebx#Pass1") || !s.TLSEnabled || s.Commits != 1 || s.Handshakes != 1 {
+	if s.AdminHA1 != "cf32326797a149164fef9b550a7fad95" || !d.AcceptsMEBx("Mebx#Pass1") || !s.TLSEnabled || s.Commits != 1 ||
+		s.Handshakes != 1 {
 		t.Errorf("after the recording: %+v", s)
 	}
 }

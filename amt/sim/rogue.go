@@ -274,7 +274,8 @@ func (r *Relay) do(body []byte) (*said, error) {
 		if f["qop"] != "" {
 			qop, kd = `, qop=auth, nc=00000001, cnonce="rogue"`, kd+":00000001:rogue:auth"
 		}
-		authorization = fmt.Sprintf(`Digest username="admin", realm="%s", nonce="%s", uri="/wsman", response="%s"%s`, f["realm"], f["nonce"],
+		authorization = fmt.Sprintf(`Digest username="admin", realm="%s", nonce="%s", uri="/wsman", response="%s"%s`, f["realm"],
+			f["nonce"],
 			md5hex(ha1("admin", f["realm"], r.Password)+":"+kd+":"+md5hex("POST:/wsman")), qop)
 	}
 	return nil, errors.New("the device refuses the rogue's password")

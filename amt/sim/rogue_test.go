@@ -75,7 +75,8 @@ func TestOneAnswerOpensTheDevice(t *testing.T) {
 			}
 			heard := relay.Heard()
 			last := heard[len(heard)-1]
-			if !last.Opened || !last.MadeWith(adminPassword) || last.MadeWith(roguePassword) || heard[0].MadeWith(adminPassword) || last.Fields["qop"] != c.qop {
+			if !last.Opened || !last.MadeWith(adminPassword) || last.MadeWith(roguePassword) || heard[0].MadeWith(adminPassword) ||
+				last.Fields["qop"] != c.qop {
 				t.Errorf("heard %+v", heard)
 			}
 			var by []netip.Addr

@@ -25,7 +25,8 @@ func TestEveryGenerationCanBeSetUp(t *testing.T) {
 				t.Errorf("served certificate %q, want the one configured", c.peer.Subject)
 			}
 			s := d.Snapshot()
-			if s.Commits != 1 || !s.TLSEnabled || s.HostName != "pc1" || s.Domain != "lab.test" || !s.ClockSet || s.AdminDefault || s.MEBxDefault {
+			if s.Commits != 1 || !s.TLSEnabled || s.HostName != "pc1" || s.Domain != "lab.test" || !s.ClockSet || s.AdminDefault ||
+				s.MEBxDefault {
 				t.Errorf("after setup: %+v", s)
 			}
 			if !d.AcceptsAdmin("admin", adminPassword) || d.AcceptsAdmin("admin", "admin") || !d.AcceptsMEBx(mebxPassword) {

@@ -161,7 +161,8 @@ func manage(sub, reason string) *soapFault {
 }
 
 var (
-	errNoClass  = addressing("DestinationUnreachable", "No route can be determined to reach the destination role defined by the WSAddressing To.")
+	errNoClass = addressing("DestinationUnreachable",
+		"No route can be determined to reach the destination role defined by the WSAddressing To.")
 	errNoAction = addressing("ActionNotSupported", "The action is not supported by the service.")
 	errNoHeader = addressing("MessageInformationHeaderRequired",
 		"A required message information header, To, MessageID, or Action, is not present.")

@@ -127,7 +127,8 @@ func typable(s string, out *string) error {
 		case r == '\ufeff':
 			return fmt.Errorf("holds a byte order mark (U+FEFF, character %d) inside the password: write the file again", n)
 		case r == unicode.ReplacementChar:
-			return fmt.Errorf("holds a character that was lost in a change of encoding (U+FFFD, character %d): write the file again as UTF-8", n)
+			return fmt.Errorf("holds a character that was lost in a change of encoding (U+FFFD, character %d): write the file again as "+
+				"UTF-8", n)
 		}
 	}
 	return nil

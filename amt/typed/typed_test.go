@@ -30,16 +30,20 @@ func TestPassword(t *testing.T) {
 	t.Parallel()
 	const want = "Case-1n-hand"
 	for name, data := range map[string][]byte{
-		"plain": []byte(want), "line end": []byte(want + "\n"), "Windows": []byte(want + "\r\n"), "old Mac": []byte(want + "\r"), "two line ends": []byte(want + "\n\n"),
-		"byte order mark": []byte("\ufeff" + want + "\r\n"), "UTF-16LE": wide(want+"\r\n", false, true), "UTF-16BE": wide(want+"\r\n", true, true),
-		"UTF-16LE, no mark": wide(want+"\n", false, false), "UTF-16BE, no mark": wide(want, true, false), "half a line end": append(wide(want, false, true), '\n'),
+		"plain": []byte(want), "line end": []byte(want + "\n"), "Windows": []byte(want + "\r\n"), "old Mac": []byte(want + "\r"),
+		"two line ends":   []byte(want + "\n\n"),
+		"byte order mark": []byte("\ufeff" + want + "\r\n"), "UTF-16LE": wide(want+"\r\n", false, true),
+		"UTF-16BE":          wide(want+"\r\n", true, true),
+		"UTF-16LE, no mark": wide(want+"\n", false, false), "UTF-16BE, no mark": wide(want, true, false),
+		"half a line end": append(wide(want, false, true), '\n'),
 	} {
 		got, err := Password(data)
 		if err != nil || got != want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 		line, err := Line(bufio.NewReaderSize(bytes.NewReader(append(bytes.Clone(data), data...)), 16))
-		if twice := strings.Contains(name, "plain") || strings.Contains(name, "old Mac") || strings.Contains(name, "BE, no") || strings.Contains(name, "half"); !twice && (err != nil || line != want) {
+		if twice := strings.Contains(name, "plain") || strings.Contains(name, "old Mac") || strings.Contains(name, "BE, no") ||
+			strings.Contains(name, "half"); !twice && (err != nil || line != want) {
 			t.Errorf("%s as a line: %q, %v", name, line, err)
 		}
 	}
@@ -115,7 +119,8 @@ func FuzzPassword(f *testing.F) {
 func TestPasswordFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for name, data := range map[string][]byte{"plain": []byte("Gr\u00fcn 7\n"), "mark": []byte("\ufeffGr\u00fcn 7\r\n"), "wide": wide("Gr\u00fcn 7\r\n", false, true), "ansi": []byte("Gr\xfcn 7\r\n")} {
+	for name, data := range map[string][]byte{"plain": []byte("Gr\u00fcn 7\n"), "mark": []byte("\ufeffGr\u00fcn 7\r\n"),
+		"wide": wide("Gr\u00fcn 7\r\n", false, true), "ansi": []byte("Gr\xfcn 7\r\n")} {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
@@ -128,7 +133,8 @@ func TestPasswordFile(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("sec\x00ret and more"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, says := range map[string]string{dir: "is a directory", filepath.Join(dir, "none"): "no such file", bad: "control character (U+0000, character 4)"} {
+	for name, says := range map[string]string{dir: "is a directory", filepath.Join(dir, "none"): "no such file",
+		bad: "control character (U+0000, character 4)"} {
 		if _, err := PasswordFile(name); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -96,7 +96,8 @@ func (a *auth) challenged(r *response) *reason.Error {
 	case a.realm == "":
 		a.realm = d.realm
 	case a.realm != d.realm:
-		return reason.Because(reason.RealmChanged, "the device's digest realm changed from %q to %q within one conversation", amt.Clip(a.realm),
+		return reason.Because(reason.RealmChanged, "the device's digest realm changed from %q to %q within one conversation",
+			amt.Clip(a.realm),
 			amt.Clip(d.realm))
 	}
 	if d.nonce == a.digest.nonce {

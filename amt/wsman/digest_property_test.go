@@ -66,11 +66,14 @@ const ourRealm = "Digest:A4070000000000000000000000000000"
 func drawTurn(t *rapid.T) turn {
 	pick := func(name string, from ...string) string { return rapid.SampledFrom(from).Draw(t, name) }
 	one := func(name string, in int) bool { return rapid.IntRange(1, in).Draw(t, name) == 1 }
-	u := turn{judge: rapid.Bool().Draw(t, "judge"), open: one("open", 8), same: one("same nonce", 3), oneLine: rapid.Bool().Draw(t, "one line"), pause: one("pause", 25), close: one("close", 5)}
+	u := turn{judge: rapid.Bool().Draw(t, "judge"), open: one("open", 8), same: one("same nonce", 3),
+		oneLine: rapid.Bool().Draw(t, "one line"), pause: one("pause", 25), close: one("close", 5)}
 	for range rapid.SampledFrom([]int{1, 1, 1, 1, 2, 3, 0}).Draw(t, "challenges") {
-		o := offer{scheme: pick("scheme", "Digest", "Digest", "Digest", "Digest", "Digest", "Digest", "Negotiate", "Basic"), realm: ourRealm, nonce: "new",
-			algorithm: pick("algorithm", "", "", "", "MD5", "MD5", "md5", "SHA-256", "MD5-sess"), qop: pick("qop", "auth", "auth", "auth,auth-int", "auth-int", "auth-int, auth", "", "", "auth-conf"),
-			stale: pick("stale", "", "false", "true", "TRUE"), opaque: pick("opaque", "", "op", `o"p\q`)}
+		o := offer{scheme: pick("scheme", "Digest", "Digest", "Digest", "Digest", "Digest", "Digest", "Negotiate", "Basic"),
+			realm: ourRealm, nonce: "new",
+			algorithm: pick("algorithm", "", "", "", "MD5", "MD5", "md5", "SHA-256", "MD5-sess"),
+			qop:       pick("qop", "auth", "auth", "auth,auth-int", "auth-int", "auth-int, auth", "", "", "auth-conf"),
+			stale:     pick("stale", "", "false", "true", "TRUE"), opaque: pick("opaque", "", "op", `o"p\q`)}
 		if one("other realm", 40) {
 			o.realm = "Digest:OTHER"
 		}
@@ -244,7 +247,8 @@ func (b *bout) check(r request) *Login {
 	if f["nonce"] != b.last.nonce || f["realm"] != b.realm || f["opaque"] != b.last.opaque || f["uri"] != "/wsman" {
 		b.bad("%q does not answer %s", r.auth, b.last)
 	}
-	if a := f["algorithm"]; a != "" && !strings.EqualFold(a, "MD5") || f["qop"] != "" && !strings.Contains(b.last.qop, f["qop"]) || f["qop"] == "" && b.last.qop != "" {
+	if a := f["algorithm"]; a != "" && !strings.EqualFold(a, "MD5") || f["qop"] != "" && !strings.Contains(b.last.qop, f["qop"]) ||
+		f["qop"] == "" && b.last.qop != "" {
 		b.bad("%q is of another kind than %s", r.auth, b.last)
 	}
 	ha2 := h("POST", f["uri"])
@@ -301,7 +305,8 @@ func TestDigestHoldsWhateverIsAsked(t *testing.T) {
 		now = b
 		mu.Unlock()
 		drawLogin := rapid.Custom(func(t *rapid.T) Login {
-			return Login{Name: "l", User: rapid.SampledFrom([]string{"admin", `o"dd\`}).Draw(t, "user"), Password: amt.NewSecret(rapid.SampledFrom([]string{"a", "b", "right"}).Draw(t, "password"))}
+			return Login{Name: "l", User: rapid.SampledFrom([]string{"admin", `o"dd\`}).Draw(t, "user"),
+				Password: amt.NewSecret(rapid.SampledFrom([]string{"a", "b", "right"}).Draw(t, "password"))}
 		})
 		give := func(l []Login) []Login {
 			b.mu.Lock()

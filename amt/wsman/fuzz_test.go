@@ -13,7 +13,8 @@ import (
 // and what it accepted can be written into a request and read again.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		soap("1", committed), `<a b="1"><!-- c --><d/><![CDATA[x]]>&amp;</a>`, "\ufeff<a/>", `<?xml version="1.0"?><a xmlns:b="c"><b:d b:e=""/></a>`,
+		soap("1", committed), `<a b="1"><!-- c --><d/><![CDATA[x]]>&amp;</a>`, "\ufeff<a/>",
+		`<?xml version="1.0"?><a xmlns:b="c"><b:d b:e=""/></a>`,
 		`<a>&#x20;</a>`, `<a><a><a/></a></a>`, `<!DOCTYPE a><a/>`,
 	} {
 		f.Add([]byte(s))
@@ -90,7 +91,8 @@ func FuzzChallenge(f *testing.F) {
 // reads them too, the same answer.
 func FuzzResponse(f *testing.F) {
 	for _, s := range []string{
-		httpAnswer(200, "hello"), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "HTTP/1.0 200 OK\n\nhello",
+		httpAnswer(200, "hello"), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"HTTP/1.0 200 OK\n\nhello",
 		"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 401 No\r\nWWW-Authenticate: Digest\r\n realm=x\r\nContent-Length: 0\r\n\r\n",
 	} {
 		f.Add([]byte(s))

@@ -218,7 +218,8 @@ func TestNoErrorRepeatsASecret(t *testing.T) {
 	const secret = "Mebx!secret-1234"
 	for name, answer := range map[string]func(r request) reply{
 		"fault": func(r request) reply {
-			return ok(r, `<a:Fault><a:Code><a:Value>a:Sender</a:Value></a:Code><a:Reason><a:Text>bad password `+secret+`</a:Text></a:Reason></a:Fault>`)
+			return ok(r, `<a:Fault><a:Code><a:Value>a:Sender</a:Value></a:Code><a:Reason><a:Text>bad password `+secret+
+				`</a:Text></a:Reason></a:Fault>`)
 		},
 		"RelatesTo":   func(r request) reply { return reply{raw: httpAnswer(200, soap(secret, committed))} },
 		"status line": func(r request) reply { return reply{raw: secret + "\r\n\r\n", cut: true} },
@@ -229,7 +230,8 @@ func TestNoErrorRepeatsASecret(t *testing.T) {
 			t.Parallel()
 			c := startPeer(t, answer).client(Config{})
 			for range 2 {
-				_, err := c.Invoke(t.Context(), "AMT_SetupAndConfigurationService", "SetMEBxPassword", Arg{Name: "Password", Value: secret, Secret: true})
+				_, err := c.Invoke(t.Context(), "AMT_SetupAndConfigurationService", "SetMEBxPassword",
+					Arg{Name: "Password", Value: secret, Secret: true})
 				if err == nil || strings.Contains(err.Error(), secret) {
 					t.Errorf("the error is %v", err)
 				}

@@ -138,7 +138,8 @@ func (c *Client) ready(ctx context.Context) error {
 		switch state {
 		case peerClosed:
 			if !c.history.mayReopenUnasked() {
-				return &lineError{err: errors.New("the device closed the connection without a word after it was changed: it may have restarted and " +
+				return &lineError{err: errors.New("the device closed the connection without a word after it was changed: it may have " +
+					"restarted and " +
 					"forgotten")}
 			}
 			c.history.foundClosed()

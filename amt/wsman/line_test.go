@@ -48,7 +48,8 @@ func TestWhatTheLineDoes(t *testing.T) {
 		}, worked, worked, 2},
 		{"chunked", func(r request) reply {
 			body := soap(r.id, committed)
-			return reply{raw: fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\n%s\r\n%x\r\n%s\r\n0\r\nTrailer: x\r\n\r\n", body[:5], len(body)-5, body[5:])}
+			return reply{raw: fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\n%s\r\n%x\r\n%s\r\n0\r\nTrailer: "+
+				"x\r\n\r\n", body[:5], len(body)-5, body[5:])}
 		}, worked, worked, 1},
 		{"100 Continue first", func(r request) reply {
 			return reply{raw: "HTTP/1.1 100 Continue\r\n\r\n" + httpAnswer(200, soap(r.id, committed))}

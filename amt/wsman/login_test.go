@@ -306,11 +306,13 @@ func TestDigestVector(t *testing.T) {
 	t.Parallel()
 	ha1 := md5hex("Mufasa", "testrealm@host.com", "Circle Of Life")
 	ha2 := md5hex("GET", "/dir/index.html")
-	if got := md5hex(ha1, "dcd98b7102dd2f0e8b11d0f600bfb0c093", "00000001", "0a4f113b", "auth", ha2); got != "6629fae49393a05397450978507c4ef1" {
+	if got := md5hex(ha1, "dcd98b7102dd2f0e8b11d0f600bfb0c093", "00000001", "0a4f113b", "auth",
+		ha2); got != "6629fae49393a05397450978507c4ef1" {
 		t.Errorf("RFC 2617: %s", got)
 	}
 	ha1 = md5hex("Mufasa", "http-auth@example.org", "Circle of Life")
-	if got := md5hex(ha1, "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", "00000001", "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ", "auth", ha2); got != "8ca523f5e9506fed4657c9700eebdbec" {
+	if got := md5hex(ha1, "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", "00000001", "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
+		"auth", ha2); got != "8ca523f5e9506fed4657c9700eebdbec" {
 		t.Errorf("RFC 7616: %s", got)
 	}
 }

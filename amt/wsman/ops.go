@@ -155,8 +155,9 @@ func (c *Client) InvokeOn(ctx context.Context, class string, sel []Selector, met
 		}
 	}
 	body, err := c.do(ctx, &call{
-		op: method, class: class, action: URI(class) + "/" + method, sel: sel, changes: changes, repeat: !changes, method: true, secrets: secrets,
-		write: func(b *buffer) { b.method(URI(class), method, args) },
+		op: method, class: class, action: URI(class) + "/" + method, sel: sel, changes: changes, repeat: !changes, method: true,
+		secrets: secrets,
+		write:   func(b *buffer) { b.method(URI(class), method, args) },
 	})
 	if err != nil {
 		return Node{}, err

@@ -246,7 +246,8 @@ func (l *Lab) template(o Options, ca bool) *x509.Certificate {
 	return t
 }
 
-func sign(t *x509.Certificate, o Options, parent *x509.Certificate, akid []byte, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
+func sign(t *x509.Certificate, o Options, parent *x509.Certificate, akid []byte, pub crypto.PublicKey,
+	signer crypto.Signer) *x509.Certificate {
 	_, isRSA := signer.(*rsa.PrivateKey)
 	switch {
 	case !isRSA && o.SHA1:

@@ -45,7 +45,8 @@ func ODCA(now time.Time) (chip tls.Certificate, root *x509.Certificate) {
 	root, rk := issue("www.intel.com", "OnDie CA Root Cert Signing", nil, nil, true)
 	c, k := issue("Intermediate", "ODCA CA2 CSME Intermediate CA", root, rk, true)
 	list := [][]byte{c.Raw}
-	for _, n := range [][2]string{{"Issuing", "ODCA 2 CSME P_LNL 00000001 Issuing CA"}, {"ODCA 2 CSME LNL SOC ROM CA", ""}, {"ODCA 2 CSME Kernel CA", ""}, {"ODCA 2 CSME SVN 01 AMT   CA", ""}} {
+	for _, n := range [][2]string{{"Issuing", "ODCA 2 CSME P_LNL 00000001 Issuing CA"}, {"ODCA 2 CSME LNL SOC ROM CA", ""},
+		{"ODCA 2 CSME Kernel CA", ""}, {"ODCA 2 CSME SVN 01 AMT   CA", ""}} {
 		c, k = issue(n[0], n[1], c, k, true)
 		list = append([][]byte{c.Raw}, list...)
 	}

@@ -41,7 +41,8 @@ func (c CrossSigned) All() []*x509.Certificate {
 // GoDaddy rebuilds the shape of Go Daddy Root CA - G2 cross-signed by the
 // SHA-1 self-signed Class 2 CA (amt/protocol.md 3.5), with keys of this lab.
 func (l *Lab) GoDaddy(names ...string) CrossSigned {
-	old := l.Root(Options{NoCN: true, Name: "gd2", Org: "The Go Daddy Group, Inc.", OU: []string{"Go Daddy Class 2 Certification Authority"}, SHA1: true})
+	old := l.Root(Options{NoCN: true, Name: "gd2", Org: "The Go Daddy Group, Inc.",
+		OU: []string{"Go Daddy Class 2 Certification Authority"}, SHA1: true})
 	return l.crossed(old, Options{Name: "Go Daddy Root Certificate Authority - G2", Org: "GoDaddy.com, Inc."},
 		Options{Name: "Go Daddy Secure Certificate Authority - G2", Org: "GoDaddy.com, Inc."}, names)
 }

@@ -82,7 +82,8 @@ func TestAFleetNobodyComesFor(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &rep); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if rep.Devices != 3 || rep.Operational != 0 || rep.List[1].Address != "127.84.1.1:16993" || rep.List[2].Personality != "11" || rep.List[0].State != "setup" {
+	if rep.Devices != 3 || rep.Operational != 0 || rep.List[1].Address != "127.84.1.1:16993" || rep.List[2].Personality != "11" ||
+		rep.List[0].State != "setup" {
 		t.Errorf("report: %s", out)
 	}
 	seen := map[string]int{}
@@ -116,7 +117,8 @@ func TestReplayTakesHexAndRaw(t *testing.T) {
 	o := deviceOptions{seed: 1, base: "127.84.2.1"}
 	raw := hello.Message{Version: hello.VersionPKI, UUID: o.uuid(0)}.Encode()
 	dir := t.TempDir()
-	for name, content := range map[string][]byte{"raw": raw, "hex": []byte(strings.ToUpper(hexOf(raw)[:20]) + "\n" + hexOf(raw)[20:] + "\n")} {
+	for name, content := range map[string][]byte{"raw": raw,
+		"hex": []byte(strings.ToUpper(hexOf(raw)[:20]) + "\n" + hexOf(raw)[20:] + "\n")} {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			t.Fatal(err)
@@ -175,7 +177,8 @@ func TestFleetIsANuisanceByDefault(t *testing.T) {
 	t.Parallel()
 	server, _ := listener(t)
 	for want, more := range map[float64][]string{0.05: nil, 0: {"--fault-rate", "0"}, 0.5: {"--fault-rate", "0.5", "--seed", "7"}} {
-		out, _, err := runCommand(t, append([]string{"fleet", "--devices", "1", "--base", "127.63.9.1", "--server", server, "--personality", "11", "--duration", "300ms", "--json"}, more...)...)
+		out, _, err := runCommand(t, append([]string{"fleet", "--devices", "1", "--base", "127.63.9.1", "--server", server, "--personality",
+			"11", "--duration", "300ms", "--json"}, more...)...)
 		var rep fleetReport
 		if !errors.Is(err, errFailed) || json.Unmarshal([]byte(out), &rep) != nil {
 			t.Fatalf("%v\n%s", err, out)

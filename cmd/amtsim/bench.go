@@ -59,7 +59,8 @@ func benchHello() *cobra.Command {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(results)
 			}
 			for _, r := range results {
-				fmt.Fprintf(cmd.OutOrStdout(), "%-7s %d hellos, %d failed, %.0f/s, p50 %s, p99 %s\n", r.What, r.Hellos, r.Failed, r.PerSecond,
+				fmt.Fprintf(cmd.OutOrStdout(), "%-7s %d hellos, %d failed, %.0f/s, p50 %s, p99 %s\n", r.What, r.Hellos, r.Failed,
+					r.PerSecond,
 					time.Duration(r.P50US)*time.Microsecond, time.Duration(r.P99US)*time.Microsecond)
 			}
 			return nil
@@ -238,13 +239,15 @@ func benchFloor() *cobra.Command {
 					return err
 				}
 			}
-			r, err := sim.Floor(cmd.Context(), sim.FloorConfig{Devices: list, Client: leaf.TLS(), Workers: workers, Handshakes: handshakes, RoundTrips: trips})
+			r, err := sim.Floor(cmd.Context(), sim.FloorConfig{Devices: list, Client: leaf.TLS(), Workers: workers, Handshakes: handshakes,
+				RoundTrips: trips})
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"what": "floor", "devices": r.Devices, "per_second": r.PerSecond,
-					"p50_ms": r.P50.Milliseconds(), "p99_ms": r.P99.Milliseconds(), "handshakes": handshakes, "round_trips": trips})
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"what": "floor", "devices": r.Devices,
+					"per_second": r.PerSecond,
+					"p50_ms":     r.P50.Milliseconds(), "p99_ms": r.P99.Milliseconds(), "handshakes": handshakes, "round_trips": trips})
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "floor: %d devices, %d handshakes and %d round trips each: %.1f devices/s, p50 %s, p99 %s\n",
 				r.Devices, handshakes, trips, r.PerSecond, r.P50.Round(time.Millisecond), r.P99.Round(time.Millisecond))

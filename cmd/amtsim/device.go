@@ -29,7 +29,8 @@ func deviceCommand() *cobra.Command {
 				return err
 			}
 			cfg := sim.Config{Personality: o.personality, Port: o.port, Suffix: o.suffix, MEBxSuffix: o.mebxSuffix, Roots: roots,
-				Latency: o.latency, Restart: o.restart, LenientDigest: o.lenient, SplitHello: o.split, Factory: factory, UUID: o.uuid(0), OTP: otp}
+				Latency: o.latency, Restart: o.restart, LenientDigest: o.lenient, SplitHello: o.split, Factory: factory, UUID: o.uuid(0),
+				OTP: otp}
 			if o.personality == "mix" {
 				cfg.Personality = "11"
 			}

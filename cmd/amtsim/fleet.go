@@ -114,8 +114,10 @@ func (o *fleetOptions) await(ctx context.Context, fl *fleet, progress io.Writer)
 			return
 		}
 		if time.Since(shown) >= time.Second && n != last {
-			fmt.Fprintf(progress, "%6.1fs  factory %d  setup %d  operational %d  managed %d of %d  (hellos %d, handshakes %d, requests %d)\n",
-				time.Since(fl.began).Seconds(), n.states[amt.StatePre], n.states[amt.StateIn], n.states[amt.StatePost], n.managed, len(fl.devices), n.hellos, n.handshakes, n.requests)
+			fmt.Fprintf(progress, "%6.1fs  factory %d  setup %d  operational %d  managed %d of %d  (hellos %d, handshakes %d, requests "+
+				"%d)\n",
+				time.Since(fl.began).Seconds(), n.states[amt.StatePre], n.states[amt.StateIn], n.states[amt.StatePost], n.managed,
+				len(fl.devices), n.hellos, n.handshakes, n.requests)
 			shown, last = time.Now(), n
 		}
 		select {

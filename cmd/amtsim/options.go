@@ -47,7 +47,9 @@ func (o *deviceOptions) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.trust, "pfx-root", nil, "the same as --trust")
 	f.StringArrayVar(&o.hashes, "root-hash", nil, "hash of a root the devices trust, such as sha256:c3846b… (repeat)")
 	f.StringVar(&o.faults, "faults", "", "faults by name, such as drop_reply:CommitChanges,cut_before:SetMEBxPassword#2,refuse:AddCertificate=2058")
-	f.Float64Var(&o.faultRate, "fault-rate", 0.05, "chance at each request of what firmware does on a good day too: a stale nonce, a connection closed after the answer, an answer in odd pieces or a slow one; 0: none. What loses a call is asked for by name: --faults rate=0.05")
+	f.Float64Var(&o.faultRate, "fault-rate", 0.05,
+		"chance at each request of what firmware does on a good day too: a stale nonce, a connection closed after the answer, an answer "+
+			"in odd pieces or a slow one; 0: none. What loses a call is asked for by name: --faults rate=0.05")
 	f.Uint64Var(&o.seed, "seed", 1, "makes the UUIDs and the random faults; the same seed makes the same fleet")
 	f.Uint16Var(&o.port, "port", sim.DefaultPort, "TLS port of the devices")
 	f.DurationVar(&o.latency, "latency", 0, "before every answer of a device")
@@ -143,7 +145,8 @@ func (o *deviceOptions) mischief() string {
 	if o.faultRate == 0 {
 		return fmt.Sprintf("the devices behave (--fault-rate 0), seed %d", o.seed)
 	}
-	return fmt.Sprintf("the devices are a nuisance at %g %% of the requests, seed %d: --fault-rate 0 makes them behave, --seed %d these again", 100*o.faultRate, o.seed, o.seed)
+	return fmt.Sprintf("the devices are a nuisance at %g %% of the requests, seed %d: --fault-rate 0 makes them behave, --seed %d these "+
+		"again", 100*o.faultRate, o.seed, o.seed)
 }
 
 // uuid is the same for the same seed, base address and number.
@@ -211,7 +214,8 @@ func personalitiesCommand() *cobra.Command {
 				if slices.Contains(mix, name) {
 					in = "  in mix"
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%-14s AMT %-16s TLS %s to %s, %d hashes%s\n", name, p.Version, tlsName(p.MinTLS), tlsName(p.MaxTLS), len(p.Hashes), in)
+				fmt.Fprintf(cmd.OutOrStdout(), "%-14s AMT %-16s TLS %s to %s, %d hashes%s\n", name, p.Version, tlsName(p.MinTLS),
+					tlsName(p.MaxTLS), len(p.Hashes), in)
 			}
 			return nil
 		},

@@ -91,8 +91,9 @@ func reportOf(d *sim.Device) deviceReport {
 		UUID: s.UUID, Address: d.Addr().String(), Personality: s.Personality, Version: s.Version.String(), State: s.State.String(),
 		OperationalAfterMS: since(s.FirstHello, s.Operational), ManagedAfterMS: since(s.FirstHello, s.Managed),
 		Hellos: s.Hellos, Commits: s.Commits, Connections: s.Connections, Handshakes: s.Handshakes, BadHandshakes: s.BadHandshakes,
-		Requests: s.Requests, MaxConcurrent: s.MaxConcurrent, MaxInFlight: s.MaxInFlight, LoginsOK: s.LoginsOK, LoginsFailed: s.LoginsFailed,
-		PowerCycles: s.PowerCycles, TLS: s.TLSEnabled, HostName: s.HostName, AdminDefault: s.AdminDefault, MEBxDefault: s.MEBxDefault,
+		Requests: s.Requests, MaxConcurrent: s.MaxConcurrent, MaxInFlight: s.MaxInFlight, LoginsOK: s.LoginsOK,
+		LoginsFailed: s.LoginsFailed,
+		PowerCycles:  s.PowerCycles, TLS: s.TLSEnabled, HostName: s.HostName, AdminDefault: s.AdminDefault, MEBxDefault: s.MEBxDefault,
 		AdminSHA256: digest(secret.AdminHA1), MEBxSHA256: digest(secret.MEBx),
 		AdminSeenSHA256: digests(secret.AdminSeen), MEBxSeenSHA256: digests(secret.MEBxSeen),
 		Refusals: s.Refusals, Faults: s.FaultsFired,
@@ -172,7 +173,8 @@ func (r *fleetReport) table(w io.Writer) {
 		if n := len(d.Refusals); n > 0 {
 			note = d.Refusals[n-1]
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", d.UUID, strings.TrimSuffix(d.Address, ":16993"), d.Personality, d.State, took, d.Commits, d.Handshakes, d.MaxConcurrent, note)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", d.UUID, strings.TrimSuffix(d.Address, ":16993"), d.Personality, d.State,
+			took, d.Commits, d.Handshakes, d.MaxConcurrent, note)
 	}
 	_ = tw.Flush()
 	if len(r.FaultsFired) > 0 {

@@ -48,7 +48,8 @@ func terminal(t *testing.T, text string) *os.File {
 func TestAdoptAsksWhomToTrust(t *testing.T) {
 	t.Parallel()
 	const uuid, seen = "11223344-5566-7788-99aa-bbccddeeff01", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-	const asked = "What answers at 10.20.0.11 shows the certificate\n  sha256:" + seen + "\nand nobody has vouched for it. Send the password to it? [y/N] "
+	const asked = "What answers at 10.20.0.11 shows the certificate\n  sha256:" + seen +
+		"\nand nobody has vouched for it. Send the password to it? [y/N] "
 	for _, c := range []struct {
 		name  string
 		typed string // at a terminal; "-": no terminal
@@ -73,7 +74,8 @@ func TestAdoptAsksWhomToTrust(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var trusted atomic.Int32
-			device := api.DeviceDetail{Device: api.Device{DeviceSummary: api.DeviceSummary{UUID: uuid, Address: "10.20.0.11"}, PeerSeen: seen}}
+			device := api.DeviceDetail{Device: api.Device{DeviceSummary: api.DeviceSummary{UUID: uuid, Address: "10.20.0.11"},
+				PeerSeen: seen}}
 			if c.late {
 				device.PeerSeen = ""
 			}
@@ -119,7 +121,8 @@ func TestAdoptAsksWhomToTrust(t *testing.T) {
 				status = run(t.Context(), args, terminal(t, c.typed), &out, &errs)
 			}
 			if status != 0 || errs.String() != c.says || (trusted.Load() == 1) != c.trust {
-				t.Errorf("status %d, trusted %d times, standard error:\n%q\nwant\n%q\n%s", status, trusted.Load(), errs.String(), c.says, out.String())
+				t.Errorf("status %d, trusted %d times, standard error:\n%q\nwant\n%q\n%s", status, trusted.Load(), errs.String(), c.says,
+					out.String())
 			}
 		})
 	}

@@ -37,8 +37,10 @@ func (p *program) auditList() *cobra.Command {
 	limit := 1000
 	return list(p, verb[[]api.AuditRecord]{
 		use: "list", short: "Who did what, when, to what: the newest records, oldest of them first",
-		long: "The newest records that fit, oldest of them first. --actor, --action and --subject are parts of what is looked for, in any case.\n" +
-			"--since and --until take a time such as 2026-11-01T22:00:00Z, a day of UTC such as 2026-11-01, or an age such as 24h or 7d.\n" +
+		long: "The newest records that fit, oldest of them first. --actor, --action and --subject are parts of what is looked for, in " +
+			"any case.\n" +
+			"--since and --until take a time such as 2026-11-01T22:00:00Z, a day of UTC such as 2026-11-01, or an age such as 24h or " +
+			"7d.\n" +
 			"--after instead goes forward from a record, all of them or as many as --limit says.",
 		example: "  provctl audit list --actor alice --since 7d\n" +
 			"  provctl audit list --action secret.reveal --device 11223344-5566-7788-99aa-bbccddeeff03\n" +
@@ -154,9 +156,11 @@ func (p *program) auditVerify() *cobra.Command {
 		Short: "Check the chain of the audit; exit 1 when it is broken", Args: cobra.NoArgs,
 		Long: "Checks the chain of the server's audit and its signed checkpoints. --against also holds it against an earlier\n" +
 			"export: whoever rewrote the whole chain, signatures and all, cannot have rewritten that copy.\n" +
-			"--file checks an export by itself and asks no server; --key says whose signature it has to bear, as audit checkpoint shows it.\n" +
+			"--file checks an export by itself and asks no server; --key says whose signature it has to bear, as audit checkpoint shows " +
+			"it.\n" +
 			"--checkpoint holds either against one that was kept elsewhere: the log has each (audit.checkpoint), the metrics\n" +
-			"provisiond_audit_checkpoint_record and _hash (its first 48 bits; printf %012x) and the file store.seen in each node's data folder.",
+			"provisiond_audit_checkpoint_record and _hash (its first 48 bits; printf %012x) and the file store.seen in each node's data " +
+			"folder.",
 		Example: "  provctl audit verify\n  provctl audit verify --against /mnt/elsewhere/audit-2026-10.jsonl\n" +
 			"  provctl audit verify --file audit-2026-10.jsonl --key 9b1f…",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -189,7 +193,8 @@ func (p *program) auditVerify() *cobra.Command {
 	f.StringVar(&file, "file", "", "check an exported `FILE` and ask no server")
 	f.StringVar(&key, "key", "", "the public `KEY` that has to have signed the file")
 	f.StringVar(&against, "against", "", "hold the server's audit against an earlier export in this `FILE`")
-	f.StringVar(&kept, "checkpoint", "", "a checkpoint that was kept elsewhere, as `RECORD:HASH`; the first 12 digits of the hash are enough")
+	f.StringVar(&kept, "checkpoint", "", "a checkpoint that was kept elsewhere, as `RECORD:HASH`; the first 12 digits of the hash are "+
+		"enough")
 	return cmd
 }
 
@@ -202,7 +207,8 @@ func readMark(kept string) ([]api.AuditMark, error) {
 	n, err := strconv.ParseInt(seq, 10, 64)
 	hash, bad := hex.DecodeString(digits)
 	if err != nil || bad != nil || n < 1 || len(hash) < 6 || len(hash) > 32 {
-		return nil, usage("--checkpoint: want a record's number, a colon and at least 12 hexadecimal digits of its hash, such as 4711:9b1f00c2a7d4")
+		return nil, usage("--checkpoint: want a record's number, a colon and at least 12 hexadecimal digits of its hash, such as " +
+			"4711:9b1f00c2a7d4")
 	}
 	return []api.AuditMark{{Seq: n, Hash: hash}}, nil
 }
@@ -225,7 +231,8 @@ func checkAuditFile(name, key string, marks ...api.AuditMark) (api.AuditFileChec
 
 // verifyAudit asks the server whether its chain is whole, and whether it is the one
 // of an earlier export and of checkpoints that were kept elsewhere.
-func verifyAudit(ctx context.Context, c *api.Client, against string, old api.AuditFileChecked, marks []api.AuditMark) (api.AuditVerified, error) {
+func verifyAudit(ctx context.Context, c *api.Client, against string, old api.AuditFileChecked, marks []api.AuditMark) (api.AuditVerified,
+	error) {
 	v, err := c.VerifyAudit(ctx)
 	if err != nil {
 		return v, err
@@ -256,7 +263,8 @@ func verifyAudit(ctx context.Context, c *api.Client, against string, old api.Aud
 		}
 		if hash, _ := hex.DecodeString(text); !m.Fits(hash) {
 			v.Intact = false
-			v.Problem = fmt.Sprintf("record %d is missing or is not the one whose checkpoint was kept: the end was cut off, or the chain was made anew", m.Seq)
+			v.Problem = fmt.Sprintf("record %d is missing or is not the one whose checkpoint was kept: the end was cut off, or the chain "+
+				"was made anew", m.Seq)
 		}
 	}
 	return v, nil

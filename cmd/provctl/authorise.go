@@ -21,7 +21,8 @@ func (p *program) deviceImport() *cobra.Command {
 			"Any of the first four lets a device in; the address is where a device is found that says no hello,\n" +
 			"since somebody else has set it up, until it does. Devices that wait for approval are let in at once.\n" +
 			"A list with a mistake in it changes nothing.",
-		example: "  provctl device import assets.csv --dry-run\n\n  uuid,fqdn,profile\n  11223344-5566-7788-99aa-bbccddeeff00,pc7.corp.example.com,",
+		example: "  provctl device import assets.csv --dry-run\n\n  uuid,fqdn,profile\n  " +
+			"11223344-5566-7788-99aa-bbccddeeff00,pc7.corp.example.com,",
 		flags: func(f *pflag.FlagSet) {
 			f.BoolVar(&in.DryRun, "dry-run", false, "say what would be done and do nothing")
 		},
@@ -144,7 +145,8 @@ func (p *program) deviceAdopt() *cobra.Command {
 		Use: "adopt DEVICE --password-file FILE [--fingerprint SHA256 | --trust-first]", Short: "Try a password known from elsewhere",
 		Args: cobra.ExactArgs(1),
 		Long: "Try a password known from elsewhere on a device that takes none of ours; - reads it from standard input.\n" +
-			"A run that waits takes it with it and comes at once. A device that refused passwords is not asked again within the hour, so that nobody is locked out.\n\n" +
+			"A run that waits takes it with it and comes at once. A device that refused passwords is not asked again within the hour, so " +
+			"that nobody is locked out.\n\n" +
 			"The password is answered to nobody for whose certificate no person has vouched: with --fingerprint for one that you know,\n" +
 			"with --trust-first for whoever answers first. With neither, at a terminal, you are shown which certificate it is and asked.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -213,9 +215,12 @@ func (p *program) askToTrust(ctx context.Context, c *api.Client, res api.ActionR
 func (p *program) deviceTrust() *cobra.Command {
 	var r api.Retry
 	return p.action(verb[api.ActionResult]{
-		use: "trust DEVICE --fingerprint SHA256 | --first", short: "Vouch for the certificate that a device shows", args: cobra.ExactArgs(1),
-		long: "For a device whose key is not known here, or is another than before: a new board, a reset, one that somebody else set up.\n" +
-			"Passwords that it may hold are answered to nobody else than its known key and whom you vouch for. device why shows which certificate it was.\n" +
+		use: "trust DEVICE --fingerprint SHA256 | --first", short: "Vouch for the certificate that a device shows",
+		args: cobra.ExactArgs(1),
+		long: "For a device whose key is not known here, or is another than before: a new board, a reset, one that somebody else set " +
+			"up.\n" +
+			"Passwords that it may hold are answered to nobody else than its known key and whom you vouch for. device why shows which " +
+			"certificate it was.\n" +
 			"It is called at once; when it takes a password its key is the device's from then on, and the word is spent.",
 		example: "  provctl device trust pc-24 --fingerprint 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 		flags: func(f *pflag.FlagSet) {

@@ -55,7 +55,8 @@ func (p *program) certRequest() *cobra.Command {
 			f.StringVar(&r.CommonName, "cn", "", "the common `NAME`: the most important one, old firmware reads no other")
 			f.StringArrayVar(&r.Names, "san", nil, "a further DNS `NAME`; may be repeated")
 			f.BoolVar(&suggest, "suggest", false, "make no request: propose the names, from the DNS suffixes of devices and zones")
-			f.StringArrayVar(&suffixes, "suffix", nil, "with --suggest: a further DNS `SUFFIX`, such as DHCP option 15 gives; may be repeated")
+			f.StringArrayVar(&suffixes, "suffix", nil,
+				"with --suggest: a further DNS `SUFFIX`, such as DHCP option 15 gives; may be repeated")
 			f.StringVar(&r.Organization, "org", "", "the organization")
 			f.StringVar(&r.Country, "country", "", "two letters such as DE")
 			f.StringVar(&r.Province, "province", "", "state or province")
@@ -67,7 +68,8 @@ func (p *program) certRequest() *cobra.Command {
 		},
 		check: func([]string) error {
 			if r.CommonName == "" {
-				return usage("--cn is needed, such as provisionserver.corp.example.com; provctl cert request --suggest proposes names for your devices")
+				return usage("--cn is needed, such as provisionserver.corp.example.com; provctl cert request --suggest proposes names " +
+					"for your devices")
 			}
 			return nil
 		},
@@ -256,9 +258,11 @@ func (p *program) certImport() *cobra.Command {
 		use: "import FILE...", args: cobra.MinimumNArgs(1),
 		short: "Import what a CA sent: PEM, DER, PKCS#7, PFX or zip, several at once, in any order",
 		long: "Import what a CA sent: PEM, DER, PKCS#7, PFX or zip, several at once, in any order.\n\n" +
-			"The certificate is joined by its public key with a pending request, or with the key in a PFX. It comes into use when it is the only one.\n" +
+			"The certificate is joined by its public key with a pending request, or with the key in a PFX. It comes into use when it is " +
+			"the only one.\n" +
 			"The password of a PFX is read from --password-file (- is standard input) or PROVISIOND_PFX_PASSWORD, or asked for.\n\n" +
-			"An encrypted backup is written at once. Its passphrase is shown this once, or wrapped to your public key (--wrap-to), or split into parts of\n" +
+			"An encrypted backup is written at once. Its passphrase is shown this once, or wrapped to your public key (--wrap-to), or " +
+			"split into parts of\n" +
 			"which any two open the backup (--split).",
 		flags: func(f *pflag.FlagSet) {
 			f.StringArrayVar(&passwords, "password-file", nil, "a `FILE` with the password of a PFX, - for standard input; may be repeated")
@@ -317,7 +321,8 @@ func (p *program) sayImport(r api.ImportResult) {
 	case r.State == "active":
 		p.say("\n%s was in use and stays so\n", r.Report.ID)
 	case r.Report.DaysLeft < 0:
-		p.say("\n%s is on standby: it ended on %s, and an import puts nothing into use that has ended\n", r.Report.ID, day(r.Report.NotAfter))
+		p.say("\n%s is on standby: it ended on %s, and an import puts nothing into use that has ended\n", r.Report.ID,
+			day(r.Report.NotAfter))
 	default:
 		p.say("\n%s is on standby, since others are in use: provctl cert activate %s, or provctl cert replace OLD %s\n",
 			r.Report.ID, r.Report.ID, r.Report.ID)

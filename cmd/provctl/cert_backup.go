@@ -37,7 +37,8 @@ func (p *program) certBackup() *cobra.Command {
 			json:  func(b api.BackupFile) any { return b.BackupView },
 			show: func(b api.BackupFile) {
 				p.say("%s: the encrypted backup of %s, sha256 %s\n", file, b.Certificate, b.SHA256)
-				p.say("it needs the passphrase that the import showed; keep both elsewhere, then: provctl cert backup confirm %s\n", b.Certificate)
+				p.say("it needs the passphrase that the import showed; keep both elsewhere, then: provctl cert backup confirm %s\n",
+					b.Certificate)
 			},
 		}.command(p),
 		verb[api.BackupView]{
@@ -149,9 +150,11 @@ func (p *program) sayBackup(b *api.BackupView, f api.Passphrases, id string) {
 	switch {
 	case f.Wrapped != "":
 		p.say("passphrase, %s: %s\n", b.Handed, f.Wrapped)
-		p.say("open it with your key: base64 -d | openssl pkeyutl -decrypt -inkey KEY -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256\n")
+		p.say("open it with your key: base64 -d | openssl pkeyutl -decrypt -inkey KEY -pkeyopt rsa_padding_mode:oaep -pkeyopt " +
+			"rsa_oaep_md:sha256\n")
 	case len(f.Shares) > 0:
-		p.say("passphrase in %d parts, shown this once; give each to somebody else. Any two, typed one after the other, open the backup:\n", len(f.Shares))
+		p.say("passphrase in %d parts, shown this once; give each to somebody else. Any two, typed one after the other, open the backup:\n",
+			len(f.Shares))
 		for _, s := range f.Shares {
 			p.say("  %s\n", s)
 		}

@@ -37,7 +37,8 @@ func (p *program) certReplace() *cobra.Command {
 		use: "replace OLD NEW --yes", args: cobra.ExactArgs(2),
 		short: "Put NEW into use and OLD into the trash, in one move; without --yes it only says what that would do",
 		long: "Put NEW into use and OLD into the trash, in one move.\n\n" +
-			"Without --yes nothing is changed: the devices that would gain or lose a match are listed. Devices that failed for a certificate reason are\n" +
+			"Without --yes nothing is changed: the devices that would gain or lose a match are listed. Devices that failed for a " +
+			"certificate reason are\n" +
 			"queued again, and provctl cert restore OLD takes it back for 30 days.",
 		flags: func(f *pflag.FlagSet) {
 			useFlags(f, &u)
@@ -139,7 +140,8 @@ func (p *program) certAdvise() *cobra.Command {
 			return c.ChangeRoot(ctx, from, to)
 		},
 		show: func(r api.RootChange) {
-			p.say("from %s to %s: %d devices trust both, %d only the new one, %d would be cut off\n", r.From, r.To, r.Served, r.Gain, r.CutOff)
+			p.say("from %s to %s: %d devices trust both, %d only the new one, %d would be cut off\n", r.From, r.To, r.Served, r.Gain,
+				r.CutOff)
 			p.sayGroups("cut off", r.Devices)
 		},
 	}
@@ -157,7 +159,8 @@ func (p *program) certAdvise() *cobra.Command {
 				a.Roots = a.Roots[:min(limit, len(a.Roots))]
 			}
 			rows(p, "DEVICES|ADDS|REFUSED|HELD|ROOT|BY AMT|BY SUFFIX", a.Roots, func(r certs.RootAdvice) []any {
-				return []any{r.Devices, r.Adds, r.Refused, map[bool]string{true: "yes"}[r.Held], r.Name, counts(r.ByVersion), counts(r.BySuffix)}
+				return []any{r.Devices, r.Adds, r.Refused, map[bool]string{true: "yes"}[r.Held], r.Name, counts(r.ByVersion),
+					counts(r.BySuffix)}
 			})
 		},
 	}
@@ -258,8 +261,10 @@ func (p *program) certRenew() *cobra.Command {
 		use: "renew ID [--dry-run] [--mode MODE] [--out FILE]", args: cobra.ExactArgs(1),
 		short: "Begin the successor of a certificate, under the same names",
 		long: "Begin the successor of a certificate, under the same names. The certificate itself stays in use.\n\n" +
-			"Mode manual makes a request to order with; what the CA sends is imported as ever and follows ID. Mode own-root issues the successor at once,\n" +
-			"where the root kept here issued ID too. Left out, the mode chosen last is taken, else the one that suits ID. It is stored with ID.\n\n" +
+			"Mode manual makes a request to order with; what the CA sends is imported as ever and follows ID. Mode own-root issues the " +
+			"successor at once,\n" +
+			"where the root kept here issued ID too. Left out, the mode chosen last is taken, else the one that suits ID. It is stored " +
+			"with ID.\n\n" +
 			"There is no mode acme: no public CA is known that issues the AMT usage by ACME.",
 		flags: func(f *pflag.FlagSet) {
 			f.StringVar(&r.Mode, "mode", "", "`MODE`: manual or own-root")
@@ -310,7 +315,8 @@ func (p *program) sayRenewed(r api.CertificateRenewed, file string) {
 	case r.Request != nil:
 		p.say("\n")
 		p.sayRequested(*r.Request, file)
-		p.say("\nnext: order it, then provctl cert import FILE; provctl cert pending %s shows it again, --cancel gives it up\n", r.Request.ID)
+		p.say("\nnext: order it, then provctl cert import FILE; provctl cert pending %s shows it again, --cancel gives it up\n",
+			r.Request.ID)
 	case r.Import != nil:
 		p.say("\n")
 		p.sayImport(*r.Import)

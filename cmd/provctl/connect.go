@@ -38,7 +38,8 @@ func (p *program) open() (*api.Client, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, unusable("--address %q: want a URL such as http://127.0.0.1:8080", p.address)
 	}
-	t := &http.Transport{ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	t := &http.Transport{ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if p.ca != "" {
 		f, err := certs.ReadFile(p.ca)
 		if err != nil {
@@ -78,12 +79,14 @@ func (p *program) token() (string, error) {
 			p.tokenFrom = name
 			return strings.TrimSpace(string(text)), nil
 		case errors.Is(err, fs.ErrPermission):
-			return "", &exitError{exitAuth, fmt.Errorf("the token file %s may not be read by this user; run as the daemon's user or root, or use a token of your own with --token-file", name)}
+			return "", &exitError{exitAuth, fmt.Errorf("the token file %s may not be read by this user; run as the daemon's user or "+
+				"root, or use a token of your own with --token-file", name)}
 		case p.tokenFile != "":
 			return "", &exitError{exitAuth, fmt.Errorf("--token-file: %w", err)}
 		}
 	}
-	return "", &exitError{exitAuth, fmt.Errorf("no token: looked for %s; the daemon writes it to admin.token in its data_dir, name it with --token-file", strings.Join(candidates, " and "))}
+	return "", &exitError{exitAuth, fmt.Errorf("no token: looked for %s; the daemon writes it to admin.token in its data_dir, name it "+
+		"with --token-file", strings.Join(candidates, " and "))}
 }
 
 // defaultTokenFiles is where the local daemon writes its first token.

@@ -18,7 +18,8 @@ import (
 
 func (p *program) consoleCertificateCommand() *cobra.Command {
 	all := false
-	cmd := group("console-certificate", "Client certificates with which other consoles come through the mutual TLS of devices", p.consoleIssue(),
+	cmd := group("console-certificate", "Client certificates with which other consoles come through the mutual TLS of devices",
+		p.consoleIssue(),
 		verb[api.ConsoleCertificateList]{
 			use: "list", short: "Client certificates that other consoles got: who has them, and until when",
 			flags: func(f *pflag.FlagSet) { f.BoolVar(&all, "all", false, "those that have ended too") },
@@ -42,11 +43,13 @@ func (p *program) consoleIssue() *cobra.Command {
 	n := api.NewConsoleCertificate{}
 	return verb[api.ConsoleCertificateIssued]{
 		use: "issue --name NAME (--key FILE | --csr FILE) --out FILE", short: "Issue a client certificate for another console",
-		long: "Issue a client certificate of the device CA for another console. Its key is made on this machine, in a new file, or stays\n" +
+		long: "Issue a client certificate of the device CA for another console. Its key is made on this machine, in a new file, or " +
+			"stays\n" +
 			"where it is when a certificate request is given; the server never has it. A device with mutual TLS lets it in when the\n" +
 			"name, or an end of it, is in its profile's trusted_cn, or when that is empty; it wants a password as well.\n" +
 			fmt.Sprintf("It is good for %d days at most: devices hear of no revocation.", api.MostConsoleDays),
-		example: "  provctl console-certificate issue --name console.corp.example.com --for \"the help desk\" --key console.key --out console.pem\n" +
+		example: "  provctl console-certificate issue --name console.corp.example.com --for \"the help desk\" --key console.key --out " +
+			"console.pem\n" +
 			"  openssl s_client -connect 10.20.3.7:16993 -cert console.pem -cert_chain console.pem -key console.key",
 		flags: func(f *pflag.FlagSet) {
 			f.StringVar(&n.Name, "name", "", "the DNS `NAME` of the console")
@@ -122,7 +125,8 @@ func (p *program) consoleRevoke() *cobra.Command {
 	return verb[api.ConsoleCertificateRevoked]{
 		use: "revoke ID", short: "Note that a console's certificate is not to be used any more, and say what it still opens",
 		args: number("the id of a console certificate; provctl console-certificate list has them"),
-		long: "Note that a console's certificate is not to be used any more. Devices hear nothing of it: firmware gets no list of revoked\n" +
+		long: "Note that a console's certificate is not to be used any more. Devices hear nothing of it: firmware gets no list of " +
+			"revoked\n" +
 			"certificates from this server, so that the certificate opens their TLS until it ends. The answer says which devices that\n" +
 			"are, and what shuts it out sooner.",
 		flags: func(f *pflag.FlagSet) {

@@ -25,10 +25,12 @@ func (p *program) deviceCommand() *cobra.Command {
 			ask: one((*api.Client).Why), show: p.sayWhy,
 			status: func(w api.Why) error { return exit(exitNotFound, !w.Found) },
 		}.command(p),
-		p.deviceExport(), p.deviceTag("tag", "Give a device tags"), p.deviceTag("untag", "Take tags away from a device"), p.deviceAssignProfile(),
+		p.deviceExport(), p.deviceTag("tag", "Give a device tags"), p.deviceTag("untag", "Take tags away from a device"),
+		p.deviceAssignProfile(),
 		p.deviceImport(), p.deviceAuthorised(), p.deviceName(), p.deviceAddress(), p.deviceAdopt(), p.deviceTrust(),
 		p.deviceAct("approve", "Let devices in", ""),
-		p.deviceAct("reject", "Turn waiting devices away", "Their hellos are recorded and nothing else happens. The way back is device approve."),
+		p.deviceAct("reject", "Turn waiting devices away",
+			"Their hellos are recorded and nothing else happens. The way back is device approve."),
 		p.deviceAct("retry", "Try devices again now", ""),
 		p.deviceAct("clear-failures", "Forget the failures of devices, and begin nothing",
 			"The next hello of a device is looked at at once, and the pauses between attempts begin anew with the shortest.\n"+
@@ -172,7 +174,8 @@ func (p *program) deviceAct(verb, short, long string) *cobra.Command {
 	cmd := &cobra.Command{Use: verb + " DEVICE…", Short: short, Long: strings.TrimSpace(short + ".\n" + long), Args: cobra.MinimumNArgs(1)}
 	noteFlag(cmd.Flags(), &note)
 	if verb == "approve" {
-		cmd.Flags().StringVar(&seen, "seen-at", "", "the address of the machine that you looked at the machine: refused when its UUID says hello from elsewhere by now")
+		cmd.Flags().StringVar(&seen, "seen-at", "",
+			"the address of the machine that you looked at the machine: refused when its UUID says hello from elsewhere by now")
 	}
 	if verb == "retry" {
 		vouchFlags(cmd.Flags(), &v, "trust-first")

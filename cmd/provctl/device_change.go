@@ -34,7 +34,8 @@ func (p *program) deviceAssignProfile() *cobra.Command {
 	return p.action(verb[api.ActionResult]{
 		use: "assign-profile DEVICE PROFILE", short: "Give a device its profile", args: cobra.ExactArgs(2),
 		long: "Gives a device its profile, which then goes before the list of authorised devices and the rules; - takes that back.\n" +
-			"A device under management is brought to it by a rollout. For many devices: provctl job start assign-profile QUERY --profile NAME.",
+			"A device under management is brought to it by a rollout. For many devices: provctl job start assign-profile QUERY --profile " +
+			"NAME.",
 		flags: func(f *pflag.FlagSet) { noteFlag(f, &b.Note) },
 		ask: func(ctx context.Context, c *api.Client, args []string) (api.ActionResult, error) {
 			b.Profile = args[1]
@@ -47,7 +48,8 @@ func (p *program) deviceAddress() *cobra.Command {
 	var n api.NewAddress
 	return p.action(verb[api.ActionResult]{
 		use: "address DEVICE ADDRESS", short: "Say where a device is", args: cobra.ExactArgs(2),
-		long: "The device is called at ADDRESS from now on, also one under management; its key decides whether what answers there is the device.\n" +
+		long: "The device is called at ADDRESS from now on, also one under management; its key decides whether what answers there is the " +
+			"device.\n" +
 			"Of two machines that say hello with one UUID it is the one at ADDRESS, and the other is kept out.",
 		example: "  provctl device address pc-24.corp.example.com 10.20.3.7 --note 'moved to the branch'",
 		flags:   func(f *pflag.FlagSet) { noteFlag(f, &n.Note) },
@@ -83,7 +85,8 @@ func (p *program) deviceExport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "export [QUERY]", Short: "Write the list of devices as CSV or JSON",
 		Long: "Writes all devices that QUERY finds, as in device list, with all columns of the list and no password.\n" +
-			"CSV begins with a heading; times are UTC, tags are divided by spaces. A cell that a spreadsheet would take for a formula gets a ' in front.",
+			"CSV begins with a heading; times are UTC, tags are divided by spaces. A cell that a spreadsheet would take for a formula " +
+			"gets a ' in front.",
 		Example: "  provctl device export state:provisioned --out fleet.csv\n  provctl device export --format json > fleet.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if format == "" {
@@ -124,8 +127,10 @@ func (p *program) deviceExport() *cobra.Command {
 	return cmd
 }
 
-var exportColumns = []string{"uuid", "name", "lifecycle", "reason", "detail", "mode", "health", "amt", "sku", "profile", "suffix", "address",
-	"mac", "serial", "tags", "approved", "first_seen", "last_seen", "provisioned_at", "next_retry", "window_until", "certificate", "tls", "hellos"}
+var exportColumns = []string{"uuid", "name", "lifecycle", "reason", "detail", "mode", "health", "amt", "sku", "profile", "suffix",
+	"address",
+	"mac", "serial", "tags", "approved", "first_seen", "last_seen", "provisioned_at", "next_retry", "window_until", "certificate", "tls",
+	"hellos"}
 
 func exportDevices(w io.Writer, format string, devices []api.Device) error {
 	if format == "json" {
@@ -140,8 +145,10 @@ func exportDevices(w io.Writer, format string, devices []api.Device) error {
 		return t.UTC().Format(time.RFC3339)
 	}
 	for _, d := range devices {
-		row := []string{d.UUID, d.FQDN, d.Lifecycle, d.Reason, d.Detail, d.DeviceMode, d.Health, d.AMTVersion, d.SKU, d.Profile, d.Suffix, d.Address,
-			d.MAC, d.Serial, strings.Join(d.Tags, " "), strconv.FormatBool(d.Approved), stamp(d.FirstSeen), stamp(d.LastSeen), stamp(d.ProvisionedAt),
+		row := []string{d.UUID, d.FQDN, d.Lifecycle, d.Reason, d.Detail, d.DeviceMode, d.Health, d.AMTVersion, d.SKU, d.Profile, d.Suffix,
+			d.Address,
+			d.MAC, d.Serial, strings.Join(d.Tags, " "), strconv.FormatBool(d.Approved), stamp(d.FirstSeen), stamp(d.LastSeen),
+			stamp(d.ProvisionedAt),
 			stamp(d.NextRetry), stamp(d.WindowUntil), d.Certificate, d.TLSVersion, strconv.Itoa(d.HelloCount)}
 		for i, cell := range row {
 			if cell != "" && strings.ContainsAny(cell[:1], "=+-@\t\r") {
@@ -163,7 +170,8 @@ func (p *program) unprovisionCommand() *cobra.Command {
 		long: "Undoes a device's setup over the network. full takes it back to its factory state; partial keeps its users and names,\n" +
 			"and it says hello again; decommission is full, and retires the device once it shows that it is gone. Its record and its\n" +
 			"passwords are kept here: the MEBx password stays on the machine.\n" +
-			"It cannot be undone, so it asks for the device to be typed once more; --confirm DEVICE is for scripts. For many devices: provctl job start unprovision.",
+			"It cannot be undone, so it asks for the device to be typed once more; --confirm DEVICE is for scripts. For many devices: " +
+			"provctl job start unprovision.",
 		example: "  provctl unprovision 11223344-5566-7788-99aa-bbccddeeff00 --mode partial",
 		flags: func(f *pflag.FlagSet) {
 			f.StringVar(&b.Mode, "mode", "", "full, partial or decommission")
@@ -181,7 +189,8 @@ func (p *program) unprovisionCommand() *cobra.Command {
 		},
 		ask: func(ctx context.Context, c *api.Client, args []string) (r api.ActionResult, err error) {
 			if b.Confirm == "" {
-				if b.Confirm, err = p.askFor("unprovision "+args[0], args[0], fmt.Sprintf("for scripts: --confirm %q", args[0])); err != nil {
+				if b.Confirm, err = p.askFor("unprovision "+args[0], args[0],
+					fmt.Sprintf("for scripts: --confirm %q", args[0])); err != nil {
 					return r, err
 				}
 			}

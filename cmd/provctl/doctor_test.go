@@ -22,7 +22,8 @@ func TestDoctor(t *testing.T) {
 	at := time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
 	well := []api.DoctorCheck{{Name: "listener", Status: "pass", Detail: "hellos can be left at 192.0.2.10:9971"}}
 	odd := append(well[:1:1], api.DoctorCheck{Name: "backup", Status: "warn", Detail: "there is no backup", Hint: "make one\nevery night"})
-	bad := append(odd[:2:2], api.DoctorCheck{Name: "dns:corp.example.com", Status: "fail", Detail: "there is no provisionserver.corp.example.com\nns1: no such name", Hint: "add it"})
+	bad := append(odd[:2:2], api.DoctorCheck{Name: "dns:corp.example.com", Status: "fail",
+		Detail: "there is no provisionserver.corp.example.com\nns1: no such name", Hint: "add it"})
 	for _, c := range []struct {
 		name   string
 		args   []string
@@ -36,7 +37,8 @@ func TestDoctor(t *testing.T) {
 		{"well", nil, api.DoctorReport{Checks: well, Worst: "pass", At: &at, Node: "n1"}, "GET", 0,
 			"pass  listener  hellos can be left at 192.0.2.10:9971\n\npass on n1, at 2026-03-01 08:00:00Z\n", ""},
 		{"odd", []string{"--run"}, api.DoctorReport{Checks: odd, Worst: "warn", At: &at, Node: "n1"}, "POST", 1,
-			"pass  listener  hellos can be left at 192.0.2.10:9971\nwarn  backup    there is no backup\n                -> make one\n                   every night\n\nwarn on n1, at 2026-03-01 08:00:00Z\n", ""},
+			"pass  listener  hellos can be left at 192.0.2.10:9971\nwarn  backup    there is no backup\n                -> make one\n    " +
+				"               every night\n\nwarn on n1, at 2026-03-01 08:00:00Z\n", ""},
 		{"bad", nil, api.DoctorReport{Checks: bad, Worst: "fail", At: &at, Node: "n1"}, "GET", 2, `pass  listener              hellos can be left at 192.0.2.10:9971
 warn  backup                there is no backup
                             -> make one
@@ -73,7 +75,8 @@ fail on n1, at 2026-03-01 08:00:00Z
 				t.Fatal(err)
 			}
 			var stdout, stderr bytes.Buffer
-			status := run(t.Context(), append([]string{"--address", srv.URL, "--token-file", token, "doctor"}, c.args...), nil, &stdout, &stderr)
+			status := run(t.Context(), append([]string{"--address", srv.URL, "--token-file", token, "doctor"}, c.args...), nil, &stdout,
+				&stderr)
 			if status != c.status || stdout.String() != c.out || stderr.String() != c.err {
 				t.Errorf("status %d\n%s%s", status, cmp.Diff(c.out, stdout.String()), cmp.Diff(c.err, stderr.String()))
 			}

@@ -50,7 +50,8 @@ func (p *program) helloCommand() *cobra.Command {
 func (p *program) helloDecode() *cobra.Command {
 	return &cobra.Command{
 		Use: "decode FILE", Short: "Read a recorded hello; needs no daemon", Args: cobra.ExactArgs(1),
-		Long: "Read a recorded hello, whatever a tool made of it: its bytes, hexadecimal digits, a dump of xxd, hexdump, od or Wireshark, a list of 0x01,\n" +
+		Long: "Read a recorded hello, whatever a tool made of it: its bytes, hexadecimal digits, a dump of xxd, hexdump, od or " +
+			"Wireshark, a list of 0x01,\n" +
 			"base64, or each hello of a pcap or pcapng file. What it was taken for is said. - reads standard input. Known roots are named.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			raw, err := p.fileUpTo(args[0], maxHello, "cut it down to the hellos, such as tcpdump -r FILE -w SMALL port 9971")
@@ -86,15 +87,18 @@ func decodeHellos(raw []byte) ([]api.HelloDecoded, error) {
 	var all []api.HelloDecoded
 	for _, m := range found {
 		all = append(all, api.HelloDecoded{
-			Form: m.Form, Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount), AdminCredentialsSet: m.AdminCredentialsSet, Hashes: api.Roots(m.Hashes),
+			Form: m.Form, Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount),
+			AdminCredentialsSet: m.AdminCredentialsSet, Hashes: api.Roots(m.Hashes),
 		})
 	}
 	return all, nil
 }
 
 func (p *program) sayHello(d api.HelloDecoded) {
-	p.fields("taken for", d.Form, "version", fmt.Sprintf("%d (%s)", d.Version, map[int]string{2: "PSK", 3: "PKI"}[d.Version]), "uuid", d.UUID,
-		"retry", d.Retry, "admin credentials set", map[bool]string{true: "yes", false: "no"}[d.AdminCredentialsSet], "hashes", len(d.Hashes))
+	p.fields("taken for", d.Form, "version", fmt.Sprintf("%d (%s)", d.Version, map[int]string{2: "PSK", 3: "PKI"}[d.Version]), "uuid",
+		d.UUID,
+		"retry", d.Retry, "admin credentials set", map[bool]string{true: "yes", false: "no"}[d.AdminCredentialsSet], "hashes",
+		len(d.Hashes))
 	var t table
 	for i, r := range d.Hashes {
 		if r.Name == "" {

@@ -38,7 +38,8 @@ func (j *jobFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&j.PerMinute, "per-minute", 0,
 		"begin at most so many devices a minute; 0: no cap, or as the server is configured for what goes in waves")
 	f.IntVar(&j.canary, "canary", -1,
-		"maintain, rotate, unprovision: prove it on so many devices after the first one, before the rest; default: as the server is configured")
+		"maintain, rotate, unprovision: prove it on so many devices after the first one, before the rest; default: as the server is "+
+			"configured")
 	f.StringVar(&j.at, "at", "", "when to begin: a time such as 2026-12-24T22:00:00Z, or a delay such as 2h")
 	noteFlag(f, &j.Note)
 	f.BoolVar(&j.NeedApprover, "need-approver", false, "wait until another user approves it")
@@ -47,7 +48,8 @@ func (j *jobFlags) add(f *pflag.FlagSet) {
 }
 
 // jobKinds are what can be done to many devices at once.
-var jobKinds = []string{"maintain", "rotate", "unprovision", "retire", "approve", "reject", "retry", "clear-failures", "quarantine", "release",
+var jobKinds = []string{"maintain", "rotate", "unprovision", "retire", "approve", "reject", "retry", "clear-failures", "quarantine",
+	"release",
 	"restore", "tag", "untag", "assign-profile"}
 
 const jobHelp = `Starts a job for the devices a query finds at this moment. QUERY is as in device list; --all is every device
@@ -105,7 +107,8 @@ func (p *program) maintainCommand() *cobra.Command {
 		Use:   "maintain DEVICE | QUERY | --all --due | --task clock,cert,name,tls,password,settings",
 		Short: "Look after managed devices: clock, certificate, name, password",
 		Long: "Looks after one device, or after all that a query finds, as a job. --due does only what is due: a clock that is off,\n" +
-			"a certificate that ends within 30 days, a name that changed, a password older than its profile allows, TLS settings that differ.\n" +
+			"a certificate that ends within 30 days, a name that changed, a password older than its profile allows, TLS settings that " +
+			"differ.\n" +
 			"--task does what is named, where it is needed; --task check looks and changes nothing.",
 		Example: "  provctl maintain --all --due\n  provctl maintain 11223344-5566-7788-99aa-bbccddeeff00 --task clock,cert\n" +
 			"  provctl maintain net:10.20.0.0/16 --task check",
@@ -120,7 +123,8 @@ func (p *program) maintainCommand() *cobra.Command {
 				}
 				res, err := c.Maintain(cmd.Context(), args[0], api.MaintainBody{Task: j.Task, Note: j.Note})
 				var refused *api.Problem
-				if !errors.As(err, &refused) || looksLikeUUID(args[0]) || refused.Code != api.CodeNoDevice && refused.Code != api.CodeAmbiguous {
+				if !errors.As(err, &refused) || looksLikeUUID(args[0]) || refused.Code != api.CodeNoDevice &&
+					refused.Code != api.CodeAmbiguous {
 					return p.showAction(args[0], res, err)
 				}
 			} // else it is a query
@@ -300,8 +304,10 @@ func (p *program) sayJob(j api.Job) {
 		j.Profile = "as list and rules say"
 	}
 	p.fields("job", id, "kind", j.Kind, "state", jobState(j), "why", j.Detail, "brings to", target, "query", j.Query, "task", j.Task,
-		"mode", j.Mode, "tags", j.Tags, "profile", j.Profile, "devices", j.Devices, "waves", wavesLine(j.Waves, j.ID != 0), "lately", lately,
-		"results", results, "per minute", ifAny(j.PerMinute), "not before", j.NotBefore, "made by", j.CreatedBy, "approved by", j.ApprovedBy,
+		"mode", j.Mode, "tags", j.Tags, "profile", j.Profile, "devices", j.Devices, "waves", wavesLine(j.Waves, j.ID != 0), "lately",
+		lately,
+		"results", results, "per minute", ifAny(j.PerMinute), "not before", j.NotBefore, "made by", j.CreatedBy, "approved by",
+		j.ApprovedBy,
 		"made", j.CreatedAt, "finished", j.FinishedAt, "note", j.Note, "confirm with", j.Confirm)
 	for i, u := range j.Sample {
 		if i == 0 {

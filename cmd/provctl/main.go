@@ -152,7 +152,8 @@ func (p *program) root() *cobra.Command {
 	root := group("provctl", "Look at and steer a running provisiond")
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.Long = "provctl looks at and steers a running provisiond. It shows times of UTC.\n\n" +
-		"Exit status: 0 done, 1 failed, 2 partly done, 3 a file or setting that cannot be used, 4 not allowed, 5 not found, 6 wrong arguments.\n\n" +
+		"Exit status: 0 done, 1 failed, 2 partly done, 3 a file or setting that cannot be used, 4 not allowed, 5 not found, 6 wrong " +
+		"arguments.\n\n" +
 		"Environment, where the flag of that name is not given:\n" +
 		"  PROVISIOND_ADDRESS     the daemon's URL\n" +
 		"  PROVISIOND_TOKEN_FILE  a file with the token\n" +
@@ -161,11 +162,14 @@ func (p *program) root() *cobra.Command {
 		"  PROVISIOND_DATA_DIR    the local daemon's data_dir, in which admin.token is looked for"
 	f := root.PersistentFlags()
 	f.StringVar(&p.address, "address", envOr("PROVISIOND_ADDRESS", "http://127.0.0.1:8080"), "the daemon's `URL`")
-	f.StringVar(&p.tokenFile, "token-file", os.Getenv("PROVISIOND_TOKEN_FILE"), "a `FILE` with the token (default: admin.token in the local daemon's data_dir)")
+	f.StringVar(&p.tokenFile, "token-file", os.Getenv("PROVISIOND_TOKEN_FILE"),
+		"a `FILE` with the token (default: admin.token in the local daemon's data_dir)")
 	f.StringVar(&p.ca, "ca", os.Getenv("PROVISIOND_CA"), "a `FILE` with the authorities of the daemon's certificate (PEM)")
 	f.BoolVar(&p.json, "json", false, "print JSON for programs")
-	root.AddCommand(p.deviceCommand(), p.ruleCommand(), p.profileCommand(), p.secretCommand(), p.keyCommand(), p.jobCommand(), p.maintainCommand(), p.unprovisionCommand(), p.eventCommand(), p.helloCommand(), p.reasonCommand(),
-		p.certCommand(), p.rootCommand(), p.consoleCertificateCommand(), p.deviceCACommand(), p.auditCommand(), p.userCommand(), p.tokenCommand(), p.doctorCommand(), p.statusCommand(), p.versionCommand())
+	root.AddCommand(p.deviceCommand(), p.ruleCommand(), p.profileCommand(), p.secretCommand(), p.keyCommand(), p.jobCommand(),
+		p.maintainCommand(), p.unprovisionCommand(), p.eventCommand(), p.helloCommand(), p.reasonCommand(),
+		p.certCommand(), p.rootCommand(), p.consoleCertificateCommand(), p.deviceCACommand(), p.auditCommand(), p.userCommand(),
+		p.tokenCommand(), p.doctorCommand(), p.statusCommand(), p.versionCommand())
 	return root
 }
 

@@ -66,7 +66,8 @@ func bench(t *testing.T) *apitest.Bench {
 	d := apitest.Device{UUID: id(1), Address: "10.20.0.11"}
 	d.Facts.FQDN, d.Facts.Version, d.Facts.DeviceMode = text("pc11.corp.example"), &v16, text("operational")
 	b.Provisioned(d, "Canary-Admin-9!", "Canary-Mebx-9!")
-	d = apitest.Device{UUID: id(2), Address: "10.20.0.12", Lifecycle: "failed", Reason: reason.TLSSuffixRejected, Detail: "the device hung up after our certificate"}
+	d = apitest.Device{UUID: id(2), Address: "10.20.0.12", Lifecycle: "failed", Reason: reason.TLSSuffixRejected,
+		Detail: "the device hung up after our certificate"}
 	d.Facts.FQDN, d.Facts.Version = text("pc12.corp.example"), &v11
 	b.Seen(d)
 	b.Seen(apitest.Device{UUID: id(3), Address: "10.20.0.13", Lifecycle: "pending_approval", Reason: reason.NotAuthorized})
@@ -91,7 +92,8 @@ func play(t *testing.T, b *apitest.Bench, script string) string {
 		line := lines[i]
 		command, typed := strings.CutPrefix(line, "$ ")
 		if !typed {
-			if strings.HasPrefix(line, "#") || line == "" && i+1 < len(lines) && (strings.HasPrefix(lines[i+1], "$ ") || strings.HasPrefix(lines[i+1], "#")) {
+			if strings.HasPrefix(line, "#") || line == "" && i+1 < len(lines) &&
+				(strings.HasPrefix(lines[i+1], "$ ") || strings.HasPrefix(lines[i+1], "#")) {
 				out.WriteString(line + "\n")
 			}
 			continue
@@ -168,7 +170,8 @@ func TestEveryRole(t *testing.T) {
 	b := apitest.New(t)
 	for _, r := range api.Roles() {
 		var stdout, stderr bytes.Buffer
-		if s := run(t.Context(), []string{"--address", b.HTTP.URL, "--token-file", b.TokenFile(), "token", "create", "--name", "x-" + string(r), "--role", string(r)}, nil, &stdout, &stderr); s != 0 {
+		if s := run(t.Context(), []string{"--address", b.HTTP.URL, "--token-file", b.TokenFile(), "token", "create", "--name",
+			"x-" + string(r), "--role", string(r)}, nil, &stdout, &stderr); s != 0 {
 			t.Errorf("%s: %d %s", r, s, stderr.String())
 		}
 	}
@@ -183,7 +186,8 @@ func TestTail(t *testing.T) {
 	out := &watched{until: "later_event", then: cancel}
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"--address", b.HTTP.URL, "--token-file", b.TokenFile(), "event", "tail", "--after", "0", "--json"}, nil, out, out)
+		done <- run(ctx, []string{"--address", b.HTTP.URL, "--token-file", b.TokenFile(), "event", "tail", "--after", "0", "--json"}, nil,
+			out, out)
 	}()
 	b.Say("later_event")
 	if status := <-done; status != 0 {

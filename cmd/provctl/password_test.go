@@ -96,10 +96,12 @@ func TestWrapKeySendsThePublicHalf(t *testing.T) {
 		}
 		h := handoverFlags{wrapTo: file}
 		err := h.read(t.Context())
-		if block, _ := pem.Decode([]byte(h.WrapTo)); name == "public.der" && (err != nil || block == nil || !bytes.Equal(block.Bytes, public)) {
+		if block, _ := pem.Decode([]byte(h.WrapTo)); name == "public.der" &&
+			(err != nil || block == nil || !bytes.Equal(block.Bytes, public)) {
 			t.Errorf("%s: %v, %q", name, err, h.WrapTo)
 		}
-		if name == "private.der" && (err == nil || h.WrapTo != "" || !strings.Contains(err.Error(), "private.der: this is a private key, which stays with its owner")) {
+		if name == "private.der" && (err == nil || h.WrapTo != "" ||
+			!strings.Contains(err.Error(), "private.der: this is a private key, which stays with its owner")) {
 			t.Errorf("%s: %v, %q", name, err, h.WrapTo)
 		}
 	}

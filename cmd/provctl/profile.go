@@ -87,7 +87,8 @@ func (p *program) profileRollback() *cobra.Command {
 		use: "rollback NAME --to VERSION", short: "Go back to an older version of a profile", args: cobra.ExactArgs(1),
 		long: "Keeps a new version that says what an older one said; no version is ever changed or removed.\n" +
 			"Devices under management are brought to it by maintenance, as to any new version.",
-		example: "  provctl profile history kiosk\n  provctl profile rollback kiosk --to 3 --dry-run\n  provctl profile rollback kiosk --to 3",
+		example: "  provctl profile history kiosk\n  provctl profile rollback kiosk --to 3 --dry-run\n  provctl profile rollback kiosk " +
+			"--to 3",
 		flags: func(f *pflag.FlagSet) {
 			f.IntVar(&n.Version, "to", 0, "the `VERSION` to go back to")
 			profileDryFlag(f, &n)
@@ -150,7 +151,8 @@ func (p *program) sayChanges(list []api.ProfileChange) {
 func (p *program) profileHistory() *cobra.Command {
 	limit := 50
 	return list(p, verb[[]api.ProfileView]{
-		use: "history NAME", short: "The versions of a profile, newest first: when, by whom, and what each changed", args: cobra.ExactArgs(1),
+		use: "history NAME", short: "The versions of a profile, newest first: when, by whom, and what each changed",
+		args:  cobra.ExactArgs(1),
 		flags: func(f *pflag.FlagSet) { f.IntVar(&limit, "limit", limit, "at most so many; 0 for all") },
 		ask: func(ctx context.Context, c *api.Client, args []string) ([]api.ProfileView, error) {
 			all := []api.ProfileView{}

@@ -24,7 +24,8 @@ func (p *program) reasonCommand() *cobra.Command {
 				}
 				return p.printJSON(out)
 			}
-			rows(p, "CODE|PHASE|WAITS FOR|TITLE", reason.All(), func(e reason.Entry) []any { return []any{e.Code, e.Phase, e.Retry, e.Title} })
+			rows(p, "CODE|PHASE|WAITS FOR|TITLE", reason.All(),
+				func(e reason.Entry) []any { return []any{e.Code, e.Phase, e.Retry, e.Title} })
 			return nil
 		}},
 		&cobra.Command{

@@ -74,7 +74,8 @@ func (p *program) rootSetupBin() *cobra.Command {
 	var file, server, current, next, hash, name string
 	s := certs.SetupFile{Activate: true}
 	cmd := &cobra.Command{
-		Use: "setup-bin --out FILE", Short: "Write a setup.bin for a USB key: the root's hash, DNS suffix, server and MEBx password", Args: cobra.NoArgs,
+		Use: "setup-bin --out FILE", Short: "Write a setup.bin for a USB key: the root's hash, DNS suffix, server and MEBx password",
+		Args: cobra.NoArgs,
 		Long: "Write a setup.bin for a USB key, which MEBx reads while the machine starts: the root's hash, PKI DNS suffix,\n" +
 			"server and MEBx password. It is made on this machine; the passwords are sent to nobody. They stand readable in the file:\n" +
 			"treat the key like a password. What is written is read back and compared. It has not been tried on hardware here.",
@@ -119,7 +120,8 @@ func (p *program) rootSetupBin() *cobra.Command {
 				return &exitError{exitFailed, err}
 			}
 			if p.json {
-				return p.printJSON(map[string]any{"file": file, "bytes": len(data), "hash": h.Hash.String(), "name": h.Name, "suffix": s.DNSSuffix,
+				return p.printJSON(map[string]any{"file": file, "bytes": len(data), "hash": h.Hash.String(), "name": h.Name,
+					"suffix": s.DNSSuffix,
 					"server": server})
 			}
 			p.say("%s: %d bytes, read back and compared\n  %s (%s)\n", file, len(data), h.Hash, h.Name)

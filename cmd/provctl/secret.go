@@ -18,7 +18,8 @@ func (p *program) secretCommand() *cobra.Command {
 	return group("secret", "Passwords of devices",
 		verb[api.Revealed]{
 			use: "reveal DEVICE --kind admin|mebx|user:NAME --reason TEXT", short: "Read one password; the audit keeps who, when and why",
-			example: "  provctl secret reveal 11223344-5566-7788-99aa-bbccddeeff00 --kind admin --reason 'ticket 4711'", args: cobra.ExactArgs(1),
+			example: "  provctl secret reveal 11223344-5566-7788-99aa-bbccddeeff00 --kind admin --reason 'ticket 4711'",
+			args:    cobra.ExactArgs(1),
 			flags: func(f *pflag.FlagSet) {
 				f.StringVar(&kind, "kind", "", "admin, mebx, or user:NAME of a user that the profile has")
 				f.StringVar(&reason, "reason", "", "why it is needed")

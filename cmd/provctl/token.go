@@ -23,7 +23,8 @@ func (p *program) tokenCommand() *cobra.Command {
 			return []any{k.ID, k.Name, k.User, k.Role, k.CreatedBy, k.CreatedAt, k.ExpiresAt, k.LastUsed, k.RevokedAt}
 		}),
 		verb[api.Token]{
-			use: "revoke ID", short: "Revoke a token, and the console logins made with it", args: number("the id of a token; provctl token list has them"),
+			use: "revoke ID", short: "Revoke a token, and the console logins made with it",
+			args: number("the id of a token; provctl token list has them"),
 			ask: func(ctx context.Context, c *api.Client, args []string) (api.Token, error) {
 				return c.RevokeToken(ctx, idOf(args[0]))
 			},

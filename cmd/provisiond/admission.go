@@ -51,7 +51,8 @@ func odca(ctx context.Context, c ODCA, log *zap.Logger, o *server.Options) error
 	for _, root := range roots {
 		o.ODCARoots.AddCert(root)
 		if sum := sha256.Sum256(root.Raw); hex.EncodeToString(sum[:]) != session.IntelODCARoot {
-			log.Warn("odca.root", zap.String("subject", root.Subject.String()), zap.String("detail", "this is not Intel's root of hardware certificates, and what it signs is believed"))
+			log.Warn("odca.root", zap.String("subject", root.Subject.String()),
+				zap.String("detail", "this is not Intel's root of hardware certificates, and what it signs is believed"))
 		}
 	}
 	return nil
@@ -60,7 +61,8 @@ func odca(ctx context.Context, c ODCA, log *zap.Logger, o *server.Options) error
 func (l *loader) odca(c ODCA) {
 	if c.Roots == "" {
 		if c.Policy == "prefer" || c.Policy == "require" {
-			l.wrong("provisioning.odca.roots", "missing with policy "+c.Policy, "without a root no certificate can be verified", "odca: {roots: /etc/provisiond/odca.pem, policy: "+c.Policy+"}")
+			l.wrong("provisioning.odca.roots", "missing with policy "+c.Policy, "without a root no certificate can be verified",
+				"odca: {roots: /etc/provisiond/odca.pem, policy: "+c.Policy+"}")
 		}
 		return
 	}
@@ -118,11 +120,13 @@ func (l *loader) names(n Names) {
 		l.wrong("provisioning.names.sources", "is empty", "a device could never be named", "sources: [assigned, pattern]")
 	}
 	if i := slices.Index(n.Sources, "pattern"); i >= 0 && i < len(n.Sources)-1 {
-		l.wrong("provisioning.names.sources", fmt.Sprintf("%s stands behind pattern", n.Sources[i+1]), "pattern always answers, so what stands behind it is never asked", "sources: [assigned, reverse_dns, pattern]")
+		l.wrong("provisioning.names.sources", fmt.Sprintf("%s stands behind pattern", n.Sources[i+1]),
+			"pattern always answers, so what stands behind it is never asked", "sources: [assigned, reverse_dns, pattern]")
 	}
 	if n.Webhook == "" {
 		if slices.Contains(n.Sources, "webhook") {
-			l.wrong("provisioning.names.webhook", "missing while provisioning.names.sources names webhook", "", "webhook: https://cmdb.example.com/amt-name")
+			l.wrong("provisioning.names.webhook", "missing while provisioning.names.sources names webhook", "",
+				"webhook: https://cmdb.example.com/amt-name")
 		}
 		return
 	}
@@ -132,7 +136,8 @@ func (l *loader) names(n Names) {
 		return
 	}
 	if a, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !a.IsLoopback()) {
-		l.wrong("provisioning.names.webhook", "http to another machine", "whoever sits between could name devices", "webhook: https://cmdb.example.com/amt-name")
+		l.wrong("provisioning.names.webhook", "http to another machine", "whoever sits between could name devices",
+			"webhook: https://cmdb.example.com/amt-name")
 	}
 	if n.WebhookCA != "" {
 		l.authorities("provisioning.names.webhook_ca", n.WebhookCA)

@@ -86,7 +86,8 @@ func storeConfig(cmd *cobra.Command, given func() (path string, flags map[string
 	path, flags := given()
 	cfg, _, problems := Load(cmd.Context(), path, os.Environ(), flags)
 	problems = slices.DeleteFunc(problems, func(p Problem) bool {
-		return p.Key != "" && !strings.HasPrefix(p.Key, "data_dir") && !strings.HasPrefix(p.Key, "database") && !strings.HasPrefix(p.Key, "master_key")
+		return p.Key != "" && !strings.HasPrefix(p.Key, "data_dir") && !strings.HasPrefix(p.Key, "database") &&
+			!strings.HasPrefix(p.Key, "master_key")
 	})
 	for _, p := range problems {
 		fmt.Fprintln(cmd.ErrOrStderr(), p)
@@ -99,7 +100,8 @@ func storeConfig(cmd *cobra.Command, given func() (path string, flags map[string
 
 // presentKeyring opens the master key and never makes one.
 func presentKeyring(ctx context.Context, cfg Config) (*seal.Keyring, error) {
-	src := seal.Source{File: string(cfg.MasterKey.File), Env: cfg.MasterKey.Env, Credential: cfg.MasterKey.Credential, Command: cfg.MasterKey.Exec}
+	src := seal.Source{File: string(cfg.MasterKey.File), Env: cfg.MasterKey.Env, Credential: cfg.MasterKey.Credential,
+		Command: cfg.MasterKey.Exec}
 	if src.File == "" && src.Env == "" && src.Credential == "" && len(src.Command) == 0 {
 		src.File = filepath.Join(cfg.DataDir, "master.key")
 	}
@@ -160,7 +162,8 @@ func newBackupCreate() *cobra.Command {
 		err = db.Write(ctx, func(tx *store.Tx) error {
 			return errors.Join(
 				tx.PutLastBackup(ctx, store.LastBackup{At: report.Created, File: name, Size: size}),
-				tx.Audit(ctx, store.AuditRecord{Actor: "command line", Action: "backup.create", Subject: name, Detail: map[string]any{"devices": report.Rows["devices"]}}))
+				tx.Audit(ctx, store.AuditRecord{Actor: "command line", Action: "backup.create", Subject: name,
+					Detail: map[string]any{"devices": report.Rows["devices"]}}))
 		})
 		if err != nil {
 			return fmt.Errorf("the backup %s is whole, but that it was made could not be noted: %w", *out, err)
@@ -206,7 +209,8 @@ func writeBackup(ctx context.Context, db *store.DB, name string, phrase amt.Secr
 }
 
 func newBackupVerify() *cobra.Command {
-	cmd := &cobra.Command{Use: "verify FILE", Short: "Read a backup to its end, open every password in it and walk its audit chain", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "verify FILE", Short: "Read a backup to its end, open every password in it and walk its audit chain",
+		Args: cobra.ExactArgs(1)}
 	passphrase := passphraseFlag(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "print as JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -220,8 +224,9 @@ func newBackupVerify() *cobra.Command {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		if *asJSON {
-			return printJSON(cmd.OutOrStdout(), map[string]any{"created": r.Created, "engine": r.Engine, "schema": r.Schema, "program": r.Program,
-				"rows": r.Rows, "opened": r.Opened, "audit": r.Audit})
+			return printJSON(cmd.OutOrStdout(), map[string]any{"created": r.Created, "engine": r.Engine, "schema": r.Schema,
+				"program": r.Program,
+				"rows":    r.Rows, "opened": r.Opened, "audit": r.Audit})
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s is whole\n", args[0])
 		printBackup(cmd.OutOrStdout(), r)
@@ -306,7 +311,8 @@ func vacant(cfg Config) error {
 	file := filepath.Join(cfg.DataDir, store.DatabaseFile)
 	switch _, err := os.Stat(file); {
 	case err == nil:
-		return fmt.Errorf("%s is there already, and a backup is restored into an empty database only: name another data_dir, or move it away", file)
+		return fmt.Errorf("%s is there already, and a backup is restored into an empty database only: name another data_dir, or move it "+
+			"away", file)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	default:
@@ -315,6 +321,7 @@ func vacant(cfg Config) error {
 }
 
 func printBackup(out io.Writer, r store.BackupReport) {
-	fmt.Fprintf(out, "  taken %s from %s, schema %d, by provisiond %s\n  %d devices, %d passwords and keys opened, %d audit records in an unbroken chain\n",
+	fmt.Fprintf(out, "  taken %s from %s, schema %d, by provisiond %s\n  %d devices, %d passwords and keys opened, %d audit records in "+
+		"an unbroken chain\n",
 		r.Created.Format("2006-01-02 15:04:05 MST"), r.Engine, r.Schema, r.Program, r.Rows["devices"], r.Opened, r.Audit)
 }

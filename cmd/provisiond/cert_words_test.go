@@ -58,21 +58,24 @@ func TestCertWords(t *testing.T) {
 				return f, found[1]
 			}
 			_, first := imports("First Vendor")
-			if out, err := run("wrong\n", "cert", "import", "amt.pfx", "--password-file", "-"); err == nil || !strings.Contains(out, "pfx_password_wrong") {
+			if out, err := run("wrong\n", "cert", "import", "amt.pfx", "--password-file", "-"); err == nil ||
+				!strings.Contains(out, "pfx_password_wrong") {
 				t.Errorf("a wrong password: %v\n%s", err, out)
 			}
 			leaf, second := imports("Second Vendor")
 			waitsFor(t, s.DB, leaf)
 
 			recommended := "recommended: 1 device that waits would be served by it and by none in use: provctl cert activate " + second
-			if out, err := run("", "cert", "list"); err != nil || strings.Count(out, "recommended") != 1 || !strings.Contains(out, recommended) {
+			if out, err := run("", "cert", "list"); err != nil || strings.Count(out, "recommended") != 1 ||
+				!strings.Contains(out, recommended) {
 				t.Errorf("want %q: %v\n%s", recommended, err, out)
 			}
 			before, err := run("", "cert", "list", "--json")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := run("", "cert", "replace", first, second); err != nil || !strings.Contains(out, "nothing was changed") || !strings.Contains(out, "do it: provctl cert replace "+first+" "+second+" --yes") {
+			if out, err := run("", "cert", "replace", first, second); err != nil || !strings.Contains(out, "nothing was changed") ||
+				!strings.Contains(out, "do it: provctl cert replace "+first+" "+second+" --yes") {
 				t.Errorf("replace without --yes: %v\n%s", err, out)
 			}
 			if after, err := run("", "cert", "list", "--json"); err != nil || after != before {
@@ -81,7 +84,8 @@ func TestCertWords(t *testing.T) {
 			if out, err := run("", "cert", "replace", first, second, "--yes"); err != nil || strings.Contains(out, "nothing was changed") {
 				t.Errorf("replace --yes: %v\n%s", err, out)
 			}
-			if out, err := run("", "cert", "list"); err != nil || strings.Contains(out, "recommended") || !strings.Contains(out, second+"  prov.corp.example.com, in use") {
+			if out, err := run("", "cert", "list"); err != nil || strings.Contains(out, "recommended") ||
+				!strings.Contains(out, second+"  prov.corp.example.com, in use") {
 				t.Errorf("afterwards: %v\n%s", err, out)
 			}
 		})
@@ -98,7 +102,8 @@ func waitsFor(t *testing.T, db *store.DB, f certtest.Leaf) {
 	}
 	err = db.Write(t.Context(), func(tx *store.Tx) error {
 		ctx := context.Background()
-		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 1), Address: from, Via: "plain", Version: 3, Hashes: amt.HashesOf(f.Issuers[len(f.Issuers)-1].Raw)}); err != nil {
+		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 1), Address: from, Via: "plain",
+			Version: 3, Hashes: amt.HashesOf(f.Issuers[len(f.Issuers)-1].Raw)}); err != nil {
 			return err
 		}
 		if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{Version: &v, Suffix: &suffix}); err != nil {

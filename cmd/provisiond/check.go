@@ -77,7 +77,8 @@ func unusableCertificates(ctx context.Context, cfg Config, origins Origins, know
 		one := cfg
 		one.Provisioning.Certificates = cfg.Provisioning.Certificates[i : i+1]
 		if _, _, err := provisioningCertificates(ctx, one, zap.NewNop()); err != nil {
-			list = append(list, Problem{Where: origins[key+"pfx"].Where, Key: key + "pfx", What: strings.TrimPrefix(err.Error(), "provisioning.certificates: ")})
+			list = append(list, Problem{Where: origins[key+"pfx"].Where, Key: key + "pfx",
+				What: strings.TrimPrefix(err.Error(), "provisioning.certificates: ")})
 		}
 	}
 	return list

@@ -73,10 +73,12 @@ func checkCertificate(ctx context.Context, p *certs.Provisioning, q desk.Questio
 	switch {
 	case matchErr == nil && last == nil && cannot != "":
 		v.Code = string(reason.FirmwareTooOld)
-		v.Says = fmt.Sprintf("%s; %s in suffix %s would accept this certificate: %s%s", cannot, device, q.Suffix, p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
+		v.Says = fmt.Sprintf("%s; %s in suffix %s would accept this certificate: %s%s", cannot, device, q.Suffix,
+			p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
 	case matchErr == nil && last == nil:
 		v.Accepted = true
-		v.Says = fmt.Sprintf("%s in suffix %s would ACCEPT this certificate: %s%s", device, q.Suffix, p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
+		v.Says = fmt.Sprintf("%s in suffix %s would ACCEPT this certificate: %s%s", device, q.Suffix,
+			p.Covers(q.Suffix, firmware.Version).Why, trustText(v.RootFrom, v.Root))
 		if out := p.Validity(time.Now()); out != nil && !p.Forced {
 			v.Says += "; but this server does not use it: " + out.Error()
 		}
@@ -117,7 +119,8 @@ func inPlace(asked, simulated amt.Version) (device, cannot string) {
 	}
 	switch {
 	case !asked.AtLeast(3, 2):
-		cannot = fmt.Sprintf("this server cannot set up a device with AMT %s, whatever its certificate: 3.2 is the first release with WS-MAN setup", short(asked))
+		cannot = fmt.Sprintf("this server cannot set up a device with AMT %s, whatever its certificate: 3.2 is the first release with "+
+			"WS-MAN setup", short(asked))
 	case asked.Major > newest:
 		device += " of which none is known here, so that nobody has shown that this server can set one up,"
 	}
@@ -147,9 +150,11 @@ func startCheck(cfg sim.Config) (*sim.Device, error) {
 
 // shake is the handshake and two questions over it.
 func shake(ctx context.Context, d *sim.Device, c certs.Candidate, v *desk.Verdict) error {
-	dialer := session.NewDialer(session.Config{HandshakeTimeout: 10 * time.Second, CallTimeout: 10 * time.Second, RefusedPatience: -1}, zap.NewNop(), session.NewMetrics(prometheus.NewRegistry()))
+	dialer := session.NewDialer(session.Config{HandshakeTimeout: 10 * time.Second, CallTimeout: 10 * time.Second, RefusedPatience: -1},
+		zap.NewNop(), session.NewMetrics(prometheus.NewRegistry()))
 	s, err := dialer.Dial(ctx, session.Target{
-		Addr: d.Addr(), Client: c.Cert.TLS(c.Path), Logins: []session.Login{{Name: "factory", User: "admin", Password: amt.NewSecret("admin")}},
+		Addr: d.Addr(), Client: c.Cert.TLS(c.Path),
+		Logins: []session.Login{{Name: "factory", User: "admin", Password: amt.NewSecret("admin")}},
 	})
 	v.Chain = nil
 	for _, cert := range c.Path.Certs {

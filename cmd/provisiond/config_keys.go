@@ -237,9 +237,12 @@ func typeName(t reflect.Type, f reflect.StructField) string {
 // examples by key, where the type alone says too little.
 var examples = map[string]string{
 	"admission": "admission: approve", "level": "level: info", "format": "format: json", "tls": "tls: server", "min_tls": `min_tls: "1.0"`,
-	"reprovision": "reprovision: approve", "mebx": "mebx: set", "url": "url: postgres://provisiond@db.example.com/provisiond", "data_dir": "data_dir: /var/lib/provisiond",
-	"certificates": "certificates: [{pfx: /etc/provisiond/amt.pfx, password_file: /etc/provisiond/amt.pass}]", "zones": "zones: [corp.example.com]", "relays": "relays: [relay-1.example.com]",
-	"networks": "networks: [10.20.0.0/16]", "issuer_networks": "issuer_networks: [0.0.0.0/0, \"::/0\"]", "proxy_from": "proxy_from: [10.0.0.4/32]", "exec": "exec: [/usr/local/bin/print-key, --name, provisiond]",
+	"reprovision": "reprovision: approve", "mebx": "mebx: set", "url": "url: postgres://provisiond@db.example.com/provisiond",
+	"data_dir":     "data_dir: /var/lib/provisiond",
+	"certificates": "certificates: [{pfx: /etc/provisiond/amt.pfx, password_file: /etc/provisiond/amt.pass}]",
+	"zones":        "zones: [corp.example.com]", "relays": "relays: [relay-1.example.com]",
+	"networks": "networks: [10.20.0.0/16]", "issuer_networks": "issuer_networks: [0.0.0.0/0, \"::/0\"]",
+	"proxy_from": "proxy_from: [10.0.0.4/32]", "exec": "exec: [/usr/local/bin/print-key, --name, provisiond]",
 }
 
 // exampleFor is a line that would be right.

@@ -141,7 +141,8 @@ func (l *loader) file(root reflect.Value) {
 		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
 			where, what = l.path+":"+m[1], strings.TrimPrefix(err.Error(), m[0])
 		}
-		l.problem(where, "", "not YAML: "+what, "indentation is by spaces, and a value with a colon or # in it is quoted", `hello: {listen: "0.0.0.0:9971"}`)
+		l.problem(where, "", "not YAML: "+what, "indentation is by spaces, and a value with a colon or # in it is quoted",
+			`hello: {listen: "0.0.0.0:9971"}`)
 		return
 	}
 	if len(doc.Content) == 0 {
@@ -185,7 +186,8 @@ func (l *loader) mapping(v reflect.Value, n *yaml.Node, key string) {
 			if s := suggest(v.Type(), key, k.Value); s != "" {
 				what += ", did you mean " + s + "?"
 			}
-			l.problem(l.at(k), join(key, k.Value), what, "a key that is not understood would be a wish that is not followed", "provisiond config keys lists them all")
+			l.problem(l.at(k), join(key, k.Value), what, "a key that is not understood would be a wish that is not followed",
+				"provisiond config keys lists them all")
 			continue
 		}
 		l.value(v.FieldByIndex(f.Index), val, join(key, k.Value), f)
@@ -261,7 +263,8 @@ func (l *loader) environment(root reflect.Value) {
 		// Container platforms set PROVISIOND_SERVICE_HOST and the like by
 		// themselves, so only what looks like a slip of the pen is a problem.
 		if near := api.Nearest(name, slices.Sorted(mapKeys(known)), 2); near != "" {
-			l.problem(name, "", "unknown variable, did you mean "+near+"?", "a variable that is not understood would be a wish that is not followed", "")
+			l.problem(name, "", "unknown variable, did you mean "+near+"?",
+				"a variable that is not understood would be a wish that is not followed", "")
 		}
 	}
 }

@@ -112,22 +112,26 @@ func TestProblems(t *testing.T) {
 			"{file}:1: hello.plain: want true or false, not \"yes\"; example: plain: true",
 			"{file}:1: hello.limits.connections: want a whole number, not \"many\"",
 			"{file}:1: hello.limits.per_source_per_minute: want at least 0",
-			"{file}:2: provisioning.networks: want a list, not a single value; several values are possible here; example: networks: [10.20.0.0/16]",
+			"{file}:2: provisioning.networks: want a list, not a single value; several values are possible here; example: networks: " +
+				"[10.20.0.0/16]",
 			"{file}:3: log: want keys with values, not a single value; this key is a group; example: {level: info}",
 			"{file}:4: zones[0]: want one value, not a list",
 			"{file}:5: data_dir: want one value, not a group of keys"}},
 		{"durations", "hello: {read_timeout: 5}\nprovisioning:\n  retry: {first: soon, max: 1y}\nretention: {events: -1h}\n", nil, []string{
-			"{file}:1: hello.read_timeout: want a duration, not \"5\"; a number needs its unit: ms, s, m, h or d; example: read_timeout: 30s",
+			"{file}:1: hello.read_timeout: want a duration, not \"5\"; a number needs its unit: ms, s, m, h or d; example: read_timeout: " +
+				"30s",
 			"{file}:3: provisioning.retry.first: want a duration, not \"soon\"",
 			"{file}:3: provisioning.retry.max: want a duration, not \"1y\"",
 			"{file}:4: retention.events: want at least 0s"}},
 		{"addresses", "hello: {listen: \"9971\"}\napi: {listen: \"localhost:http\"}\nprovisioning: {networks: [10.0.0.1/8, nonsense, \"fe80::/10\"]}\n", nil, []string{
 			"{file}:1: hello.listen: want address:port, not \"9971\"",
 			"{file}:2: api.listen: \"http\" is not a port",
-			"{file}:3: provisioning.networks[0]: want a network, not \"10.0.0.1/8\"; the address has bits behind the mask; did you mean 10.0.0.0/8?",
+			"{file}:3: provisioning.networks[0]: want a network, not \"10.0.0.1/8\"; the address has bits behind the mask; did you mean " +
+				"10.0.0.0/8?",
 			"{file}:3: provisioning.networks[1]: want a network, not \"nonsense\""}},
 		{"closed sets", "provisioning: {admission: aprove}\nlog: {level: trace}\n", nil, []string{
-			"{file}:1: provisioning.admission: want one of open, approve, allow-list, not \"aprove\"; did you mean approve?; example: admission: approve",
+			"{file}:1: provisioning.admission: want one of open, approve, allow-list, not \"aprove\"; did you mean approve?; example: " +
+				"admission: approve",
 			"{file}:2: log.level: want one of debug, info, warn, error"}},
 		{"an approver for what there is not", "jobs: {second_approver: [unprovision, retyre], second_aprover: 3, second_approver_above: -1}\n", nil, []string{
 			"{file}:1: jobs.second_approver[1]: want one of maintain, rotate, unprovision, retire,",
@@ -138,12 +142,14 @@ func TestProblems(t *testing.T) {
 			"{file}:4: provisioning.certificates[0].pfx: \"" + dir + "\" is a directory",
 			"{file}:5: provisioning.certificates[1].pfx: " + empty + " is empty: export or copy it again",
 			"{file}:6: provisioning.certificates[2].pfx: there is no file \"/nowhere/a.pfx\"",
-			"{file}:6: provisioning.certificates[2].password_file: there is no file \"relative.txt\"; names without a leading slash start at",
+			"{file}:6: provisioning.certificates[2].password_file: there is no file \"relative.txt\"; names without a leading slash " +
+				"start at",
 			"{file}:7: provisioning.certificates[3].pfx: missing"}},
 		{"hardware certificates", "provisioning:\n  odca: {roots: " + text + "}\n", nil, []string{"{file}:2: provisioning.odca.roots: no certificate in"}},
 		{"hardware certificates without a root", "provisioning:\n  odca: {policy: require}\n", nil, []string{"{file}:2: provisioning.odca.roots: missing with policy require"}},
 		{"an open API", "api: {listen: \"0.0.0.0:8080\"}\n", nil, []string{
-			"{file}:1: api.listen: 0.0.0.0:8080 is not loopback and api.tls is not set; tokens and passwords would cross the network in clear"}},
+			"{file}:1: api.listen: 0.0.0.0:8080 is not loopback and api.tls is not set; tokens and passwords would cross the network in " +
+				"clear"}},
 		{"half of a pair", "api:\n  tls: {cert: " + text + "}\n", nil, []string{"{file}:2: api.tls.key: missing while api.tls.cert is set"}},
 		{"one port twice", "hello: {listen: \":8080\"}\napi: {listen: \":8080\", tls: {cert: a, key: b}}\n", nil, []string{
 			"{file}:2: api.listen: the same as hello.listen",
@@ -291,14 +297,16 @@ func TestCheckOpensCertificates(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	leaf := certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver.corp.example.com")
-	for name, b := range map[string][]byte{"amt.pfx": leaf.PFX(certtest.Modern, "secret"), "good": []byte("secret\n"), "bad": []byte("Secret\n"), "text.pfx": certtest.PEM(leaf.Chain()...)} {
+	for name, b := range map[string][]byte{"amt.pfx": leaf.PFX(certtest.Modern, "secret"), "good": []byte("secret\n"),
+		"bad": []byte("Secret\n"), "text.pfx": certtest.PEM(leaf.Chain()...)} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	check := func(entries string) (string, error) {
 		path := filepath.Join(dir, "c.yaml")
-		if err := os.WriteFile(path, []byte("data_dir: "+dir+"\nprovisioning:\n  certificates:\n"+strings.ReplaceAll(entries, "DIR", dir)), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte("data_dir: "+dir+"\nprovisioning:\n  certificates:\n"+strings.ReplaceAll(entries, "DIR", dir)),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 		cmd := newConfigCheck()
@@ -316,7 +324,8 @@ func TestCheckOpensCertificates(t *testing.T) {
 	if !errors.Is(err, errConfig) {
 		t.Errorf("bad ones: %v", err)
 	}
-	for _, want := range []string{"c.yaml:4: provisioning.certificates[0].pfx: ", "pfx_password_wrong", "c.yaml:5: provisioning.certificates[1].pfx: ", "cert_private_key_missing"} {
+	for _, want := range []string{"c.yaml:4: provisioning.certificates[0].pfx: ", "pfx_password_wrong",
+		"c.yaml:5: provisioning.certificates[1].pfx: ", "cert_private_key_missing"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("want %q in\n%s", want, said)
 		}

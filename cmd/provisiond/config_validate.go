@@ -44,7 +44,8 @@ func (l *loader) validate() {
 	if p := c.Hello.ClientCA; p != "" {
 		l.authorities("hello.client_ca", p)
 	} else if !c.Hello.Plain {
-		l.wrong("hello.plain", "false without hello.client_ca", "neither kind of hello could come in", "hello: {plain: false, client_ca: /etc/provisiond/relays.pem}")
+		l.wrong("hello.plain", "false without hello.client_ca", "neither kind of hello could come in",
+			"hello: {plain: false, client_ca: /etc/provisiond/relays.pem}")
 	}
 	l.apiTLS(c.API)
 	l.certificates(c.Provisioning.Certificates)
@@ -52,27 +53,32 @@ func (l *loader) validate() {
 	l.names(c.Provisioning.Names)
 	l.odca(c.Provisioning.ODCA)
 	if r := c.Provisioning.Retry; r.Max < r.First {
-		l.wrong("provisioning.retry.max", fmt.Sprintf("%s is less than retry.first, %s", r.Max, r.First), "the wait grows from first to max", "retry: {first: 30s, max: 1h}")
+		l.wrong("provisioning.retry.max", fmt.Sprintf("%s is less than retry.first, %s", r.Max, r.First),
+			"the wait grows from first to max", "retry: {first: 30s, max: 1h}")
 	}
 	if p := c.Provisioning; p.AttemptTimeout < p.CallTimeout {
 		l.wrong("provisioning.attempt_timeout", "less than provisioning.call_timeout", "an attempt is many calls", "attempt_timeout: 10m")
 	}
 	for i, z := range c.Zones {
 		if z = strings.TrimSuffix(z, "."); !dnsName.MatchString(z) {
-			l.wrong(fmt.Sprintf("zones[%d]", i), fmt.Sprintf("%q is not a DNS zone", amt.Clip(z)), "letters, digits, hyphens and dots", "zones: [corp.example.com]")
+			l.wrong(fmt.Sprintf("zones[%d]", i), fmt.Sprintf("%q is not a DNS zone", amt.Clip(z)), "letters, digits, hyphens and dots",
+				"zones: [corp.example.com]")
 		}
 	}
 	for i, z := range c.Provisioning.OtherDomains {
 		if z = strings.TrimSuffix(z, "."); !dnsName.MatchString(z) {
-			l.wrong(fmt.Sprintf("provisioning.other_domains[%d]", i), fmt.Sprintf("%q is not a DNS domain", amt.Clip(z)), "letters, digits, hyphens and dots", "other_domains: [branch.example.net]")
+			l.wrong(fmt.Sprintf("provisioning.other_domains[%d]", i), fmt.Sprintf("%q is not a DNS domain", amt.Clip(z)),
+				"letters, digits, hyphens and dots", "other_domains: [branch.example.net]")
 		}
 	}
 	if p := c.Provisioning; p.ConstrainCA && len(c.Zones)+len(p.OtherDomains) == 0 {
-		l.wrong("provisioning.constrain_device_ca", "true without zones", "the authority could sign for nothing", "zones: [corp.example.com]")
+		l.wrong("provisioning.constrain_device_ca", "true without zones", "the authority could sign for nothing",
+			"zones: [corp.example.com]")
 	}
 	if e := c.Tracing.OTLPEndpoint; e != "" {
 		if u, err := url.Parse(e); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			l.wrong("tracing.otlp_endpoint", "want an http or https address", "spans go by OTLP over HTTP", "otlp_endpoint: http://127.0.0.1:4318")
+			l.wrong("tracing.otlp_endpoint", "want an http or https address", "spans go by OTLP over HTTP",
+				"otlp_endpoint: http://127.0.0.1:4318")
 		}
 	}
 	if d := c.Doctor.SampleDevice; d != "" {
@@ -82,16 +88,19 @@ func (l *loader) validate() {
 	}
 	for i, r := range c.Provisioning.Resolvers {
 		if _, err := serverAddress(r); err != nil {
-			l.wrong(fmt.Sprintf("provisioning.resolvers[%d]", i), fmt.Sprintf("%q is neither an address nor address:port", r), "", "resolvers: [10.20.0.53]")
+			l.wrong(fmt.Sprintf("provisioning.resolvers[%d]", i), fmt.Sprintf("%q is neither an address nor address:port", r), "",
+				"resolvers: [10.20.0.53]")
 		}
 	}
 	for i, p := range c.Doctor.Resolvers {
 		if !p.IsSingleIP() {
-			l.wrong(fmt.Sprintf("doctor.resolvers[%d]", i), p.String()+" is a network", "a server has one address", "resolvers: [10.20.0.2]")
+			l.wrong(fmt.Sprintf("doctor.resolvers[%d]", i), p.String()+" is a network", "a server has one address",
+				"resolvers: [10.20.0.2]")
 		}
 	}
 	if !nodeName.MatchString(c.Node.Name) {
-		l.wrong("node.name", fmt.Sprintf("%q cannot name a node", amt.Clip(c.Node.Name)), "up to 63 letters, digits, dots, hyphens and underscores", "name: provisiond-1")
+		l.wrong("node.name", fmt.Sprintf("%q cannot name a node", amt.Clip(c.Node.Name)),
+			"up to 63 letters, digits, dots, hyphens and underscores", "name: provisiond-1")
 	}
 }
 
@@ -120,7 +129,8 @@ func (l *loader) masterKey(m MasterKey) {
 		}
 	}
 	if len(named) > 1 {
-		l.wrong("master_key."+named[1], "given together with master_key."+named[0], "the key comes from one place", "master_key: {credential: kek}")
+		l.wrong("master_key."+named[1], "given together with master_key."+named[0], "the key comes from one place",
+			"master_key: {credential: kek}")
 	}
 	if m.File != "" {
 		if f, ok := l.mustRead("master_key.file", m.File); ok {
@@ -130,7 +140,8 @@ func (l *loader) masterKey(m MasterKey) {
 		}
 	}
 	if m.Env != "" && l.env[m.Env] == "" {
-		l.wrong("master_key.env", fmt.Sprintf("the variable %q is not set", amt.Clip(m.Env)), "the daemon could open no secret", "env: PROVISIOND_KEK")
+		l.wrong("master_key.env", fmt.Sprintf("the variable %q is not set", amt.Clip(m.Env)), "the daemon could open no secret",
+			"env: PROVISIOND_KEK")
 	}
 	if len(m.Exec) > 0 && m.Exec[0] == "" {
 		l.wrong("master_key.exec", "the command is empty", "", "exec: [/usr/local/bin/print-key]")
@@ -165,7 +176,8 @@ func (l *loader) listen(key string, value Listen, example string) (netip.AddrPor
 		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	default:
 		if addr, err = netip.ParseAddr(host); err != nil {
-			l.wrong(key, fmt.Sprintf("%q is not an address of this machine", amt.Clip(host)), "names are not looked up here; 0.0.0.0 means every address", example)
+			l.wrong(key, fmt.Sprintf("%q is not an address of this machine", amt.Clip(host)),
+				"names are not looked up here; 0.0.0.0 means every address", example)
 			return netip.AddrPort{}, false
 		}
 	}
@@ -176,7 +188,8 @@ func (l *loader) apiTLS(a API) {
 	switch {
 	case a.TLS.Cert == "" && a.TLS.Key == "":
 		if ap, ok := quietListen(a.Listen); ok && !ap.Addr().IsLoopback() {
-			l.wrong("api.listen", fmt.Sprintf("%s is not loopback and api.tls is not set", a.Listen), "tokens and passwords would cross the network in clear",
+			l.wrong("api.listen", fmt.Sprintf("%s is not loopback and api.tls is not set", a.Listen),
+				"tokens and passwords would cross the network in clear",
 				"api: {listen: \"0.0.0.0:8443\", tls: {cert: /etc/provisiond/api.pem, key: /etc/provisiond/api.key}}")
 		}
 		return
@@ -184,7 +197,8 @@ func (l *loader) apiTLS(a API) {
 		l.wrong("api.tls.key", "missing while api.tls.cert is set", "a certificate works only with its key", "key: /etc/provisiond/api.key")
 		return
 	case a.TLS.Cert == "":
-		l.wrong("api.tls.cert", "missing while api.tls.key is set", "a key works only with its certificate", "cert: /etc/provisiond/api.pem")
+		l.wrong("api.tls.cert", "missing while api.tls.key is set", "a key works only with its certificate",
+			"cert: /etc/provisiond/api.pem")
 		return
 	}
 	cert, ok1 := l.mustRead("api.tls.cert", a.TLS.Cert)
@@ -213,7 +227,9 @@ func (l *loader) certificates(list []Certificate) {
 		seen[c.PFX] = i
 		if _, err := os.Stat(string(c.PFX)); errors.Is(err, fs.ErrNotExist) {
 			_, why := unreadable(string(c.PFX), err)
-			l.wrong(key+".pfx", fmt.Sprintf("there is no file %q", c.PFX), strings.TrimPrefix(why+"; without a certificate yet leave the line out: devices wait, and provctl cert import brings one later", "; "), exampleFor(key+".pfx", reflect.TypeFor[File]()))
+			l.wrong(key+".pfx", fmt.Sprintf("there is no file %q", c.PFX),
+				strings.TrimPrefix(why+"; without a certificate yet leave the line out: devices wait, and provctl cert import brings one "+
+					"later", "; "), exampleFor(key+".pfx", reflect.TypeFor[File]()))
 		} else {
 			l.mustRead(key+".pfx", c.PFX)
 		}
@@ -227,22 +243,27 @@ func (l *loader) certificates(list []Certificate) {
 }
 
 func (l *loader) profile(p Profile) {
-	if p.AdminUser == "" || len(p.AdminUser) > 16 || strings.ContainsAny(p.AdminUser, ` :,"&<>`) || strings.HasPrefix(p.AdminUser, "$$") || p.AdminUser == "Admin" || p.AdminUser == "Administrator" {
-		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", amt.Clip(p.AdminUser)), "1 to 16 characters without space : , \" & < >; Admin and Administrator are the firmware's", "admin_user: admin")
+	if p.AdminUser == "" || len(p.AdminUser) > 16 || strings.ContainsAny(p.AdminUser, ` :,"&<>`) || strings.HasPrefix(p.AdminUser, "$$") ||
+		p.AdminUser == "Admin" || p.AdminUser == "Administrator" {
+		l.wrong("provisioning.profile.admin_user", fmt.Sprintf("%q is not a user name for firmware", amt.Clip(p.AdminUser)),
+			"1 to 16 characters without space : , \" & < >; Admin and Administrator are the firmware's", "admin_user: admin")
 	}
 	for _, b := range braces.FindAllString(p.HostName, -1) {
 		switch b {
 		case "{uuid8}", "{uuid}", "{mac}", "{serial}", "{ip}":
 		default:
-			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+amt.Clip(b), "the placeholders are {uuid8}, {uuid}, {mac}, {serial} and {ip}", "host_name: amt-{uuid8}")
+			l.wrong("provisioning.profile.host_name", "nothing is known to put for "+amt.Clip(b),
+				"the placeholders are {uuid8}, {uuid}, {mac}, {serial} and {ip}", "host_name: amt-{uuid8}")
 		}
 	}
 	if rest := braces.ReplaceAllString(p.HostName, "x"); !dnsName.MatchString(rest) || strings.Contains(rest, ".") {
-		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", amt.Clip(p.HostName)), "letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
+		l.wrong("provisioning.profile.host_name", fmt.Sprintf("%q does not make a host name", amt.Clip(p.HostName)),
+			"letters, digits and hyphens; the domain has its own key", "host_name: amt-{uuid8}")
 	}
 	switch {
 	case p.TLS == "none" && !p.Unprotected:
-		l.wrong("provisioning.profile.tls", "none without unprotected: true beside it", profile.Unprotected, "profile: {tls: none, unprotected: true}")
+		l.wrong("provisioning.profile.tls", "none without unprotected: true beside it", profile.Unprotected,
+			"profile: {tls: none, unprotected: true}")
 	case p.TLS != "none" && p.Unprotected:
 		l.wrong("provisioning.profile.unprotected", "true with tls: "+p.TLS, "the word goes with tls: none only", "")
 	}
@@ -252,7 +273,8 @@ func (l *loader) profile(p Profile) {
 		}
 	}
 	if p.Domain != "" && !dnsName.MatchString(strings.TrimSuffix(p.Domain, ".")) {
-		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", amt.Clip(p.Domain)), "letters, digits, hyphens and dots", "domain: corp.example.com")
+		l.wrong("provisioning.profile.domain", fmt.Sprintf("%q is not a DNS domain", amt.Clip(p.Domain)),
+			"letters, digits, hyphens and dots", "domain: corp.example.com")
 	}
 }
 

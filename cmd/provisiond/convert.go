@@ -10,13 +10,16 @@ import (
 )
 
 func (l Limits) limits() hello.Limits {
-	return hello.Limits{PerSourcePerMinute: l.PerSourcePerMinute, PerNetworkPerMinute: l.PerNetworkPerMinute, TotalPerSecond: l.TotalPerSecond, Connections: l.Connections}
+	return hello.Limits{PerSourcePerMinute: l.PerSourcePerMinute, PerNetworkPerMinute: l.PerNetworkPerMinute,
+		TotalPerSecond: l.TotalPerSecond, Connections: l.Connections}
 }
 
 func (p Profile) profile() profile.Profile {
 	return profile.Profile{
-		Name: "default", Version: 1, TLS: profile.TLSMode(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected, AdminUser: p.AdminUser, MEBx: p.MEBx,
-		HostName: p.HostName, Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays, PasswordDays: p.PasswordDays,
+		Name: "default", Version: 1, TLS: profile.TLSMode(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected,
+		AdminUser: p.AdminUser, MEBx: p.MEBx,
+		HostName: p.HostName, Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays,
+		PasswordDays: p.PasswordDays,
 	}
 }
 

@@ -33,7 +33,8 @@ func newDemo() *cobra.Command {
 	var exit bool
 	var addr string
 	cmd := &cobra.Command{Use: "demo", Short: "Show the whole road with simulated devices on this machine", Args: cobra.NoArgs,
-		Long: "Starts the real server on SQLite in a temporary folder, with a certificate of\nits own laboratory CA, and 25 simulated devices of mixed generations. Three of\nthem must fail, each for another reason."}
+		Long: "Starts the real server on SQLite in a temporary folder, with a certificate of\nits own laboratory CA, and 25 simulated " +
+			"devices of mixed generations. Three of\nthem must fail, each for another reason."}
 	cmd.Flags().BoolVar(&exit, "exit", false, "end when all devices are settled; status 0 only if the outcome is the expected one")
 	cmd.Flags().StringVar(&addr, "api", "127.0.0.1:8080", "`ADDRESS` of console and API; another port is taken when it is in use")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -112,7 +113,8 @@ func runDemo(ctx context.Context, out io.Writer, exit bool, addr string) error {
 		fmt.Fprintln(out, "not all devices settled in time")
 	}
 	if !exit && ctx.Err() == nil {
-		fmt.Fprintf(out, "\nThe server stays up. Console: http://%s/\n  sign in with the token in %s\n  provctl --address http://%s --token-file %s device why pc-24\nCtrl-C ends it and removes the folder.\n",
+		fmt.Fprintf(out, "\nThe server stays up. Console: http://%s/\n  sign in with the token in %s\n  provctl --address http://%s "+
+			"--token-file %s device why pc-24\nCtrl-C ends it and removes the folder.\n",
 			s.APIAddr(), s.TokenFile(), s.APIAddr(), s.TokenFile())
 		select {
 		case <-ctx.Done():
@@ -297,9 +299,11 @@ func judgeDemo(fleet []demoDevice, rows []demoRow) (wrong []string) {
 		want := fleet[i].expect
 		switch {
 		case want == "" && r.device.Lifecycle != store.Provisioned:
-			wrong = append(wrong, fmt.Sprintf("%s (AMT %s) is %s: %s %s", r.name, r.version, r.device.Lifecycle, r.device.Reason, r.device.Detail))
+			wrong = append(wrong, fmt.Sprintf("%s (AMT %s) is %s: %s %s", r.name, r.version, r.device.Lifecycle, r.device.Reason,
+				r.device.Detail))
 		case want != "" && r.device.Reason != want:
-			wrong = append(wrong, fmt.Sprintf("%s (AMT %s) should have failed with %s and is %s %s", r.name, r.version, want, r.device.Lifecycle, r.device.Reason))
+			wrong = append(wrong, fmt.Sprintf("%s (AMT %s) should have failed with %s and is %s %s", r.name, r.version, want,
+				r.device.Lifecycle, r.device.Reason))
 		}
 	}
 	return wrong

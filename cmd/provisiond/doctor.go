@@ -32,7 +32,8 @@ Exit status: 0 all is well, 1 there are warnings, 2 something fails.`}
 	asJSON := cmd.Flags().Bool("json", false, "print as JSON")
 	iface := cmd.Flags().String("interface", "", "ask DHCP on this interface; overrides doctor.dhcp_interface")
 	device := cmd.Flags().String("device", "", "try the road to the device at this address; overrides doctor.sample_device")
-	client := cmd.Flags().Bool("from-client", false, "only print what to type on a machine of a device network to see that it reaches this server")
+	client := cmd.Flags().Bool("from-client", false,
+		"only print what to type on a machine of a device network to see that it reaches this server")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, flags := given()
 		cfg, _, problems := Load(cmd.Context(), path, os.Environ(), flags)
@@ -94,7 +95,8 @@ func configuration(path string, problems []Problem) doctor.Check {
 		for _, p := range problems {
 			lines = append(lines, p.String())
 		}
-		c.Status, c.Detail, c.Hint = doctor.Fail, strings.Join(lines, "\n"), "provisiond config keys explains every key; the daemon does not start before this is mended"
+		c.Status, c.Detail, c.Hint = doctor.Fail, strings.Join(lines, "\n"),
+			"provisiond config keys explains every key; the daemon does not start before this is mended"
 	}
 	return c
 }
@@ -133,20 +135,23 @@ func borrow(checks []doctor.Check, running api.DoctorReport) {
 		switch c.Name {
 		case "certificates", "suffixes", "master_key", "tls:api", "tls:relays":
 			if t, ok := theirs[c.Name]; ok {
-				checks[i] = doctor.Check{Name: c.Name, Status: doctor.Status(t.Status), Detail: "as the running daemon sees it: " + t.Detail, Hint: t.Hint}
+				checks[i] = doctor.Check{Name: c.Name, Status: doctor.Status(t.Status),
+					Detail: "as the running daemon sees it: " + t.Detail, Hint: t.Hint}
 				continue
 			}
 		case "configuration":
 			if _, ok := theirs["certificates"]; !ok || strings.Count(c.Detail, "\n")+1 != strings.Count(c.Detail, credentials) {
 				continue
 			}
-			checks[i] = doctor.Check{Name: c.Name, Status: doctor.Pass, Detail: "good as far as it can be seen from here: files under " + credentials + " are for the service alone, and the running daemon has read them"}
+			checks[i] = doctor.Check{Name: c.Name, Status: doctor.Pass, Detail: "good as far as it can be seen from here: files under " +
+				credentials + " are for the service alone, and the running daemon has read them"}
 			continue
 		default:
 			continue
 		}
 		if c.Status == doctor.Fail {
-			checks[i].Status, checks[i].Hint = doctor.Warn, "files under "+credentials+" and systemd's master key are for the service alone: run the doctor while the service runs"
+			checks[i].Status, checks[i].Hint = doctor.Warn,
+				"files under "+credentials+" and systemd's master key are for the service alone: run the doctor while the service runs"
 		}
 	}
 }
@@ -157,7 +162,8 @@ func borrowDescriptors(checks []doctor.Check, running api.DoctorReport) {
 	for _, t := range running.Checks {
 		for i, c := range checks {
 			if t.Name == "descriptors" && c.Name == t.Name {
-				checks[i] = doctor.Check{Name: c.Name, Status: doctor.Status(t.Status), Detail: "as the running daemon sees it: " + t.Detail, Hint: t.Hint}
+				checks[i] = doctor.Check{Name: c.Name, Status: doctor.Status(t.Status),
+					Detail: "as the running daemon sees it: " + t.Detail, Hint: t.Hint}
 			}
 		}
 	}

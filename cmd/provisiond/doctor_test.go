@@ -38,7 +38,8 @@ func TestWhatOnlyTheServiceMayRead(t *testing.T) {
 		t.Error(d)
 	}
 	runs := seen()
-	borrow(runs, api.DoctorReport{Checks: []api.DoctorCheck{{Name: "certificates", Status: "pass", Detail: "1 certificate can be used"}, {Name: "master_key", Status: "pass"}, {Name: "disk", Status: "pass"}}})
+	borrow(runs, api.DoctorReport{Checks: []api.DoctorCheck{{Name: "certificates", Status: "pass", Detail: "1 certificate can be used"},
+		{Name: "master_key", Status: "pass"}, {Name: "disk", Status: "pass"}}})
 	if d := cmp.Diff([]string{"configuration pass", "certificates pass", "master_key pass", "disk fail"}, statuses(runs)); d != "" {
 		t.Error(d)
 	}

@@ -9,7 +9,8 @@ import (
 func TestGrowth(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
-	for live, want := range map[uint64]int{0: 1600, mib: 1600, 4 * mib: 1500, 8 * mib: 700, 16 * mib: 300, 32 * mib: 100, 33 * mib: 100, 400 * mib: 100} {
+	for live, want := range map[uint64]int{0: 1600, mib: 1600, 4 * mib: 1500, 8 * mib: 700, 16 * mib: 300, 32 * mib: 100, 33 * mib: 100,
+		400 * mib: 100} {
 		if got := growth(live); got != want {
 			t.Errorf("%d MiB in use may grow by %d %%, want %d", live/mib, got, want)
 		}

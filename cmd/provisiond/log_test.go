@@ -29,7 +29,8 @@ func TestSamplingKeepsWarnings(t *testing.T) {
 		}
 		text := out.String()
 		if strings.Count(text, "a warning") != n || strings.Count(text, "an error") != n {
-			t.Errorf("%s: %d warnings and %d errors of %d were kept", format, strings.Count(text, "a warning"), strings.Count(text, "an error"), n)
+			t.Errorf("%s: %d warnings and %d errors of %d were kept", format, strings.Count(text, "a warning"),
+				strings.Count(text, "an error"), n)
 		}
 		if k := strings.Count(text, "often"); k < 100 || k > n/10 {
 			t.Errorf("%s: %d of %d equal lines were kept", format, k, n)
@@ -43,7 +44,8 @@ func TestSamplingKeepsWarnings(t *testing.T) {
 		if format == "json" {
 			var m map[string]any
 			line, _, _ := strings.Cut(text, "\n")
-			if err := json.Unmarshal([]byte(line), &m); err != nil || m["run"] != 1.0 || m["logger"] != "queue" || m["msg"] != "often" || m["time"] == nil {
+			if err := json.Unmarshal([]byte(line), &m); err != nil || m["run"] != 1.0 || m["logger"] != "queue" || m["msg"] != "often" ||
+				m["time"] == nil {
 				t.Errorf("%s: %v", line, err)
 			}
 		}

@@ -43,7 +43,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Use: "provisiond", Short: "Sets up Intel AMT devices that say hello",
 		Version: buildVersion(), SilenceUsage: true, SilenceErrors: true,
 	}
-	root.Long = root.Short + ".\n\nExit status: 0 done, 1 failed, 3 a configuration that cannot be used, 6 wrong arguments; of doctor: 0 all is well, 1 there are warnings, 2 something fails."
+	root.Long = root.Short + ".\n\nExit status: 0 done, 1 failed, 3 a configuration that cannot be used, 6 wrong arguments; of doctor: 0 " +
+		"all is well, 1 there are warnings, 2 something fails."
 	understood := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	root.SetOut(stdout)
@@ -75,10 +76,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 const exitUsage = 6
 
 func newVersion() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Say what this program is", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "provisiond %s (%s)\n", buildVersion(), revision())
-		return err
-	}}
+	return &cobra.Command{Use: "version", Short: "Say what this program is", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "provisiond %s (%s)\n", buildVersion(), revision())
+			return err
+		}}
 }
 
 func buildVersion() string {

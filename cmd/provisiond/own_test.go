@@ -64,7 +64,8 @@ func TestOnlyOurDaemonIsBelieved(t *testing.T) {
 		cfg := Defaults()
 		cfg.DataDir, cfg.API.Listen = dir, Listen(ours.Listener.Addr().String())
 		cfg.API.TLS = APITLS{Cert: File(file("cert.pem", c.cert)), Key: File(file("key.pem", inPEM("PRIVATE KEY", key)))}
-		yaml := file("c.yaml", fmt.Appendf(nil, "data_dir: %s\napi: {listen: %q, tls: {cert: %s, key: %s}}\n", dir, cfg.API.Listen, cfg.API.TLS.Cert, cfg.API.TLS.Key))
+		yaml := file("c.yaml", fmt.Appendf(nil, "data_dir: %s\napi: {listen: %q, tls: {cert: %s, key: %s}}\n", dir, cfg.API.Listen,
+			cfg.API.TLS.Cert, cfg.API.TLS.Key))
 
 		asked.Store(0)
 		tokens.Store(0)
@@ -106,14 +107,16 @@ func TestOnlyOurDaemonIsBelieved(t *testing.T) {
 		{"replaced, and the daemon shows a third", otherKey, other.Issuers[0].Raw, false},
 	} {
 		dir := t.TempDir()
-		for name, b := range map[string][]byte{"cert.pem": inPEM("CERTIFICATE", other.Cert.Raw), "key.pem": inPEM("PRIVATE KEY", c.key), shownFile: inPEM("CERTIFICATE", c.shown)} {
+		for name, b := range map[string][]byte{"cert.pem": inPEM("CERTIFICATE", other.Cert.Raw), "key.pem": inPEM("PRIVATE KEY", c.key),
+			shownFile: inPEM("CERTIFICATE", c.shown)} {
 			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
 		asked.Store(0)
 		var out, errs bytes.Buffer
-		yaml := write(t, "c.yaml", fmt.Sprintf("data_dir: %[1]s\napi: {listen: %[2]q, tls: {cert: %[1]s/cert.pem, key: %[1]s/key.pem}}\n", dir, ours.Listener.Addr()))
+		yaml := write(t, "c.yaml", fmt.Sprintf("data_dir: %[1]s\napi: {listen: %[2]q, tls: {cert: %[1]s/cert.pem, key: %[1]s/key.pem}}\n",
+			dir, ours.Listener.Addr()))
 		status := run([]string{"health", "--config", yaml}, &out, &errs)
 		switch {
 		case c.good && (status != 0 || asked.Load() != 1):

@@ -31,7 +31,8 @@ func newRowsCheck() *cobra.Command {
 			fmt.Fprintln(out, "every row that grants something is signed")
 			return nil
 		case !db.RowsStrict():
-			fmt.Fprintf(out, "%d rows are not signed yet; the daemon signs them once, when no node of an earlier release is about\n", found.Count)
+			fmt.Fprintf(out, "%d rows are not signed yet; the daemon signs them once, when no node of an earlier release is about\n",
+				found.Count)
 			return nil
 		}
 		for _, row := range found.Some {
@@ -40,7 +41,8 @@ func newRowsCheck() *cobra.Command {
 		if more := found.Count - len(found.Some); more > 0 {
 			fmt.Fprintf(out, "and %d more\n", more)
 		}
-		return fmt.Errorf("%d rows were not written by this server and count for nothing: look at each, remove it or, if a node of an earlier release wrote it, provisiond rows sign", found.Count)
+		return fmt.Errorf("%d rows were not written by this server and count for nothing: look at each, remove it or, if a node of an "+
+			"earlier release wrote it, provisiond rows sign", found.Count)
 	})
 }
 

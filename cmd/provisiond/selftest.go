@@ -158,7 +158,8 @@ func sandbox(ctx context.Context, cfg Config, dir string) (server.Options, error
 	cfg.DataDir, cfg.Database, cfg.MasterKey = dir, Database{}, MasterKey{}
 	cfg.Hello = Defaults().Hello
 	cfg.Hello.Listen, cfg.API.Listen, cfg.API.TLS = "127.0.0.1:0", "127.0.0.1:0", APITLS{}
-	cfg.Provisioning.Networks, cfg.Provisioning.Admission, cfg.Provisioning.OTP = []netip.Prefix{selfTestNetwork}, string(admit.Open), string(admit.OTPOff)
+	cfg.Provisioning.Networks, cfg.Provisioning.Admission, cfg.Provisioning.OTP = []netip.Prefix{selfTestNetwork}, string(admit.Open),
+		string(admit.OTPOff)
 	cfg.Provisioning.Names, cfg.Provisioning.ODCA = Names{Sources: []string{string(profile.Pattern)}}, ODCA{}
 	cfg.Tracing, cfg.Doctor, cfg.Zones = Tracing{}, Doctor{}, nil
 	cfg.Node = Node{Name: "selftest", Drain: time.Second}

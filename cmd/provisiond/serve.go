@@ -24,7 +24,8 @@ import (
 
 func newServe() *cobra.Command {
 	cmd := &cobra.Command{Use: "serve", Short: "Take hellos and set devices up", Args: cobra.NoArgs,
-		Long: "Takes hellos on hello.listen, connects back to each device and sets it up.\nIt runs until SIGINT or SIGTERM; a second one ends at once, and nothing is lost by that."}
+		Long: "Takes hellos on hello.listen, connects back to each device and sets it up.\nIt runs until SIGINT or SIGTERM; a second one " +
+			"ends at once, and nothing is lost by that."}
 	given := configFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		collectSeldom()
@@ -109,19 +110,27 @@ func options(ctx context.Context, cfg Config, log *zap.Logger) (server.Options, 
 	}
 	o := server.Options{
 		Version: buildVersion(), Revision: revision(), Node: cfg.Node.Name,
-		DataDir: cfg.DataDir, DatabaseURL: string(cfg.Database.URL), MaxConns: cfg.Database.MaxConnections, SlowQuery: cfg.Database.SlowQuery, Keys: keys,
-		HelloListen: string(cfg.Hello.Listen), PlainOff: !cfg.Hello.Plain, ProxyFrom: cfg.Hello.ProxyFrom, Relays: cfg.Hello.Relays, ReadTimeout: cfg.Hello.ReadTimeout,
-		Limits:    cfg.Hello.Limits.limits(),
-		APIListen: string(cfg.API.Listen), APIConnections: cfg.API.Connections, APIPerSource: cfg.API.ConnectionsPerSource, Console: cfg.API.Console, RevealsHour: cfg.API.RevealsPerHour, Sessions: cfg.API.SessionLifetime,
+		DataDir: cfg.DataDir, DatabaseURL: string(cfg.Database.URL), MaxConns: cfg.Database.MaxConnections,
+		SlowQuery: cfg.Database.SlowQuery, Keys: keys,
+		HelloListen: string(cfg.Hello.Listen), PlainOff: !cfg.Hello.Plain, ProxyFrom: cfg.Hello.ProxyFrom, Relays: cfg.Hello.Relays,
+		ReadTimeout: cfg.Hello.ReadTimeout,
+		Limits:      cfg.Hello.Limits.limits(),
+		APIListen:   string(cfg.API.Listen), APIConnections: cfg.API.Connections, APIPerSource: cfg.API.ConnectionsPerSource,
+		Console: cfg.API.Console, RevealsHour: cfg.API.RevealsPerHour, Sessions: cfg.API.SessionLifetime,
 		Certificates: list, Force: force, CheckCertificate: checkCertificate,
 		IssuerNetworks: cfg.Provisioning.IssuerNetworks,
-		Networks:       cfg.Provisioning.Networks, Admission: admission(cfg), Reprovision: reprovision(cfg), Profile: cfg.Provisioning.Profile.profile(),
+		Networks:       cfg.Provisioning.Networks, Admission: admission(cfg), Reprovision: reprovision(cfg),
+		Profile: cfg.Provisioning.Profile.profile(),
 		Workers: cfg.Provisioning.Workers, AttemptTimeout: cfg.Provisioning.AttemptTimeout, CallTimeout: cfg.Provisioning.CallTimeout,
-		MinTLS: tlsVersion(cfg.Provisioning.MinTLS), Retry: cfg.Provisioning.Retry.schedule(), Attempts: cfg.Provisioning.Retry.Attempts, Drain: cfg.Node.Drain,
-		MaintainPerMinute: orNone(cfg.Maintenance.PerMinute), MaintainAtOnce: cfg.Maintenance.AtOnce, MaintainCanary: orNone(cfg.Maintenance.Canary), MaintainContact: orNone(cfg.Maintenance.Contact),
+		MinTLS: tlsVersion(cfg.Provisioning.MinTLS), Retry: cfg.Provisioning.Retry.schedule(), Attempts: cfg.Provisioning.Retry.Attempts,
+		Drain:             cfg.Node.Drain,
+		MaintainPerMinute: orNone(cfg.Maintenance.PerMinute), MaintainAtOnce: cfg.Maintenance.AtOnce,
+		MaintainCanary: orNone(cfg.Maintenance.Canary), MaintainContact: orNone(cfg.Maintenance.Contact),
 		SecondApprover: cfg.Jobs.SecondApprover, SecondApproverAbove: cfg.Jobs.SecondApproverAbove,
 		KeepHellos: cfg.Retention.Hellos, KeepEvents: cfg.Retention.Events, KeepRuns: cfg.Retention.Runs,
-		Zones: cfg.Zones, OtherDomains: cfg.Provisioning.OtherDomains, ConstrainCA: cfg.Provisioning.ConstrainCA, Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, OTLPEndpoint: cfg.Tracing.OTLPEndpoint, Log: log,
+		Zones: cfg.Zones, OtherDomains: cfg.Provisioning.OtherDomains, ConstrainCA: cfg.Provisioning.ConstrainCA,
+		Registry: prometheus.NewRegistry(), NativeHistograms: cfg.Metrics.NativeHistograms, OTLPEndpoint: cfg.Tracing.OTLPEndpoint,
+		Log:    log,
 		Doctor: doctorConfig(cfg, force), DoctorInterval: cfg.Doctor.Interval,
 	}
 	admissionOptions(cfg.Provisioning, &o)
@@ -147,7 +156,8 @@ func keyring(ctx context.Context, cfg Config) (*seal.Keyring, error) {
 }
 
 func masterKeySource(cfg Config) seal.Source {
-	src := seal.Source{File: string(cfg.MasterKey.File), Env: cfg.MasterKey.Env, Credential: cfg.MasterKey.Credential, Command: cfg.MasterKey.Exec}
+	src := seal.Source{File: string(cfg.MasterKey.File), Env: cfg.MasterKey.Env, Credential: cfg.MasterKey.Credential,
+		Command: cfg.MasterKey.Exec}
 	if src.File == "" && src.Env == "" && src.Credential == "" && len(src.Command) == 0 {
 		src.File, src.Create = filepath.Join(cfg.DataDir, "master.key"), true
 	}
@@ -156,7 +166,8 @@ func masterKeySource(cfg Config) seal.Source {
 
 // provisioningCertificates loads every PFX. One that no device could accept is
 // an error at once, with its sentence; what is merely odd is said and used.
-func provisioningCertificates(ctx context.Context, cfg Config, log *zap.Logger) (list []*certs.Provisioning, force map[string]bool, err error) {
+func provisioningCertificates(ctx context.Context, cfg Config, log *zap.Logger) (list []*certs.Provisioning, force map[string]bool,
+	err error) {
 	force = map[string]bool{}
 	var errs []error
 	for _, c := range cfg.Provisioning.Certificates {
@@ -169,7 +180,8 @@ func provisioningCertificates(ctx context.Context, cfg Config, log *zap.Logger) 
 			force[p.ID] = true
 		}
 		for _, f := range p.Findings {
-			field := []zap.Field{zap.String("file", string(c.PFX)), zap.String("certificate", p.Name), zap.String("reason", string(f.Code)), zap.String("detail", f.Detail)}
+			field := []zap.Field{zap.String("file", string(c.PFX)), zap.String("certificate", p.Name), zap.String("reason", string(f.Code)),
+				zap.String("detail", f.Detail)}
 			switch f.Severity {
 			case certs.SeverityError:
 				errs = append(errs, certificateError(string(c.PFX), reason.Because(f.Code, "%s", f.Detail)))
@@ -181,7 +193,8 @@ func provisioningCertificates(ctx context.Context, cfg Config, log *zap.Logger) 
 		}
 		if p.Usable() {
 			list = append(list, p)
-			log.Info("cert.loaded", zap.String("certificate", p.Name), zap.String("id", p.ID), zap.Int("paths", len(p.Paths)), zap.Time("not_after", p.Leaf.NotAfter))
+			log.Info("cert.loaded", zap.String("certificate", p.Name), zap.String("id", p.ID), zap.Int("paths", len(p.Paths)),
+				zap.Time("not_after", p.Leaf.NotAfter))
 		}
 	}
 	return list, force, errors.Join(errs...)

@@ -36,7 +36,8 @@ const (
 )
 
 func newSupportBundle() *cobra.Command {
-	cmd := &cobra.Command{Use: "support-bundle", Short: "Put what helps to find a fault into one zip file, without a secret in it", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "support-bundle", Short: "Put what helps to find a fault into one zip file, without a secret in it",
+		Args: cobra.NoArgs,
 		Long: `Collects versions, the configuration, the doctor's findings, the schema, counts,
 recent events, the runs of devices that failed, metrics and the end of a log file.
 Passwords, keys, tokens and the database's password are never read or are taken out.
@@ -165,7 +166,8 @@ func secretsOf(cfg Config) []string {
 
 func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path string, problems []Problem) {
 	b.add("version.txt", func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "provisiond %s (%s)\n%s %s/%s, %d CPUs\nbundle of %s\n", buildVersion(), revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), b.at.UTC().Format(time.RFC3339))
+		_, err := fmt.Fprintf(w, "provisiond %s (%s)\n%s %s/%s, %d CPUs\nbundle of %s\n", buildVersion(), revision(), runtime.Version(),
+			runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), b.at.UTC().Format(time.RFC3339))
 		return err
 	})
 	b.add("config.json", func(w io.Writer) error {
@@ -232,7 +234,8 @@ func (b *bundle) collect(ctx context.Context, cfg Config, origins Origins, path 
 		out := []device{}
 		err := db.Read(ctx, func(tx *store.Tx) error {
 			list, err := tx.Devices(ctx, store.DeviceFilter{Order: store.ByLastSeen, Limit: bundleDevices,
-				Lifecycle: []store.Lifecycle{store.Failed, store.Quarantined, store.CredentialsUnknown, store.PendingCertificate, store.PendingIdentity, store.Dormant}})
+				Lifecycle: []store.Lifecycle{store.Failed, store.Quarantined, store.CredentialsUnknown, store.PendingCertificate,
+					store.PendingIdentity, store.Dormant}})
 			if err != nil {
 				return err
 			}

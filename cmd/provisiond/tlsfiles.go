@@ -27,7 +27,8 @@ const shownFile = "api.crt"
 func tlsFiles(ctx context.Context, cfg Config, log *zap.Logger, o *server.Options) error {
 	var shown []func() doctor.Shown
 	if cfg.API.TLS.Cert != "" {
-		pair, err := server.NewReplaceable("api.tls", pairFiles(cfg), pairOf(ctx, cfg), func(c *tls.Certificate) { leaveShown(cfg, c, log) }, log)
+		pair, err := server.NewReplaceable("api.tls", pairFiles(cfg), pairOf(ctx, cfg),
+			func(c *tls.Certificate) { leaveShown(cfg, c, log) }, log)
 		if err != nil {
 			return err
 		}
@@ -143,7 +144,8 @@ func leaveShown(cfg Config, pair *tls.Certificate, log *zap.Logger) {
 	if err != nil {
 		log.Warn("api.shown", zap.Error(err))
 	}
-	log.Info("api.certificate", zap.String("subject", pair.Leaf.Subject.String()), zap.Strings("names", pair.Leaf.DNSNames), zap.Time("not_after", pair.Leaf.NotAfter))
+	log.Info("api.certificate", zap.String("subject", pair.Leaf.Subject.String()), zap.Strings("names", pair.Leaf.DNSNames),
+		zap.Time("not_after", pair.Leaf.NotAfter))
 }
 
 // ownLeaves are the certificates by which our daemon is known: the one of

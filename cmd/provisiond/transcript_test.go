@@ -29,7 +29,8 @@ import (
 	"github.com/provisiond/provisiond/store/storetest"
 )
 
-var updateTranscript = flag.Bool("update-transcript", false, "write what is printed now into testdata/cert.txt and renew.txt; read the difference before committing it")
+var updateTranscript = flag.Bool("update-transcript", false,
+	"write what is printed now into testdata/cert.txt and renew.txt; read the difference before committing it")
 
 // mostCommands is what a person may have to type from an empty server to proof.
 const mostCommands = 12
@@ -147,7 +148,8 @@ func playCert(t *testing.T, provctl, engine, script string) (said string, comman
 		}
 		cmd := exec.CommandContext(t.Context(), provctl, args[1:]...)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "PROVISIOND_ADDRESS=http://"+s.APIAddr().String(), "PROVISIOND_TOKEN_FILE="+s.TokenFile(), "PROVISIOND_BACKUP_PASSPHRASE="+phrase)
+		cmd.Env = append(os.Environ(), "PROVISIOND_ADDRESS=http://"+s.APIAddr().String(), "PROVISIOND_TOKEN_FILE="+s.TokenFile(),
+			"PROVISIOND_BACKUP_PASSPHRASE="+phrase)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()
@@ -209,7 +211,8 @@ func TestCheckCertificate(t *testing.T) {
 	}
 	shape := certtest.NewLab(time.Now()).GoDaddy("prov.corp.example.com", "prov.branch.example.net")
 	imported := call(t, s, string(token), "certificates/import", map[string]any{
-		"files":     []map[string]any{{"name": "a.pfx", "data": certtest.PFX(certtest.Modern, "secret", shape.Leaf.Key, shape.Leaf.Cert, shape.Intermediate, shape.Cross, shape.OldRoot)}},
+		"files": []map[string]any{{"name": "a.pfx", "data": certtest.PFX(certtest.Modern, "secret", shape.Leaf.Key, shape.Leaf.Cert,
+			shape.Intermediate, shape.Cross, shape.OldRoot)}},
 		"passwords": []string{"secret"},
 	})
 	id := imported["report"].(map[string]any)["id"].(string)
@@ -243,7 +246,8 @@ func call(t *testing.T, s *server.Server, token, path string, in any) map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.APIAddr().String()+"/api/v1/"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.APIAddr().String()+"/api/v1/"+path,
+		bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

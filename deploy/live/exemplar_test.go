@@ -25,18 +25,23 @@ func TestExemplarsReachPrometheus(t *testing.T) {
 		t.Fatal("prometheus is missing: install the Debian package prometheus (apt-get install prometheus)")
 	}
 	l.certificate(t)
-	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Type", "application/x-protobuf") }))
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-protobuf")
+	}))
 	t.Cleanup(collector.Close)
 	d := l.serve(t, "traced", "", fmt.Sprintf("tracing: {otlp_endpoint: %q}", collector.URL))
 	cfg := filepath.Join(l.dir, "prometheus.yml")
-	write(t, cfg, fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: provisiond\n  static_configs: [{targets: [%q]}]\n", d.api))
+	write(t, cfg, fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: provisiond\n  "+
+		"static_configs: [{targets: [%q]}]\n", d.api))
 	l.prometheus = freePort(t)
 	run(t, prom, "--config.file="+cfg, "--storage.tsdb.path="+filepath.Join(l.dir, "tsdb"), "--web.listen-address="+l.prometheus,
 		"--log.level=warn", "--enable-feature=exemplar-storage")
 	l.fleet(t, d, 0, "--devices", "1", "--trust", filepath.Join(l.dir, "root.pem"), "--suffix", "corp.example.com", "--timeout", "3m")
 
 	trace := regexp.MustCompile("^[0-9a-f]{32}$")
-	for _, name := range []string{"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_wsman_request_duration_seconds"} {
+	for _, name := range []string{"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds",
+		"provisiond_wsman_request_duration_seconds"} {
 		traces := map[string]bool{}
 		poll(t, "an exemplar of "+name, time.Minute, func() bool {
 			text, err := get(t, fmt.Sprintf("http://%s/api/v1/query_exemplars?query=%s&start=%d&end=%d", l.prometheus,

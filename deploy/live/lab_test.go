@@ -241,7 +241,8 @@ scrape_configs:
   static_configs: [{targets: [%q, %q]}]
 `, rules, l.lite.api, l.pg.api))
 	l.prometheus = freePort(t)
-	out := run(t, bin, "--config.file="+cfg, "--storage.tsdb.path="+filepath.Join(l.dir, "tsdb"), "--web.listen-address="+l.prometheus, "--log.level=warn")
+	out := run(t, bin, "--config.file="+cfg, "--storage.tsdb.path="+filepath.Join(l.dir, "tsdb"), "--web.listen-address="+l.prometheus,
+		"--log.level=warn")
 	poll(t, "both daemons scraped twice: "+out.String(), 30*time.Second, func() bool {
 		return len(l.values(t, "count_over_time(up[1m]) > 1")) == 2
 	})
@@ -250,7 +251,8 @@ scrape_configs:
 // fleet runs devices to their end: all managed, or the time is over.
 func (l *lab) fleet(t *testing.T, d *daemon, part int, args ...string) {
 	t.Helper()
-	all := append([]string{"fleet", "--quiet", "--server", d.hello, "--base", fmt.Sprintf("127.%d.%d.1", l.base, part), "--seed", fmt.Sprint(l.base*100 + part), "--scale", "1", "--fault-rate", "0"}, args...)
+	all := append([]string{"fleet", "--quiet", "--server", d.hello, "--base", fmt.Sprintf("127.%d.%d.1", l.base, part), "--seed",
+		fmt.Sprint(l.base*100 + part), "--scale", "1", "--fault-rate", "0"}, args...)
 	if out, err := exec.Command(filepath.Join(l.dir, "amtsim"), all...).CombinedOutput(); err != nil {
 		t.Logf("amtsim %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

@@ -43,7 +43,8 @@ scrape_configs:
 	// As deploy/grafana/gen asks.
 	quantile := func(d *daemon) string {
 		sel := `{instance="` + d.api + `"}[30s]`
-		return fmt.Sprintf("histogram_quantile(0.99, sum by (le) (rate(%[1]s_bucket%[2]s))) or histogram_quantile(0.99, sum(rate(%[1]s%[2]s)))", name, sel)
+		return fmt.Sprintf("histogram_quantile(0.99, sum by (le) (rate(%[1]s_bucket%[2]s))) or histogram_quantile(0.99, "+
+			"sum(rate(%[1]s%[2]s)))", name, sel)
 	}
 	for form, d := range map[string]*daemon{"classic": plain, "native": native} {
 		poll(t, "a quantile from the "+form+" form", time.Minute, func() bool {
@@ -76,7 +77,8 @@ scrape_configs:
 func (l *lab) plain(t *testing.T, name string, native bool) *daemon {
 	t.Helper()
 	cfg := filepath.Join(l.dir, name+".yaml")
-	write(t, cfg, fmt.Sprintf("data_dir: %s/%s\nhello: {listen: \"127.0.0.1:0\"}\napi: {listen: \"127.0.0.1:0\"}\nmetrics: {native_histograms: %t}\n", l.dir, name, native))
+	write(t, cfg, fmt.Sprintf("data_dir: %s/%s\nhello: {listen: \"127.0.0.1:0\"}\napi: {listen: \"127.0.0.1:0\"}\nmetrics: "+
+		"{native_histograms: %t}\n", l.dir, name, native))
 	d := &daemon{log: run(t, filepath.Join(l.dir, "provisiond"), "serve", "--config", cfg)}
 	poll(t, name+" is ready", time.Minute, func() bool {
 		d.hello, d.api = ready(d.log.String())

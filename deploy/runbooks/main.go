@@ -58,10 +58,14 @@ func render() (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprint(&b, "<!-- Made by deploy/runbooks from the alert rules and the reason catalogue. Change those, then run `go run ./deploy/runbooks > deploy/RUNBOOKS.md`. -->\n\n")
+	fmt.Fprint(&b, "<!-- Made by deploy/runbooks from the alert rules and the reason catalogue. Change those, then run `go run "+
+		"./deploy/runbooks > deploy/RUNBOOKS.md`. -->\n\n")
 	fmt.Fprint(&b, "# Runbooks\n\n")
-	fmt.Fprint(&b, "First the alerts, then the reasons. A reason is the word that `provctl device why`, the console, the\nevents and the failure dashboard show for a device. `provctl device why UUID` adds the evidence.\n\n")
-	fmt.Fprint(&b, "Three things hold whatever the alert says. A device repeats its hello for hours, so a server that is\nback the same morning loses none. A password is in the database before a device hears it. Every step\nof a run may be repeated, so a restart is never the wrong move for the server.\n\n")
+	fmt.Fprint(&b, "First the alerts, then the reasons. A reason is the word that `provctl device why`, the console, the\nevents and the "+
+		"failure dashboard show for a device. `provctl device why UUID` adds the evidence.\n\n")
+	fmt.Fprint(&b, "Three things hold whatever the alert says. A device repeats its hello for hours, so a server that is\nback the same "+
+		"morning loses none. A password is in the database before a device hears it. Every step\nof a run may be repeated, so a restart "+
+		"is never the wrong move for the server.\n\n")
 	fmt.Fprint(&b, "## Alerts\n\n")
 	for _, a := range list {
 		steps, ok := firstMoves[a.Name]

@@ -125,9 +125,12 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondStrayHellos": {
 		"`provctl event list --name stray_hello` names the devices, and the address that each hello came from.",
-		"Find that address's switch port. A cloned board, or a repaired one that kept its UUID: give it one of its own with the maker's tool.",
-		"Nobody knows the machine: take its port down. It learnt nothing and the device was told nothing, but it sits in a network of provisioning.networks.",
-		"It is the device after all, on a new lease and without its setup: `provctl device address UUID ADDRESS`, then `provctl device why UUID`.",
+		"Find that address's switch port. A cloned board, or a repaired one that kept its UUID: give it one of its own with the maker's " +
+			"tool.",
+		"Nobody knows the machine: take its port down. It learnt nothing and the device was told nothing, but it sits in a network of " +
+			"provisioning.networks.",
+		"It is the device after all, on a new lease and without its setup: `provctl device address UUID ADDRESS`, then `provctl device " +
+			"why UUID`.",
 	},
 	"ProvisiondDeviceCertsExpiring": {
 		"`provctl device list` for the health of these devices: most are switched off or moved.",
@@ -135,13 +138,16 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondRolloutStopped": {
 		"`provctl job list --state stopped`, then `provctl job show ID`: it says which device, and what it answered.",
-		"`provctl device why UUID`: was it switched off in that moment, or does the change shut this server out? Reach it at the machine or with another console before anything else is changed.",
-		"A fault of the change: `provctl profile rollback NAME --to VERSION` rolls the older one out, again one device first, and ends what is left of this job; other jobs: `provctl job abort ID`.",
+		"`provctl device why UUID`: was it switched off in that moment, or does the change shut this server out? Reach it at the machine " +
+			"or with another console before anything else is changed.",
+		"A fault of the change: `provctl profile rollback NAME --to VERSION` rolls the older one out, again one device first, and ends " +
+			"what is left of this job; other jobs: `provctl job abort ID`.",
 		"No fault of it: `provctl job resume ID`. Devices lost until then no longer hold it.",
 	},
 	"ProvisiondContactLost": {
 		"`provctl event list --name contact_lost` names the devices and what they were told before.",
-		"`provctl maintain UUID --task check` asks one again. As soon as it answers it counts no more; one that is gone for good: `provctl device retire UUID`.",
+		"`provctl maintain UUID --task check` asks one again. As soon as it answers it counts no more; one that is gone for good: " +
+			"`provctl device retire UUID`.",
 		"Three within a day hold routine maintenance, until one of them answers or the day is over.",
 	},
 	"ProvisiondMaintenanceFailing": {
@@ -150,11 +156,14 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondProvisioningCertRenewalDue": {
 		"`provctl cert renew ID --dry-run` says what it takes and which devices depend on it; without `--dry-run` the renewal begins.",
-		"What was bought: order with the request that is printed. What our own root issued: its successor is there at once, `provctl cert replace OLD NEW`.",
+		"What was bought: order with the request that is printed. What our own root issued: its successor is there at once, `provctl " +
+			"cert replace OLD NEW`.",
 	},
 	"ProvisiondProvisioningCertExpiring": {
-		"Order the renewal under the same names, with the AMT usage (OID 2.16.840.1.113741.1.2.3) and a root the devices know: `provctl cert advise`.",
-		"`provctl cert renew ID` makes the new request, if nobody did; the old certificate stays active beside it. `provctl cert list` says how far the renewal is.",
+		"Order the renewal under the same names, with the AMT usage (OID 2.16.840.1.113741.1.2.3) and a root the devices know: `provctl " +
+			"cert advise`.",
+		"`provctl cert renew ID` makes the new request, if nobody did; the old certificate stays active beside it. `provctl cert list` " +
+			"says how far the renewal is.",
 	},
 	"ProvisiondProvisioningCertExpiringSoon": {
 		"Ask the vendor where the order stands.",
@@ -190,14 +199,20 @@ var firstMoves = map[string][]string{
 	},
 	"ProvisiondAuditChainBroken": {
 		"Keep the database as it is: take a copy before anything else.",
-		"`provctl audit verify` names the first record that is wrong, and `provctl audit verify --against FILE` holds the chain against the last export.",
-		"Did its end go? Each node's data folder keeps what the node saw last (store.seen), and log and metrics have every checkpoint: `provctl audit verify --checkpoint RECORD:HASH`.",
-		"Treat it as an incident: somebody with write access to the database changed history. Was an older copy put back by hand, not by `provisiond restore`? Then move store.seen away on each node and restart it.",
+		"`provctl audit verify` names the first record that is wrong, and `provctl audit verify --against FILE` holds the chain against " +
+			"the last export.",
+		"Did its end go? Each node's data folder keeps what the node saw last (store.seen), and log and metrics have every checkpoint: " +
+			"`provctl audit verify --checkpoint RECORD:HASH`.",
+		"Treat it as an incident: somebody with write access to the database changed history. Was an older copy put back by hand, not by " +
+			"`provisiond restore`? Then move store.seen away on each node and restart it.",
 	},
 	"ProvisiondRowsRefused": {
 		"`provisiond rows check` names them, and the audit has when they were first met: `provctl audit list --action rows.refused`.",
-		"Treat it as an incident: somebody who may write into the database tried to become somebody. Change that password, and look for what else it was used for.",
-		"Did a node of an earlier release write them after the upgrade, or was an older dump put back? Look at each row, then `provisiond rows sign --reason …` makes them count. A run that does not count gives way to the next order; a job (`forged`) is ended by `provctl job abort ID`.",
+		"Treat it as an incident: somebody who may write into the database tried to become somebody. Change that password, and look for " +
+			"what else it was used for.",
+		"Did a node of an earlier release write them after the upgrade, or was an older dump put back? Look at each row, then " +
+			"`provisiond rows sign --reason …` makes them count. A run that does not count gives way to the next order; a job " +
+			"(`forged`) is ended by `provctl job abort ID`.",
 	},
 	"ProvisiondBackupStale": {
 		"`provisiond backup create`, then `provisiond backup verify FILE`.",

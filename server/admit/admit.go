@@ -202,13 +202,15 @@ func (a *Admitter) say(dev store.Device, d Decision) {
 			zap.String("lifecycle", string(d.To)), zap.String("reason", string(d.Reason)), zap.String("detail", d.Detail))
 	}
 	if e := d.Aside; e != nil {
-		a.Log.Warn("hello."+e.Name, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address), zap.String("reason", string(e.Reason)), zap.String("detail", e.Detail))
+		a.Log.Warn("hello."+e.Name, zap.Stringer("device", dev.UUID), zap.Stringer("address", dev.Address),
+			zap.String("reason", string(e.Reason)), zap.String("detail", e.Detail))
 	}
 }
 
 func seen(h hello.Hello) store.SeenHello {
 	s := store.SeenHello{
-		UUID: h.UUID, At: h.At, From: h.From, Local: h.Local, Address: h.Address, Named: h.Address.IsValid(), Via: string(h.Via), Peer: h.Peer,
+		UUID: h.UUID, At: h.At, From: h.From, Local: h.Local, Address: h.Address, Named: h.Address.IsValid(), Via: string(h.Via),
+		Peer:    h.Peer,
 		Version: h.Version, Retry: h.RetryCount, AdminSet: h.AdminCredentialsSet, PID: h.PID, Hashes: h.Hashes, Trailing: h.Trailing,
 	}
 	if !s.Address.IsValid() {
@@ -251,7 +253,8 @@ func ended(ctx context.Context, tx *store.Tx, q *Question) error {
 }
 
 // question lets Decide ask the store. A failed answer ends up in the error.
-func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev store.Device, answers map[profile.Source]answer) (Question, *error) {
+func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev store.Device, answers map[profile.Source]answer) (Question,
+	*error) {
 	tx, failed := f.tx, new(error)
 	note := func(err error) bool {
 		if err != nil && !errors.Is(err, store.ErrNotFound) && *failed == nil {
@@ -267,7 +270,8 @@ func (a *Admitter) question(ctx context.Context, f *facts, h hello.Hello, dev st
 		}
 		// This one is not recorded yet, and who is not from here proves nothing.
 		this := store.HelloRecord{At: h.At, From: h.From.String(), Via: string(h.Via), TrustTable: dev.TrustTable}
-		recent = append([]store.HelloRecord{this}, slices.DeleteFunc(recent, func(r store.HelloRecord) bool { return !fromHere(q.Policy.Networks, r) })...)
+		recent = append([]store.HelloRecord{this},
+			slices.DeleteFunc(recent, func(r store.HelloRecord) bool { return !fromHere(q.Policy.Networks, r) })...)
 		evidence := twinEvidence(recent, h.At, q.Policy.TwinWithin)
 		if evidence == "" {
 			return ""
@@ -353,7 +357,8 @@ func (a *Admitter) heard(ctx context.Context, tx *store.Tx, h hello.Hello) error
 	if good <= 0 {
 		good = 24 * time.Hour
 	}
-	if _, err := tx.CreateOTP(ctx, store.OTP{UUID: dev.UUID, Password: h.OTP, IssuedTo: h.Peer, ExpiresAt: tx.Now().Add(good)}); err != nil {
+	if _, err := tx.CreateOTP(ctx, store.OTP{UUID: dev.UUID, Password: h.OTP, IssuedTo: h.Peer,
+		ExpiresAt: tx.Now().Add(good)}); err != nil {
 		return err
 	}
 	return tx.Audit(ctx, store.AuditRecord{Actor: "agent:" + h.Peer, Action: "otp.announced", Subject: dev.UUID.String()})
@@ -374,7 +379,8 @@ func window(p Policy, h hello.Hello, dev store.Device, before store.SeenBefore, 
 }
 
 // carryOut makes a decision true.
-func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, before store.SeenBefore, trigger string, d Decision) error {
+func (a *Admitter) carryOut(ctx context.Context, tx *store.Tx, dev store.Device, before store.SeenBefore, trigger string,
+	d Decision) error {
 	priority := queue.Normal
 	if !dev.WindowUntil.IsZero() {
 		priority = queue.Priority(dev.WindowUntil, tx.Now())
@@ -464,7 +470,8 @@ func transition(dev store.Device, d Decision) store.Transition {
 // StartRun creates a run and, in the same transaction, makes sure that the
 // device has candidate passwords: what a device receives is durable before
 // anybody connects to it. Candidates no attempt has replaced are used again.
-func StartRun(ctx context.Context, tx *store.Tx, rand io.Reader, uuid amt.UUID, kind, trigger, profile string, at time.Time) (store.Run, error) {
+func StartRun(ctx context.Context, tx *store.Tx, rand io.Reader, uuid amt.UUID, kind, trigger, profile string, at time.Time) (store.Run,
+	error) {
 	run, err := tx.CreateRun(ctx, store.NewRun{UUID: uuid, Kind: kind, Trigger: trigger, Profile: profile, NotBefore: at})
 	if err != nil {
 		return store.Run{}, fmt.Errorf("create the run: %w", err)

@@ -40,7 +40,8 @@ func (a *Admitter) speaks(ctx context.Context, h hello.Hello) (refused string, e
 	}
 	shown := strings.Join(names, ", ")
 	if h.FQDN != "" && !slices.Contains(names, h.FQDN) {
-		return fmt.Sprintf("its certificate is for %s, and the request names %s: an agent names its own device only; a relay, which names others, has to be listed in hello.relays", shown, h.FQDN), nil
+		return fmt.Sprintf("its certificate is for %s, and the request names %s: an agent names its own device only; a relay, which "+
+			"names others, has to be listed in hello.relays", shown, h.FQDN), nil
 	}
 	err = a.DB.Write(ctx, func(tx *store.Tx) error {
 		refused = ""
@@ -52,7 +53,8 @@ func (a *Admitter) speaks(ctx context.Context, h hello.Hello) (refused string, e
 			return nil
 		}
 		if len(own) > 0 {
-			refused = fmt.Sprintf("its certificate is for %s, and device %s has another name: an agent speaks for its own device only; a relay has to be listed in hello.relays", shown, h.UUID)
+			refused = fmt.Sprintf("its certificate is for %s, and device %s has another name: an agent speaks for its own device only; a "+
+				"relay has to be listed in hello.relays", shown, h.UUID)
 			return nil
 		}
 		peer := names[0]
@@ -61,7 +63,8 @@ func (a *Admitter) speaks(ctx context.Context, h hello.Hello) (refused string, e
 		}
 		switch one, err := tx.AnnouncedBy(ctx, peer); {
 		case err == nil && one.UUID != h.UUID:
-			refused = fmt.Sprintf("%s speaks for device %s, which it announced first; until %s it announces no other; a relay has to be listed in hello.relays", peer, one.UUID, one.Expires.UTC().Format(time.RFC3339))
+			refused = fmt.Sprintf("%s speaks for device %s, which it announced first; until %s it announces no other; a relay has to be "+
+				"listed in hello.relays", peer, one.UUID, one.Expires.UTC().Format(time.RFC3339))
 			return nil
 		case err != nil && !errors.Is(err, store.ErrNotFound):
 			return err

@@ -47,11 +47,13 @@ func TestAnAgentSpeaksForItsOwnDevice(t *testing.T) {
 				if err := tx.PutName(t.Context(), store.Name{UUID: uuidOf(1), FQDN: "pc1.example.com", Source: FromImport}); err != nil {
 					return err
 				}
-				if _, err := tx.Authorise(t.Context(), store.AuthorisedDevice{Kind: "uuid", Value: uuidOf(2).String(), FQDN: "pc2.example.com"}); err != nil {
+				if _, err := tx.Authorise(t.Context(),
+					store.AuthorisedDevice{Kind: "uuid", Value: uuidOf(2).String(), FQDN: "pc2.example.com"}); err != nil {
 					return err
 				}
 				name, host, domain := "pc3.example.com", "pc3", "example.com"
-				return tx.ImportDevice(t.Context(), uuidOf(3), "test", store.DeviceFacts{FQDN: &name, HostName: &host, Domain: &domain, ProvisionedAt: &at})
+				return tx.ImportDevice(t.Context(), uuidOf(3), "test",
+					store.DeviceFacts{FQDN: &name, HostName: &host, Domain: &domain, ProvisionedAt: &at})
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -42,7 +42,8 @@ func WouldStray(ctx context.Context, tx *store.Tx, rules []profile.Rule) (map[[2
 }
 
 func (f *facts) astray(ctx context.Context, after string, limit int) (found []Astray, next string, err error) {
-	devices, err := f.tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{store.Provisioned, store.Drifted}, Order: store.ByUUID, After: after, Limit: limit})
+	devices, err := f.tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{store.Provisioned, store.Drifted},
+		Order: store.ByUUID, After: after, Limit: limit})
 	if err != nil {
 		return nil, "", fmt.Errorf("look for devices with another profile: %w", err)
 	}

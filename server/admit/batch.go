@@ -223,7 +223,8 @@ func (a *Admitter) decideTogether(ctx context.Context, tx *store.Tx, members []*
 		}
 		d := Decide(q)
 		switch {
-		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.Aside != nil || moved(arrivals[i].Device, arrivals[i].Before, d) != (store.DeviceFacts{}):
+		case errors.Is(*failed, errNotSo) || d.Start || d.HastenRun != 0 || d.Aside != nil ||
+			moved(arrivals[i].Device, arrivals[i].Before, d) != (store.DeviceFacts{}):
 			continue
 		case *failed != nil:
 			return nil, *failed

@@ -85,7 +85,8 @@ func (d *desk) stage(t *testing.T, at time.Time) []hello.Hello {
 		if _, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: "network", Value: "10.77.0.0/16", Profile: "default"}); err != nil {
 			return err
 		}
-		if _, err := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "named list", Enabled: true, Match: json.RawMessage(`{"networks":["10.9.0.0/16"]}`), Assign: json.RawMessage(`{"profile":"default"}`)}); err != nil {
+		if _, err := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "named list", Enabled: true,
+			Match: json.RawMessage(`{"networks":["10.9.0.0/16"]}`), Assign: json.RawMessage(`{"profile":"default"}`)}); err != nil {
 			return err
 		}
 		for i, s := range scenes {
@@ -218,7 +219,8 @@ func TestTogetherAsAlone(t *testing.T) {
 						if got != results[i] {
 							t.Errorf("%s: alone %s, together %s", scenes[i].name, results[i], got)
 						}
-						if diff := cmp.Diff(one.picture(t, m.h.UUID), many.picture(t, m.h.UUID), cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreUnexported(store.Run{})); diff != "" {
+						if diff := cmp.Diff(one.picture(t, m.h.UUID), many.picture(t, m.h.UUID), cmpopts.EquateEmpty(),
+							cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreUnexported(store.Run{})); diff != "" {
 							t.Errorf("%s (-alone +together):\n%s", scenes[i].name, diff)
 						}
 					}
@@ -338,7 +340,8 @@ func TestAChangeCountsForTheNextHello(t *testing.T) {
 			})
 			expect("the network was put on the list", say(strangers(3)), store.PendingCertificate, reason.RootNotTrusted)
 			change(func(tx *store.Tx) error {
-				_, err := tx.PutAssignmentRule(ctx, store.AssignmentRule{Name: "all", Enabled: true, Assign: json.RawMessage(`{"profile":"kiosk"}`)})
+				_, err := tx.PutAssignmentRule(ctx,
+					store.AssignmentRule{Name: "all", Enabled: true, Assign: json.RawMessage(`{"profile":"kiosk"}`)})
 				return err
 			})
 			expect("a rule names a profile that does not exist", say(strangers(3)), store.PendingIdentity, reason.NoProfileRule)
@@ -388,7 +391,8 @@ func TestTwoNodesMeetOneDevice(t *testing.T) {
 	for i := range n {
 		p := a.picture(t, uuidOf(i))
 		if p.Device.HelloCount != 2 || len(p.Hellos) != 2 || len(p.Events) != 1 || p.Device.Lifecycle != store.PendingCertificate {
-			t.Errorf("device %d: %d counted, %d recorded, %s, events %v", i, p.Device.HelloCount, len(p.Hellos), p.Device.Lifecycle, p.Events)
+			t.Errorf("device %d: %d counted, %d recorded, %s, events %v", i, p.Device.HelloCount, len(p.Hellos), p.Device.Lifecycle,
+				p.Events)
 		}
 	}
 }
@@ -441,7 +445,8 @@ func TestALeaderWhoseTimeIsOver(t *testing.T) {
 			defer cancel()
 			var members []*member
 			for i, ctx := range []context.Context{over, long, over, long} {
-				members = append(members, &member{ctx: ctx, h: plain(i, strangers(3)), lead: make(chan struct{}), done: make(chan struct{})})
+				members = append(members, &member{ctx: ctx, h: plain(i, strangers(3)), lead: make(chan struct{}),
+					done: make(chan struct{})})
 			}
 			d.run(members)
 			for i, m := range members {

@@ -77,7 +77,8 @@ func (q Question) claimed() (dec Decision, over bool) {
 		if q.absent() && len(q.Hello.Hashes) > 0 && (!held || listed) && q.letIn() {
 			return dec, false
 		}
-		dec = q.stray(hello.Duplicate, StrayDuringRun, reason.UUIDDuplicate, q.saysElsewhere("run "+fmt.Sprint(q.Live.ID)+" is at it there"))
+		dec = q.stray(hello.Duplicate, StrayDuringRun, reason.UUIDDuplicate,
+			q.saysElsewhere("run "+fmt.Sprint(q.Live.ID)+" is at it there"))
 		dec.Claim = len(q.Hello.Hashes) > 0
 		return dec, true
 	}
@@ -112,14 +113,16 @@ func (q Question) listed() bool { return q.Listed(q.Device.Address, q.Before.Pre
 // which somebody has said since which one it is.
 func (q Question) pointedOut() bool {
 	d := q.Before.Previous
-	return d.Reason == reason.UUIDDuplicate && (d.AddressBy == store.ByOperator && !q.elsewhere() || q.elsewhere() && d.AddressBy != store.ByOperator && q.listed())
+	return d.Reason == reason.UUIDDuplicate && (d.AddressBy == store.ByOperator && !q.elsewhere() || q.elsewhere() &&
+		d.AddressBy != store.ByOperator && q.listed())
 }
 
 // absent reports whether the last attempt at the device met nobody where it is
 // believed to be, and the next one waits for its time.
 func (q Question) absent() bool {
 	d := q.Before.Previous
-	return q.Live.Kind == "provision" && q.Live.State == store.RunQueued && d.Attempts > 0 && d.Reason != "" && reason.Of(d.Reason).Blame == reason.TheNet
+	return q.Live.Kind == "provision" && q.Live.State == store.RunQueued && d.Attempts > 0 && d.Reason != "" &&
+		reason.Of(d.Reason).Blame == reason.TheNet
 }
 
 // stray leaves the device as it is; the timeline has it once an hour.
@@ -139,14 +142,16 @@ func strayEvent(d store.Device, code reason.Code, detail string, from, believed 
 
 func (q Question) saysElsewhere(but string) string {
 	d := q.Before.Previous
-	whose := map[store.AddressBy]string{store.ByOperator: "a person said so", store.ByAgent: "its agent said so", store.ByImport: "an import said so"}[d.AddressBy]
+	whose := map[store.AddressBy]string{store.ByOperator: "a person said so", store.ByAgent: "its agent said so",
+		store.ByImport: "an import said so"}[d.AddressBy]
 	switch {
 	case d.Approved:
 		whose = "approved there"
 	case whose == "":
 		whose = "heard there"
 	}
-	return fmt.Sprintf("a hello with this UUID came from %s; the device is known at %s (%s), and %s. If it has moved: provctl device address %s %s",
+	return fmt.Sprintf("a hello with this UUID came from %s; the device is known at %s (%s), and %s. If it has moved: provctl device "+
+		"address %s %s",
 		q.Device.Address, d.Address, whose, but, d.UUID, q.Device.Address)
 }
 
@@ -173,7 +178,9 @@ func (a *Admitter) Answered(ctx context.Context, tx *store.Tx, dev store.Device)
 		return nil, err
 	}
 	if len(last) == 0 || !tx.Now().Before(last[0].At.Add(time.Hour)) {
-		e := strayEvent(dev, reason.UUIDDuplicate, fmt.Sprintf("somebody at %s says hello in its name; the device itself answered at %s with its key, so that hello is not its own", from, text(dev.Address)), rec.from, dev.Address)
+		e := strayEvent(dev, reason.UUIDDuplicate,
+			fmt.Sprintf("somebody at %s says hello in its name; the device itself answered at %s with its key, so that hello is not its "+
+				"own", from, text(dev.Address)), rec.from, dev.Address)
 		if _, err := tx.AddEvent(ctx, *e); err != nil {
 			return nil, err
 		}
@@ -197,7 +204,8 @@ func (a *Admitter) Gone(ctx context.Context, tx *store.Tx, dev store.Device) (sa
 	if err != nil {
 		return said, err
 	}
-	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes, RetryCount: rec.Retry, AdminCredentialsSet: rec.AdminSet}, At: rec.At, Via: hello.Via(rec.Via),
+	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes, RetryCount: rec.Retry,
+		AdminCredentialsSet: rec.AdminSet}, At: rec.At, Via: hello.Via(rec.Via),
 		From: netip.AddrPortFrom(rec.from, 0)}
 	before := store.SeenBefore{Known: true, Previous: dev, AddressChanged: true}
 	moved := dev
@@ -240,14 +248,16 @@ func (a *Admitter) Absent(ctx context.Context, tx *store.Tx, dev store.Device) e
 	}
 	moved := dev
 	moved.Address, moved.AddressBy, moved.TrustTable = rec.from, store.ByHello, rec.TrustTable
-	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes}, At: rec.At, Via: hello.Via(rec.Via), From: netip.AddrPortFrom(rec.from, 0)}
+	h := hello.Hello{Message: hello.Message{UUID: dev.UUID, Version: hello.VersionPKI, Hashes: hashes}, At: rec.At, Via: hello.Via(rec.Via),
+		From: netip.AddrPortFrom(rec.from, 0)}
 	q, failed := a.question(ctx, factsOf(tx), h, moved, nil)
 	q.Before = store.SeenBefore{Known: true, Previous: dev, AddressChanged: true}
 	may := (!q.held() || q.listed()) && q.letIn()
 	if *failed != nil || !may {
 		return *failed
 	}
-	if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{Address: &moved.Address, AddressBy: &moved.AddressBy, TrustTable: &moved.TrustTable, ClaimDue: &time.Time{}}); err != nil {
+	if err := tx.UpdateDevice(ctx, dev.UUID, store.DeviceFacts{Address: &moved.Address, AddressBy: &moved.AddressBy,
+		TrustTable: &moved.TrustTable, ClaimDue: &time.Time{}}); err != nil {
 		return err
 	}
 	_, err = tx.AddEvent(ctx, store.Event{UUID: dev.UUID, Name: "address_changed", Reason: dev.Reason, Actor: "system",
@@ -261,7 +271,8 @@ type claimant struct {
 	from netip.Addr
 }
 
-// claimant finds the newest hello of a device from elsewhere since a time, of one who is on the list of authorised devices before all others.
+// claimant finds the newest hello of a device from elsewhere since a time, of one who is on the
+// list of authorised devices before all others.
 func (a *Admitter) claimant(ctx context.Context, tx *store.Tx, dev store.Device, since time.Time) (found claimant, ok bool, err error) {
 	recent, err := tx.Hellos(ctx, dev.UUID, 64)
 	if err != nil {
@@ -277,7 +288,8 @@ func (a *Admitter) claimant(ctx context.Context, tx *store.Tx, dev store.Device,
 			}
 			at = dev.HeardFrom
 		}
-		if err != nil || at == dev.Address || !allowed(a.Policy().Networks, at) || !r.At.After(since) || uint16(r.Version) != hello.VersionPKI {
+		if err != nil || at == dev.Address || !allowed(a.Policy().Networks, at) || !r.At.After(since) ||
+			uint16(r.Version) != hello.VersionPKI {
 			continue
 		}
 		if !ok {

@@ -142,7 +142,8 @@ func (q Question) letIn() bool {
 func (q Question) ready(event string) Decision {
 	d := q.Device
 	if q.Hello.Version == hello.VersionPKI && len(q.Hello.Hashes) == 0 {
-		return q.refuse(q.result(), store.PendingCertificate, reason.RootNotTrusted, "the device announced no active root hash, so no certificate can convince it")
+		return q.refuse(q.result(), store.PendingCertificate, reason.RootNotTrusted,
+			"the device announced no active root hash, so no certificate can convince it")
 	}
 	id := q.Identity()
 	if id.Missing != "" {
@@ -191,7 +192,8 @@ func (q Question) retired() Decision {
 // one is told, the other would learn.
 func (q Question) twin(evidence string) Decision {
 	prev := q.Before.Previous
-	return Decision{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected", Alarm: AlarmDuplicate,
+	return Decision{Result: hello.DeniedDevice, To: store.Quarantined, Reason: reason.UUIDDuplicate, Event: "duplicate_detected",
+		Alarm: AlarmDuplicate,
 		Stray: StrayKeptOut, Detail: evidence,
 		Evidence: map[string]any{"address": q.Device.Address.String(), "previous_address": text(prev.Address),
 			"hash_table": q.Device.TrustTable, "previous_hash_table": prev.TrustTable}}
@@ -224,7 +226,8 @@ func (q Question) reappeared() Decision {
 	}
 	const event = "reappeared_unprovisioned"
 	dec := Decision{Result: hello.DeniedDevice, Alarm: AlarmReappeared, Event: event, Reason: reason.ReappearedUnprovisioned,
-		Detail:   "a managed device says hello from " + d.Address.String() + ": its settings were erased, its board was changed, or somebody says hello in its name",
+		Detail: "a managed device says hello from " + d.Address.String() +
+			": its settings were erased, its board was changed, or somebody says hello in its name",
 		Evidence: map[string]any{"address": d.Address.String(), "previous_address": text(q.Before.Previous.Address)}}
 	switch q.Policy.Reprovision {
 	case ReprovisionAuto:
@@ -261,7 +264,8 @@ func (q Question) turnAway(result hello.Result, code reason.Code, detail string)
 }
 
 // undecided are devices of which nobody has made anything yet.
-var undecided = []store.Lifecycle{store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed, store.Dormant}
+var undecided = []store.Lifecycle{store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed,
+	store.Dormant}
 
 // refuse keeps quiet when the device already stands there for that reason.
 func (q Question) refuse(result hello.Result, to store.Lifecycle, code reason.Code, detail string) Decision {
@@ -383,7 +387,8 @@ func twinEvidence(recent []store.HelloRecord, now time.Time, within time.Duratio
 		// There and back and there again: a lease does not do that.
 		if s.addr != seen[i].addr && known[s.addr] {
 			if returns++; returns >= 2 {
-				return fmt.Sprintf("two machines say hello with this UUID: %s and %s took turns within %s", seen[i].addr, s.addr, first.at.Sub(s.at).Round(time.Second))
+				return fmt.Sprintf("two machines say hello with this UUID: %s and %s took turns within %s", seen[i].addr, s.addr,
+					first.at.Sub(s.at).Round(time.Second))
 			}
 		}
 		known[s.addr] = true

@@ -275,7 +275,8 @@ func retiredBefore(ago time.Duration) func(*Question) {
 func reappeared(p Reprovision) func(*Question) {
 	return func(q *Question) {
 		q.Policy.Reprovision = p
-		q.Device.Lifecycle, q.Device.Reason, q.Device.ProvisionedAt = store.PendingApproval, reason.ReappearedUnprovisioned, now.Add(-time.Hour)
+		q.Device.Lifecycle, q.Device.Reason, q.Device.ProvisionedAt = store.PendingApproval, reason.ReappearedUnprovisioned,
+			now.Add(-time.Hour)
 		q.Before.Previous = q.Device
 	}
 }

@@ -42,7 +42,8 @@ type matched struct {
 }
 
 func factsOf(tx *store.Tx) *facts {
-	return &facts{tx: tx, profiles: map[string]error{}, roots: map[int64][]amt.TrustHash{}, called: map[int64][]string{}, matches: map[matchKey]matched{}}
+	return &facts{tx: tx, profiles: map[string]error{}, roots: map[int64][]amt.TrustHash{}, called: map[int64][]string{},
+		matches: map[matchKey]matched{}}
 }
 
 // about asks for many devices at once what is otherwise asked for each.

@@ -25,7 +25,8 @@ const (
 // it now. An entry of the list of authorised devices that names a profile goes
 // before the rules: it speaks of this very device. What a person gave the device
 // goes before both.
-func Assign(ctx context.Context, tx *store.Tx, d store.Device) (a profile.Assignment, rule string, entry store.AuthorisedDevice, err error) {
+func Assign(ctx context.Context, tx *store.Tx, d store.Device) (a profile.Assignment, rule string, entry store.AuthorisedDevice,
+	err error) {
 	return factsOf(tx).assign(ctx, d)
 }
 
@@ -86,7 +87,8 @@ func rootNames(hashes []amt.TrustHash) []string {
 // identify says what a device shall be and be called. answers are what the slow
 // sources said just now; a source without an answer there has not been asked,
 // and the device waits for it.
-func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hello.Hello, answers map[profile.Source]answer) (Identity, error) {
+func (a *Admitter) identify(ctx context.Context, f *facts, d store.Device, h hello.Hello, answers map[profile.Source]answer) (Identity,
+	error) {
 	as, rule, entry, err := f.assign(ctx, d)
 	if err != nil {
 		return Identity{}, err

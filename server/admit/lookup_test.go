@@ -158,7 +158,8 @@ func TestAPatternWaitsForASourceThatFails(t *testing.T) {
 }
 
 func verdictOn(body string, r *http.Request) string {
-	if r.Method != http.MethodPost || !strings.Contains(body, `"uuid":"11000000-0000-0000-0000-000000000000"`) || !strings.Contains(body, `"address":"10.1.2.3"`) {
+	if r.Method != http.MethodPost || !strings.Contains(body, `"uuid":"11000000-0000-0000-0000-000000000000"`) ||
+		!strings.Contains(body, `"address":"10.1.2.3"`) {
 		return "wrong: " + body
 	}
 	return "told"

@@ -32,9 +32,13 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{
-		alarms:  f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_device_alarms_total", Help: "Hellos that a person should hear of, by kind."}, []string{"alarm"}),
-		lookups: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_name_lookups_total", Help: "Names asked of a source outside, by source and result."}, []string{"source", "result"}),
-		strays:  f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_stray_hellos_total", Help: "Hellos that were not taken for the device's own word, and what became of those that claimed a device, by outcome."}, []string{"outcome"}),
+		alarms: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_device_alarms_total",
+			Help: "Hellos that a person should hear of, by kind."}, []string{"alarm"}),
+		lookups: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_name_lookups_total",
+			Help: "Names asked of a source outside, by source and result."}, []string{"source", "result"}),
+		strays: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_stray_hellos_total",
+			Help: "Hellos that were not taken for the device's own word, and what became of those that claimed a device, by outcome."},
+			[]string{"outcome"}),
 	}
 	for _, s := range Strays() {
 		m.strays.WithLabelValues(string(s))

@@ -36,7 +36,8 @@ func TestStrayHello(t *testing.T) {
 					if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{Approved: &yes}); err != nil {
 						return err
 					}
-					return tx.Transition(ctx, store.Transition{UUID: u, To: now.lifecycle, Reason: now.reason, Detail: "as it was", Event: "staged"})
+					return tx.Transition(ctx, store.Transition{UUID: u, To: now.lifecycle, Reason: now.reason, Detail: "as it was",
+						Event: "staged"})
 				}); err != nil {
 					t.Fatal(err)
 				}

@@ -82,7 +82,8 @@ var waiting = []store.Lifecycle{store.PendingApproval, store.PendingIdentity, st
 // changed looks at a page of the devices that wait: those about which something else
 // is decided now, and how many of them are set up. Most wait on, and looking costs no
 // write.
-func (a *Admitter) changed(ctx context.Context, f *facts, life store.Lifecycle, after string) (news []store.Device, started int, next string, err error) {
+func (a *Admitter) changed(ctx context.Context, f *facts, life store.Lifecycle, after string) (news []store.Device, started int,
+	next string, err error) {
 	const most = 200
 	page, err := f.tx.Devices(ctx, store.DeviceFilter{Lifecycle: []store.Lifecycle{life}, After: after, Limit: most})
 	if err != nil {
@@ -153,7 +154,8 @@ func (a *Admitter) reconsider(ctx context.Context, d store.Device, answers map[p
 			}
 		}
 		if now.Lifecycle == store.PendingApproval && dec.Event != "" {
-			if _, err := tx.AddEvent(ctx, store.Event{UUID: now.UUID, Name: "approved", Actor: "system", Detail: "by the list of authorised devices"}); err != nil {
+			if _, err := tx.AddEvent(ctx, store.Event{UUID: now.UUID, Name: "approved", Actor: "system",
+				Detail: "by the list of authorised devices"}); err != nil {
 				return err
 			}
 		}
@@ -163,7 +165,8 @@ func (a *Admitter) reconsider(ctx context.Context, d store.Device, answers map[p
 		return false, nil // a hello was faster, or the row is gone
 	}
 	if err == nil && dec.Event != "" {
-		a.Log.Info("reconsidered", zap.Stringer("device", d.UUID), zap.String("lifecycle", string(dec.To)), zap.String("reason", string(dec.Reason)))
+		a.Log.Info("reconsidered", zap.Stringer("device", d.UUID), zap.String("lifecycle", string(dec.To)),
+			zap.String("reason", string(dec.Reason)))
 	}
 	return err == nil && dec.Start, err
 }

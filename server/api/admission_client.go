@@ -60,7 +60,8 @@ func (c *Client) Profile(ctx context.Context, name string, version int) (Profile
 // DiffProfile reads a version of a profile, 0 the newest, with what it says
 // otherwise than another.
 func (c *Client) DiffProfile(ctx context.Context, name string, from, to int) (ProfileView, error) {
-	return call[ProfileView](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(name), values(ProfileQuery{Version: to, Against: from}), nil)
+	return call[ProfileView](ctx, c, http.MethodGet, "/api/v1/profiles/"+url.PathEscape(name),
+		values(ProfileQuery{Version: to, Against: from}), nil)
 }
 
 // ApplyProfile keeps a new version of a profile.

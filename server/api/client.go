@@ -88,7 +88,8 @@ func refusal(resp *http.Response) error {
 	p := &Problem{}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if json.Unmarshal(b, p) != nil || p.Code == "" {
-		return NewProblem(resp.StatusCode, CodeInternal, "%s answered %s, which is not what this daemon says: is the address right?", resp.Request.URL.Host, resp.Status)
+		return NewProblem(resp.StatusCode, CodeInternal, "%s answered %s, which is not what this daemon says: is the address right?",
+			resp.Request.URL.Host, resp.Status)
 	}
 	p.Status = resp.StatusCode
 	return p
@@ -391,7 +392,8 @@ func (c *Client) IssueConsoleCertificate(ctx context.Context, n NewConsoleCertif
 
 // RevokeConsoleCertificate notes that one is not to be used any more.
 func (c *Client) RevokeConsoleCertificate(ctx context.Context, id int64, why string) (ConsoleCertificateRevoked, error) {
-	return call[ConsoleCertificateRevoked](ctx, c, http.MethodPost, fmt.Sprintf("/api/v1/console-certificates/%d/revoke", id), nil, RevokeConsole{Why: why})
+	return call[ConsoleCertificateRevoked](ctx, c, http.MethodPost, fmt.Sprintf("/api/v1/console-certificates/%d/revoke", id), nil,
+		RevokeConsole{Why: why})
 }
 
 // Doctor is what the checks found last.

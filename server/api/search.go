@@ -10,8 +10,9 @@ import (
 // terms are the prefixes that a search accepts. uuid:, name:, address:, mac: and
 // serial: only label free text, which is matched against all of these columns.
 var (
-	terms = []string{"state", "reason", "amt", "net", "suffix", "tag", "profile", "health", "seen", "silent", "uuid", "name", "address", "mac", "serial"}
-	term  = regexp.MustCompile(`(?:^|\s)(` + strings.Join(terms, "|") + `):(\S+)`)
+	terms = []string{"state", "reason", "amt", "net", "suffix", "tag", "profile", "health", "seen", "silent", "uuid", "name", "address",
+		"mac", "serial"}
+	term = regexp.MustCompile(`(?:^|\s)(` + strings.Join(terms, "|") + `):(\S+)`)
 	// A word of letters before a colon is a term, unless it can be the beginning
 	// of an address or a MAC.
 	anyTerm = regexp.MustCompile(`(?:^|\s)([A-Za-z_]*[G-Zg-z_][A-Za-z_]*):\S`)
@@ -28,9 +29,11 @@ type Search struct {
 // the same name. unknown is a word that looks like a term and is none, with the
 // term that was meant; "" for none.
 func (q *DeviceQuery) Search() (s Search, unknown string) {
-	s = Search{Lifecycles: slices.Clone(q.Lifecycle), Versions: []string{q.Version}, Reason: q.Reason, Health: q.Health, Suffix: q.Suffix, Profile: q.Profile, Tag: q.Tag, Network: q.Network}
+	s = Search{Lifecycles: slices.Clone(q.Lifecycle), Versions: []string{q.Version}, Reason: q.Reason, Health: q.Health, Suffix: q.Suffix,
+		Profile: q.Profile, Tag: q.Tag, Network: q.Network}
 	one := map[string]*string{
-		"reason": &s.Reason, "net": &s.Network, "suffix": &s.Suffix, "tag": &s.Tag, "profile": &s.Profile, "health": &s.Health, "seen": &s.Seen, "silent": &s.Silent,
+		"reason": &s.Reason, "net": &s.Network, "suffix": &s.Suffix, "tag": &s.Tag, "profile": &s.Profile, "health": &s.Health,
+		"seen": &s.Seen, "silent": &s.Silent,
 	}
 	var labelled []string
 	for _, m := range term.FindAllStringSubmatch(q.Q, -1) {

@@ -36,7 +36,8 @@ func Strictly(document, into any) error {
 }
 
 // yamlWords are what a reader of YAML calls what JSON calls otherwise.
-var yamlWords = map[string]string{"array": "a list", "object": "keys and values", "string": "a text", "number": "a number", "bool": "true or false"}
+var yamlWords = map[string]string{"array": "a list", "object": "keys and values", "string": "a text", "number": "a number",
+	"bool": "true or false"}
 
 // wanted says what stands where a type is read: for a document whose type has
 // keys, which ones.

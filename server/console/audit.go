@@ -43,7 +43,8 @@ func (auditData) Detail(r api.AuditRecord) string {
 func (c *Console) audit(v *visit) error {
 	in := v.r.URL.Query()
 	before, _ := strconv.ParseInt(in.Get("before"), 10, 64)
-	q := api.AuditQuery{Newest: true, Before: max(before, 0), Limit: 50, Actor: clip(in.Get("actor"), 100), Action: clip(in.Get("action"), 100), Subject: clip(in.Get("subject"), 100),
+	q := api.AuditQuery{Newest: true, Before: max(before, 0), Limit: 50, Actor: clip(in.Get("actor"), 100),
+		Action: clip(in.Get("action"), 100), Subject: clip(in.Get("subject"), 100),
 		Since: clip(in.Get("since"), 40), Until: clip(in.Get("until"), 40)}
 	p := page{Title: "Audit", Nav: "audit", Live: q.Before == 0 && in.Get("check") == ""}
 	got, err := v.api.Audit(v.r.Context(), q)
@@ -56,7 +57,8 @@ func (c *Console) audit(v *visit) error {
 	d := auditData{Records: got.Records, Q: q, Filtered: q.Actor+q.Action+q.Subject+q.Since+q.Until != "", Checkpoint: got.Checkpoint}
 	address := func(key, value string) string {
 		u := url.Values{}
-		for k, val := range map[string]string{"actor": q.Actor, "action": q.Action, "subject": q.Subject, "since": q.Since, "until": q.Until, key: value} {
+		for k, val := range map[string]string{"actor": q.Actor, "action": q.Action, "subject": q.Subject, "since": q.Since,
+			"until": q.Until, key: value} {
 			if val != "" {
 				u.Set(k, val)
 			}

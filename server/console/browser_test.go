@@ -22,8 +22,10 @@ import (
 // chromium is Debian's, ended with the test.
 func chromium(t *testing.T) context.Context {
 	t.Helper()
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.ExecPath("/usr/bin/chromium"), chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.ExecPath("/usr/bin/chromium"),
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
 	ctx, end := chromedp.NewExecAllocator(context.Background(), opts...)
 	t.Cleanup(end)
 	ctx, end = chromedp.NewContext(ctx)
@@ -44,14 +46,16 @@ func TestBrowser(t *testing.T) {
 	u := b.Seen(d).String()
 
 	ctx := chromium(t)
-	if err := chromedp.Do(ctx, chromedp.Navigate(b.HTTP.URL+"/devices/"+u), chromedp.SendKeys("#token", b.Admin), chromedp.Click("button.main"), chromedp.WaitVisible("#timeline")); err != nil {
+	if err := chromedp.Do(ctx, chromedp.Navigate(b.HTTP.URL+"/devices/"+u), chromedp.SendKeys("#token", b.Admin),
+		chromedp.Click("button.main"), chromedp.WaitVisible("#timeline")); err != nil {
 		t.Fatal(err)
 	}
 	title, err := chromedp.Run(ctx, chromedp.Title())
 	if err != nil || !strings.HasPrefix(title, "<img src=x") {
 		t.Errorf("the title is %q, %v", title, err)
 	}
-	if text, err := chromedp.Run(ctx, chromedp.Text("#timeline")); err != nil || !strings.Contains(text, "ago") && !strings.Contains(text, "now") {
+	if text, err := chromedp.Run(ctx, chromedp.Text("#timeline")); err != nil || !strings.Contains(text, "ago") &&
+		!strings.Contains(text, "now") {
 		t.Errorf("our own script did not run: %q %v", text, err)
 	}
 	if err := chromedp.Do(ctx, chromedp.WaitVisible(".live:not(.lost)")); err != nil {
@@ -85,7 +89,8 @@ func TestJobsAndAuditInTheBrowser(t *testing.T) {
 		b.Seen(apitest.Device{Lifecycle: "failed"})
 	}
 	evil := `<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>` + strings.Repeat("long", 40)
-	j, err := b.Client(b.Token(api.Operator)).StartJob(t.Context(), api.JobRequest{Kind: "retire", Query: "state:failed", Confirm: "retire 3", NeedApprover: true, Note: evil})
+	j, err := b.Client(b.Token(api.Operator)).StartJob(t.Context(),
+		api.JobRequest{Kind: "retire", Query: "state:failed", Confirm: "retire 3", NeedApprover: true, Note: evil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,12 +106,14 @@ func TestJobsAndAuditInTheBrowser(t *testing.T) {
 	}
 	ctx := chromium(t)
 	path := fmt.Sprintf("%s/jobs/%d", b.HTTP.URL, j.ID)
-	if err := chromedp.Do(ctx, chromedp.Navigate(path), chromedp.SendKeys("#token", b.Admin), chromedp.Click("button.main"), chromedp.WaitVisible("#results")); err != nil {
+	if err := chromedp.Do(ctx, chromedp.Navigate(path), chromedp.SendKeys("#token", b.Admin), chromedp.Click("button.main"),
+		chromedp.WaitVisible("#results")); err != nil {
 		t.Fatal(err)
 	}
 	for _, page := range []string{path, b.HTTP.URL + "/jobs", b.HTTP.URL + "/audit", b.HTTP.URL + "/audit?check=yes&action=job"} {
 		for _, wide := range []int64{1280, 400} {
-			if err := chromedp.Do(ctx, chromedp.EmulateViewport(wide, 900), chromedp.Navigate(page), chromedp.WaitVisible("main")); err != nil {
+			if err := chromedp.Do(ctx, chromedp.EmulateViewport(wide, 900), chromedp.Navigate(page),
+				chromedp.WaitVisible("main")); err != nil {
 				t.Fatal(err)
 			}
 			if w, err := chromedp.Run(ctx, chromedp.Evaluate[int64]("document.documentElement.scrollWidth")); err != nil || w > wide {
@@ -115,15 +122,18 @@ func TestJobsAndAuditInTheBrowser(t *testing.T) {
 			if title, err := chromedp.Run(ctx, chromedp.Title()); err != nil || title == "owned" {
 				t.Errorf("%s: the title is %q, %v", page, title, err)
 			}
-			if text, err := chromedp.Run(ctx, chromedp.Text("main")); err != nil || page != b.HTTP.URL+"/audit?check=yes&action=job" && !strings.Contains(text, "retire") && !strings.Contains(text, "job.start") {
+			if text, err := chromedp.Run(ctx, chromedp.Text("main")); err != nil || page != b.HTTP.URL+"/audit?check=yes&action=job" &&
+				!strings.Contains(text, "retire") && !strings.Contains(text, "job.start") {
 				t.Errorf("%s shows %q, %v", page, text, err)
 			}
 		}
 	}
-	if err := chromedp.Do(ctx, chromedp.Navigate(path), chromedp.SendKeys("#confirm", "retire 3"), chromedp.Click(`form[action$="/approve"] button`), chromedp.WaitVisible(".note.good")); err != nil {
+	if err := chromedp.Do(ctx, chromedp.Navigate(path), chromedp.SendKeys("#confirm", "retire 3"),
+		chromedp.Click(`form[action$="/approve"] button`), chromedp.WaitVisible(".note.good")); err != nil {
 		t.Fatal(err)
 	}
-	if j, err := b.Client(b.Admin).Job(t.Context(), api.OneJob{ID: j.ID}); err != nil || j.State != "waiting" || j.ApprovedBy != "first-admin" {
+	if j, err := b.Client(b.Admin).Job(t.Context(), api.OneJob{ID: j.ID}); err != nil || j.State != "waiting" ||
+		j.ApprovedBy != "first-admin" {
 		t.Errorf("after the approval: %s by %q, %v", j.State, j.ApprovedBy, err)
 	}
 }
@@ -142,12 +152,14 @@ func TestPagesFitATelephone(t *testing.T) {
 	d.Facts.FQDN = &name
 	u := b.Seen(d).String()
 	ctx := chromium(t)
-	if err := chromedp.Do(ctx, chromedp.Navigate(b.HTTP.URL+"/devices/"+u), chromedp.SendKeys("#token", b.Admin), chromedp.Click("button.main"), chromedp.WaitVisible("#timeline")); err != nil {
+	if err := chromedp.Do(ctx, chromedp.Navigate(b.HTTP.URL+"/devices/"+u), chromedp.SendKeys("#token", b.Admin),
+		chromedp.Click("button.main"), chromedp.WaitVisible("#timeline")); err != nil {
 		t.Fatal(err)
 	}
 	for _, page := range []string{"/", "/devices", "/devices/" + u, "/certificates", "/events", "/why?q=" + u, "/reasons"} {
 		for _, wide := range []int64{1280, 400} {
-			if err := chromedp.Do(ctx, chromedp.EmulateViewport(wide, 900), chromedp.Navigate(b.HTTP.URL+page), chromedp.WaitVisible("h1")); err != nil {
+			if err := chromedp.Do(ctx, chromedp.EmulateViewport(wide, 900), chromedp.Navigate(b.HTTP.URL+page),
+				chromedp.WaitVisible("h1")); err != nil {
 				t.Fatalf("%s: %v", page, err)
 			}
 			if w, err := chromedp.Run(ctx, chromedp.Evaluate[int64]("document.documentElement.scrollWidth")); err != nil || w > wide {

@@ -97,7 +97,8 @@ func (c *Console) renewCertificate(v *visit) error {
 		if !errors.As(err, &p) || p.Status >= 500 || p.Status == http.StatusForbidden || p.Status == http.StatusNotFound {
 			return err
 		}
-		return c.certificatePage(v, p.Status, id, page{Trouble: &api.Problem{Title: "It was not renewed", Detail: p.Detail, Errors: p.Errors}}, certificateData{})
+		return c.certificatePage(v, p.Status, id, page{Trouble: &api.Problem{Title: "It was not renewed", Detail: p.Detail,
+			Errors: p.Errors}}, certificateData{})
 	}
 	return c.certificatePage(v, http.StatusOK, id, page{}, certificateData{Renewed: &got})
 }
@@ -129,7 +130,8 @@ func (c *Console) importCertificate(v *visit) error {
 		var large *http.MaxBytesError
 		switch {
 		case errors.As(err, &large):
-			return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("More than %d MB were sent; a CA's answer is a few KB.", maxUpload>>20), nil)
+			return refuse(http.StatusRequestEntityTooLarge,
+				fmt.Sprintf("More than %d MB were sent; a CA's answer is a few KB.", maxUpload>>20), nil)
 		case err != nil:
 			return refuse(http.StatusUnprocessableEntity, "The form cannot be read; choose the files once more.", nil)
 		}

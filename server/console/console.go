@@ -55,7 +55,8 @@ type asset struct {
 }
 
 // policy allows what is served here and nothing else: no inline script or style.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; " +
+	"base-uri 'none'; frame-ancestors 'none'"
 
 // New wires the pages to the API; give the result to api.Server.Mount.
 func New(a *rest.Server, cfg Config) (*Console, error) {
@@ -106,7 +107,9 @@ func New(a *rest.Server, cfg Config) (*Console, error) {
 
 func (c *Console) load() error {
 	funcs := template.FuncMap{
-		"at": at, "stamp": stamp, "tone": tone, "word": word, "credential": credential, "short": short, "took": took, "jobword": jobword, "may": func(role, op string) bool { return api.Role(role).May(op) }, "width": width, "until": until, "query": query, "inc": func(n int) int { return n + 1 },
+		"at": at, "stamp": stamp, "tone": tone, "word": word, "credential": credential, "short": short, "took": took, "jobword": jobword,
+		"may": func(role, op string) bool { return api.Role(role).May(op) }, "width": width, "until": until, "query": query,
+		"inc": func(n int) int { return n + 1 },
 	}
 	names, err := fs.Glob(files, "pages/*.html")
 	if err != nil {
@@ -234,5 +237,6 @@ func (c *Console) failed(v *visit, err error) {
 }
 
 func (c *Console) nowhere(v *visit) error {
-	return &api.Problem{Status: http.StatusNotFound, Title: "There is nothing here", Detail: "The address is wrong, or what it named is gone."}
+	return &api.Problem{Status: http.StatusNotFound, Title: "There is nothing here",
+		Detail: "The address is wrong, or what it named is gone."}
 }

@@ -43,7 +43,8 @@ func browse(t *testing.T, s *httptest.Server) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &http.Client{Transport: s.Client().Transport, Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	h := &http.Client{Transport: s.Client().Transport, Jar: jar,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return &browser{t, s.URL, h}
 }
 
@@ -111,7 +112,8 @@ func TestLogin(t *testing.T) {
 	if resp, _ := br.get("/stream"); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("the stream without a session: %d", resp.StatusCode)
 	}
-	if resp, body := br.post("/login", "token", "pvd_wrong"); resp.StatusCode != http.StatusUnauthorized || len(resp.Cookies()) != 0 || !strings.Contains(body, "unknown, revoked or expired") || strings.Contains(body, "pvd_wrong") {
+	if resp, body := br.post("/login", "token", "pvd_wrong"); resp.StatusCode != http.StatusUnauthorized || len(resp.Cookies()) != 0 ||
+		!strings.Contains(body, "unknown, revoked or expired") || strings.Contains(body, "pvd_wrong") {
 		t.Errorf("a wrong token: %d %v", resp.StatusCode, resp.Cookies())
 	}
 	resp, _ := br.post("/login", "token", b.Admin, "next", "/events")
@@ -195,9 +197,11 @@ func TestPages(t *testing.T) {
 	b.Seen(apitest.Device{Lifecycle: "failed", Reason: reason.DeviceUnreachable, Detail: "no route to host"})
 	br := loggedIn(t, b, b.Admin)
 	for path, says := range map[string]string{
-		"/": "of 2 devices under management", "/devices": "no route to host", "/devices?q=state:failed": "device unreachable", "/devices?q=zzz": "No device fits",
-		"/devices/" + u: "run 1", "/certificates": "None is loaded", "/events": "verified", "/events?name=verified": "Only", "/reasons": "root_not_trusted_by_device",
-		"/why": "seen or not", "/why?q=10.99.0.1": "No hello from 10.99.0.1", "/why?q=" + u: "is under management",
+		"/": "of 2 devices under management", "/devices": "no route to host", "/devices?q=state:failed": "device unreachable",
+		"/devices?q=zzz": "No device fits",
+		"/devices/" + u:  "run 1", "/certificates": "None is loaded", "/events": "verified", "/events?name=verified": "Only",
+		"/reasons": "root_not_trusted_by_device",
+		"/why":     "seen or not", "/why?q=10.99.0.1": "No hello from 10.99.0.1", "/why?q=" + u: "is under management",
 	} {
 		resp, body := br.get(path)
 		if resp.StatusCode != http.StatusOK || !strings.Contains(body, says) {
@@ -209,7 +213,8 @@ func TestPages(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]int{
-		"/nothing": 404, "/devices/nonsense": 404, "/devices/11223344-5566-7788-99aa-bbccddeeff00": 404, "/devices?q=state:sleeping": 422, "/devices?q=stat:failed": 422, "/devices?after=x": 422, "/static/none.js": 404,
+		"/nothing": 404, "/devices/nonsense": 404, "/devices/11223344-5566-7788-99aa-bbccddeeff00": 404, "/devices?q=state:sleeping": 422,
+		"/devices?q=stat:failed": 422, "/devices?after=x": 422, "/static/none.js": 404,
 	} {
 		resp, body := br.get(path)
 		if resp.StatusCode != want {
@@ -232,7 +237,8 @@ func check(t *testing.T, path string, resp *http.Response, body string) {
 		t.Errorf("%s reaches elsewhere: %q", path, found)
 	}
 	csp := resp.Header.Get("Content-Security-Policy")
-	if !strings.Contains(csp, "default-src 'none'; script-src 'self'") || strings.Contains(csp, "unsafe") || !strings.Contains(csp, "frame-ancestors 'none'") {
+	if !strings.Contains(csp, "default-src 'none'; script-src 'self'") || strings.Contains(csp, "unsafe") ||
+		!strings.Contains(csp, "frame-ancestors 'none'") {
 		t.Errorf("%s: policy %q", path, csp)
 	}
 	if resp.Header.Get("X-Content-Type-Options") != "nosniff" || resp.Header.Get("Referrer-Policy") != "no-referrer" {
@@ -248,13 +254,15 @@ func TestHostileDevice(t *testing.T) {
 	evil := `"><script>alert(1)</script><img src=x onerror=alert(2)>' onmouseover='alert(3)` + "\u202e\x1b[2J" + strings.Repeat("W", 3000)
 	var d apitest.Device
 	d.Lifecycle, d.Reason, d.Detail = "failed", reason.WSMANFault, evil
-	for _, f := range []**string{&d.Facts.FQDN, &d.Facts.HostName, &d.Facts.Domain, &d.Facts.Suffix, &d.Facts.MAC, &d.Facts.Serial, &d.Facts.SKU, &d.Facts.Realm, &d.Facts.DeviceMode, &d.Facts.Health, &d.Facts.TLSVersion, &d.Facts.Certificate} {
+	for _, f := range []**string{&d.Facts.FQDN, &d.Facts.HostName, &d.Facts.Domain, &d.Facts.Suffix, &d.Facts.MAC, &d.Facts.Serial,
+		&d.Facts.SKU, &d.Facts.Realm, &d.Facts.DeviceMode, &d.Facts.Health, &d.Facts.TLSVersion, &d.Facts.Certificate} {
 		*f = &evil
 	}
 	d.Facts.Tags = &[]string{evil}
 	u := b.Seen(d).String()
 	br := loggedIn(t, b, b.Admin)
-	for _, path := range []string{"/", "/devices", "/devices/" + u, "/events", "/why?q=" + u, "/devices?q=" + url.QueryEscape(evil[:150]), "/why?q=" + url.QueryEscape(evil[:150])} {
+	for _, path := range []string{"/", "/devices", "/devices/" + u, "/events", "/why?q=" + u, "/devices?q=" + url.QueryEscape(evil[:150]),
+		"/why?q=" + url.QueryEscape(evil[:150])} {
 		resp, body := br.get(path)
 		check(t, path, resp, body)
 		for _, never := range []string{"<script>alert", "<img", "\x1b", "\u202e", strings.Repeat("W", 600)} {
@@ -280,7 +288,8 @@ func TestCommands(t *testing.T) {
 		}
 		return d.Lifecycle
 	}
-	if resp, _ := br.post("/devices/"+u+"/approve", "note", "seen at the desk"); resp.StatusCode != http.StatusSeeOther || state() != "queued" {
+	if resp, _ := br.post("/devices/"+u+"/approve", "note", "seen at the desk"); resp.StatusCode != http.StatusSeeOther ||
+		state() != "queued" {
 		t.Errorf("approve: %d, it is %s", resp.StatusCode, state())
 	}
 	if _, body := br.get("/devices/" + u + "?done=approve"); !strings.Contains(body, "Approved.") {
@@ -290,14 +299,16 @@ func TestCommands(t *testing.T) {
 		t.Error("the page says what the address says")
 	}
 	for _, typed := range []string{"", "wrong", u} {
-		if resp, body := br.post("/devices/"+u+"/retire", "confirm", typed); resp.StatusCode != http.StatusUnprocessableEntity || state() != "queued" || !strings.Contains(body, "Nothing was done") {
+		if resp, body := br.post("/devices/"+u+"/retire", "confirm", typed); resp.StatusCode != http.StatusUnprocessableEntity ||
+			state() != "queued" || !strings.Contains(body, "Nothing was done") {
 			t.Errorf("retire with %q typed: %d, it is %s", typed, resp.StatusCode, state())
 		}
 	}
 	if resp, _ := br.post("/devices/"+u+"/retire", "confirm", u[:8]); resp.StatusCode != http.StatusSeeOther || state() != "retired" {
 		t.Errorf("retire: %d, it is %s", resp.StatusCode, state())
 	}
-	if resp, body := br.post("/devices/" + u + "/retry"); resp.StatusCode != http.StatusConflict || !strings.Contains(body, "take it back first") {
+	if resp, body := br.post("/devices/" + u + "/retry"); resp.StatusCode != http.StatusConflict ||
+		!strings.Contains(body, "take it back first") {
 		t.Errorf("retry of a retired device: %d", resp.StatusCode)
 	}
 	if resp, _ := br.post("/devices/" + u + "/explode"); resp.StatusCode != http.StatusNotFound {
@@ -308,7 +319,8 @@ func TestCommands(t *testing.T) {
 	if to := resp.Header.Get("Location"); to != "/devices?done=1&q=state%3Apending_approval&refused=1" {
 		t.Errorf("approve two at once: %d to %s", resp.StatusCode, to)
 	}
-	if resp, body := br.post("/devices/bulk", "verb", "approve"); resp.StatusCode != http.StatusUnprocessableEntity || !strings.Contains(body, "No device is ticked") {
+	if resp, body := br.post("/devices/bulk", "verb", "approve"); resp.StatusCode != http.StatusUnprocessableEntity ||
+		!strings.Contains(body, "No device is ticked") {
 		t.Errorf("approve none: %d", resp.StatusCode)
 	}
 	if resp, _ := br.post("/devices/bulk", "verb", "retire", "uuid", two); resp.StatusCode != http.StatusUnprocessableEntity {
@@ -326,7 +338,8 @@ func TestViewerSeesAndDoesNothing(t *testing.T) {
 		t.Errorf("%d, or a form is offered", resp.StatusCode)
 	}
 	for _, path := range []string{"/devices/" + u + "/retry", "/devices/" + u + "/reveal"} {
-		if resp, body := br.post(path, "kind", "admin", "reason", "just looking"); resp.StatusCode != http.StatusForbidden || strings.Contains(body, "Canary") {
+		if resp, body := br.post(path, "kind", "admin", "reason", "just looking"); resp.StatusCode != http.StatusForbidden ||
+			strings.Contains(body, "Canary") {
 			t.Errorf("%s: %d", path, resp.StatusCode)
 		}
 	}
@@ -340,11 +353,13 @@ func TestReveal(t *testing.T) {
 	b := open(t)
 	u := b.Provisioned(apitest.Device{}, "Canary-<Admin>-9!", "Canary-Mebx-9!").String()
 	br := loggedIn(t, b, b.Token(api.SecretReader))
-	if resp, body := br.post("/devices/"+u+"/reveal", "kind", "admin", "reason", " "); resp.StatusCode != http.StatusUnprocessableEntity || strings.Contains(body, "Canary") {
+	if resp, body := br.post("/devices/"+u+"/reveal", "kind", "admin", "reason", " "); resp.StatusCode != http.StatusUnprocessableEntity ||
+		strings.Contains(body, "Canary") {
 		t.Errorf("without a reason: %d", resp.StatusCode)
 	}
 	resp, body := br.post("/devices/"+u+"/reveal", "kind", "admin", "reason", "ticket 4711")
-	if resp.StatusCode != http.StatusOK || !strings.Contains(body, "<output>Canary-&lt;Admin&gt;-9!</output>") || resp.Header.Get("Cache-Control") != "no-store" {
+	if resp.StatusCode != http.StatusOK || !strings.Contains(body, "<output>Canary-&lt;Admin&gt;-9!</output>") ||
+		resp.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d, Cache-Control %s", resp.StatusCode, resp.Header.Get("Cache-Control"))
 	}
 	if strings.Contains(body, "data-live") {

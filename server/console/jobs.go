@@ -128,7 +128,8 @@ type jobData struct {
 }
 
 func (c *Console) job(v *visit) error {
-	said := map[string]string{"abort": "No further device is begun.", "approve": "Approved; it begins within seconds.", "resume": "It goes on within seconds."}[v.r.URL.Query().Get("done")]
+	said := map[string]string{"abort": "No further device is begun.", "approve": "Approved; it begins within seconds.",
+		"resume": "It goes on within seconds."}[v.r.URL.Query().Get("done")]
 	return c.jobPage(v, http.StatusOK, page{Said: said, Live: true})
 }
 
@@ -167,7 +168,8 @@ func (c *Console) jobPage(v *visit, status int, p page) error {
 		d.Others = j.CreatedBy == v.who.User
 		d.Approve = !d.Others
 	}
-	d.Abort = v.who.Role.May("abort-job") && (j.State == "draft" || j.State == "waiting" || j.State == "running" || j.State == "stopped" || j.State == "forged")
+	d.Abort = v.who.Role.May("abort-job") && (j.State == "draft" || j.State == "waiting" || j.State == "running" || j.State == "stopped" ||
+		j.State == "forged")
 	d.Resume = v.who.Role.May("resume-job") && j.State == "stopped"
 	p.Title, p.Nav, p.Data = fmt.Sprintf("Job %d", id), "jobs", d
 	return c.show(v, status, "job", p)
@@ -190,7 +192,8 @@ func (c *Console) jobAct(v *visit) error {
 			return err
 		}
 		if word := approveWord(j.Job); strings.TrimSpace(v.r.PostFormValue("confirm")) != word {
-			return c.jobPage(v, http.StatusUnprocessableEntity, page{Trouble: &api.Problem{Title: "Nothing was done", Detail: "To approve this job, type " + word + "."}})
+			return c.jobPage(v, http.StatusUnprocessableEntity,
+				page{Trouble: &api.Problem{Title: "Nothing was done", Detail: "To approve this job, type " + word + "."}})
 		}
 	}
 	if _, err := v.api.JobCommand(v.r.Context(), id, verb); err != nil {

@@ -21,7 +21,8 @@ func TestJobPages(t *testing.T) {
 		b.Seen(apitest.Device{Lifecycle: "failed"})
 	}
 	admin := b.Client(b.Admin)
-	started, err := admin.StartJob(t.Context(), api.JobRequest{Kind: "retire", Query: "state:failed", Confirm: "retire 3", NeedApprover: true, Note: hostile})
+	started, err := admin.StartJob(t.Context(), api.JobRequest{Kind: "retire", Query: "state:failed", Confirm: "retire 3",
+		NeedApprover: true, Note: hostile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +50,13 @@ func TestJobPages(t *testing.T) {
 	if _, body := maker.get(path); strings.Contains(body, path+"/approve") || !strings.Contains(body, "another user has to approve it") {
 		t.Error("the maker is offered to approve it")
 	}
-	if resp, body := maker.post(path+"/approve", "confirm", "retire 3"); resp.StatusCode != http.StatusConflict || state() != "draft" || !strings.Contains(body, "another user has to approve it") {
+	if resp, body := maker.post(path+"/approve", "confirm", "retire 3"); resp.StatusCode != http.StatusConflict || state() != "draft" ||
+		!strings.Contains(body, "another user has to approve it") {
 		t.Errorf("the maker approved it: %d, it is %s", resp.StatusCode, state())
 	}
 	for _, typed := range []string{"", "retire 2", "retire"} {
-		if resp, body := second.post(path+"/approve", "confirm", typed); resp.StatusCode != http.StatusUnprocessableEntity || state() != "draft" || !strings.Contains(body, "type retire 3") {
+		if resp, body := second.post(path+"/approve", "confirm", typed); resp.StatusCode != http.StatusUnprocessableEntity ||
+			state() != "draft" || !strings.Contains(body, "type retire 3") {
 			t.Errorf("approved with %q typed: %d, it is %s", typed, resp.StatusCode, state())
 		}
 	}
@@ -84,7 +87,8 @@ func TestAuditPage(t *testing.T) {
 	if _, err := b.Client(b.Admin).Act(t.Context(), "approve", u, hostile); err != nil {
 		t.Fatal(err)
 	}
-	if resp, body := loggedIn(t, b, b.Token(api.Viewer)).get("/audit"); resp.StatusCode != http.StatusForbidden || strings.Contains(body, "device.approve") {
+	if resp, body := loggedIn(t, b, b.Token(api.Viewer)).get("/audit"); resp.StatusCode != http.StatusForbidden ||
+		strings.Contains(body, "device.approve") {
 		t.Errorf("a viewer: %d", resp.StatusCode)
 	}
 	if _, body := loggedIn(t, b, b.Token(api.Operator)).get("/"); strings.Contains(body, `href="/audit"`) {
@@ -96,22 +100,26 @@ func TestAuditPage(t *testing.T) {
 	}
 	resp, body := br.get("/audit")
 	newest, oldest := strings.Index(body, "console.login"), strings.Index(body, ">device.approve<")
-	if resp.StatusCode != http.StatusOK || newest < 0 || oldest < newest || strings.Contains(body, hostile) || !strings.Contains(body, "/devices/"+u) || strings.Contains(body, `href="/devices"`) {
+	if resp.StatusCode != http.StatusOK || newest < 0 || oldest < newest || strings.Contains(body, hostile) ||
+		!strings.Contains(body, "/devices/"+u) || strings.Contains(body, `href="/devices"`) {
 		t.Errorf("%d: console.login at %d, device.approve at %d, or a note as it is", resp.StatusCode, newest, oldest)
 	}
-	if _, body := br.get("/audit?actor=FIRST-admin&action=device.&subject=" + u[:13]); strings.Count(body, "<tr>") != 2 || !strings.Contains(body, ">device.approve<") {
+	if _, body := br.get("/audit?actor=FIRST-admin&action=device.&subject=" + u[:13]); strings.Count(body, "<tr>") != 2 ||
+		!strings.Contains(body, ">device.approve<") {
 		t.Error("the search finds something else")
 	}
 	if _, body := br.get("/audit?actor=%25"); !strings.Contains(body, "No record fits") {
 		t.Error("a percent sign is more than itself")
 	}
-	if _, body := br.get("/audit?action=device.&since=1h"); !strings.Contains(body, ">device.approve<") || !strings.Contains(body, `value="1h"`) {
+	if _, body := br.get("/audit?action=device.&since=1h"); !strings.Contains(body, ">device.approve<") ||
+		!strings.Contains(body, `value="1h"`) {
 		t.Error("what was done within the hour is not found")
 	}
 	if _, body := br.get("/audit?until=2020-02-29"); !strings.Contains(body, "No record fits") {
 		t.Error("what was done since is found as well")
 	}
-	if resp, body := br.get("/audit?since=yesterday"); resp.StatusCode != http.StatusOK || !strings.Contains(body, "query.since: want a time") || !strings.Contains(body, `value="yesterday"`) {
+	if resp, body := br.get("/audit?since=yesterday"); resp.StatusCode != http.StatusOK ||
+		!strings.Contains(body, "query.since: want a time") || !strings.Contains(body, `value="yesterday"`) {
 		t.Errorf("%d: a time that is none is not explained", resp.StatusCode)
 	}
 	if _, body := br.get("/audit?check=yes"); !strings.Contains(body, "The chain holds") {

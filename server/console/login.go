@@ -21,7 +21,8 @@ func cookieName(r *http.Request) string {
 }
 
 func (c *Console) cookie(r *http.Request, value string, seconds int) *http.Cookie {
-	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: seconds, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode}
+	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: seconds, HttpOnly: true, Secure: r.TLS != nil,
+		SameSite: http.SameSiteStrictMode}
 }
 
 // session is who the cookie stands for.
@@ -48,7 +49,8 @@ func (c *Console) toLogin(w http.ResponseWriter, r *http.Request) {
 // inside keeps a redirect on this server.
 func inside(next string) string {
 	u, err := url.Parse(next)
-	if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.Contains(next, `\`) {
+	if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") ||
+		strings.Contains(next, `\`) {
 		return "/"
 	}
 	return next

@@ -131,10 +131,12 @@ func (c *Console) bulk(v *visit) error {
 	}
 	verb, chosen := v.r.PostForm.Get("verb"), v.r.PostForm["uuid"]
 	if verb != "approve" && verb != "retry" || len(chosen) > maxBulk {
-		return &api.Problem{Status: http.StatusUnprocessableEntity, Title: "Not possible for several", Detail: "Approve and retry work on up to 200 devices at once."}
+		return &api.Problem{Status: http.StatusUnprocessableEntity, Title: "Not possible for several",
+			Detail: "Approve and retry work on up to 200 devices at once."}
 	}
 	if len(chosen) == 0 {
-		return &api.Problem{Status: http.StatusUnprocessableEntity, Title: "Nothing was done", Detail: "No device is ticked: tick those to " + verb + ", and press the button again."}
+		return &api.Problem{Status: http.StatusUnprocessableEntity, Title: "Nothing was done",
+			Detail: "No device is ticked: tick those to " + verb + ", and press the button again."}
 	}
 	done, refused := 0, 0
 	for _, u := range chosen {
@@ -198,7 +200,8 @@ func (c *Console) device(v *visit) error {
 	said := ""
 	if verb := v.r.URL.Query().Get("done"); verb != "" {
 		said = map[string]string{
-			"approve": "Approved.", "retry": "Asked for: “next” says when it comes.", "retire": "Retired.", "restore": "Restored.", "quarantine": "Quarantined.", "release": "Released.", "reject": "Turned away.", "clear-failures": "Its failures are forgotten.",
+			"approve": "Approved.", "retry": "Asked for: “next” says when it comes.", "retire": "Retired.", "restore": "Restored.",
+			"quarantine": "Quarantined.", "release": "Released.", "reject": "Turned away.", "clear-failures": "Its failures are forgotten.",
 		}[verb]
 	}
 	return c.devicePage(v, http.StatusOK, page{Said: said, Live: true}, nil, "")
@@ -214,7 +217,8 @@ func (c *Console) devicePage(v *visit, status int, p page, shown *api.Revealed, 
 	if err != nil {
 		return err
 	}
-	data := deviceData{Device: d, Why: why, Name: d.FQDN, Actions: actions(d.Device, v.who.Role), Reveal: v.who.Role.May("reveal-secret"), Shown: shown, Kind: kind}
+	data := deviceData{Device: d, Why: why, Name: d.FQDN, Actions: actions(d.Device, v.who.Role), Reveal: v.who.Role.May("reveal-secret"),
+		Shown: shown, Kind: kind}
 	if data.Name == "" {
 		data.Name = d.UUID
 	}
@@ -259,7 +263,8 @@ func (c *Console) act(v *visit) error {
 	case "approve", "reject", "retry", "clear-failures", "restore", "quarantine", "release":
 	case "retire":
 		if typed := strings.TrimSpace(v.r.PostFormValue("confirm")); typed != short(uuid) {
-			return c.devicePage(v, http.StatusUnprocessableEntity, page{Trouble: &api.Problem{Title: "Nothing was done", Detail: "To retire this device, type " + short(uuid) + "."}}, nil, "")
+			return c.devicePage(v, http.StatusUnprocessableEntity,
+				page{Trouble: &api.Problem{Title: "Nothing was done", Detail: "To retire this device, type " + short(uuid) + "."}}, nil, "")
 		}
 	default:
 		return c.nowhere(v)

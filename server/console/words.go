@@ -16,7 +16,8 @@ func at(t *time.Time) template.HTML {
 		return `<span class="none">–</span>`
 	}
 	u := t.UTC()
-	return template.HTML(fmt.Sprintf(`<time datetime="%s">%s</time>`, u.Format(time.RFC3339), u.Format("2006-01-02 15:04:05"))) //nolint:gosec // digits only
+	return template.HTML(fmt.Sprintf(`<time datetime="%s">%s</time>`, u.Format(time.RFC3339),
+		u.Format("2006-01-02 15:04:05"))) //nolint:gosec // digits only
 }
 
 func stamp(t time.Time) template.HTML { return at(&t) }
@@ -29,7 +30,8 @@ func tone(state string) string {
 	switch state {
 	case "provisioned", "done", "ok", "active":
 		return "good"
-	case "drifted", "maintaining", "queued", "provisioning", "verifying", "unprovisioning", "running", "started", "candidate", "info", "handed_over":
+	case "drifted", "maintaining", "queued", "provisioning", "verifying", "unprovisioning", "running", "started", "candidate", "info",
+		"handed_over":
 		return "busy"
 	case "pending_approval", "pending_identity", "pending_certificate", "dormant", "warn", "draft", "differs", "elsewhere":
 		return "wait"

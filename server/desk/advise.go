@@ -287,12 +287,14 @@ func rootNamed(f certs.Fleet, text string) (namedRoot, error) {
 	case 1:
 		return hits[0], nil
 	case 0:
-		return namedRoot{}, reason.Because(reason.CertInputInvalid, "no root is known as %q; provctl cert advise lists those that devices announced", amt.Clip(text))
+		return namedRoot{}, reason.Because(reason.CertInputInvalid,
+			"no root is known as %q; provctl cert advise lists those that devices announced", amt.Clip(text))
 	}
 	var names []string
 	for _, h := range hits[:min(len(hits), 6)] {
 		names = append(names, h.name)
 	}
 	slices.Sort(names)
-	return namedRoot{}, reason.Because(reason.CertInputInvalid, "%d roots begin with %q, such as %s", len(hits), amt.Clip(text), strings.Join(names, ", "))
+	return namedRoot{}, reason.Because(reason.CertInputInvalid, "%d roots begin with %q, such as %s", len(hits), amt.Clip(text),
+		strings.Join(names, ", "))
 }

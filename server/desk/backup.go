@@ -66,7 +66,8 @@ func (h Handover) prepare(ctx context.Context) (func(amt.Secret) (Passphrase, st
 		}, nil
 	case h.Split != 0:
 		if h.Split < 2 || h.Split > certs.MaxShares {
-			return nil, reason.Because(reason.CertInputInvalid, "a passphrase is split into 2 to %d parts, not into %d", certs.MaxShares, h.Split)
+			return nil, reason.Because(reason.CertInputInvalid, "a passphrase is split into 2 to %d parts, not into %d", certs.MaxShares,
+				h.Split)
 		}
 		return func(s amt.Secret) (Passphrase, string, error) {
 			shares, err := certs.SplitPassphrase(s, h.Split)
@@ -164,7 +165,8 @@ func (d *Desk) NewBackup(ctx context.Context, actor, id string, h Handover) (Ent
 	}
 	var out Passphrase
 	if out, view.Handed, err = hand(b.Passphrase); err == nil {
-		err = d.change(ctx, store.AuditRecord{Actor: actor, Action: "cert.backup", Subject: e.ID, Detail: map[string]any{"sha256": view.SHA256, "handed": view.Handed}}, func(tx *store.Tx) error {
+		err = d.change(ctx, store.AuditRecord{Actor: actor, Action: "cert.backup", Subject: e.ID,
+			Detail: map[string]any{"sha256": view.SHA256, "handed": view.Handed}}, func(tx *store.Tx) error {
 			n, err := d.note(ctx, tx, e.ID)
 			if err != nil {
 				return err
@@ -200,7 +202,8 @@ func (d *Desk) ReadBackup(ctx context.Context, actor, id string) (Entry, []byte,
 		return e, nil, err
 	}
 	err = d.DB.Write(ctx, func(tx *store.Tx) error {
-		return tx.Audit(ctx, store.AuditRecord{Actor: actor, Action: "cert.backup_export", Subject: e.ID, Detail: map[string]any{"sha256": e.Note.Backup.SHA256}})
+		return tx.Audit(ctx, store.AuditRecord{Actor: actor, Action: "cert.backup_export", Subject: e.ID,
+			Detail: map[string]any{"sha256": e.Note.Backup.SHA256}})
 	})
 	return e, data, err
 }
@@ -213,10 +216,12 @@ func (d *Desk) backupFile(e Entry) ([]byte, error) {
 	}
 	data, err := os.ReadFile(d.backupPath(b.File))
 	if err != nil {
-		return nil, refused("the backup %s cannot be read: %v; provctl cert backup export %s gives the database's copy, provctl cert backup create %s writes another", d.backupPath(b.File), err, e.ID, e.ID)
+		return nil, refused("the backup %s cannot be read: %v; provctl cert backup export %s gives the database's copy, provctl cert "+
+			"backup create %s writes another", d.backupPath(b.File), err, e.ID, e.ID)
 	}
 	if !b.is(data) {
-		return nil, refused("the backup %s is not what was written: its SHA-256 differs; provctl cert backup export %s gives the database's copy, provctl cert backup create %s writes another", d.backupPath(b.File), e.ID, e.ID)
+		return nil, refused("the backup %s is not what was written: its SHA-256 differs; provctl cert backup export %s gives the "+
+			"database's copy, provctl cert backup create %s writes another", d.backupPath(b.File), e.ID, e.ID)
 	}
 	return data, nil
 }
@@ -229,7 +234,8 @@ func (d *Desk) backupCopy(ctx context.Context, e Entry) ([]byte, error) {
 	}
 	data, err := base64.StdEncoding.DecodeString(text)
 	if err != nil || !e.Note.Backup.is(data) {
-		return nil, refused("the backup %s lies on node %s, and the database holds no copy of it; ask there, or write another: provctl cert backup create %s", e.Note.Backup.File, e.Note.Backup.Node, e.ID)
+		return nil, refused("the backup %s lies on node %s, and the database holds no copy of it; ask there, or write another: provctl "+
+			"cert backup create %s", e.Note.Backup.File, e.Note.Backup.Node, e.ID)
 	}
 	return data, nil
 }
@@ -302,7 +308,8 @@ func (d *Desk) ConfirmBackup(ctx context.Context, actor, id string) (Entry, erro
 
 // RestoreBackup imports a backup again.
 func (d *Desk) RestoreBackup(ctx context.Context, actor, name string, data []byte, passphrase amt.Secret) (Imported, error) {
-	return d.Import(ctx, ImportOptions{Files: []certs.File{{Name: name, Data: data}}, Passwords: certs.PassphraseForms(passphrase), Actor: actor})
+	return d.Import(ctx, ImportOptions{Files: []certs.File{{Name: name, Data: data}}, Passwords: certs.PassphraseForms(passphrase),
+		Actor: actor})
 }
 
 // imported finds a certificate that was imported here.

@@ -56,18 +56,21 @@ func TestPassphraseHandedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := t.TempDir()
-		phrase := openssl(t, "pkeyutl", "-decrypt", "-inkey", write(t, dir, "operator.key", certtest.KeyPEM(operator)), "-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256", "-in", write(t, dir, "wrapped", sealed))
+		phrase := openssl(t, "pkeyutl", "-decrypt", "-inkey", write(t, dir, "operator.key", certtest.KeyPEM(operator)), "-pkeyopt",
+			"rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256", "-in", write(t, dir, "wrapped", sealed))
 		if _, _, err := l.desk.VerifyBackup(ctx, id, nil, amt.NewSecret(phrase)); err != nil {
 			t.Errorf("the unwrapped passphrase does not open the backup: %v", err)
 		}
-		openssl(t, "pkcs12", "-in", filepath.Join(l.dir, "n1", got.Backup.File), "-noout", "-passin", "file:"+write(t, dir, "phrase", []byte(phrase)))
+		openssl(t, "pkcs12", "-in", filepath.Join(l.dir, "n1", got.Backup.File), "-noout", "-passin",
+			"file:"+write(t, dir, "phrase", []byte(phrase)))
 
 		e, second, err := l.desk.NewBackup(ctx, "token:other", id, desk.Handover{Split: 3})
 		if err != nil || len(second.Shares) != 3 || !second.Clear.IsZero() || second.Wrapped != "" {
 			t.Fatalf("%d parts, %v", len(second.Shares), err)
 		}
 		b := e.Note.Backup
-		if b.By != "token:other" || b.Node != "n1" || b.At.IsZero() || b.Handed != "2 of 3 parts" || !strings.HasPrefix(got.Backup.Handed, "wrapped to ") {
+		if b.By != "token:other" || b.Node != "n1" || b.At.IsZero() || b.Handed != "2 of 3 parts" ||
+			!strings.HasPrefix(got.Backup.Handed, "wrapped to ") {
 			t.Errorf("what is noted: %+v, and of the first %q", b, got.Backup.Handed)
 		}
 		for _, two := range [][2]int{{0, 1}, {2, 0}, {1, 2}} {

@@ -61,7 +61,8 @@ func fillAtlas(tb testing.TB, db *store.DB) {
 		list = append(list, own)
 		u := amt.UUID{0xaa, byte(i >> 8), byte(i), 1}
 		err := db.Write(ctx, func(tx *store.Tx) error {
-			_, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 1), Address: from, Via: "plain", Version: 3, Hashes: list})
+			_, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 1), Address: from, Via: "plain",
+				Version: 3, Hashes: list})
 			return err
 		})
 		if err != nil {
@@ -82,7 +83,8 @@ func fillAtlas(tb testing.TB, db *store.DB) {
 		}
 	} else {
 		q := into + fmt.Sprintf(pick, "printf('%08x-0000-4000-8000-000000000000', i)", atlasTables,
-			fmt.Sprintf("(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) SELECT i FROM n)", atlasDevices-atlasTables))
+			fmt.Sprintf("(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) SELECT i FROM n)",
+				atlasDevices-atlasTables))
 		_, err = db.SQL().Exec(q)
 	}
 	if err != nil {
@@ -90,4 +92,5 @@ func fillAtlas(tb testing.TB, db *store.DB) {
 	}
 }
 
-const recordText = "a provisioning record of some length, as firmware keeps one: mode, server, serials of the chain, hash of the root, time of the setup, and whether it was valid then"
+const recordText = "a provisioning record of some length, as firmware keeps one: mode, server, serials of the chain, hash of the root, " +
+	"time of the setup, and whether it was valid then"

@@ -67,7 +67,9 @@ func (d *Desk) Import(ctx context.Context, o ImportOptions) (Imported, error) {
 	}
 	out := Imported{Report: report, Refused: d.incomplete(report.Err(), o.AIA)}
 	if _, ok := p.Leaf.PublicKey.(*rsa.PublicKey); !ok && out.Refused == nil {
-		out.Refused = reason.Because(reason.KeyTypeUnsupported, "%s has a key of kind %s: AMT before 15 takes RSA only, and no source says which firmware takes another; order it again over an RSA key", p.Name, certs.KeyKind(p.Leaf.PublicKey))
+		out.Refused = reason.Because(reason.KeyTypeUnsupported,
+			"%s has a key of kind %s: AMT before 15 takes RSA only, and no source says which firmware takes another; order it again over "+
+				"an RSA key", p.Name, certs.KeyKind(p.Leaf.PublicKey))
 	}
 	if o.DryRun {
 		return out, nil
@@ -95,7 +97,8 @@ func (d *Desk) incomplete(err error, aia bool) error {
 	case !ok || r.Code != reason.ChainIncomplete:
 		return err
 	case d.Fetch == nil && aia:
-		return reason.Because(r.Code, "%w. It was not fetched: provisioning.issuer_networks names nothing that this server may fetch from; import its file together with the certificate", r)
+		return reason.Because(r.Code, "%w. It was not fetched: provisioning.issuer_networks names nothing that this server may fetch "+
+			"from; import its file together with the certificate", r)
 	case d.Fetch == nil || aia:
 		return reason.Because(r.Code, "%w. Import its file together with the certificate", r)
 	}
@@ -186,7 +189,8 @@ func extended(ctx context.Context, b *certs.Bundle, all []Entry, o certs.JoinOpt
 }
 
 // keep writes the backup, proves it and stores everything.
-func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o ImportOptions, hand func(amt.Secret) (Passphrase, string, error)) (Imported, error) {
+func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o ImportOptions,
+	hand func(amt.Secret) (Passphrase, string, error)) (Imported, error) {
 	row := store.Certificate{
 		ID: p.ID, Name: p.Name, Names: p.Names, Source: "desk", Chain: chainPEM(p), NotBefore: p.Leaf.NotBefore, NotAfter: p.Leaf.NotAfter,
 	}
@@ -210,7 +214,8 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		}
 	}
 	var now Entry
-	record := store.AuditRecord{Actor: o.Actor, Action: "cert.import", Subject: p.ID, Detail: map[string]any{"name": p.Name, "not_after": p.Leaf.NotAfter.UTC().Format(time.RFC3339)}}
+	record := store.AuditRecord{Actor: o.Actor, Action: "cert.import", Subject: p.ID,
+		Detail: map[string]any{"name": p.Name, "not_after": p.Leaf.NotAfter.UTC().Format(time.RFC3339)}}
 	err = d.change(ctx, record, func(tx *store.Tx) error {
 		all, err := d.entries(ctx, tx)
 		if err != nil {
@@ -264,7 +269,8 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		if out.Activated {
 			name = "certificate_activated"
 		}
-		_, err = tx.AddEvent(ctx, store.Event{Name: name, Actor: o.Actor, Detail: p.Name + " is " + string(now.State), Data: map[string]any{"certificate": p.ID}})
+		_, err = tx.AddEvent(ctx, store.Event{Name: name, Actor: o.Actor, Detail: p.Name + " is " + string(now.State),
+			Data: map[string]any{"certificate": p.ID}})
 		return err
 	})
 	if err != nil {
@@ -273,7 +279,8 @@ func (d *Desk) keep(ctx context.Context, out Imported, p *certs.Provisioning, o 
 		}
 		return out, err
 	}
-	d.Log.Info("cert.imported", zap.String("certificate", p.Name), zap.String("id", p.ID), zap.String("state", string(out.State)), zap.String("request", out.Report.Request))
+	d.Log.Info("cert.imported", zap.String("certificate", p.Name), zap.String("id", p.ID), zap.String("state", string(out.State)),
+		zap.String("request", out.Report.Request))
 	if out.State == Active {
 		out.Requeued = d.requeue(ctx)
 	}

@@ -25,11 +25,13 @@ func TestRequestOutlivesRestart(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		ctx := t.Context()
-		made, err := l.desk.Request(ctx, "token:test", certs.RequestOptions{CommonName: "provisionserver.corp.example.com", Names: []string{"provisionserver.branch.example.net"}, Organization: "Example", LegacyOU: true})
+		made, err := l.desk.Request(ctx, "token:test", certs.RequestOptions{CommonName: "provisionserver.corp.example.com",
+			Names: []string{"provisionserver.branch.example.net"}, Organization: "Example", LegacyOU: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(made.OrderText, "2.16.840.1.113741.1.2.3") || len(made.Serves) < 2 || !slices.Contains(made.Serves[0].Suffixes, "corp.example.com") {
+		if !strings.Contains(made.OrderText, "2.16.840.1.113741.1.2.3") || len(made.Serves) < 2 ||
+			!slices.Contains(made.Serves[0].Suffixes, "corp.example.com") {
 			t.Errorf("what to tell the CA: %+v", made)
 		}
 		l.restart()
@@ -65,12 +67,16 @@ func TestRequestOutlivesRestart(t *testing.T) {
 
 		// Again, and then with a cross-certificate: the same certificate, one more chain, no second backup.
 		older := l.vendor.Root(certtest.Options{Name: "Older Root", SHA1: true})
-		if alone := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "cross", Data: certtest.PEM(older.Cross(root, certtest.Options{}), older.Cert)}}}); alone.Report.ID != got.Report.ID || !alone.Known || len(alone.Report.Chains) != 2 {
+		if alone := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "cross",
+			Data: certtest.PEM(older.Cross(root, certtest.Options{}), older.Cert)}}}); alone.Report.ID != got.Report.ID || !alone.Known ||
+			len(alone.Report.Chains) != 2 {
 			t.Errorf("a cross-certificate alone: %+v", alone)
 		}
 		old := l.vendor.Root(certtest.Options{Name: "Old Root", SHA1: true})
-		again := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "more", Data: certtest.PEM(leaf, old.Cross(root, certtest.Options{}), old.Cert)}}})
-		if !again.Known || len(again.Report.Chains) != 3 || !again.Passphrase.IsZero() || len(l.backups()) != 1 || again.Report.Request != made.ID {
+		again := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "more",
+			Data: certtest.PEM(leaf, old.Cross(root, certtest.Options{}), old.Cert)}}})
+		if !again.Known || len(again.Report.Chains) != 3 || !again.Passphrase.IsZero() || len(l.backups()) != 1 ||
+			again.Report.Request != made.ID {
 			t.Errorf("again: %+v, backups %v", again, l.backups())
 		}
 		l.restart()
@@ -85,8 +91,10 @@ func TestRequestOutlivesRestart(t *testing.T) {
 func TestRequestRefused(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, store.SQLite)
-	for name, says := range map[string]string{"prov.corp.local": "no public CA issues", "my_server.example.com": "underscore", "prov": "single label", "": "common name"} {
-		if _, err := l.desk.Request(t.Context(), "x", certs.RequestOptions{CommonName: name}); err == nil || !strings.Contains(err.Error(), says) {
+	for name, says := range map[string]string{"prov.corp.local": "no public CA issues", "my_server.example.com": "underscore",
+		"prov": "single label", "": "common name"} {
+		if _, err := l.desk.Request(t.Context(), "x", certs.RequestOptions{CommonName: name}); err == nil ||
+			!strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -132,8 +140,10 @@ func pfxOfOthers(t *testing.T, l *lab) {
 		var data []byte
 		switch i {
 		case 0, 1:
-			args := []string{"pkcs12", "-export", "-inkey", write(t, dir, "key", certtest.KeyPEM(f.Key)), "-in", write(t, dir, "leaf", certtest.PEM(f.Cert)),
-				"-certfile", write(t, dir, "above", certtest.PEM(f.Issuers...)), "-out", filepath.Join(dir, "out"), "-passout", "file:" + password}
+			args := []string{"pkcs12", "-export", "-inkey", write(t, dir, "key", certtest.KeyPEM(f.Key)), "-in",
+				write(t, dir, "leaf", certtest.PEM(f.Cert)),
+				"-certfile", write(t, dir, "above", certtest.PEM(f.Issuers...)), "-out", filepath.Join(dir, "out"), "-passout",
+				"file:" + password}
 			if i == 1 {
 				args = append(args, "-legacy")
 			}
@@ -152,10 +162,12 @@ func pfxOfOthers(t *testing.T, l *lab) {
 		// Ours opens there.
 		path := filepath.Join(l.dir, "n1", got.Backup.File)
 		phrase := write(t, dir, "phrase", []byte(got.Passphrase.Clear.Reveal()))
-		if text := openssl(t, "pkcs12", "-in", path, "-nodes", "-passin", "file:"+phrase); !strings.Contains(text, "PRIVATE KEY") || strings.Count(text, "BEGIN CERTIFICATE") != 3 {
+		if text := openssl(t, "pkcs12", "-in", path, "-nodes", "-passin", "file:"+phrase); !strings.Contains(text, "PRIVATE KEY") ||
+			strings.Count(text, "BEGIN CERTIFICATE") != 3 {
 			t.Errorf("%s: openssl finds no key and chain in the backup", kind)
 		}
-		if text := openssl(t, "pkcs12", "-in", path, "-noout", "-info", "-passin", "file:"+phrase); !strings.Contains(text, "PBKDF2, AES-256-CBC") {
+		if text := openssl(t, "pkcs12", "-in", path, "-noout", "-info", "-passin", "file:"+phrase); !strings.Contains(text,
+			"PBKDF2, AES-256-CBC") {
 			t.Errorf("%s: the backup is not AES-256 with PBKDF2:\n%s", kind, text)
 		}
 	}

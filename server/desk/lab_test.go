@@ -61,7 +61,8 @@ func (l *lab) open() {
 // another is the desk of a further node on the same store.
 func (l *lab) another(node string, inUse func([]*certs.Provisioning)) *desk.Desk {
 	l.tb.Helper()
-	d := desk.New(desk.Config{DB: l.db, Backups: filepath.Join(l.dir, node), Node: node, InUse: inUse, Now: func() time.Time { return l.now }})
+	d := desk.New(desk.Config{DB: l.db, Backups: filepath.Join(l.dir, node), Node: node, InUse: inUse,
+		Now: func() time.Time { return l.now }})
 	l.tb.Cleanup(d.Close)
 	if err := d.Reload(l.tb.Context()); err != nil {
 		l.tb.Fatal(err)

@@ -117,7 +117,8 @@ func TestForgiven(t *testing.T) {
 	shape := l.vendor.GoDaddy("prov.cross.example.com")
 	a, b := l.vendor.Root(certtest.Options{Name: "Cycle A"}), l.vendor.Root(certtest.Options{Name: "Cycle B"})
 	cycle := a.Leaf(certtest.Options{Name: "prov.cycle.example.com", Names: []string{"prov.cycle.example.com"}})
-	negative := middle.Leaf(certtest.Options{Name: "prov.negative.example.com", Names: []string{"prov.negative.example.com"}, NegativeSerial: true}, root.Cert)
+	negative := middle.Leaf(certtest.Options{Name: "prov.negative.example.com", Names: []string{"prov.negative.example.com"},
+		NegativeSerial: true}, root.Cert)
 	dup := middle.Leaf(certtest.Options{Name: "prov.twice.example.com", Names: []string{"prov.twice.example.com"}}, root.Cert)
 	for _, e := range []struct {
 		name  string

@@ -32,7 +32,8 @@ func ParseMode(s string) (Mode, error) {
 	case "", string(Manual), string(OwnRoot):
 		return Mode(s), nil
 	case "acme", "est", "ca-api":
-		return "", refused("renewal by %s is not offered: no public CA is known that issues the AMT usage (%s) by ACME, EST or an interface of its own; use manual, or own-root for what the root kept here issued", s, certs.SetupOID())
+		return "", refused("renewal by %s is not offered: no public CA is known that issues the AMT usage (%s) by ACME, EST or an "+
+			"interface of its own; use manual, or own-root for what the root kept here issued", s, certs.SetupOID())
 	}
 	return "", refused("there is no renewal mode %s: manual or own-root", amt.Clip(s))
 }
@@ -93,10 +94,12 @@ func (d *Desk) Renew(ctx context.Context, id string, o RenewOptions) (Renewed, e
 			o.Mode = OwnRoot
 		}
 	}
-	out := Renewed{CertificateRenewed: api.CertificateRenewed{Certificate: old.ID, Mode: string(o.Mode), DryRun: o.DryRun, Names: old.Names}}
+	out := Renewed{CertificateRenewed: api.CertificateRenewed{Certificate: old.ID, Mode: string(o.Mode), DryRun: o.DryRun,
+		Names: old.Names}}
 	if o.Mode == OwnRoot {
 		if !own {
-			return out, refused("%s (%s) was not issued by the root kept here, and its devices may not know that root: renew it with --mode manual", old.Name, old.ID)
+			return out, refused("%s (%s) was not issued by the root kept here, and its devices may not know that root: renew it with "+
+				"--mode manual", old.Name, old.ID)
 		}
 		return d.renewOwn(ctx, out, old, all, o)
 	}
@@ -109,7 +112,8 @@ func renewable(old Entry, all []Entry) error {
 	case old.State == Removed:
 		return refused("%s was removed; take it back first: provctl cert restore %s", old.Name, old.ID)
 	case r.Request != "":
-		return refused("the renewal of %s (%s) is under way already: request %s. See it with provctl cert pending %s, or give it up with --cancel", old.Name, old.ID, r.Request, r.Request)
+		return refused("the renewal of %s (%s) is under way already: request %s. See it with provctl cert pending %s, or give it up with "+
+			"--cancel", old.Name, old.ID, r.Request, r.Request)
 	case r.Certificate != "":
 		return refused("%s follows %s (%s) already: provctl cert replace %s %s", r.Certificate, old.Name, old.ID, old.ID, r.Certificate)
 	}
@@ -132,14 +136,16 @@ func (d *Desk) renewManual(ctx context.Context, out Renewed, old Entry, all []En
 		return out, err
 	}
 	if o.DryRun {
-		out.Said = fmt.Sprintf("a request for %s would be made, to follow %s (%s); ordering, importing and replacing stay with a person", strings.Join(r.Names, ", "), old.Name, old.ID)
+		out.Said = fmt.Sprintf("a request for %s would be made, to follow %s (%s); ordering, importing and replacing stay with a person",
+			strings.Join(r.Names, ", "), old.Name, old.ID)
 		return out, nil
 	}
 	row, err := requestRow(r, o.Actor)
 	if err != nil {
 		return out, err
 	}
-	err = d.change(ctx, store.AuditRecord{Actor: o.Actor, Action: "cert.renew", Subject: old.ID, Detail: map[string]any{"mode": o.Mode, "request": r.ID}}, func(tx *store.Tx) error {
+	err = d.change(ctx, store.AuditRecord{Actor: o.Actor, Action: "cert.renew", Subject: old.ID,
+		Detail: map[string]any{"mode": o.Mode, "request": r.ID}}, func(tx *store.Tx) error {
 		n, err := d.renewableNote(ctx, tx, old)
 		if err != nil {
 			return err
@@ -152,7 +158,9 @@ func (d *Desk) renewManual(ctx context.Context, out Renewed, old Entry, all []En
 		if err := d.putNote(ctx, tx, old.ID, n); err != nil {
 			return err
 		}
-		_, err = tx.AddEvent(ctx, store.Event{Name: "certificate_renewal_begun", Actor: o.Actor, Detail: fmt.Sprintf("%s: request %s is to follow %s", old.Name, r.ID, old.ID), Data: map[string]any{"certificate": old.ID, "request": r.ID}})
+		_, err = tx.AddEvent(ctx, store.Event{Name: "certificate_renewal_begun", Actor: o.Actor,
+			Detail: fmt.Sprintf("%s: request %s is to follow %s", old.Name, r.ID, old.ID),
+			Data:   map[string]any{"certificate": old.ID, "request": r.ID}})
 		return err
 	})
 	if err != nil {
@@ -194,14 +202,16 @@ func (d *Desk) renewOwn(ctx context.Context, out Renewed, old Entry, all []Entry
 	}
 	end := next.Leaf.NotAfter.UTC()
 	if !end.After(old.Leaf.NotAfter) {
-		return out, refused("the root kept here ends on %s itself, so that nothing it issues outlives %s (%s)", end.Format(time.DateOnly), old.Name, old.ID)
+		return out, refused("the root kept here ends on %s itself, so that nothing it issues outlives %s (%s)", end.Format(time.DateOnly),
+			old.Name, old.ID)
 	}
 	out.Names, out.Roots, out.NotAfter = next.Names, rootsOf(next), &end
 	if out.Keep, out.Lose, err = d.succession(ctx, old, all, next); err != nil {
 		return out, err
 	}
 	if o.DryRun {
-		out.Said = fmt.Sprintf("%s would be issued until %s, beside %s (%s), which stays as it is", strings.Join(next.Names, ", "), end.Format(time.DateOnly), old.Name, old.ID)
+		out.Said = fmt.Sprintf("%s would be issued until %s, beside %s (%s), which stays as it is", strings.Join(next.Names, ", "),
+			end.Format(time.DateOnly), old.Name, old.ID)
 		return out, nil
 	}
 	made, err := d.Import(ctx, ImportOptions{Files: files, Actor: o.Actor, follows: old.ID})
@@ -236,7 +246,8 @@ func sameAgain(e Entry) certs.RequestOptions {
 	first := func(list []string) string { return strings.Join(list[:min(len(list), 1)], "") }
 	s := e.Leaf.Subject
 	o := certs.RequestOptions{
-		CommonName: e.Names[0], Names: e.Names[1:], Organization: first(s.Organization), Country: first(s.Country), Province: first(s.Province), Locality: first(s.Locality),
+		CommonName: e.Names[0], Names: e.Names[1:], Organization: first(s.Organization), Country: first(s.Country),
+		Province: first(s.Province), Locality: first(s.Locality),
 		LegacyOU: slices.Contains(s.OrganizationalUnit, certs.SetupOU), PrivateNames: true,
 	}
 	if key, ok := e.Leaf.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() == 3072 {

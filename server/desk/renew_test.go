@@ -40,7 +40,8 @@ func (l *lab) refusesRenewal(id string, mode desk.Mode, words string) {
 	l.tb.Helper()
 	before := l.state()
 	var refused *desk.RefusedError
-	if _, err := l.desk.Renew(l.tb.Context(), id, desk.RenewOptions{Actor: "token:test", Mode: mode}); !errors.As(err, &refused) || !strings.Contains(err.Error(), words) {
+	if _, err := l.desk.Renew(l.tb.Context(), id, desk.RenewOptions{Actor: "token:test", Mode: mode}); !errors.As(err, &refused) ||
+		!strings.Contains(err.Error(), words) {
 		l.tb.Errorf("want %q, got %v", words, err)
 	}
 	if d := cmp.Diff(before, l.state()); d != "" {
@@ -56,7 +57,8 @@ func TestRenewByHand(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		ctx := t.Context()
 		root := l.vendor.Root(certtest.Options{Name: "Vendor Root"})
-		first := root.Leaf(certtest.Options{Name: "prov.corp.example.com", Names: []string{"prov.corp.example.com", "prov.branch.example.net"}, OU: []string{certs.SetupOU}})
+		first := root.Leaf(certtest.Options{Name: "prov.corp.example.com",
+			Names: []string{"prov.corp.example.com", "prov.branch.example.net"}, OU: []string{certs.SetupOU}})
 		old := l.imports(pfx(first.PFX(certtest.Modern, "secret"), "secret")).Report.ID
 		managed := l.device(1, store.Provisioned, "11.8.50", "corp.example.com", first)
 
@@ -66,7 +68,8 @@ func TestRenewByHand(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []desk.Group{{Version: "11.8.50", Suffix: "corp.example.com", Devices: 1, Sample: []string{managed.String()}}}
-		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != string(desk.Manual) || dry.Request != nil || len(dry.Lose) != 0 || !slices.Equal(dry.Roots, []string{"Vendor Root"}) {
+		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != string(desk.Manual) || dry.Request != nil || len(dry.Lose) != 0 ||
+			!slices.Equal(dry.Roots, []string{"Vendor Root"}) {
 			t.Errorf("dry run: %+v\n%s", dry, d)
 		}
 		if d := cmp.Diff(before, l.state()); d != "" {
@@ -85,7 +88,8 @@ func TestRenewByHand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(csr.DNSNames, first.Cert.DNSNames) || csr.Subject.CommonName != "prov.corp.example.com" || !slices.Equal(csr.Subject.OrganizationalUnit, []string{certs.SetupOU}) {
+		if !slices.Equal(csr.DNSNames, first.Cert.DNSNames) || csr.Subject.CommonName != "prov.corp.example.com" ||
+			!slices.Equal(csr.Subject.OrganizationalUnit, []string{certs.SetupOU}) {
 			t.Errorf("asked for %v %v", csr.Subject, csr.DNSNames)
 		}
 		l.restart()
@@ -118,10 +122,12 @@ func TestRenewByHand(t *testing.T) {
 		o := pfx(twin.PFX(certtest.Modern, "secret"), "secret")
 		o.Activate = true
 		l.imports(o)
-		leaf := root.Sign(certtest.Options{Name: csr.Subject.CommonName, Names: csr.DNSNames, NotAfter: first.Cert.NotAfter.Add(90 * 24 * time.Hour)}, csr.PublicKey)
+		leaf := root.Sign(certtest.Options{Name: csr.Subject.CommonName, Names: csr.DNSNames,
+			NotAfter: first.Cert.NotAfter.Add(90 * 24 * time.Hour)}, csr.PublicKey)
 		got := l.imports(desk.ImportOptions{Files: []certs.File{{Name: "answer", Data: certtest.PEM(leaf, root.Cert)}}})
 		fresh := l.entry(got.Report.ID)
-		if got.Report.Request != made.Request.ID || got.State != desk.Standby || fresh.Note.Follows != old || desk.Renews(fresh, l.list(), l.now) != old {
+		if got.Report.Request != made.Request.ID || got.State != desk.Standby || fresh.Note.Follows != old ||
+			desk.Renews(fresh, l.list(), l.now) != old {
 			t.Errorf("the answer is %s of request %s and follows %q", got.State, got.Report.Request, fresh.Note.Follows)
 		}
 		if r := l.entry(old).Renewal(l.list()); r.Request != "" || r.Certificate != fresh.ID {
@@ -175,7 +181,8 @@ func TestRenewUnderOwnRoot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != string(desk.OwnRoot) || len(dry.Lose) != 0 || dry.NotAfter.Sub(l.now.Add(400*24*time.Hour)).Abs() > time.Minute {
+		if d := cmp.Diff(want, dry.Keep); d != "" || dry.Mode != string(desk.OwnRoot) || len(dry.Lose) != 0 ||
+			dry.NotAfter.Sub(l.now.Add(400*24*time.Hour)).Abs() > time.Minute {
 			t.Errorf("dry run: %+v\n%s", dry, d)
 		}
 		if d := cmp.Diff(before, l.state()); d != "" {
@@ -188,7 +195,8 @@ func TestRenewUnderOwnRoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		fresh := l.entry(done.Imported.Report.ID)
-		if fresh.State != desk.Standby || !slices.Equal(fresh.Names, []string{"provisionserver.corp.local", "*.corp.local"}) || fresh.Note.Follows != old || fresh.Note.Renewal.Mode != desk.OwnRoot ||
+		if fresh.State != desk.Standby || !slices.Equal(fresh.Names, []string{"provisionserver.corp.local", "*.corp.local"}) ||
+			fresh.Note.Follows != old || fresh.Note.Renewal.Mode != desk.OwnRoot ||
 			done.Imported.Passphrase.IsZero() || len(l.backups()) != backups+1 {
 			t.Errorf("issued: %+v %+v", fresh, done.Imported)
 		}
@@ -219,7 +227,8 @@ func TestRenewUnderOwnRoot(t *testing.T) {
 // TestRenewModes: what is not offered is said to be, with the reason.
 func TestRenewModes(t *testing.T) {
 	t.Parallel()
-	for in, says := range map[string]string{"acme": "no public CA is known", "est": "no public CA is known", "ca-api": "no public CA is known", "magic": "no renewal mode magic"} {
+	for in, says := range map[string]string{"acme": "no public CA is known", "est": "no public CA is known",
+		"ca-api": "no public CA is known", "magic": "no renewal mode magic"} {
 		if _, err := desk.ParseMode(in); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", in, err)
 		}
@@ -241,7 +250,8 @@ func TestReminderNamesNextStep(t *testing.T) {
 		l.now = l.entry(old).Leaf.NotAfter.Add(-20 * 24 * time.Hour)
 		says := func(words string) {
 			t.Helper()
-			if !slices.ContainsFunc(l.desk.Banners(), func(b desk.Banner) bool { return b.Code == "cert_expiring" && strings.Contains(b.Text, words) }) {
+			if !slices.ContainsFunc(l.desk.Banners(),
+				func(b desk.Banner) bool { return b.Code == "cert_expiring" && strings.Contains(b.Text, words) }) {
 				t.Errorf("no banner says %q: %+v", words, l.desk.Banners())
 			}
 		}

@@ -67,7 +67,8 @@ func (d *Desk) Request(ctx context.Context, actor string, o certs.RequestOptions
 	var at time.Time
 	err = d.DB.Write(ctx, func(tx *store.Tx) error {
 		at = tx.Now()
-		if err := tx.Audit(ctx, store.AuditRecord{Actor: actor, Action: "cert.request", Subject: r.ID, Detail: map[string]any{"names": r.Names}}); err != nil {
+		if err := tx.Audit(ctx, store.AuditRecord{Actor: actor, Action: "cert.request", Subject: r.ID,
+			Detail: map[string]any{"names": r.Names}}); err != nil {
 			return err
 		}
 		_, err := tx.PutCertificateRequest(ctx, row)

@@ -23,7 +23,8 @@ type Root = api.OwnRoot
 
 func viewRoot(a *certs.Authority) Root {
 	c := a.Certificate()
-	r := Root{Name: c.Subject.CommonName, NotAfter: c.NotAfter.UTC(), PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})), Hashes: amt.HashesOf(c.Raw)}
+	r := Root{Name: c.Subject.CommonName, NotAfter: c.NotAfter.UTC(),
+		PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})), Hashes: amt.HashesOf(c.Raw)}
 	for _, h := range r.Hashes {
 		r.Words = append(r.Words, h.String())
 	}
@@ -95,7 +96,8 @@ func (d *Desk) Issue(ctx context.Context, actor string, names []string, days int
 	if days <= 0 {
 		days = 1095
 	}
-	files, err := d.issue(ctx, certs.RequestOptions{CommonName: names[0], Names: names[1:], PrivateNames: true}, time.Duration(days)*24*time.Hour)
+	files, err := d.issue(ctx, certs.RequestOptions{CommonName: names[0], Names: names[1:], PrivateNames: true},
+		time.Duration(days)*24*time.Hour)
 	if err != nil {
 		return Imported{}, err
 	}

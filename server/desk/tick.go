@@ -33,7 +33,8 @@ func (d *Desk) remind(ctx context.Context) error {
 		}
 		err := d.DB.Write(ctx, func(tx *store.Tx) error {
 			// The audit's head is locked, so that one node of several says it.
-			if err := tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "cert.remind", Subject: e.ID, Detail: map[string]any{"days": due}}); err != nil {
+			if err := tx.Audit(ctx, store.AuditRecord{Actor: "system", Action: "cert.remind", Subject: e.ID,
+				Detail: map[string]any{"days": due}}); err != nil {
 				return err
 			}
 			n, err := d.note(ctx, tx, e.ID)
@@ -48,7 +49,8 @@ func (d *Desk) remind(ctx context.Context) error {
 			if due == 0 {
 				name, code = "certificate_expired", reason.CertExpired
 			}
-			_, err = tx.AddEvent(ctx, store.Event{Name: name, Reason: code, Actor: "system", Detail: expiryText(e, all, d.Now()), Data: map[string]any{"certificate": e.ID, "days": due}})
+			_, err = tx.AddEvent(ctx, store.Event{Name: name, Reason: code, Actor: "system", Detail: expiryText(e, all, d.Now()),
+				Data: map[string]any{"certificate": e.ID, "days": due}})
 			return err
 		})
 		if errors.Is(err, errSaid) {
@@ -91,7 +93,8 @@ func (d *Desk) purge(ctx context.Context) error {
 		if e.State != Removed || d.Now().Before(e.UndoUntil()) {
 			continue
 		}
-		err := d.change(ctx, store.AuditRecord{Actor: "system", Action: "cert.purge", Subject: e.ID, Detail: map[string]any{"name": e.Name}}, func(tx *store.Tx) error {
+		err := d.change(ctx, store.AuditRecord{Actor: "system", Action: "cert.purge", Subject: e.ID,
+			Detail: map[string]any{"name": e.Name}}, func(tx *store.Tx) error {
 			if err := tx.PutSetting(ctx, copyKey(e.ID), ""); err != nil {
 				return err
 			}
@@ -135,11 +138,14 @@ func (d *Desk) Banners() []Banner {
 		}
 	}
 	if good == 0 {
-		out = append(out, Banner{Code: string(reason.NoProvisioningCertificate), Level: "error", Text: "no provisioning certificate is in use: every hello is kept, and devices wait in pending_certificate"})
+		out = append(out, Banner{Code: string(reason.NoProvisioningCertificate), Level: "error",
+			Text: "no provisioning certificate is in use: every hello is kept, and devices wait in pending_certificate"})
 	}
 	for _, e := range all {
 		if e.Desk && e.State != Removed && e.Note.Backup.File != "" && !e.Note.Backup.Confirmed() {
-			out = append(out, Banner{Code: "cert_backup_unconfirmed", Level: "warn", Text: fmt.Sprintf("the backup of %s (%s) lies only on this server: keep a copy elsewhere, then provctl cert backup confirm %s", e.Name, e.ID, e.ID)})
+			out = append(out, Banner{Code: "cert_backup_unconfirmed", Level: "warn",
+				Text: fmt.Sprintf("the backup of %s (%s) lies only on this server: keep a copy elsewhere, then provctl cert backup "+
+					"confirm %s", e.Name, e.ID, e.ID)})
 		}
 	}
 	return out

@@ -98,9 +98,11 @@ func (d *Desk) Replace(ctx context.Context, old, with string, o UseOptions) (Cha
 			return nil, "", err
 		}
 		if o.Overlap {
-			return []move{{in, Active}}, fmt.Sprintf("%s (%s) is in use beside %s (%s); remove the old one when its devices are done", in.Name, in.ID, out.Name, out.ID), nil
+			return []move{{in, Active}}, fmt.Sprintf("%s (%s) is in use beside %s (%s); remove the old one when its devices are done",
+				in.Name, in.ID, out.Name, out.ID), nil
 		}
-		return []move{{in, Active}, {out, Removed}}, fmt.Sprintf("%s (%s) is in use; %s (%s) is in the trash for 30 days", in.Name, in.ID, out.Name, out.ID), nil
+		return []move{{in, Active}, {out, Removed}}, fmt.Sprintf("%s (%s) is in use; %s (%s) is in the trash for 30 days", in.Name, in.ID,
+			out.Name, out.ID), nil
 	})
 }
 
@@ -115,7 +117,8 @@ func (d *Desk) Remove(ctx context.Context, id string, o UseOptions) (Changed, er
 		case e.State == Removed:
 			return nil, "", refused("%s was removed already", e.Name)
 		}
-		return []move{{e, Removed}}, fmt.Sprintf("%s (%s) is in the trash until %s; provctl cert restore %s takes it back", e.Name, e.ID, d.Now().Add(UndoFor).UTC().Format(time.DateOnly), e.ID), nil
+		return []move{{e, Removed}}, fmt.Sprintf("%s (%s) is in the trash until %s; provctl cert restore %s takes it back", e.Name, e.ID,
+			d.Now().Add(UndoFor).UTC().Format(time.DateOnly), e.ID), nil
 	})
 }
 
@@ -198,14 +201,15 @@ func (d *Desk) use(ctx context.Context, action string, o UseOptions, plan func([
 	for _, m := range moves {
 		ids = append(ids, m.entry.ID+" "+string(m.to))
 	}
-	err = d.change(ctx, store.AuditRecord{Actor: o.Actor, Action: action, Subject: moves[0].entry.ID, Detail: map[string]any{"moves": ids}}, func(tx *store.Tx) error {
-		for _, m := range moves {
-			if err := d.moveTx(ctx, tx, m, o.Actor); err != nil {
-				return err
+	err = d.change(ctx, store.AuditRecord{Actor: o.Actor, Action: action, Subject: moves[0].entry.ID, Detail: map[string]any{"moves": ids}},
+		func(tx *store.Tx) error {
+			for _, m := range moves {
+				if err := d.moveTx(ctx, tx, m, o.Actor); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
 	if err != nil {
 		return out, err
 	}
@@ -220,7 +224,8 @@ func (d *Desk) use(ctx context.Context, action string, o UseOptions, plan func([
 // management; "" when none does.
 func managedStay(moves []move) string {
 	if slices.ContainsFunc(moves, func(m move) bool { return m.entry.State == Active && m.to != Active }) {
-		return "devices under management stay reachable: this server logs in there under a name of the device CA, which no provisioning certificate changes"
+		return "devices under management stay reachable: this server logs in there under a name of the device CA, which no provisioning " +
+			"certificate changes"
 	}
 	return ""
 }
@@ -345,7 +350,8 @@ func (d *Desk) grouped(ctx context.Context, tx *store.Tx, out []Group, groups []
 		}
 		out[i].Devices += g.Devices
 		if len(out[i].Sample) < sampleSize && len(out) <= 20 {
-			ids, err := tx.DevicesOfGroup(ctx, store.FleetGroup{Table: g.Table, Version: g.Version, Suffix: g.Suffix}, waiting, sampleSize-len(out[i].Sample))
+			ids, err := tx.DevicesOfGroup(ctx, store.FleetGroup{Table: g.Table, Version: g.Version, Suffix: g.Suffix}, waiting,
+				sampleSize-len(out[i].Sample))
 			if err != nil {
 				return out, err
 			}

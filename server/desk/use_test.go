@@ -31,7 +31,8 @@ func (l *lab) device(n byte, life store.Lifecycle, version, suffix string, trust
 	}
 	ctx := context.Background()
 	err = l.db.Write(ctx, func(tx *store.Tx) error {
-		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 1), Address: from, Via: "plain", Version: 3, Hashes: amt.HashesOf(root.Raw)}); err != nil {
+		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 1), Address: from, Via: "plain",
+			Version: 3, Hashes: amt.HashesOf(root.Raw)}); err != nil {
 			return err
 		}
 		if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{Version: &v, Suffix: &suffix}); err != nil {
@@ -63,7 +64,8 @@ func TestReplaceAndUndo(t *testing.T) {
 		managed := l.device(2, store.Provisioned, "11.8.50", "corp.example.com", oldLeaf)
 		if err := l.db.Write(ctx, func(tx *store.Tx) error {
 			now, name := tx.Now(), "pc7.corp.example.com"
-			if err := tx.UpdateDevice(ctx, waiting, store.DeviceFacts{Certificate: &old, FQDN: &name}); err != nil { // it took it, and was never set up
+			// it took it, and was never set up
+			if err := tx.UpdateDevice(ctx, waiting, store.DeviceFacts{Certificate: &old, FQDN: &name}); err != nil {
 				return err
 			}
 			return tx.UpdateDevice(ctx, managed, store.DeviceFacts{Certificate: &old, ProvisionedAt: &now})
@@ -168,14 +170,17 @@ func TestNeverTouchesFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var list []*certs.Provisioning
-	d := desk.New(desk.Config{DB: l.db, Backups: t.TempDir(), Node: "n1", Files: []*certs.Provisioning{p}, InUse: func(in []*certs.Provisioning) { list = in }, Now: func() time.Time { return l.now }})
+	d := desk.New(desk.Config{DB: l.db, Backups: t.TempDir(), Node: "n1", Files: []*certs.Provisioning{p},
+		InUse: func(in []*certs.Provisioning) { list = in }, Now: func() time.Time { return l.now }})
 	t.Cleanup(d.Close)
 	if err := d.Reload(t.Context()); err != nil || len(list) != 1 {
 		t.Fatalf("%d in use, %v", len(list), err)
 	}
 	var refused *desk.RefusedError
-	for name, do := range map[string]func(context.Context, string, desk.UseOptions) (desk.Changed, error){"remove": d.Remove, "deactivate": d.Deactivate, "activate": d.Activate} {
-		if _, err := do(t.Context(), p.ID, desk.UseOptions{Force: true}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "configuration") {
+	for name, do := range map[string]func(context.Context, string, desk.UseOptions) (desk.Changed, error){"remove": d.Remove,
+		"deactivate": d.Deactivate, "activate": d.Activate} {
+		if _, err := do(t.Context(), p.ID, desk.UseOptions{Force: true}); !errors.As(err, &refused) ||
+			!strings.Contains(err.Error(), "configuration") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -207,7 +212,8 @@ func TestEveryNode(t *testing.T) {
 			t.Errorf("the other node uses %v, %v", there, err)
 		}
 		id, phrase := got.Report.ID, got.Passphrase.Clear
-		if e, opened, err := other.VerifyBackup(t.Context(), id, nil, phrase); err != nil || opened != desk.OpenedCopy || e.Note.Backup.Node != "n1" {
+		if e, opened, err := other.VerifyBackup(t.Context(), id, nil, phrase); err != nil || opened != desk.OpenedCopy ||
+			e.Note.Backup.Node != "n1" {
 			t.Errorf("the other node opened %q of %s: %v", opened, e.Note.Backup.Node, err)
 		}
 		if _, opened, err := l.desk.VerifyBackup(t.Context(), id, nil, phrase); err != nil || opened != desk.OpenedFile {
@@ -218,7 +224,8 @@ func TestEveryNode(t *testing.T) {
 		}
 		if _, data, err := other.ReadBackup(t.Context(), "token:test", id); err != nil || len(data) == 0 {
 			t.Errorf("export on the other node: %v", err)
-		} else if back, err := other.RestoreBackup(t.Context(), "token:test", "copy.p12", data, phrase); err != nil || back.Report.ID != id {
+		} else if back, err := other.RestoreBackup(t.Context(), "token:test", "copy.p12", data, phrase); err != nil ||
+			back.Report.ID != id {
 			t.Errorf("restore on the other node: %v", err)
 		}
 		if _, err := other.Deactivate(t.Context(), got.Report.ID, desk.UseOptions{Actor: "x"}); err != nil {
@@ -350,7 +357,8 @@ func TestNames(t *testing.T) {
 		for _, s := range got.Suffixes {
 			said = append(said, fmt.Sprintf("%s %d %s: %s", s.Suffix, s.Devices, strings.Join(s.From, "+"), s.Name))
 		}
-		if diff := cmp.Diff([]string{"provisionserver.branch.example.com", "provisionserver.given.example.net", "provisionserver.zone.com.au"}, names); diff != "" {
+		if diff := cmp.Diff([]string{"provisionserver.branch.example.com", "provisionserver.given.example.net",
+			"provisionserver.zone.com.au"}, names); diff != "" {
 			t.Error(diff)
 		}
 		if diff := cmp.Diff([]string{
@@ -390,7 +398,8 @@ func TestAdvise(t *testing.T) {
 			return ""
 		}
 		change, err := l.desk.ChangeRoot(ctx, name(a), name(b))
-		if err != nil || change.CutOff != 2 || change.Gain != 1 || change.Served != 0 || len(change.Devices) != 2 || change.Devices[1].Sample[0] != cut.String() {
+		if err != nil || change.CutOff != 2 || change.Gain != 1 || change.Served != 0 || len(change.Devices) != 2 ||
+			change.Devices[1].Sample[0] != cut.String() {
 			t.Errorf("%+v %v", change, err)
 		}
 		if _, err := l.desk.ChangeRoot(ctx, "go daddy", "nonsense"); err == nil {

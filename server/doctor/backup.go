@@ -43,7 +43,8 @@ func (v *visit) backup(ctx context.Context) []Check {
 	case age > backupOld:
 		status, hint = Warn, make1
 	case age < -clockWrong:
-		status, hint, said = Warn, "is the clock right?", fmt.Sprintf("the last backup is of %s, which lies in the future", b.At.UTC().Format("2006-01-02 15:04"))
+		status, hint, said = Warn, "is the clock right?",
+			fmt.Sprintf("the last backup is of %s, which lies in the future", b.At.UTC().Format("2006-01-02 15:04"))
 	}
 	return one(name, status, hint, "%s", said)
 }
@@ -74,7 +75,8 @@ func (v *visit) backupFile(ctx context.Context, b store.LastBackup) (s Status, h
 	case err == nil:
 		return Pass, "", "it opens, to its end"
 	case errors.Is(err, store.ErrPassphrase):
-		return Fail, "a backup that nobody can open is none: find the passphrase it was made with, or make another one with the passphrase of doctor.backup_passphrase_file",
+		return Fail, "a backup that nobody can open is none: find the passphrase it was made with, or make another one with the " +
+				"passphrase of doctor.backup_passphrase_file",
 			fmt.Sprintf("%s does not open: the passphrase of doctor.backup_passphrase_file is not the one it was made with", b.File)
 	case errors.Is(err, errLong):
 		return Pass, "", "it opens; it is too long to be read to its end here, provisiond backup verify does"
@@ -109,7 +111,8 @@ type openedBackup struct {
 func (o *openedBackup) try(ctx context.Context, file string, info fs.FileInfo, phrase amt.Secret) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.file == file && os.SameFile(o.info, info) && o.info.Size() == info.Size() && o.info.ModTime().Equal(info.ModTime()) && o.phrase.Equal(phrase) {
+	if o.file == file && os.SameFile(o.info, info) && o.info.Size() == info.Size() && o.info.ModTime().Equal(info.ModTime()) &&
+		o.phrase.Equal(phrase) {
 		return o.err
 	}
 	f, err := os.Open(file)

@@ -40,7 +40,8 @@ func TestBadInput(t *testing.T) {
 				t.Fatal(err)
 			}
 			return f
-		}, "master_key", Fail, []string{"not the one this database was sealed with"}, []string{"give the right key", "Was the file replaced"}},
+		}, "master_key", Fail, []string{"not the one this database was sealed with"},
+			[]string{"give the right key", "Was the file replaced"}},
 		{"a master key that is gone", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			if err := os.Remove(filepath.Join(s.data, "master.key")); err != nil {
@@ -98,7 +99,8 @@ func TestBadInput(t *testing.T) {
 		}, "disk", Fail, []string{"free for"}, []string{"retention.hellos"}},
 		{"an audit that somebody changed", func(t *testing.T, s *site) string {
 			f := s.sqlite()
-			s.sql("INSERT INTO audit (seq, at, actor, action, subject, detail, prev_hash, hash) VALUES (1, 0, 'x', 'y', '', '{}', x'', x'00')")
+			s.sql("INSERT INTO audit (seq, at, actor, action, subject, detail, prev_hash, hash) VALUES (1, 0, 'x', 'y', '', '{}', x'', " +
+				"x'00')")
 			return f
 		}, "audit", Fail, []string{"the chain is broken"}, []string{"newest backup"}},
 		{"no backup", func(t *testing.T, s *site) string {
@@ -107,7 +109,8 @@ func TestBadInput(t *testing.T) {
 		}, "backup", Warn, []string{"there is no backup"}, []string{"provisiond backup create"}},
 		{"an old backup", func(t *testing.T, s *site) string {
 			f := s.sqlite()
-			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', ?, 0)", `{"at":"`+time.Now().Add(-30*24*time.Hour).Format(time.RFC3339)+`"}`)
+			s.sql("INSERT INTO settings (key, value, updated_at) VALUES ('backup.last', ?, 0)",
+				`{"at":"`+time.Now().Add(-30*24*time.Hour).Format(time.RFC3339)+`"}`)
 			return f
 		}, "backup", Fail, []string{"30 days ago"}, []string{"every night"}},
 		{"a backup that is cut", func(t *testing.T, s *site) string {
@@ -124,7 +127,8 @@ func TestBadInput(t *testing.T) {
 			s.sqlite()
 			s.backup("kept in the safe")
 			return s.config("doctor: {backup_passphrase_file: " + s.file("phrase", "left by a cron job\n") + "}")
-		}, "backup", Fail, []string{"amt.backup does not open: the passphrase of doctor.backup_passphrase_file is not the one it was made with"}, []string{"a backup that nobody can open is none"}},
+		}, "backup", Fail, []string{"amt.backup does not open: the passphrase of doctor.backup_passphrase_file is not the one it was " +
+			"made with"}, []string{"a backup that nobody can open is none"}},
 		{"a backup with its passphrase", func(t *testing.T, s *site) string {
 			s.sqlite()
 			s.backup("kept in the safe")
@@ -171,16 +175,19 @@ func TestBadInput(t *testing.T) {
 		{"work that nobody does", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			s.sql("INSERT INTO devices (uuid) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee')")
-			s.sql("INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', 'provision', 'hello', 'queued', ?, ?)",
+			s.sql("INSERT INTO runs (uuid, kind, triggered_by, state, created_at, not_before) VALUES "+
+				"('7f0c1d2e-3344-4556-8778-99aabbccddee', 'provision', 'hello', 'queued', ?, ?)",
 				time.Now().UnixMilli(), time.Now().Add(-time.Hour).UnixMilli())
 			return f
 		}, "queue", Fail, []string{"1 run could be worked on, the oldest for 1h0m"}, []string{"is a daemon running?"}},
 		{"devices that report a suffix nobody serves", func(t *testing.T, s *site) string {
 			s.sqlite()
 			f := s.config("zones: [corp.example.com]")
-			s.sql("INSERT INTO devices (uuid, suffix, amt_version, amt_major) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', 'plant.local', '11.8.65', 11)")
+			s.sql("INSERT INTO devices (uuid, suffix, amt_version, amt_major) VALUES ('7f0c1d2e-3344-4556-8778-99aabbccddee', " +
+				"'plant.local', '11.8.65', 11)")
 			return f
-		}, "suffixes", Warn, []string{"1 of 2 suffixes is served by no certificate", "plant.local       1 device, AMT 11.8  none"}, []string{"provctl cert request --cn provisionserver.plant.local"}},
+		}, "suffixes", Warn, []string{"1 of 2 suffixes is served by no certificate", "plant.local       1 device, AMT 11.8  none"},
+			[]string{"provctl cert request --cn provisionserver.plant.local"}},
 		{"a network that is silent", func(t *testing.T, s *site) string {
 			s.sqlite()
 			s.sql(heard, "10.20.1.7", key("10.20.1.7"), "failed", time.Now().Add(-3*24*time.Hour).UnixMilli())
@@ -189,21 +196,25 @@ func TestBadInput(t *testing.T) {
 			s.sql(heard, "fd00::7", key("fd00::7"), "provisioned", time.Now().Add(-time.Hour).UnixMilli())
 			return s.config("zones: [corp.example.com]", "provisioning: {networks: [10.20.0.0/16, 10.30.0.0/16, \"fd00::/48\"]}")
 		}, "networks", Warn, []string{"from some of provisioning.networks no hello ever came; 1 subnet is silent for more than a day",
-			"10.20.0.0/16  3        2           60 minutes ago", "10.30.0.0/16  0        0           never a hello", "fd00::/48     1        0           60 minutes ago",
+			"10.20.0.0/16  3        2           60 minutes ago", "10.30.0.0/16  0        0           never a hello",
+			"fd00::/48     1        0           60 minutes ago",
 			"10.20.1.0/24: 1 device not set up, 3 days ago"},
 			[]string{"getent ahosts provisionserver.corp.example.com", "http://provisionserver.corp.example.com:9971/probe"}},
 		{"networks that are heard", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			s.sql(heard, "127.0.0.7", key("127.0.0.7"), "queued", time.Now().UnixMilli())
 			return f
-		}, "networks", Pass, []string{"hellos come from every network of provisioning.networks", "127.0.0.0/8  1        1           0 minutes ago"}, nil},
+		}, "networks", Pass, []string{"hellos come from every network of provisioning.networks",
+			"127.0.0.0/8  1        1           0 minutes ago"}, nil},
 		{"a name that two devices have", func(t *testing.T, s *site) string {
 			f := s.sqlite()
 			for _, u := range []string{"11223344-5566-7788-99aa-bbccddeeff01", "11223344-5566-7788-99aa-bbccddeeff02"} {
-				s.sql("INSERT INTO devices (uuid, lifecycle, host, fqdn, first_seen, provisioned_at) VALUES (?, 'provisioned', 'pc-7', 'pc-7.corp.example.com', 1, 1)", u)
+				s.sql("INSERT INTO devices (uuid, lifecycle, host, fqdn, first_seen, provisioned_at) VALUES (?, 'provisioned', 'pc-7', "+
+					"'pc-7.corp.example.com', 1, 1)", u)
 			}
 			return f
-		}, "names", Warn, []string{"pc-7.corp.example.com: 11223344-5566-7788-99aa-bbccddeeff01, 11223344-5566-7788-99aa-bbccddeeff02"}, []string{"provctl device name UUID FQDN"}},
+		}, "names", Warn, []string{"pc-7.corp.example.com: 11223344-5566-7788-99aa-bbccddeeff01, 11223344-5566-7788-99aa-bbccddeeff02"},
+			[]string{"provctl device name UUID FQDN"}},
 		{"a certificate file that is gone", func(t *testing.T, s *site) string {
 			if err := os.Remove(filepath.Join(s.dir, "amt.pfx")); err != nil {
 				t.Fatal(err)
@@ -323,8 +334,9 @@ func TestASilentWorldEndsInTime(t *testing.T) {
 		zones = append(zones, fmt.Sprintf("z%d.example.com", i))
 	}
 	d := New(Config{
-		HelloListen: tcp.Addr().String(), Zones: zones, Resolvers: []netip.AddrPort{silent, silent}, NTP: silent.String(), DataDir: t.TempDir(),
-		Sample: netip.MustParseAddr("127.0.0.1"), Port: port, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		HelloListen: tcp.Addr().String(), Zones: zones, Resolvers: []netip.AddrPort{silent, silent}, NTP: silent.String(),
+		DataDir: t.TempDir(),
+		Sample:  netip.MustParseAddr("127.0.0.1"), Port: port, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Own: func() []netip.Addr { return nil },
 		Look: func(ctx context.Context) (store.Survey, error) {
 			return store.Look(ctx, store.Options{URL: fmt.Sprintf("postgres://a@127.0.0.1:%d/b?sslmode=disable", port)}), nil

@@ -65,7 +65,9 @@ func (v *visit) certificates(context.Context) []Check {
 		}
 	}
 	if len(loaded) == 0 && len(unusable) == 0 {
-		return one(name, Warn, "provctl cert request --cn provisionserver."+v.wantedSuffix()+" makes a request; provctl cert import FILE takes what the vendor sends", "no provisioning certificate is loaded: devices wait in pending_certificate")
+		return one(name, Warn, "provctl cert request --cn provisionserver."+v.wantedSuffix()+
+			" makes a request; provctl cert import FILE takes what the vendor sends",
+			"no provisioning certificate is loaded: devices wait in pending_certificate")
 	}
 	head := plural(usable, "certificate") + " can be used"
 	if usable == 0 {
@@ -88,7 +90,8 @@ func (v *visit) certificate(p *certs.Provisioning) (Status, []string, string) {
 		head = p.Validity(v.now).Error()
 		hint = "renew it: provctl cert request --cn " + p.Name
 		if v.now.Before(p.Leaf.NotBefore) {
-			hint = "nothing but to wait until " + p.Leaf.NotBefore.UTC().Format(time.RFC3339) + ", if this server's clock is right (timedatectl); devices that wait are set up then"
+			hint = "nothing but to wait until " + p.Leaf.NotBefore.UTC().Format(time.RFC3339) +
+				", if this server's clock is right (timedatectl); devices that wait are set up then"
 		}
 	case left < expiresToday:
 		status, hint = Fail, "renew it now: provctl cert request --cn "+p.Name
@@ -97,7 +100,8 @@ func (v *visit) certificate(p *certs.Provisioning) (Status, []string, string) {
 	}
 	lines := []string{head}
 	for _, f := range p.FindingsAt(v.now) {
-		if f.Code == reason.CertExpired && f.Severity == certs.SeverityWarn || f.Code == reason.CertNotYetValid || f.Code == reason.CertExpiring {
+		if f.Code == reason.CertExpired && f.Severity == certs.SeverityWarn || f.Code == reason.CertNotYetValid ||
+			f.Code == reason.CertExpiring {
 			continue // the first line says it
 		}
 		switch f.Severity {

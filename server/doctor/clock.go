@@ -62,7 +62,8 @@ func (v *visit) clock(ctx context.Context) []Check {
 			}
 		}
 		if !s.Newest.IsZero() && s.Newest.Sub(v.now) > clockWrong {
-			note(Fail, fmt.Sprintf("the newest event is of %s, which lies in the future: this clock went back", s.Newest.UTC().Format(time.RFC3339)))
+			note(Fail, fmt.Sprintf("the newest event is of %s, which lies in the future: this clock went back",
+				s.Newest.UTC().Format(time.RFC3339)))
 		}
 	}
 	return one(name, status, hint, "%s", strings.Join(said, "; "))

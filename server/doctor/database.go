@@ -33,13 +33,16 @@ func (v *visit) database(context.Context) []Check {
 	}
 	switch {
 	case errors.Is(s.Problem, store.ErrUnavailable):
-		return one(name, Fail, "is Postgres running, is TCP to it open, and are name and password in database.url right?", "%s does not answer: %v", where, s.Problem)
+		return one(name, Fail, "is Postgres running, is TCP to it open, and are name and password in database.url right?",
+			"%s does not answer: %v", where, s.Problem)
 	case s.Problem != nil:
 		return one(name, Fail, problemHint(s), "%s: %v", where, s.Problem)
 	case s.Standby:
-		return one(name, Fail, "point database.url at the primary; several hosts and target_session_attrs=primary in it find the primary by themselves", "%s is a standby: it takes no writes, so nothing can be provisioned", where)
+		return one(name, Fail, "point database.url at the primary; several hosts and target_session_attrs=primary in it find the primary "+
+			"by themselves", "%s is a standby: it takes no writes, so nothing can be provisioned", where)
 	case s.ReadOnly:
-		return one(name, Fail, "ALTER ROLE ... SET default_transaction_read_only = off, or the same for the database", "%s takes no writes: default_transaction_read_only is on", where)
+		return one(name, Fail, "ALTER ROLE ... SET default_transaction_read_only = off, or the same for the database",
+			"%s takes no writes: default_transaction_read_only is on", where)
 	case s.Empty:
 		return one(name, Warn, "provisiond serve makes it, provisiond migrate too", "%s: nothing is there yet", where)
 	}
@@ -89,11 +92,14 @@ func (v *visit) schema(context.Context) []Check {
 	}
 	switch {
 	case s.Schema > s.Needs && s.UsableFrom > 0 && s.UsableFrom <= s.Needs:
-		return one(name, Warn, "upgrade this node too", "schema %d is newer than this program, which knows %d; it says that this program can use it", s.Schema, s.Needs)
+		return one(name, Warn, "upgrade this node too",
+			"schema %d is newer than this program, which knows %d; it says that this program can use it", s.Schema, s.Needs)
 	case s.Schema > s.Needs:
-		return one(name, Fail, "start the newer provisiond that was used before, or restore the backup from before the upgrade", "schema %d is from the future: this program knows %d and leaves it alone", s.Schema, s.Needs)
+		return one(name, Fail, "start the newer provisiond that was used before, or restore the backup from before the upgrade",
+			"schema %d is from the future: this program knows %d and leaves it alone", s.Schema, s.Needs)
 	case s.Schema < s.Needs:
-		return one(name, Warn, "provisiond migrate --config FILE, or just start the daemon", "schema %d is older than this program, which needs %d", s.Schema, s.Needs)
+		return one(name, Warn, "provisiond migrate --config FILE, or just start the daemon",
+			"schema %d is older than this program, which needs %d", s.Schema, s.Needs)
 	}
 	return one(name, Pass, "", "schema %d, which is what this program needs", s.Schema)
 }
@@ -108,7 +114,8 @@ func (v *visit) rights(context.Context) []Check {
 			return answer
 		}
 		if len(s.Lacking) > 0 {
-			return one(name, Fail, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO the user of database.url", "the database's user lacks rights: %s", strings.Join(s.Lacking, "; "))
+			return one(name, Fail, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO the user of database.url",
+				"the database's user lacks rights: %s", strings.Join(s.Lacking, "; "))
 		}
 	}
 	if err := tryWrite(v.c.DataDir); errors.Is(err, fs.ErrNotExist) {
@@ -192,7 +199,9 @@ func (v *visit) masterKey(context.Context) []Check {
 	}
 	if v.c.DataDir != "" && s.Engine == store.SQLite {
 		if _, err := os.Stat(filepath.Join(v.c.DataDir, "master.key")); err == nil {
-			return one(name, Pass, "for production keep it elsewhere: master_key: {credential: provisiond_kek}", "the master key opens %s; it lies in the data folder, so a copy of the folder opens everything", plural(s.DataKeys, "data key"))
+			return one(name, Pass, "for production keep it elsewhere: master_key: {credential: provisiond_kek}",
+				"the master key opens %s; it lies in the data folder, so a copy of the folder opens everything",
+				plural(s.DataKeys, "data key"))
 		}
 	}
 	return one(name, Pass, "", "the master key opens %s", plural(s.DataKeys, "data key"))
@@ -208,11 +217,13 @@ func (v *visit) audit(context.Context) []Check {
 	var broken *store.AuditError
 	switch {
 	case errors.As(s.Audit, &broken):
-		return one(name, Fail, "somebody changed the audit in the database itself: keep a copy of it as it is, and compare it with the newest backup", "the chain is broken: %v", broken)
+		return one(name, Fail, "somebody changed the audit in the database itself: keep a copy of it as it is, and compare it with the "+
+			"newest backup", "the chain is broken: %v", broken)
 	case errors.Is(s.Audit, context.DeadlineExceeded):
 		return one(name, Skip, "provctl audit verify reads all of it", "the audit is too long to be read here")
 	case s.Audit != nil:
-		return one(name, Warn, "provctl audit verify reads it again and says where it fails; look at the database's own log", "the audit could not be read: %v", s.Audit)
+		return one(name, Warn, "provctl audit verify reads it again and says where it fails; look at the database's own log",
+			"the audit could not be read: %v", s.Audit)
 	}
 	return one(name, Pass, "", "the chain of %s is whole", plural(s.AuditRecords, "record"))
 }
@@ -235,7 +246,8 @@ func (v *visit) queue(context.Context) []Check {
 	said := fmt.Sprintf("%s could be worked on, the oldest for %s", plural(s.Waiting, "run"), age)
 	switch {
 	case age > queueStuck:
-		return one(name, Fail, "is a daemon running? Else raise provisioning.workers, or look in its log for what every run waits on", "%s", said)
+		return one(name, Fail, "is a daemon running? Else raise provisioning.workers, or look in its log for what every run waits on", "%s",
+			said)
 	case age > queueSlow:
 		return one(name, Warn, "the workers do not keep up: raise provisioning.workers, or add a node", "%s", said)
 	}

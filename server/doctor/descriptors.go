@@ -3,7 +3,8 @@ package doctor
 import "context"
 
 // DescriptorsHint is what to do when the process may open too few files.
-const DescriptorsHint = "LimitNOFILE=65536 in the unit, nofile of the container or ulimit -n; or less for hello.limits.connections, api.connections and provisioning.workers"
+const DescriptorsHint = "LimitNOFILE=65536 in the unit, nofile of the container or ulimit -n; or less for hello.limits.connections, " +
+	"api.connections and provisioning.workers"
 
 // descriptors: may the process open as much as its configuration wants?
 func (v *visit) descriptors(context.Context) []Check {

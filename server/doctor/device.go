@@ -73,13 +73,16 @@ func (v *visit) stopped(name string, at netip.AddrPort, err error, road string) 
 	case reason.NetworkNotAllowed:
 		return one(name, Warn, fmt.Sprintf("provisioning.networks: [%s]", at.Addr()), "%snot tried: %v", road, err)
 	case reason.DeviceUnreachable:
-		return one(name, Fail, "is it on, on the wired network, and TCP 16993 open from here? Without TLS a device listens on 16992", "it stops at TCP: %v", err)
+		return one(name, Fail, "is it on, on the wired network, and TCP 16993 open from here? Without TLS a device listens on 16992",
+			"it stops at TCP: %v", err)
 	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.RootNotTrusted:
 		return one(name, Fail, hint, "%sit stops at the chain: %v (%s)", road, err, code)
-	case reason.TLSVersionRefused, reason.TLSHandshakeFailed, reason.TLSPeerCertInvalid, reason.TLSRenegotiationRefused, reason.TLSPinnedKeyChanged:
+	case reason.TLSVersionRefused, reason.TLSHandshakeFailed, reason.TLSPeerCertInvalid, reason.TLSRenegotiationRefused,
+		reason.TLSPinnedKeyChanged:
 		return one(name, Fail, hint, "%sit stops at TLS: %v (%s)", road, err, code)
 	case reason.AuthFailed, reason.CredentialsUnknown, reason.RealmChanged:
-		return one(name, Pass, "", "%sit stops at digest: the device asks for a password, as a managed one does, and the doctor has none", road)
+		return one(name, Pass, "", "%sit stops at digest: the device asks for a password, as a managed one does, and the doctor has none",
+			road)
 	case reason.AccountLocked:
 		return one(name, Warn, hint, "%sit stops at digest: %v", road, err)
 	}

@@ -54,7 +54,8 @@ func TestWhereTheRoadToADeviceStops(t *testing.T) {
 				t.Cleanup(func() { _ = d.Close() })
 			}
 			r, _ := New(Config{
-				HelloListen: "127.0.0.1:0", Own: func() []netip.Addr { return nil }, Sample: addr, Networks: []netip.Prefix{netip.MustParsePrefix("127.95.0.0/16")},
+				HelloListen: "127.0.0.1:0", Own: func() []netip.Addr { return nil }, Sample: addr,
+				Networks:     []netip.Prefix{netip.MustParsePrefix("127.95.0.0/16")},
 				Certificates: func() ([]*certs.Provisioning, []error) { return []*certs.Provisioning{p}, nil },
 			}).Run(t.Context())
 			want(t, checkOf(t, r, "device:"+addr.String()), c.status, []string{c.detail}, nil)

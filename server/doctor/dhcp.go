@@ -17,7 +17,8 @@ import (
 )
 
 // why15 is the question that the old instructions left open.
-const why15 = "Firmware takes its DNS suffix from option 15 of its own lease on the wired port, unless a PKI DNS suffix was typed into MEBx, and refuses a certificate for another domain. It is an option of the DHCP scope, not a DNS record."
+const why15 = "Firmware takes its DNS suffix from option 15 of its own lease on the wired port, unless a PKI DNS suffix was typed into " +
+	"MEBx, and refuses a certificate for another domain. It is an option of the DHCP scope, not a DNS record."
 
 // dhcpFinding is what was learned on the interface, once for several checks.
 type dhcpFinding struct {
@@ -50,7 +51,8 @@ func (v *visit) dhcp(ctx context.Context) []Check {
 	if len(f.offers) == 0 {
 		check.Status = Fail
 		check.Detail = fmt.Sprintf("no DHCP server on %s answered a DHCPINFORM within %d s", f.iface, int(dhcpPatience.Seconds()))
-		check.Hint = "is a DHCP server or a relay on this network, and does it have a scope for " + network.String() + "? A server on this very machine does not hear its own broadcast everywhere."
+		check.Hint = "is a DHCP server or a relay on this network, and does it have a scope for " + network.String() +
+			"? A server on this very machine does not hear its own broadcast everywhere."
 		v.measure(func(m *Measures) { m.DHCP[f.iface] = false })
 		return []Check{check}
 	}
@@ -76,12 +78,14 @@ func (v *visit) dhcp(ctx context.Context) []Check {
 	}
 	if len(seen) > 1 {
 		check.Status, wrong15 = Fail, true
-		heads = append(heads, fmt.Sprintf("%d DHCP servers answer on %s and tell different suffixes: it is chance which one a device believes", len(f.offers), f.iface))
+		heads = append(heads, fmt.Sprintf("%d DHCP servers answer on %s and tell different suffixes: it is chance which one a device "+
+			"believes", len(f.offers), f.iface))
 		hints = append(hints, "switch off the server that does not belong there, or give both the same option 15")
 	}
 	check.Detail = strings.Join(append(heads, lines...), "\n")
 	if wrong15 {
-		hints = append(hints, why15, "set option 15:"+option15Text(v.wantedSuffix(), network), "then let the device take a new lease: renew it, or ten seconds without power")
+		hints = append(hints, why15, "set option 15:"+option15Text(v.wantedSuffix(), network),
+			"then let the device take a new lease: renew it, or ten seconds without power")
 	}
 	check.Hint = strings.Join(hints, "\n")
 	v.measure(func(m *Measures) { m.DHCP[f.iface] = check.Status != Fail })
@@ -93,11 +97,14 @@ func (v *visit) dhcp(ctx context.Context) []Check {
 func unasked(iface string, err error) (Status, string, string) {
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return Warn, "this user has no right to use port 68, so DHCP was not asked", "run the doctor as root, or give the service CAP_NET_BIND_SERVICE and CAP_NET_RAW (its unit says how)"
+		return Warn, "this user has no right to use port 68, so DHCP was not asked",
+			"run the doctor as root, or give the service CAP_NET_BIND_SERVICE and CAP_NET_RAW (its unit says how)"
 	case errors.Is(err, syscall.EADDRINUSE):
-		return Warn, "port 68 is held by a DHCP client of this machine that does not share it, so DHCP was not asked", "ask on another interface, or stop the client for a moment (ss -lunp shows it)"
+		return Warn, "port 68 is held by a DHCP client of this machine that does not share it, so DHCP was not asked",
+			"ask on another interface, or stop the client for a moment (ss -lunp shows it)"
 	case errors.Is(err, errNoIPv4):
-		return Warn, iface + " has no IPv4 address, so a DHCPINFORM has no sender", "give it an address in the devices' network, or name another interface in doctor.dhcp_interface"
+		return Warn, iface + " has no IPv4 address, so a DHCPINFORM has no sender",
+			"give it an address in the devices' network, or name another interface in doctor.dhcp_interface"
 	case errors.Is(err, syscall.ENETDOWN), errors.Is(err, syscall.ENETUNREACH):
 		return Warn, iface + " is down", "ip link set " + iface + " up"
 	}
@@ -126,7 +133,8 @@ func (v *visit) judgeOffer(o offer) (Status, string, string) {
 	case r.Unusable != "":
 		status, said = Fail, r.Unusable
 		if len(o.Domains) == 0 && len(o.Search) > 0 {
-			said += "; option 119 (" + strings.Join(o.Search, ", ") + ") is there, but firmware does not read it: it does not replace option 15"
+			said += "; option 119 (" + strings.Join(o.Search, ", ") +
+				") is there, but firmware does not read it: it does not replace option 15"
 		}
 		return status, said, hint
 	default:
@@ -145,7 +153,8 @@ func (v *visit) judgeOffer(o offer) (Status, string, string) {
 	case zone == "" && len(v.c.Zones) > 0 && len(v.loaded()) == 0:
 		return Fail, fmt.Sprintf("%s, which is none of the configured zones (%s)", said, strings.Join(v.c.Zones, ", ")), hint
 	case zone == "" && len(v.c.Zones) > 0:
-		return worse(status, Warn), fmt.Sprintf("%s, which is none of the configured zones (%s); %s", said, strings.Join(v.c.Zones, ", "), why), "devices look for provisionserver." + r.Suffix + ": add it to zones, or correct option 15"
+		return worse(status, Warn), fmt.Sprintf("%s, which is none of the configured zones (%s); %s", said, strings.Join(v.c.Zones, ", "),
+			why), "devices look for provisionserver." + r.Suffix + ": add it to zones, or correct option 15"
 	case covered:
 		said += "; " + why
 	}

@@ -366,7 +366,8 @@ func readDomain(times [][]byte) domainReading {
 		for _, t := range times {
 			all = append(all, fmt.Sprintf("%q", t))
 		}
-		r.Unusable = fmt.Sprintf("option 15 comes %d times (%s); RFC 3396 joins the pieces into one name", len(times), strings.Join(all, ", "))
+		r.Unusable = fmt.Sprintf("option 15 comes %d times (%s); RFC 3396 joins the pieces into one name", len(times),
+			strings.Join(all, ", "))
 	}
 	text := raw
 	if trimmed := strings.TrimRight(text, "\x00"); trimmed != text {

@@ -89,13 +89,15 @@ func (v *visit) zone(ctx context.Context, zone string) Check {
 	name := firmwareName + "." + zone
 	resolvers, err := v.resolvers()
 	if err != nil {
-		check.Status, check.Detail, check.Hint = Fail, fmt.Sprintf("no resolver is known: %v", err), "name one in /etc/resolv.conf, or in doctor.resolvers"
+		check.Status, check.Detail, check.Hint = Fail, fmt.Sprintf("no resolver is known: %v", err),
+			"name one in /etc/resolv.conf, or in doctor.resolvers"
 		return check
 	}
 	own, servers, err := zoneServers(ctx, resolvers, zone)
 	var silent *noAnswer
 	if errors.As(err, &silent) {
-		check.Status, check.Detail, check.Hint = Fail, fmt.Sprintf("who serves %s cannot be asked: %v", zone, err), "is the DNS server up, and UDP and TCP 53 open from here to it?"
+		check.Status, check.Detail, check.Hint = Fail, fmt.Sprintf("who serves %s cannot be asked: %v", zone, err),
+			"is the DNS server up, and UDP and TCP 53 open from here to it?"
 		return check
 	}
 	resolver := v.see(ctx, "this machine's resolver", resolvers, resolvers, name)
@@ -164,12 +166,15 @@ func (v *visit) judgeZone(check *Check, zone string, seen []sighting, resolver s
 		check.Hint = strings.TrimPrefix(add, "\n")
 	case !mine:
 		check.Status, check.Detail = Fail, fmt.Sprintf("%s leads to %s, which is not this server", name, addresses(foreign))
-		check.Hint = fmt.Sprintf("ours: %s. If devices do reach us there (a balancer, NAT, another node), name it in doctor.addresses; else replace the record:%s", addresses(v.announced()), recordText(zone, v.announced()))
+		check.Hint = fmt.Sprintf("ours: %s. If devices do reach us there (a balancer, NAT, another node), name it in doctor.addresses; "+
+			"else replace the record:%s", addresses(v.announced()), recordText(zone, v.announced()))
 	case len(foreign) > 0:
-		check.Status, check.Detail = Warn, fmt.Sprintf("%s leads to us, and also to %s, which is not this server; firmware may try the first address only", name, addresses(foreign))
+		check.Status, check.Detail = Warn, fmt.Sprintf("%s leads to us, and also to %s, which is not this server; firmware may try the "+
+			"first address only", name, addresses(foreign))
 		check.Hint = "take the other address out, or name it in doctor.addresses if another node is there"
 	case len(lost) > 0:
-		check.Status, check.Detail = Warn, fmt.Sprintf("%s is right on %s and missing on %s", name, strings.Join(found, ", "), strings.Join(lost, ", "))
+		check.Status, check.Detail = Warn, fmt.Sprintf("%s is right on %s and missing on %s", name, strings.Join(found, ", "),
+			strings.Join(lost, ", "))
 		check.Hint = "has the zone been transferred to every server? Compare the serial numbers of its SOA"
 	default:
 		check.Detail = name + " leads to us"
@@ -192,7 +197,8 @@ func (v *visit) judgeZone(check *Check, zone string, seen []sighting, resolver s
 		warn("no answer from "+strings.Join(errors, ", "), "devices that ask this server wait in vain: is it up, and UDP and TCP 53 open?")
 	}
 	if asked && resolver.err == nil && !sameAddrs(resolver.addrs, merged(seen)) {
-		warn("this machine's resolver answers differently (split horizon, or an old answer still kept)", "firmware uses the servers of DHCP option 6: the name has to be right in the view that these serve")
+		warn("this machine's resolver answers differently (split horizon, or an old answer still kept)",
+			"firmware uses the servers of DHCP option 6: the name has to be right in the view that these serve")
 	}
 	if long {
 		warn("the answer may be kept for more than a day", "a TTL of 300 s makes moving the server easy")
@@ -327,7 +333,8 @@ func (v *visit) reverse(ctx context.Context) []Check {
 	}
 	hint := ""
 	if worst != Pass {
-		hint = "firmware does not ask for reverse names, but an address whose name leads elsewhere is often an old record: correct the PTR record"
+		hint = "firmware does not ask for reverse names, but an address whose name leads elsewhere is often an old record: correct the " +
+			"PTR record"
 	}
 	if len(lines) == 0 {
 		return one(name, Skip, "", "no address of ours is reachable from outside, so there is no name to look up")

@@ -135,7 +135,8 @@ type Daemon struct {
 
 // Kinds lists every kind of check, in the order of a report.
 func Kinds() []string {
-	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "names", "certificates", "tls", "device", "clock",
+	return []string{"configuration", "listener", "dns", "reverse", "dhcp", "suffixes", "networks", "names", "certificates", "tls", "device",
+		"clock",
 		"database", "schema", "rights", "master_key", "audit", "queue", "backup", "disk", "descriptors", "metrics"}
 }
 
@@ -249,7 +250,8 @@ func (d *Doctor) Run(ctx context.Context) (Report, Measures) {
 			case found := <-answers[i]:
 				report.Checks = append(report.Checks, found...)
 			case <-time.After(500 * time.Millisecond / time.Duration(len(all))):
-				report.Checks = append(report.Checks, Check{Name: c.name, Status: Fail, Detail: "this check did not end in time", Hint: "run the doctor again; if it stays so, tell the makers"})
+				report.Checks = append(report.Checks, Check{Name: c.name, Status: Fail, Detail: "this check did not end in time",
+					Hint: "run the doctor again; if it stays so, tell the makers"})
 			}
 		}
 	}
@@ -275,7 +277,8 @@ func guarded(ctx context.Context, name string, run func(ctx context.Context) []C
 	defer func() {
 		if p := recover(); p != nil {
 			where := strings.Join(strings.Fields(string(debug.Stack())), " ")
-			out = []Check{{Name: name, Status: Fail, Detail: fmt.Sprintf("the check itself failed: %v", p), Hint: "this is a fault of the program: " + where[:min(len(where), 600)]}}
+			out = []Check{{Name: name, Status: Fail, Detail: fmt.Sprintf("the check itself failed: %v", p),
+				Hint: "this is a fault of the program: " + where[:min(len(where), 600)]}}
 		}
 	}()
 	return run(ctx)

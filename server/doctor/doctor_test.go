@@ -146,10 +146,12 @@ func TestNTP(t *testing.T) {
 		}
 	}
 	// The count of seconds starts again in February 2036.
-	if got := ntpTime([]byte{0, 0, 0, 10, 0, 0, 0, 0}, time.Date(2036, 2, 7, 6, 28, 30, 0, time.UTC)); got.UTC().Format(time.RFC3339) != "2036-02-07T06:28:26Z" {
+	if got := ntpTime([]byte{0, 0, 0, 10, 0, 0, 0, 0},
+		time.Date(2036, 2, 7, 6, 28, 30, 0, time.UTC)); got.UTC().Format(time.RFC3339) != "2036-02-07T06:28:26Z" {
 		t.Error(got.UTC())
 	}
-	for d, s := range map[time.Duration]Status{0: Pass, time.Second: Pass, -5 * time.Second: Warn, 31 * time.Second: Fail, -24 * time.Hour: Fail} {
+	for d, s := range map[time.Duration]Status{0: Pass, time.Second: Pass, -5 * time.Second: Warn, 31 * time.Second: Fail,
+		-24 * time.Hour: Fail} {
 		if judgeOffset(d) != s {
 			t.Errorf("%v is %s", d, judgeOffset(d))
 		}
@@ -190,7 +192,8 @@ func TestDNSAnswers(t *testing.T) {
 	if len(addrs) != 1 || len(aliases) != 1 || ttl != 30 {
 		t.Error(addrs, aliases, ttl)
 	}
-	loop := dnsAnswer{Answer: []record{{Name: "a.b", Type: dnsmessage.TypeCNAME, Target: "c.b"}, {Name: "c.b", Type: dnsmessage.TypeCNAME, Target: "a.b"}}}
+	loop := dnsAnswer{Answer: []record{{Name: "a.b", Type: dnsmessage.TypeCNAME, Target: "c.b"},
+		{Name: "c.b", Type: dnsmessage.TypeCNAME, Target: "a.b"}}}
 	if addrs, _, _, _ := addressesIn(loop, "a.b"); len(addrs) != 0 {
 		t.Error(addrs)
 	}
@@ -202,7 +205,8 @@ func TestDNSAnswers(t *testing.T) {
 			t.Errorf("%q is asked for", bad)
 		}
 	}
-	for addr, name := range map[string]string{"192.0.2.10": "10.2.0.192.in-addr.arpa", "fd00::1": "1." + strings.Repeat("0.", 28) + "0.d.f.ip6.arpa"} {
+	for addr, name := range map[string]string{"192.0.2.10": "10.2.0.192.in-addr.arpa",
+		"fd00::1": "1." + strings.Repeat("0.", 28) + "0.d.f.ip6.arpa"} {
 		if got := arpa(netip.MustParseAddr(addr)); got != name {
 			t.Errorf("%s: %s", addr, got)
 		}
@@ -219,7 +223,8 @@ func TestWordsForSizes(t *testing.T) {
 	if d := cmp.Diff([]string{"0 bytes", "1023 bytes", "1.0 KiB", "5.0 MiB", "3.0 TiB"}, got); d != "" {
 		t.Error(d)
 	}
-	if s := fmt.Sprint(ageWords(90*time.Minute), " ", ageWords(30*time.Hour), " ", ageWords(72*time.Hour)); s != "90 minutes 30 hours 3 days" {
+	if s := fmt.Sprint(ageWords(90*time.Minute), " ", ageWords(30*time.Hour), " ",
+		ageWords(72*time.Hour)); s != "90 minutes 30 hours 3 days" {
 		t.Error(s)
 	}
 }
@@ -231,7 +236,8 @@ func TestWhatWasNotLookedAt(t *testing.T) {
 	for name, c := range map[string]Config{
 		"nothing named": {Certificates: func() ([]*certs.Provisioning, []error) { return nil, nil }, Running: func(context.Context) Daemon { return Daemon{} }},
 		"a daemon of which nothing is known": {DataDir: "/nowhere/at/all", HelloListen: "127.0.0.1:9971", Zones: []string{"corp.example.com"}, Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")},
-			Certificates: func() ([]*certs.Provisioning, []error) { return nil, nil }, Running: func(context.Context) Daemon { return Daemon{Up: true, Unknown: "it is not asked"} }},
+			Certificates: func() ([]*certs.Provisioning, []error) { return nil, nil },
+			Running:      func(context.Context) Daemon { return Daemon{Up: true, Unknown: "it is not asked"} }},
 	} {
 		if c.Own == nil {
 			c.Own = func() []netip.Addr { return nil }

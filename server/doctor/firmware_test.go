@@ -39,7 +39,8 @@ func TestADeviceFindsTheServerAndIsManaged(t *testing.T) {
 	if !strings.Contains(said, "operational") || !strings.Contains(said, "ProvisionServer."+labZone+" is "+labServer) {
 		t.Fatalf("the device said:\n%s", said)
 	}
-	out, err := l.command("server", program(t, "provctl"), "--token-file", l.dir+"/data/admin.token", "--json", "device", "show", deviceUUID).Output()
+	out, err := l.command("server", program(t, "provctl"), "--token-file", l.dir+"/data/admin.token", "--json", "device", "show",
+		deviceUUID).Output()
 	if err != nil {
 		t.Fatalf("provctl device show: %v %s", err, out)
 	}
@@ -53,7 +54,8 @@ func TestADeviceFindsTheServerAndIsManaged(t *testing.T) {
 		if shown.Lifecycle == "provisioned" || time.Now().After(deadline) {
 			break
 		}
-		if out, err = l.command("server", program(t, "provctl"), "--token-file", l.dir+"/data/admin.token", "--json", "device", "show", deviceUUID).Output(); err != nil {
+		if out, err = l.command("server", program(t, "provctl"), "--token-file", l.dir+"/data/admin.token", "--json", "device", "show",
+			deviceUUID).Output(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -204,7 +206,8 @@ func lease(ctx context.Context, iface string) (netip.Addr, offer, error) {
 		return netip.Addr{}, offer{}, err
 	}
 	defer c.Close()
-	base := []dhcpOption{{optionClientID, append([]byte{1}, nic.HardwareAddr...)}, {optionParameters, []byte{optionMask, optionRouter, optionDNS, optionDomain}}}
+	base := []dhcpOption{{optionClientID, append([]byte{1}, nic.HardwareAddr...)},
+		{optionParameters, []byte{optionMask, optionRouter, optionDNS, optionDomain}}}
 	m := dhcpMessage{ID: 0x414d5431, Broadcast: true, Hardware: nic.HardwareAddr}
 	m.Options = append([]dhcpOption{{optionType, []byte{dhcpDiscover}}}, base...)
 	got, err := exchangeDHCP(ctx, c, m, dhcpOffer)
@@ -212,7 +215,8 @@ func lease(ctx context.Context, iface string) (netip.Addr, offer, error) {
 		return netip.Addr{}, offer{}, fmt.Errorf("discover: %w", err)
 	}
 	server, _ := got.get(optionServer)
-	m.Options = append([]dhcpOption{{optionType, []byte{dhcpRequest}}, {optionServer, server}, {optionAddress, got.Your.AsSlice()}}, base...)
+	m.Options = append([]dhcpOption{{optionType, []byte{dhcpRequest}}, {optionServer, server}, {optionAddress, got.Your.AsSlice()}},
+		base...)
 	if got, err = exchangeDHCP(ctx, c, m, dhcpAck); err != nil {
 		return netip.Addr{}, offer{}, fmt.Errorf("request: %w", err)
 	}

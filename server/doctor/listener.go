@@ -91,7 +91,8 @@ func (v *visit) listener(ctx context.Context) []Check {
 		return one(name, Fail, "hello: {listen: \"0.0.0.0:9971\"}", "hello.listen %q is not an address and a port", v.c.HelloListen)
 	}
 	if len(addrs) == 0 {
-		return one(name, Warn, "give it an address that devices reach: ip address shows those it has", "this machine has no address but loopback")
+		return one(name, Warn, "give it an address that devices reach: ip address shows those it has",
+			"this machine has no address but loopback")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -154,13 +155,16 @@ func (v *visit) couldListen(port string) (Status, string, string) {
 	l, err := net.Listen("tcp", v.c.HelloListen)
 	if err == nil {
 		_ = l.Close()
-		return Warn, "nobody listens on " + v.c.HelloListen + "; the port is free and may be opened", "provisiond serve, or systemctl start provisiond"
+		return Warn, "nobody listens on " + v.c.HelloListen + "; the port is free and may be opened",
+			"provisiond serve, or systemctl start provisiond"
 	}
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return Fail, fmt.Sprintf("this user has no right to open %s", v.c.HelloListen), "run as the user of the service; a port below 1024 needs AmbientCapabilities=CAP_NET_BIND_SERVICE"
+		return Fail, fmt.Sprintf("this user has no right to open %s", v.c.HelloListen),
+			"run as the user of the service; a port below 1024 needs AmbientCapabilities=CAP_NET_BIND_SERVICE"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return Fail, fmt.Sprintf("%s is no address of this machine", v.c.HelloListen), "hello.listen: 0.0.0.0:" + port + " takes every address"
+		return Fail, fmt.Sprintf("%s is no address of this machine", v.c.HelloListen),
+			"hello.listen: 0.0.0.0:" + port + " takes every address"
 	}
 	return Fail, fmt.Sprintf("%s cannot be opened: %v", v.c.HelloListen, short(err)), "ss -ltnp shows who has the port"
 }

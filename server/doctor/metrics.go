@@ -22,11 +22,16 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{
-		check:   f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_doctor_check", Help: "What a kind of check came to: 0 pass, 1 warn, 2 fail."}, []string{"check"}),
-		lastRun: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_doctor_last_run_timestamp_seconds", Help: "When the checks ran last; 0 never."}),
-		zones:   f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_dns_probe_ok", Help: "1 when provisionserver in this zone leads to us."}, []string{"zone"}),
-		dhcp:    f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_dhcp_probe_ok", Help: "1 when DHCP option 15 on this interface is one that our certificates serve."}, []string{"scope"}),
-		offset:  f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_ntp_offset_seconds", Help: "What has to be added to this clock to agree with doctor.ntp; 0 when not known."}),
+		check: f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_doctor_check",
+			Help: "What a kind of check came to: 0 pass, 1 warn, 2 fail."}, []string{"check"}),
+		lastRun: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_doctor_last_run_timestamp_seconds",
+			Help: "When the checks ran last; 0 never."}),
+		zones: f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_dns_probe_ok",
+			Help: "1 when provisionserver in this zone leads to us."}, []string{"zone"}),
+		dhcp: f.NewGaugeVec(prometheus.GaugeOpts{Name: "provisiond_dhcp_probe_ok",
+			Help: "1 when DHCP option 15 on this interface is one that our certificates serve."}, []string{"scope"}),
+		offset: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_ntp_offset_seconds",
+			Help: "What has to be added to this clock to agree with doctor.ntp; 0 when not known."}),
 	}
 	for _, k := range Kinds() {
 		m.check.WithLabelValues(k)

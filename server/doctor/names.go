@@ -26,6 +26,8 @@ func (v *visit) names(context.Context) []Check {
 		}
 		lines = append(lines, fmt.Sprintf("%s: %s", n.Name, strings.Join(of, ", ")))
 	}
-	return one(name, Warn, "give all but one of each another name: provctl device name UUID FQDN; or retire what is gone: provctl device retire UUID",
-		"several managed devices have one name, and each a certificate in it, from a release that did not look:\n%s", strings.Join(lines, "\n"))
+	return one(name, Warn, "give all but one of each another name: provctl device name UUID FQDN; or retire what is gone: provctl device "+
+		"retire UUID",
+		"several managed devices have one name, and each a certificate in it, from a release that did not look:\n%s",
+		strings.Join(lines, "\n"))
 }

@@ -125,7 +125,8 @@ func (l *netLab) join(role, address string) {
 		batch += "\naddr add " + address + " dev eth0"
 	}
 	l.namespace(role, "link set lo up")
-	l.batch("infra", fmt.Sprintf("link add to-%s type veth peer name eth0 netns %s\nlink set to-%s master br0\nlink set to-%s up", role, l.ns(role), role, role))
+	l.batch("infra", fmt.Sprintf("link add to-%s type veth peer name eth0 netns %s\nlink set to-%s master br0\nlink set to-%s up", role,
+		l.ns(role), role, role))
 	l.batch(role, batch)
 }
 
@@ -196,7 +197,8 @@ func (l *netLab) start(role, ready, program string, env []string, args ...string
 
 func tailOf(s string, n int) string { return s[max(0, len(s)-n):] }
 
-var dnsmasqCommon = []string{"--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=", "--bind-interfaces", "--user=root", "--log-facility=-", "--no-ping"}
+var dnsmasqCommon = []string{"--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=",
+	"--bind-interfaces", "--user=root", "--log-facility=-", "--no-ping"}
 
 func dnsmasq(listen string, more ...string) []string {
 	return append(append(append([]string{}, dnsmasqCommon...), "--listen-address="+listen), more...)
@@ -205,13 +207,16 @@ func dnsmasq(listen string, more ...string) []string {
 // zoneServer is the zone's own DNS server.
 func (l *netLab) zoneServer(records ...string) {
 	l.t.Helper()
-	l.start("infra", "started, version", "dnsmasq", nil, dnsmasq(labOwnDNS, append(records, nsRecord(), "--host-record=ns."+labZone+","+labOwnDNS, "--local-ttl=300", "--local=/"+labZone+"/")...)...)
+	l.start("infra", "started, version", "dnsmasq", nil,
+		dnsmasq(labOwnDNS, append(records, nsRecord(), "--host-record=ns."+labZone+","+labOwnDNS, "--local-ttl=300",
+			"--local=/"+labZone+"/")...)...)
 }
 
 // resolver is what the site's machines ask; it may serve DHCP too.
 func (l *netLab) resolver(more ...string) {
 	l.t.Helper()
-	l.start("infra", "started, version", "dnsmasq", nil, dnsmasq(labResolver, append(more, "--server="+labOwnDNS, "--dhcp-leasefile="+filepath.Join(l.dir, "leases"))...)...)
+	l.start("infra", "started, version", "dnsmasq", nil,
+		dnsmasq(labResolver, append(more, "--server="+labOwnDNS, "--dhcp-leasefile="+filepath.Join(l.dir, "leases"))...)...)
 }
 
 // nsRecord says that ns.<zone> serves the zone; dnsmasq has no word for it.
@@ -237,7 +242,8 @@ func (l *netLab) kea(options string) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		l.t.Fatal(err)
 	}
-	l.start("kea", "DHCP4_STARTED", "kea-dhcp4", []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=" + dir, "KEA_DHCP_DATA_DIR=" + dir}, "-c", file)
+	l.start("kea", "DHCP4_STARTED", "kea-dhcp4", []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=" + dir, "KEA_DHCP_DATA_DIR=" + dir},
+		"-c", file)
 }
 
 func TestMain(m *testing.M) {

@@ -30,7 +30,8 @@ func (v *visit) networks(context.Context) []Check {
 		return one(name, Skip, "", "no device has been heard of yet")
 	}
 	if len(v.c.Networks) == 0 {
-		return one(name, Warn, "provisioning: {networks: [10.20.0.0/16]}", "devices have been heard from %s, and provisioning.networks allows none of them", plural(len(s.Subnets), "subnet"))
+		return one(name, Warn, "provisioning: {networks: [10.20.0.0/16]}",
+			"devices have been heard from %s, and provisioning.networks allows none of them", plural(len(s.Subnets), "subnet"))
 	}
 	status := Pass
 	table := [][]string{{"NETWORK", "DEVICES", "NOT SET UP", "LAST HELLO"}}
@@ -46,7 +47,8 @@ func (v *visit) networks(context.Context) []Check {
 				sum.LastHello = c.LastHello
 			}
 			if c.Waiting > 0 && v.now.Sub(c.LastHello) > silence {
-				silent = append(silent, fmt.Sprintf("%s: %s not set up, %s", c.Subnet, plural(c.Waiting, "device"), v.lastHello(c.LastHello)))
+				silent = append(silent, fmt.Sprintf("%s: %s not set up, %s", c.Subnet, plural(c.Waiting, "device"),
+					v.lastHello(c.LastHello)))
 			}
 		}
 		if sum.Devices == 0 {
@@ -60,7 +62,8 @@ func (v *visit) networks(context.Context) []Check {
 	}
 	if len(silent) > 0 {
 		status = Warn
-		head += fmt.Sprintf("; %s silent for more than a day while devices there are not set up", plural(len(silent), "subnet")+" "+is(len(silent)))
+		head += fmt.Sprintf("; %s silent for more than a day while devices there are not set up",
+			plural(len(silent), "subnet")+" "+is(len(silent)))
 	}
 	lines := []string{head, lined(table)}
 	if more := len(silent) - manySubnets; more > 0 {
@@ -69,7 +72,9 @@ func (v *visit) networks(context.Context) []Check {
 	lines = append(lines, silent...)
 	hint := ""
 	if status == Warn {
-		hint = "on a machine of such a network, as its devices would:" + FromClient(v.c.Zones) + "\nno answer: DNS, or a firewall in front of TCP 9971. An answer: option 15 of that scope, machines that are off, or a setup window that is over (ten seconds without power open it again)"
+		hint = "on a machine of such a network, as its devices would:" + FromClient(v.c.Zones) +
+			"\nno answer: DNS, or a firewall in front of TCP 9971. An answer: option 15 of that scope, machines that are off, or a setup " +
+			"window that is over (ten seconds without power open it again)"
 	}
 	return one(name, status, hint, "%s", strings.Join(lines, "\n"))
 }
@@ -91,8 +96,10 @@ func FromClient(zones []string) string {
 	}
 	host := firmwareName + "." + zone
 	return paste(
-		"Windows PowerShell", []string{"Resolve-DnsName " + host, "(Invoke-WebRequest -UseBasicParsing http://" + host + ":9971" + probePath + ").Content"},
-		"Linux", []string{"getent ahosts " + host, "timeout 5 bash -c 'exec 3<>/dev/tcp/" + host + `/9971; printf "GET ` + probePath + ` HTTP/1.0\r\n\r\n" >&3; cat <&3'`},
+		"Windows PowerShell", []string{"Resolve-DnsName " + host, "(Invoke-WebRequest -UseBasicParsing http://" + host + ":9971" +
+			probePath + ").Content"},
+		"Linux", []string{"getent ahosts " + host, "timeout 5 bash -c 'exec 3<>/dev/tcp/" + host + `/9971; printf "GET ` + probePath +
+			` HTTP/1.0\r\n\r\n" >&3; cat <&3'`},
 		"in a browser", []string{"http://" + host + ":9971" + probePath},
 	)
 }

@@ -45,7 +45,8 @@ func TestFromClient(t *testing.T) {
 				t.Fatalf("nothing for Linux in %s", out)
 			}
 			resolv, script := filepath.Join(l.dir, "resolv.conf"), filepath.Join(l.dir, "script")
-			for file, text := range map[string]string{resolv: "nameserver " + labResolver + "\n", script: "mount --bind " + resolv + " /etc/resolv.conf\n" + linux} {
+			for file, text := range map[string]string{resolv: "nameserver " + labResolver + "\n",
+				script: "mount --bind " + resolv + " /etc/resolv.conf\n" + linux} {
 				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}

@@ -53,11 +53,13 @@ func terraform(zone string, addrs []netip.Addr) (lines []string) {
 // option15Text sets option 15 on each kind of DHCP server.
 func option15Text(suffix string, network netip.Prefix) string {
 	return paste(
-		"Windows PowerShell", []string{fmt.Sprintf("Set-DhcpServerv4OptionValue -ScopeId %s -DnsDomain %s", network.Masked().Addr(), suffix)},
+		"Windows PowerShell", []string{fmt.Sprintf("Set-DhcpServerv4OptionValue -ScopeId %s -DnsDomain %s", network.Masked().Addr(),
+			suffix)},
 		"dnsmasq", []string{"domain=" + suffix, "dhcp-option=15," + suffix},
 		"Kea, in the subnet", []string{fmt.Sprintf(`"option-data": [{"name": "domain-name", "data": %q}]`, suffix)},
 		"ISC dhcpd", []string{fmt.Sprintf("option domain-name %q;", suffix)},
-		"Cisco IOS", []string{"ip dhcp pool CLIENTS", fmt.Sprintf(" network %s %s", network.Masked().Addr(), mask(network)), " domain-name " + suffix},
+		"Cisco IOS", []string{"ip dhcp pool CLIENTS", fmt.Sprintf(" network %s %s", network.Masked().Addr(), mask(network)),
+			" domain-name " + suffix},
 	)
 }
 

@@ -53,7 +53,8 @@ func (s *site) config(more ...string) string {
 	s.t.Helper()
 	text := map[string]string{
 		"data_dir": s.data, "hello": `{listen: "127.0.0.1:0"}`, "api": `{listen: "127.0.0.1:1"}`, "log": "{level: error}",
-		"provisioning": fmt.Sprintf("{certificates: [{pfx: %[1]s/amt.pfx, password_file: %[1]s/amt.password}], networks: [127.0.0.0/8]}", s.dir),
+		"provisioning": fmt.Sprintf("{certificates: [{pfx: %[1]s/amt.pfx, password_file: %[1]s/amt.password}], networks: [127.0.0.0/8]}",
+			s.dir),
 	}
 	for _, m := range more {
 		k, v, _ := strings.Cut(m, ": ")

@@ -49,7 +49,8 @@ func (v *visit) suffixes(context.Context) []Check {
 		return one(name, Skip, "", "no zone is configured and no device has reported a suffix yet, so there is nothing to compare")
 	}
 	if len(v.loaded()) == 0 {
-		return one(name, Warn, "provctl cert import FILE, or provisioning.certificates in the configuration", "no certificate is loaded that could be compared with %s", suffixWords(len(rows)))
+		return one(name, Warn, "provctl cert import FILE, or provisioning.certificates in the configuration",
+			"no certificate is loaded that could be compared with %s", suffixWords(len(rows)))
 	}
 
 	status, bad, unserved := Pass, 0, ""
@@ -79,7 +80,8 @@ func (v *visit) suffixes(context.Context) []Check {
 	hint := ""
 	if bad > 0 {
 		head = fmt.Sprintf("%d of %s %s served by no certificate: devices there refuse the server", bad, suffixWords(len(rows)), is(bad))
-		hint = "correct option 15 where it is wrong, or get a certificate that names the suffix: provctl cert request --cn provisionserver." + unserved
+		hint = "correct option 15 where it is wrong, or get a certificate that names the suffix: provctl cert request --cn " +
+			"provisionserver." + unserved
 	} else if status != Pass {
 		head = "every suffix is served, but for some firmware no source is certain"
 	}

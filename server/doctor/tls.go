@@ -44,7 +44,8 @@ func (v *visit) ownTLS(name string, s Shown) Check {
 	if s.Wrong != nil {
 		status = Fail
 		lines = append(lines, fmt.Sprintf("what the files of %s hold cannot be used: %v", s.Key, s.Wrong))
-		hints = append(hints, "put files there that are good and belong together; a running daemon takes them up within seconds, and until then goes on with what it read before. A restart would fail.")
+		hints = append(hints, "put files there that are good and belong together; a running daemon takes them up within seconds, and "+
+			"until then goes on with what it read before. A restart would fail.")
 	}
 	for _, c := range s.Certificates {
 		left := c.NotAfter.Sub(v.now)

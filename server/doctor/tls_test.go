@@ -38,7 +38,8 @@ func TestOwnTLS(t *testing.T) {
 			return []Shown{{Name: "api", Key: "api.tls", Certificates: c.certs, Wrong: c.wrong}}
 		}}), now: now}
 		got := v.tls(t.Context())
-		if len(got) != 1 || got[0].Name != "tls:api" || got[0].Status != c.status || !strings.Contains(got[0].Detail, c.detail) || !strings.Contains(got[0].Hint, c.hint) || (got[0].Hint == "") != (c.hint == "") {
+		if len(got) != 1 || got[0].Name != "tls:api" || got[0].Status != c.status || !strings.Contains(got[0].Detail, c.detail) ||
+			!strings.Contains(got[0].Hint, c.hint) || (got[0].Hint == "") != (c.hint == "") {
 			t.Errorf("%s: %+v", c.name, got)
 		}
 	}

@@ -33,7 +33,8 @@ func (c *given) address() error {
 	case d.Lifecycle.Managed():
 		c.Said = fmt.Sprintf("it is called at %s from now on; to have it looked at now: provctl maintain %s --task check", a, d.UUID)
 	case d.Lifecycle == store.Quarantined && d.Reason == reason.UUIDDuplicate:
-		c.Said = fmt.Sprintf("of the machines with this UUID it is the one at %s; its next hello is looked at, and the others are kept out", a)
+		c.Said = fmt.Sprintf("of the machines with this UUID it is the one at %s; its next hello is looked at, and the others are kept out",
+			a)
 	default:
 		c.Said = fmt.Sprintf("it is called at %s from now on", a)
 	}
@@ -54,8 +55,9 @@ func MoveDevice(ctx context.Context, tx *store.Tx, d store.Device, a netip.Addr,
 	if err := tx.UpdateDevice(ctx, d.UUID, f); err != nil {
 		return err
 	}
-	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "address_set", Actor: actor, Detail: "from " + orUnknown(d.Address) + " to " + a.String(),
-		Data: map[string]any{"address": a.String(), "previous_address": amt.Text(d.Address), "note": note}})
+	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "address_set", Actor: actor,
+		Detail: "from " + orUnknown(d.Address) + " to " + a.String(),
+		Data:   map[string]any{"address": a.String(), "previous_address": amt.Text(d.Address), "note": note}})
 	return err
 }
 
@@ -93,7 +95,8 @@ func (r *Room) whereabouts(ctx context.Context, tx *store.Tx, w *Answer, d store
 	if !d.HeardFrom.IsValid() || d.HeardFrom == d.Address || !d.Address.IsValid() {
 		return nil
 	}
-	text := fmt.Sprintf("its last hello came from %s, %s ago, and it is called at %s: it has moved, or somebody says hello in its name", d.HeardFrom, Ago(r.now().Sub(d.LastSeen)), d.Address)
+	text := fmt.Sprintf("its last hello came from %s, %s ago, and it is called at %s: it has moved, or somebody says hello in its name",
+		d.HeardFrom, Ago(r.now().Sub(d.LastSeen)), d.Address)
 	switch {
 	case !d.ClaimDue.IsZero() && !d.ClaimDue.After(r.now()):
 		text += "; it is called now, and its key decides"

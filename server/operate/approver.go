@@ -55,5 +55,6 @@ func (r *Room) alone(verb, mode string, u amt.UUID) error {
 	if mode != "" {
 		how += " --mode " + mode
 	}
-	return Conflict("the configuration (jobs.second_approver) wants another user to approve this, for a single device too: provctl job start %s makes the job, and with provctl job approve another user lets it begin", how)
+	return Conflict("the configuration (jobs.second_approver) wants another user to approve this, for a single device too: provctl job "+
+		"start %s makes the job, and with provctl job approve another user lets it begin", how)
 }

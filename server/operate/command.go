@@ -73,7 +73,8 @@ type given struct {
 
 // verbs says what each command does to a device that the table lets it be given to.
 var verbs = map[string]func(*given) error{
-	Approve: (*given).approve, Reject: (*given).reject, Retry: (*given).retry, ClearFailures: (*given).clearFailures, Trust: (*given).trust, Adopt: (*given).adopt,
+	Approve: (*given).approve, Reject: (*given).reject, Retry: (*given).retry, ClearFailures: (*given).clearFailures, Trust: (*given).trust,
+	Adopt:      (*given).adopt,
 	Quarantine: (*given).quarantine, Release: (*given).release, Restore: (*given).restore, Retire: (*given).retire,
 	Maintain: (*given).maintain, Rotate: (*given).rotate, Unprovision: (*given).unprovision,
 	AssignProfile: (*given).assignProfile, Tag: (*given).tag, Untag: (*given).untag, Address: (*given).address,
@@ -148,7 +149,8 @@ func (c *given) auditIt() error {
 		detail["profile"] = c.Change.Profile
 	}
 	maps.Copy(detail, c.audit)
-	return c.tx.Audit(c.ctx, store.AuditRecord{Actor: c.who.Actor(), Action: "device." + c.Verb, Subject: c.device.UUID.String(), Detail: detail})
+	return c.tx.Audit(c.ctx, store.AuditRecord{Actor: c.who.Actor(), Action: "device." + c.Verb, Subject: c.device.UUID.String(),
+		Detail: detail})
 }
 
 // working is the refusal for a device that a run is working on.

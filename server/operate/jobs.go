@@ -105,7 +105,8 @@ func checkJob(ctx context.Context, tx *store.Tx, b *api.JobRequest) error {
 	case named && b.Query != "" || b.All && (named || b.Query != ""):
 		return Wrong("name devices, give a query, or say all: one of them")
 	case !named && b.Query == "" && !b.All && !b.DryRun:
-		return WrongField("body.query", "say which devices: with a query, by name, or with all: true (provctl: --all) every device that %s can be done to", b.Kind)
+		return WrongField("body.query", "say which devices: with a query, by name, or with all: true (provctl: --all) every device that "+
+			"%s can be done to", b.Kind)
 	case b.Canary != nil && !Waved(b.Kind, b.Task):
 		return WrongField("body.canary", "%s goes in no waves", b.Kind)
 	}
@@ -118,7 +119,8 @@ func (r *Room) newJob(ctx context.Context, tx *store.Tx, who Principal, b api.Jo
 	needs := b.NeedApprover || r.needsApprover(b.Kind, b.Mode, len(found)+lately)
 	j := Job{
 		BulkJob: store.BulkJob{Kind: b.Kind, State: store.JobWaiting, PerMinute: b.PerMinute, CreatedBy: who.User},
-		Options: JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: api.Clean(b.Note), NeedApprover: needs, Lately: lately, Change: b.Change},
+		Options: JobOptions{Query: b.Query, Task: b.Task, Mode: b.Mode, Note: api.Clean(b.Note), NeedApprover: needs, Lately: lately,
+			Change: b.Change},
 	}
 	if b.NotBefore != nil {
 		j.NotBefore = *b.NotBefore
@@ -153,11 +155,13 @@ func keepJob(ctx context.Context, tx *store.Tx, who Principal, j Job, found []am
 	if err := tx.AddJobItems(ctx, id, found); err != nil {
 		return j, err
 	}
-	if _, err := tx.AddEvent(ctx, store.Event{Name: "job_created", Actor: who.Actor(), Data: map[string]any{"job": id, "kind": j.Kind, "devices": len(found)}}); err != nil {
+	if _, err := tx.AddEvent(ctx, store.Event{Name: "job_created", Actor: who.Actor(),
+		Data: map[string]any{"job": id, "kind": j.Kind, "devices": len(found)}}); err != nil {
 		return j, err
 	}
 	if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "job.start", Subject: fmt.Sprint(id), Detail: map[string]any{
-		"kind": j.Kind, "query": o.Query, "devices": len(found), "task": o.Task, "mode": o.Mode, "tags": o.Tags, "profile": o.Profile, "note": o.Note, "need_approver": o.NeedApprover,
+		"kind": j.Kind, "query": o.Query, "devices": len(found), "task": o.Task, "mode": o.Mode, "tags": o.Tags, "profile": o.Profile,
+		"note": o.Note, "need_approver": o.NeedApprover,
 	}}); err != nil {
 		return j, err
 	}
@@ -190,7 +194,8 @@ func confirmed(kind, given, word string, n int) error {
 		return nil
 	}
 	if seen, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(given, kind))); err == nil && seen != n {
-		return Refuse(api.CodeCount, "%s fit by now, not %d as was confirmed, so nothing was begun: look at them again, then confirm with %q", devices(n), seen, word)
+		return Refuse(api.CodeCount, "%s fit by now, not %d as was confirmed, so nothing was begun: look at them again, then confirm "+
+			"with %q", devices(n), seen, word)
 	}
 	if undone {
 		return Refuse(api.CodeConfirm, "to %s %s at once, confirm with %q", kind, devices(n), word)
@@ -273,7 +278,8 @@ func ApproveJob(ctx context.Context, tx *store.Tx, who Principal, id int64) (Job
 		case j.State != store.JobDraft:
 			return Conflict("job %d is %s and waits for no approval", j.ID, j.State)
 		case j.CreatedBy == who.User:
-			return Conflict("job %d was made by %s; another user has to approve it: provctl job approve %d with a token of theirs, of the role operator or admin", j.ID, j.CreatedBy, j.ID)
+			return Conflict("job %d was made by %s; another user has to approve it: provctl job approve %d with a token of theirs, of "+
+				"the role operator or admin", j.ID, j.CreatedBy, j.ID)
 		}
 		return tx.SetJobState(ctx, j.ID, store.JobWaiting, who.User)
 	})
@@ -307,7 +313,8 @@ func moveJob(ctx context.Context, tx *store.Tx, who Principal, id int64, verb st
 	if err := do(j); err != nil {
 		return Job{}, err
 	}
-	if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "job." + verb, Subject: fmt.Sprint(id), Detail: map[string]any{"kind": j.Kind, "created_by": j.CreatedBy}}); err != nil {
+	if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "job." + verb, Subject: fmt.Sprint(id),
+		Detail: map[string]any{"kind": j.Kind, "created_by": j.CreatedBy}}); err != nil {
 		return Job{}, err
 	}
 	return ReadJob(ctx, tx, id)

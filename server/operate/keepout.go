@@ -30,7 +30,8 @@ func (c *given) restore() error {
 	}
 	c.Said = "restored; its next hello is looked at as if it were the first"
 	if takenOut(c.device) {
-		c.Said += "; it was under management, and such a device says none: provctl device retry " + c.device.UUID.String() + " looks whether it still is"
+		c.Said += "; it was under management, and such a device says none: provctl device retry " + c.device.UUID.String() +
+			" looks whether it still is"
 	}
 	return c.transition(store.Discovered, "", "", "restored", nil)
 }
@@ -41,11 +42,13 @@ func (c *given) release() error {
 	d := c.device
 	rebind := d.Lifecycle.Managed()
 	mac, version, peer := "", "", []byte{}
-	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, TLSVersion: &version, PeerFingerprint: &peer, PeerVerified: new(string)}); err != nil {
+	if err := c.tx.UpdateDevice(c.ctx, d.UUID, store.DeviceFacts{MAC: &mac, TLSVersion: &version, PeerFingerprint: &peer,
+		PeerVerified: new(string)}); err != nil {
 		return err
 	}
 	if rebind {
-		c.Said = "what it looked like before is forgotten: the next contact is believed; for one now: provctl maintain " + d.UUID.String() + " --task check"
+		c.Said = "what it looked like before is forgotten: the next contact is believed; for one now: provctl maintain " + d.UUID.String() +
+			" --task check"
 		return c.transition("", "", "", "rebound", nil)
 	}
 	if takenOut(d) && c.live == nil {

@@ -20,5 +20,6 @@ func RotateKey(ctx context.Context, tx *store.Tx, who Principal) error {
 	if err := tx.PutSetting(ctx, ResealKey, "wanted"); err != nil {
 		return err
 	}
-	return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "key.rotate", Subject: "data key", Detail: map[string]any{"key": id}})
+	return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "key.rotate", Subject: "data key",
+		Detail: map[string]any{"key": id}})
 }

@@ -17,7 +17,8 @@ func (c *given) approve() error {
 	yes, facts := true, store.DeviceFacts{}
 	facts.Approved = &yes
 	if d.Lifecycle == store.Quarantined {
-		facts.MAC, facts.PeerFingerprint, facts.PeerVerified = new(string), &[]byte{}, new(string) // whoever approves has looked at the machine
+		// whoever approves has looked at the machine
+		facts.MAC, facts.PeerFingerprint, facts.PeerVerified = new(string), &[]byte{}, new(string)
 	}
 	if err := c.tx.UpdateDevice(c.ctx, d.UUID, facts); err != nil {
 		return err
@@ -93,7 +94,9 @@ func (c *given) sameAddress() error {
 		return WrongField("body.address", "want the address at which the device was seen, such as 10.20.3.7")
 	}
 	if d := c.device; a != d.Address {
-		return Refuse("address_moved", "its UUID says hello from %[1]s by now, and not from %[2]s, so nobody is let in: find out which machine it is (provctl device why %[3]s), then approve that address; if it is the one at %[2]s: provctl device address %[3]s %[2]s",
+		return Refuse("address_moved", "its UUID says hello from %[1]s by now, and not from %[2]s, so nobody is let in: find out which "+
+			"machine it is (provctl device why %[3]s), then approve that address; if it is the one at %[2]s: provctl device address "+
+			"%[3]s %[2]s",
 			amt.Text(d.Address), a, d.UUID)
 	}
 	return nil

@@ -122,7 +122,8 @@ func Refusal(verb string, d store.Device) *Refused {
 // Offered reports whether a command does something to a device as it is shown.
 func Offered(verb string, d api.Device) bool {
 	word := cells[verb][store.Lifecycle(d.Lifecycle)]
-	of := store.Device{Lifecycle: store.Lifecycle(d.Lifecycle), Reason: reason.Code(d.Reason), Approved: d.Approved, HelloCount: d.HelloCount, DeviceMode: d.DeviceMode}
+	of := store.Device{Lifecycle: store.Lifecycle(d.Lifecycle), Reason: reason.Code(d.Reason), Approved: d.Approved,
+		HelloCount: d.HelloCount, DeviceMode: d.DeviceMode}
 	of.Address, _ = netip.ParseAddr(d.Address)
 	if d.LastContact != nil {
 		of.LastContact, of.Generation = *d.LastContact, 1 // with a password, or none was made
@@ -207,7 +208,8 @@ func listens(d store.Device) bool {
 // its roots'.
 func suffixMatters(d store.Device) bool {
 	switch d.Reason {
-	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted, reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
+	case reason.TLSClientCertRefused, reason.TLSSuffixRejected, reason.NoCertForSuffix, reason.RootNotTrusted,
+		reason.DHCPOption15Missing, reason.DHCPOption15Mismatch:
 		return true
 	}
 	return false

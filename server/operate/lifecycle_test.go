@@ -88,7 +88,8 @@ func TestEligibility(t *testing.T) {
 					}
 				}
 				cmd := Command{
-					Verb: verb, Confirmed: u, Mode: map[bool]string{true: "full"}[verb == Unprovision], Vouch: api.Vouch{TrustFirst: verb == Trust},
+					Verb: verb, Confirmed: u, Mode: map[bool]string{true: "full"}[verb == Unprovision],
+					Vouch:    api.Vouch{TrustFirst: verb == Trust},
 					Password: amt.NewSecret("Known!1"), Address: netip.MustParseAddr("10.0.0.2"), Change: changeFor(verb),
 				}
 				single(t, db, room, who, u, life, code, cmd, want)
@@ -109,7 +110,8 @@ func changeFor(verb string) api.Change {
 }
 
 // single gives a command to one device, as a person does.
-func single(t *testing.T, db *store.DB, room *Room, who Principal, u amt.UUID, life store.Lifecycle, why reason.Code, cmd Command, want string) {
+func single(t *testing.T, db *store.DB, room *Room, who Principal, u amt.UUID, life store.Lifecycle, why reason.Code, cmd Command,
+	want string) {
 	t.Helper()
 	err := db.Write(t.Context(), func(tx *store.Tx) error {
 		if err := stand(t.Context(), tx, u, life, why); err != nil {

@@ -53,7 +53,8 @@ func Filter(q *api.DeviceQuery, now time.Time) (store.DeviceFilter, error) {
 	}
 	for _, v := range in.Versions {
 		if !amtVersion(v, &f) {
-			bad = append(bad, api.ProblemField{Location: "query.q", Message: "amt: want 11, 11.8, a whole version, or generations such as >=16"})
+			bad = append(bad, api.ProblemField{Location: "query.q",
+				Message: "amt: want 11, 11.8, a whole version, or generations such as >=16"})
 		}
 	}
 	if _, err := netip.ParsePrefix(f.Query); err == nil && in.Network == "" {

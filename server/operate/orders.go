@@ -63,7 +63,8 @@ func (c *given) order(kind, task string, o order) error {
 		if c.live.State == store.RunRunning {
 			return working(*c.live)
 		}
-		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, o.event+" by "+c.who.User, string(reason.ThePolicy)); err != nil {
+		if err := c.tx.FinishRun(c.ctx, c.live.ID, store.RunCancelled, reason.Cancelled, o.event+" by "+c.who.User,
+			string(reason.ThePolicy)); err != nil {
 			return err
 		}
 	}
@@ -86,7 +87,8 @@ func (c *given) begin(kind, task string, o order, priority int) error {
 
 // StartManaged makes a run for a managed device, with its event and its place in
 // the queue.
-func (r *Room) StartManaged(ctx context.Context, tx *store.Tx, d store.Device, kind, task, trigger string, priority int, t store.Transition) (store.Run, error) {
+func (r *Room) StartManaged(ctx context.Context, tx *store.Tx, d store.Device, kind, task, trigger string, priority int,
+	t store.Transition) (store.Run, error) {
 	run, err := tx.CreateRun(ctx, store.NewRun{UUID: d.UUID, Kind: kind, Trigger: trigger, Profile: d.Profile, Task: task})
 	if err != nil {
 		return run, err

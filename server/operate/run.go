@@ -26,7 +26,8 @@ func (r *Room) Begin(ctx context.Context, tx *store.Tx, j store.BulkJob, o JobOp
 	if err != nil {
 		return Part{}, err
 	}
-	c := &given{Command: Command{Verb: j.Kind, Note: o.Note, Change: o.Change, Task: o.Task, Mode: o.Mode}, room: r, ctx: ctx, tx: tx, who: OfJob(j), device: d, live: live}
+	c := &given{Command: Command{Verb: j.Kind, Note: o.Note, Change: o.Change, Task: o.Task, Mode: o.Mode}, room: r, ctx: ctx, tx: tx,
+		who: OfJob(j), device: d, live: live}
 	state := store.ItemDone
 	if ordered, is := orders[j.Kind]; is {
 		state, err = c.ordered(ordered)

@@ -20,7 +20,8 @@ func (r *Room) sideBySide(w *Answer, d store.Device, announced []amt.TrustHash, 
 	suffix := api.Clean(d.Suffix)
 	switch {
 	case suffix == "":
-		w.Checks = append(w.Checks, "the device has not told its DNS suffix (DHCP option 15, or the PKI DNS suffix in MEBx); it compares that with the certificate's names")
+		w.Checks = append(w.Checks, "the device has not told its DNS suffix (DHCP option 15, or the PKI DNS suffix in MEBx); it compares "+
+			"that with the certificate's names")
 		if most, n := commonSuffix(around); n > 0 {
 			w.Checks = append(w.Checks, fmt.Sprintf("the suffix most often seen in its network is %s (%d so far)", api.Clean(most), n))
 		}
@@ -83,7 +84,8 @@ func rootLine(c *certs.Provisioning, announced []amt.TrustHash) string {
 		for _, ours := range p.RootHashes {
 			for _, theirs := range announced {
 				if ours.Equal(theirs) {
-					return fmt.Sprintf("its root %s is among the %d that the device announced", api.Clean(p.Certs[len(p.Certs)-1].Subject.CommonName), len(announced))
+					return fmt.Sprintf("its root %s is among the %d that the device announced",
+						api.Clean(p.Certs[len(p.Certs)-1].Subject.CommonName), len(announced))
 				}
 			}
 		}

@@ -25,7 +25,8 @@ func Fingerprint(v api.Vouch) ([]byte, error) {
 	}, text))
 	switch {
 	case err != nil || len(sum) != 32:
-		return nil, WrongField("body.fingerprint", "want the SHA-256 of a certificate, 64 hexadecimal digits; openssl x509 -noout -fingerprint -sha256 prints it")
+		return nil, WrongField("body.fingerprint",
+			"want the SHA-256 of a certificate, 64 hexadecimal digits; openssl x509 -noout -fingerprint -sha256 prints it")
 	case v.TrustFirst:
 		return nil, WrongField("body.trust_first", "name a fingerprint, or trust whoever answers first, not both")
 	}
@@ -57,10 +58,13 @@ func (c *given) unvouched() string {
 	case c.vouched != "" || len(d.Vouched) > 0:
 		return ""
 	case len(d.PeerSeen) > 0:
-		return "; it is answered to the device's known key only, and what answered last at " + amt.Text(d.Address) + " shows the certificate sha256:" + hex.EncodeToString(d.PeerSeen) +
-			": once you know that it is the device's: provctl device trust " + d.UUID.String() + " --fingerprint " + hex.EncodeToString(d.PeerSeen)
+		return "; it is answered to the device's known key only, and what answered last at " + amt.Text(d.Address) +
+			" shows the certificate sha256:" + hex.EncodeToString(d.PeerSeen) +
+			": once you know that it is the device's: provctl device trust " + d.UUID.String() + " --fingerprint " +
+			hex.EncodeToString(d.PeerSeen)
 	case len(d.PeerFingerprint) == 0 || d.Generation == 0:
-		return "; it is answered to nobody for whose certificate no person has vouched: provctl device trust " + d.UUID.String() + " --fingerprint SHA256, or --first for whoever answers; provctl device why shows which certificate it was"
+		return "; it is answered to nobody for whose certificate no person has vouched: provctl device trust " + d.UUID.String() +
+			" --fingerprint SHA256, or --first for whoever answers; provctl device why shows which certificate it was"
 	}
 	return ""
 }

@@ -65,7 +65,8 @@ func ambiguous(text, next string, found []store.Device) *Refused {
 	var words []string
 	var fields []api.ProblemField
 	for _, d := range found {
-		fields = append(fields, api.ProblemField{Location: d.UUID.String(), Message: strings.TrimSpace(api.Clean(d.FQDN) + " " + amt.Text(d.Address) + " " + string(d.Lifecycle))})
+		fields = append(fields, api.ProblemField{Location: d.UUID.String(),
+			Message: strings.TrimSpace(api.Clean(d.FQDN) + " " + amt.Text(d.Address) + " " + string(d.Lifecycle))})
 		if len(words) < most {
 			words = append(words, amt.Called(d.UUID.String(), api.Clean(d.FQDN)))
 		}
@@ -73,7 +74,8 @@ func ambiguous(text, next string, found []store.Device) *Refused {
 	if len(found) > most {
 		words = append(words, fmt.Sprintf("and %d more", len(found)-most))
 	}
-	p := Refuse(api.CodeAmbiguous, "%s fits %s: %s; %s", api.Clip(api.Clean(text), 80), devices(len(found)), strings.Join(words, ", "), next)
+	p := Refuse(api.CodeAmbiguous, "%s fits %s: %s; %s", api.Clip(api.Clean(text), 80), devices(len(found)), strings.Join(words, ", "),
+		next)
 	p.More = fields
 	return p
 }

@@ -124,7 +124,8 @@ func stopped(ctx context.Context, tx *store.Tx, w *Answer, d store.Device) error
 		if j.Target != "" {
 			what += " to " + j.Target
 		}
-		w.Tried = append(w.Tried, fmt.Sprintf("job %d (%s) was stopped before its turn, so it stays as it was: %s", j.ID, what, api.Clean(j.Detail)))
+		w.Tried = append(w.Tried, fmt.Sprintf("job %d (%s) was stopped before its turn, so it stays as it was: %s", j.ID, what,
+			api.Clean(j.Detail)))
 	}
 	return err
 }
@@ -202,9 +203,11 @@ func (r *Room) neverSeen(ctx context.Context, tx *store.Tx, id string, w *Answer
 	} else {
 		w.Checks = append(w.Checks, "may the device reach TCP 9971 here?")
 	}
-	w.Checks = append(w.Checks, "firmware stops saying hello some hours after power came: disconnect the machine's power for a moment, or start its setup from an agent")
+	w.Checks = append(w.Checks, "firmware stops saying hello some hours after power came: disconnect the machine's power for a moment, "+
+		"or start its setup from an agent")
 	if a, err := netip.ParseAddr(id); err == nil && r.Networks != nil && !Inside(r.Networks, a) {
-		w.Checks = append(w.Checks, a.String()+" is in none of provisioning.networks: its hello would be kept, but nobody would connect back")
+		w.Checks = append(w.Checks, a.String()+" is in none of provisioning.networks: its hello would be kept, but nobody would connect "+
+			"back")
 	}
 	last, err := tx.Devices(ctx, store.DeviceFilter{Order: store.ByLastSeen, Limit: 1})
 	if err != nil {
@@ -213,7 +216,8 @@ func (r *Room) neverSeen(ctx context.Context, tx *store.Tx, id string, w *Answer
 	if len(last) == 0 {
 		w.Checks = append(w.Checks, "no device at all has said hello so far, so look at DNS and the firewall first")
 	} else {
-		w.Checks = append(w.Checks, fmt.Sprintf("the last hello of any device came %s ago, from %s", Ago(r.now().Sub(last[0].LastSeen)), last[0].Address))
+		w.Checks = append(w.Checks, fmt.Sprintf("the last hello of any device came %s ago, from %s", Ago(r.now().Sub(last[0].LastSeen)),
+			last[0].Address))
 	}
 	return nil
 }
@@ -229,10 +233,12 @@ func (r *Room) paused(ctx context.Context, tx *store.Tx, w *Answer, d store.Devi
 		return err
 	}
 	if !p.Until.After(r.now()) {
-		w.Checks = append(w.Checks, fmt.Sprintf("its network %s was paused until %s; one device there is tried first", network, p.Until.UTC().Format(time.RFC3339)))
+		w.Checks = append(w.Checks, fmt.Sprintf("its network %s was paused until %s; one device there is tried first", network,
+			p.Until.UTC().Format(time.RFC3339)))
 		return nil
 	}
-	text := fmt.Sprintf("its network %s is paused until %s: attempt after attempt failed there for the network's sake, so look at the road to it", network, p.Until.UTC().Format(time.RFC3339))
+	text := fmt.Sprintf("its network %s is paused until %s: attempt after attempt failed there for the network's sake, so look at the "+
+		"road to it", network, p.Until.UTC().Format(time.RFC3339))
 	if w.LastRun != nil && w.LastRun.State == store.RunQueued {
 		w.Next = text
 		return nil
@@ -268,7 +274,8 @@ func (r *Room) answer(w *Answer, d store.Device) {
 		}
 	}
 	if seen := hex.EncodeToString(d.PeerSeen); seen != "" {
-		w.Checks = append(w.Checks, fmt.Sprintf("what answered last at %s showed the certificate sha256:%s and was told no password; once you know that it is the device's: provctl device trust %s --fingerprint %s", amt.Text(d.Address), seen, d.UUID, seen))
+		w.Checks = append(w.Checks, fmt.Sprintf("what answered last at %s showed the certificate sha256:%s and was told no password; "+
+			"once you know that it is the device's: provctl device trust %s --fingerprint %s", amt.Text(d.Address), seen, d.UUID, seen))
 	}
 	switch word := Vouched(d.Vouched); word {
 	case "":
@@ -284,12 +291,15 @@ func (r *Room) answer(w *Answer, d store.Device) {
 		w.Says = strings.Replace(w.Says, standing[store.Queued], "waits for the time of its next attempt", 1)
 	}
 	w.Next = next(d, w.LastRun, now)
-	if d.Lifecycle == store.Failed && (w.LastRun == nil || !w.LastRun.FinishedAt.IsZero()) && reason.Of(d.Reason).GivenUp(d.Attempts, r.MostAttempts) {
-		w.Next = fmt.Sprintf("nothing, until a person has looked: attempts in a row that failed: %d, of %d that provisioning.retry.attempts allows; then: provctl device retry %s", d.Attempts, r.MostAttempts, d.UUID)
+	if d.Lifecycle == store.Failed && (w.LastRun == nil || !w.LastRun.FinishedAt.IsZero()) &&
+		reason.Of(d.Reason).GivenUp(d.Attempts, r.MostAttempts) {
+		w.Next = fmt.Sprintf("nothing, until a person has looked: attempts in a row that failed: %d, of %d that "+
+			"provisioning.retry.attempts allows; then: provctl device retry %s", d.Attempts, r.MostAttempts, d.UUID)
 	}
 	if !d.WindowUntil.IsZero() && listens(d) {
 		if d.WindowUntil.After(now) {
-			w.Checks = append(w.Checks, fmt.Sprintf("its setup window closes in %s; after that it needs a power cycle", Ago(d.WindowUntil.Sub(now))))
+			w.Checks = append(w.Checks, fmt.Sprintf("its setup window closes in %s; after that it needs a power cycle",
+				Ago(d.WindowUntil.Sub(now))))
 		} else {
 			w.Checks = append(w.Checks, "its setup window has probably closed: disconnect its power for a moment")
 		}
@@ -342,7 +352,8 @@ func next(d store.Device, last *store.Run, now time.Time) string {
 		return "nothing, until it is approved: provctl device approve " + d.UUID.String()
 	case store.Unprovisioned:
 		if !listens(d) {
-			return "nothing: it is silent until its setup is begun at the machine, by an agent or a USB key; its hello then waits for provctl device approve " + d.UUID.String()
+			return "nothing: it is silent until its setup is begun at the machine, by an agent or a USB key; its hello then waits for " +
+				"provctl device approve " + d.UUID.String()
 		}
 		return "nothing, until it is approved again: provctl device approve " + d.UUID.String()
 	case store.Quarantined:
@@ -366,7 +377,8 @@ func next(d store.Device, last *store.Run, now time.Time) string {
 		return "it is taken up again at its next hello: disconnect its power for a moment, or reopen its setup from an agent or MEBx"
 	case store.CredentialsUnknown:
 		if last == nil || last.State != store.RunQueued && last.State != store.RunRunning {
-			return "nothing by itself, so that it locks nobody out: provctl device adopt " + d.UUID.String() + " --password-file FILE tries a password, or reset it at the machine"
+			return "nothing by itself, so that it locks nobody out: provctl device adopt " + d.UUID.String() +
+				" --password-file FILE tries a password, or reset it at the machine"
 		}
 	}
 	if text := underWay(last, now); text != "" {
@@ -376,17 +388,20 @@ func next(d store.Device, last *store.Run, now time.Time) string {
 		return "the next attempt begins in " + Ago(d.NextRetry.Sub(now))
 	}
 	if onlyListed(d) {
-		text := "it is set up at its first hello. If somebody else has set it up it says none: provctl device adopt " + d.UUID.String() + " --password-file FILE, or provctl device retry where its domain's digest master password is known"
+		text := "it is set up at its first hello. If somebody else has set it up it says none: provctl device adopt " + d.UUID.String() +
+			" --password-file FILE, or provctl device retry where its domain's digest master password is known"
 		if !d.Address.IsValid() {
 			text += ", once provctl device import has given its address"
 		}
 		return text
 	}
 	if d.Lifecycle == store.Discovered && takenOut(d) {
-		return "nothing by itself, since it says no hello: provctl device retry " + d.UUID.String() + " looks whether it is under management still"
+		return "nothing by itself, since it says no hello: provctl device retry " + d.UUID.String() +
+			" looks whether it is under management still"
 	}
 	if d.Reason == reason.PeerUnverified {
-		return "nothing, until a person vouches for its certificate: provctl device trust " + d.UUID.String() + " --fingerprint SHA256, or --first for whoever answers first"
+		return "nothing, until a person vouches for its certificate: provctl device trust " + d.UUID.String() +
+			" --fingerprint SHA256, or --first for whoever answers first"
 	}
 	switch reason.Of(d.Reason).Retry {
 	case reason.ForCertificate:
@@ -406,7 +421,8 @@ func next(d store.Device, last *store.Run, now time.Time) string {
 func whenAnother(d store.Device) string {
 	text := "it is tried again when a fitting certificate is loaded"
 	if d.Lifecycle == store.Failed {
-		text = "it refused what fits it, so it is tried again when that changes: another certificate, another suffix, another address, or at a hello after a pause; now: provctl device retry " + d.UUID.String()
+		text = "it refused what fits it, so it is tried again when that changes: another certificate, another suffix, another address, " +
+			"or at a hello after a pause; now: provctl device retry " + d.UUID.String()
 	}
 	return text
 }
@@ -436,11 +452,13 @@ func nextManaged(d store.Device, last *store.Run, now time.Time) string {
 		return "nothing has to happen"
 	case anotherFace(d.Reason):
 		if d.Reason == reason.TLSPinnedKeyChanged {
-			return "it is told nothing until a person has vouched for its key: provctl device trust " + d.UUID.String() + " --fingerprint SHA256, or --first for whoever answers first"
+			return "it is told nothing until a person has vouched for its key: provctl device trust " + d.UUID.String() +
+				" --fingerprint SHA256, or --first for whoever answers first"
 		}
 		return "it is told nothing until a person has looked: provctl device release " + d.UUID.String() + " believes what it shows next"
 	case lostSetup(d):
-		return "its next hello decides, as provisioning.reprovision says; if it says none: disconnect its power for a moment. To look again now: " + maintain + " --task check"
+		return "its next hello decides, as provisioning.reprovision says; if it says none: disconnect its power for a moment. To look " +
+			"again now: " + maintain + " --task check"
 	case d.Lifecycle == store.Drifted:
 		return "maintenance brings it back when its turn comes; now: " + maintain + " --task clock,cert,name,tls,settings"
 	}
@@ -467,8 +485,10 @@ func sharedName(ctx context.Context, tx *store.Tx, w *Answer, d store.Device) er
 			}
 			of = append(of, u.String())
 		}
-		w.Says += fmt.Sprintf(" Its name %s is also that of %s; they keep it, and no other device gets it.", api.Clean(d.FQDN), strings.Join(of, ", "))
-		w.Checks = append(w.Checks, "give it a name of its own: provctl device name UUID FQDN", "or, if the other is gone: provctl device retire "+others[0].String())
+		w.Says += fmt.Sprintf(" Its name %s is also that of %s; they keep it, and no other device gets it.", api.Clean(d.FQDN),
+			strings.Join(of, ", "))
+		w.Checks = append(w.Checks, "give it a name of its own: provctl device name UUID FQDN",
+			"or, if the other is gone: provctl device retire "+others[0].String())
 	}
 	return nil
 }

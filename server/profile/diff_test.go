@@ -90,7 +90,8 @@ func TestSections(t *testing.T) {
 	err := p.Validate()
 	for _, want := range []string{
 		`network.fqdn: "mine" is not one of shared, dedicated`, `network.preferred_family: "ipv5" is not one of ipv4, ipv6`, `network.ddns.mode: "sometimes"`,
-		"network.ddns.interval: 1m is too often for firmware", "redirection.kvm.session_timeout: firmware counts whole steps of 1m, and 1s is none",
+		"network.ddns.interval: 1m is too often for firmware",
+		"redirection.kvm.session_timeout: firmware counts whole steps of 1m, and 1s is none",
 		`consent.required: "never" is not one of none, kvm, all`, "consent.code_timeout: 1h is not between 1m and 15m", "power.idle_wake_timeout: 1s is not between 1m and",
 		`required: "wifi" is not one of network, time,`, `drift: "ignore" is not one of mend, report`,
 	} {
@@ -138,8 +139,10 @@ func TestUsersOfAProfile(t *testing.T) {
 	}
 	err := p.Validate()
 	for _, want := range []string{
-		`"Admin" is reserved by the firmware`, "users.digest.admin: the name is taken", `"$$x" is reserved`, "want 1 to 16 characters", `"healing" is not a realm`,
-		`users.digest.nurse.access: "everywhere" is not one of`, "users.digest.idle.realms: a user without a realm", "audit-log makes an auditor", `"S-1-5-21-x" is not a security identifier`,
+		`"Admin" is reserved by the firmware`, "users.digest.admin: the name is taken", `"$$x" is reserved`, "want 1 to 16 characters",
+		`"healing" is not a realm`,
+		`users.digest.nurse.access: "everywhere" is not one of`, "users.digest.idle.realms: a user without a realm",
+		"audit-log makes an auditor", `"S-1-5-21-x" is not a security identifier`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("not said: %s\nin: %v", want, err)

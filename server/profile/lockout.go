@@ -16,12 +16,14 @@ var dnsName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\
 // that firmware does not take.
 func CheckTrusted(names []string) error {
 	if len(names) >= MostTrusted {
-		return fmt.Errorf("firmware holds %d names and this server's own is one of them, or it could not log in any more: want %d at most", MostTrusted, MostTrusted-1)
+		return fmt.Errorf("firmware holds %d names and this server's own is one of them, or it could not log in any more: want %d at most",
+			MostTrusted, MostTrusted-1)
 	}
 	for _, n := range names {
 		_, err := netip.ParseAddr(n)
 		if len(n) > longestServed || !dnsName.MatchString(n) || err == nil {
-			return fmt.Errorf("%q is not a name, or the end of one, that firmware can hold: a DNS name of up to %d characters without wildcard", n, longestServed)
+			return fmt.Errorf("%q is not a name, or the end of one, that firmware can hold: a DNS name of up to %d characters without "+
+				"wildcard", n, longestServed)
 		}
 	}
 	return nil
@@ -35,7 +37,8 @@ func (p Profile) TrustedNames(own string) ([]string, error) {
 		return p.TrustedCN, nil
 	}
 	if len(p.TrustedCN) >= MostTrusted {
-		return nil, fmt.Errorf("profile %s: trusted_cn holds %d names, none of which lets this server in as %s, and firmware holds no more: take one out", p.Name, len(p.TrustedCN), own)
+		return nil, fmt.Errorf("profile %s: trusted_cn holds %d names, none of which lets this server in as %s, and firmware holds no "+
+			"more: take one out", p.Name, len(p.TrustedCN), own)
 	}
 	return append(p.TrustedCN[:len(p.TrustedCN):len(p.TrustedCN)], own), nil
 }
@@ -67,7 +70,8 @@ func Risks(from, to Profile) []Risk {
 	if from.TLS != to.TLS || to.TLS == TLSNone {
 		switch to.TLS {
 		case TLSMutual:
-			risk("tls", "other consoles without a certificate of this server's authority are shut out (provctl console-certificate issue); %s", proved)
+			risk("tls", "other consoles without a certificate of this server's authority are shut out (provctl console-certificate "+
+				"issue); %s", proved)
 		case TLSNone:
 			risk("tls", "%s; devices under management keep their TLS, those set up from now on have none", Unprotected)
 		default:

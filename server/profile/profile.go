@@ -123,7 +123,8 @@ func (p Profile) Validate() error {
 	if p.PasswordDays < 0 {
 		bad("password_days: want 0 (never) or more")
 	}
-	if _, err := expand(p.HostName, Facts{UUID: amt.UUID{1}, MAC: "00:11:22:33:44:55", Serial: "S", Address: netip.AddrFrom4([4]byte{192, 0, 2, 1})}, uuidDigits[0]); err != nil {
+	if _, err := expand(p.HostName, Facts{UUID: amt.UUID{1}, MAC: "00:11:22:33:44:55", Serial: "S",
+		Address: netip.AddrFrom4([4]byte{192, 0, 2, 1})}, uuidDigits[0]); err != nil {
 		bad("host_name: %w", err)
 	}
 	var in problems

@@ -53,7 +53,8 @@ func TestShortNamesTellDellsApart(t *testing.T) {
 func TestFQDN(t *testing.T) {
 	t.Parallel()
 	u, _ := amt.ParseUUID("11223344-5566-7788-99aa-bbccddeeff00")
-	facts := Facts{UUID: u, MAC: "01-02-3f-b0-99-99", Address: netip.MustParseAddr("10.1.2.3"), Suffix: "Corp.Example.com.", CertificateDomain: "example.com"}
+	facts := Facts{UUID: u, MAC: "01-02-3f-b0-99-99", Address: netip.MustParseAddr("10.1.2.3"), Suffix: "Corp.Example.com.",
+		CertificateDomain: "example.com"}
 	for _, c := range []struct {
 		name, pattern, domain string
 		change                func(*Facts)
@@ -99,7 +100,8 @@ func TestLongerNames(t *testing.T) {
 		{"{uuid8}-pc", "44454c4c-4300-1044-8054-b4c04f4e4e32", nil}, // of its SHA-256
 		{"pc-{mac}", "11223344-5566-7788-99aa-bbccddeeff00", []string{"pc-01023fb09999"}},
 		{"a-name-that-is-so-long-already-that-no-more-fits-{uuid8}", "11223344-5566-7788-99aa-bbccddeeff00",
-			[]string{"a-name-that-is-so-long-already-that-no-more-fits-11223344", "a-name-that-is-so-long-already-that-no-more-fits-112233445566"}},
+			[]string{"a-name-that-is-so-long-already-that-no-more-fits-11223344",
+				"a-name-that-is-so-long-already-that-no-more-fits-112233445566"}},
 	} {
 		u, err := amt.ParseUUID(c.uuid)
 		if err != nil {

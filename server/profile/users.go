@@ -37,9 +37,11 @@ type KerberosUser struct {
 // Realms are what a user may do, by the words of a document and the numbers of
 // firmware (MOF of AMT_AuthorizationService).
 var Realms = map[string]int{
-	"redirection": 2, "pt-administration": 3, "hardware-asset": 4, "remote-control": 5, "storage": 6, "event-manager": 7, "storage-admin": 8,
-	"agent-presence-local": 9, "agent-presence-remote": 10, "circuit-breaker": 11, "network-time": 12, "general-info": 13, "firmware-update": 14,
-	"eit": 15, "local-user-notification": 16, "event-log-reader": 19, "audit-log": 20, "access-control": 21, "dt": 23,
+	"redirection": 2, "pt-administration": 3, "hardware-asset": 4, "remote-control": 5, "storage": 6, "event-manager": 7,
+	"storage-admin":        8,
+	"agent-presence-local": 9, "agent-presence-remote": 10, "circuit-breaker": 11, "network-time": 12, "general-info": 13,
+	"firmware-update": 14,
+	"eit":             15, "local-user-notification": 16, "event-log-reader": 19, "audit-log": 20, "access-control": 21, "dt": 23,
 }
 
 // Accesses are the words for firmware's AccessPermission.
@@ -96,7 +98,8 @@ func (u *Users) validate(p *problems, admin string) {
 				p.add(key+".realms", "%q is not a realm; firmware's are %s", r, strings.Join(realmWords(), ", "))
 			}
 			if r == "audit-log" {
-				p.add(key+".realms", "audit-log makes an auditor, without whose password a device may never be unprovisioned again: it is not a realm of users")
+				p.add(key+".realms", "audit-log makes an auditor, without whose password a device may never be unprovisioned again: it "+
+					"is not a realm of users")
 			}
 		}
 	}

@@ -176,13 +176,16 @@ func TestOnlyDevicesSetUpAreAdopted(t *testing.T) {
 			}
 			dev, _ := l.look(d)
 			snap := d.Snapshot()
-			if dev.Reason != reason.RootNotTrusted || dev.Lifecycle != store.PendingCertificate || snap.State != amt.StateIn || d.AcceptsAdmin("admin", "Known-Pass-1!") {
-				t.Errorf("%s: %s: %s: %s; the device is in %s mode\n%s", name, dev.Lifecycle, dev.Reason, dev.Detail, snap.State, l.journal(d))
+			if dev.Reason != reason.RootNotTrusted || dev.Lifecycle != store.PendingCertificate || snap.State != amt.StateIn ||
+				d.AcceptsAdmin("admin", "Known-Pass-1!") {
+				t.Errorf("%s: %s: %s: %s; the device is in %s mode\n%s", name, dev.Lifecycle, dev.Reason, dev.Detail, snap.State,
+					l.journal(d))
 			}
 			// The newest passwords were never sent, so that its hello needs no others.
 			if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
 				a := d.Addr().Addr()
-				if _, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: d.UUID(), From: netip.AddrPortFrom(a, 40000), Address: a, Version: 3, Hashes: l.roots()}); err != nil {
+				if _, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: d.UUID(), From: netip.AddrPortFrom(a, 40000), Address: a,
+					Version: 3, Hashes: l.roots()}); err != nil {
 					return err
 				}
 				_, err := tx.CreateRun(t.Context(), store.NewRun{UUID: d.UUID(), Kind: KindProvision, Trigger: "hello"})
@@ -233,7 +236,8 @@ func TestAPretenderIsToldNothing(t *testing.T) {
 		}
 		dev, _ := l.look(d)
 		if dev.Reason != reason.RootNotTrusted || !other.holds(d) {
-			t.Errorf("%s: %s: %s; the password it had still works: %t\n%s", dev.Lifecycle, dev.Reason, dev.Detail, other.holds(d), l.journal(d))
+			t.Errorf("%s: %s: %s; the password it had still works: %t\n%s", dev.Lifecycle, dev.Reason, dev.Detail, other.holds(d),
+				l.journal(d))
 		}
 		for _, c := range append(l.credentials(d, store.KindAdmin), l.credentials(d, store.KindMEBx)...) {
 			if !c.SentAt.IsZero() {

@@ -153,7 +153,8 @@ func (r *Run) stillInSetup(ctx context.Context) error {
 	another := !id.UUID.IsZero() && id.UUID != r.Job.Device.UUID // whose lease it is by now
 	if err == nil && !another && id.State == amt.StateIn && d.Peer().ClientCertAsked {
 		// The commit may still be on its way: a quiet time has to pass first.
-		return &reason.Error{Code: reason.CommitFailed, Sent: true, Err: errors.New("the commit was sent and the device is still in setup mode")}
+		return &reason.Error{Code: reason.CommitFailed, Sent: true,
+			Err: errors.New("the commit was sent and the device is still in setup mode")}
 	}
 	return nil
 }
@@ -193,7 +194,8 @@ func (r *Run) verifyOnce(ctx context.Context) (bool, error) {
 		r.hangUp()
 		// The old listener may answer for a moment; if it stays in setup the
 		// commit did nothing.
-		return false, &reason.Error{Code: reason.CommitFailed, Sent: true, Err: fmt.Errorf("the commit was sent and the device is still in %s mode", state)}
+		return false, &reason.Error{Code: reason.CommitFailed, Sent: true,
+			Err: fmt.Errorf("the commit was sent and the device is still in %s mode", state)}
 	}
 	if d.LoginUsed() != credentialName(r.admin) {
 		r.hangUp()

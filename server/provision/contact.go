@@ -103,7 +103,8 @@ func (r *Run) contactUnheard(ctx context.Context) error {
 
 // notSetUp ends an attempt to adopt a device that nobody has set up.
 func (r *Run) notSetUp(err error) error {
-	return reason.Because(reason.RootNotTrusted, "the device at %s is not set up, so it cannot be adopted; its hello will say which roots it trusts: %w", r.Job.Device.Address, err)
+	return reason.Because(reason.RootNotTrusted, "the device at %s is not set up, so it cannot be adopted; its hello will say which "+
+		"roots it trusts: %w", r.Job.Device.Address, err)
 }
 
 // foundCommitted takes over a session with a device that takes no setup
@@ -236,7 +237,8 @@ func (r *Run) credentialOf(login string) (store.Credential, bool) {
 // a device: half a fleet may have it. Nor one that was to be a known device's next.
 func (r *Run) freshPasswords(ctx context.Context, peer session.Peer) error {
 	c := r.admin
-	if c.State == store.CredentialCandidate && !c.Typed() && c.Begins() && !exposed(c, peer, r.Job.Device.Address) && !exposed(r.mebx, peer, r.Job.Device.Address) {
+	if c.State == store.CredentialCandidate && !c.Typed() && c.Begins() && !exposed(c, peer, r.Job.Device.Address) &&
+		!exposed(r.mebx, peer, r.Job.Device.Address) {
 		return nil
 	}
 	return r.stage(ctx)

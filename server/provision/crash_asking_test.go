@@ -29,7 +29,8 @@ func (l *lab) announced(d *sim.Device) {
 	l.t.Helper()
 	ctx := l.t.Context()
 	if err := l.db.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.CreateOTP(ctx, store.OTP{UUID: d.UUID(), Password: amt.NewSecret(oneTime), IssuedTo: "agent", ExpiresAt: tx.Now().Add(time.Hour)})
+		_, err := tx.CreateOTP(ctx, store.OTP{UUID: d.UUID(), Password: amt.NewSecret(oneTime), IssuedTo: "agent",
+			ExpiresAt: tx.Now().Add(time.Hour)})
 		return err
 	}); err != nil {
 		l.t.Fatal(err)
@@ -70,7 +71,8 @@ func TestOurDisastersWhileAsking(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		for _, c := range asking {
-			for _, when := range []string{"killed before asking", "killed while it answers", "killed after the answer", "database gone", "second node takes over"} {
+			for _, when := range []string{"killed before asking", "killed while it answers", "killed after the answer", "database gone",
+				"second node takes over"} {
 				t.Run(c.step+"/"+when, func(t *testing.T) {
 					t.Parallel()
 					l := l.in(t)

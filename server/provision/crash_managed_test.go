@@ -102,7 +102,8 @@ func TestOurMaintenanceDisasters(t *testing.T) {
 			step, call string
 			nth        int
 		}{step: "stage_password"}) {
-			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone", "second node takes over"} {
+			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone",
+				"second node takes over"} {
 				if c.call == "" && when == "killed after applying" {
 					continue // it changes nothing at the device
 				}
@@ -147,7 +148,8 @@ func TestUnprovisionDisasters(t *testing.T) {
 					check(l, d, l.do(d, KindUnprovision, mode.name))
 				})
 			}
-			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone", "second node takes over"} {
+			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone",
+				"second node takes over"} {
 				t.Run(mode.name+"/"+when, func(t *testing.T) {
 					t.Parallel()
 					l := l.in(t)

@@ -121,7 +121,8 @@ func TestOurDisasters(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		for _, c := range calls[1:] {
-			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone", "second node takes over"} {
+			for _, when := range []string{"killed before recording", "killed after recording", "killed after applying", "database gone",
+				"second node takes over"} {
 				t.Run(c.step+"/"+when, func(t *testing.T) {
 					t.Parallel()
 					l := l.in(t)

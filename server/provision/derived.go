@@ -20,7 +20,8 @@ import (
 func (r *Run) askDerived(ctx context.Context, refusal error) (session.Identity, error) {
 	realmOf, ok := r.Device.(interface{ Realm() string })
 	left := maxProbes - len(r.offered)
-	if !ok || !r.unheard || r.setup || r.Master.IsZero() || left <= 0 || codeOf(refusal) != reason.AuthFailed || !goodRealm(realmOf.Realm()) {
+	if !ok || !r.unheard || r.setup || r.Master.IsZero() || left <= 0 || codeOf(refusal) != reason.AuthFailed ||
+		!goodRealm(realmOf.Realm()) {
 		return session.Identity{}, refusal
 	}
 	realm := realmOf.Realm()

@@ -98,7 +98,8 @@ func TestTLSComesToDevicesWithout(t *testing.T) {
 				p := profile.Default()
 				p.TLS = mode
 				l.becomes(l.engine, p)
-				for _, o := range []struct{ kind, task string }{{KindRotate, ""}, {KindProbe, ""}, {KindMaintain, TaskCheck + "," + TaskKept}} {
+				for _, o := range []struct{ kind, task string }{{KindRotate, ""}, {KindProbe, ""},
+					{KindMaintain, TaskCheck + "," + TaskKept}} {
 					if dev := l.do(d, o.kind, o.task); dev.Reason != "" || d.Snapshot().TLSEnabled {
 						t.Fatalf("%s %s: %s: %s: %s\n%s", o.kind, o.task, dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 					}
@@ -108,7 +109,8 @@ func TestTLSComesToDevicesWithout(t *testing.T) {
 					t.Fatalf("%s: %s: %s; TLS %t\n%s", dev.Lifecycle, dev.Reason, dev.Detail, s.TLSEnabled, l.journal(d))
 				}
 				if !strings.HasPrefix(dev.TLSVersion, "TLS ") || len(dev.PeerFingerprint) == 0 || dev.ProfileVersion != l.prof.Version {
-					t.Errorf("the row says TLS %q, fingerprint %x, profile version %d", dev.TLSVersion, dev.PeerFingerprint, dev.ProfileVersion)
+					t.Errorf("the row says TLS %q, fingerprint %x, profile version %d", dev.TLSVersion, dev.PeerFingerprint,
+						dev.ProfileVersion)
 				}
 				l.invariants(d, dev)
 				// Whoever takes the port without TLS by now hears nothing, also when a profile

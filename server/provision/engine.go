@@ -101,7 +101,8 @@ func (e *Engine) begin(r *Run) {
 	e.live[r.Job.Run.ID] = r.lease
 	e.mu.Unlock()
 	e.metrics.started(r.Job.Run.Trigger)
-	r.log.Info("run.started", zap.String("kind", r.Job.Run.Kind), zap.String("trigger", r.Job.Run.Trigger), zap.Stringer("address", r.Job.Device.Address))
+	r.log.Info("run.started", zap.String("kind", r.Job.Run.Kind), zap.String("trigger", r.Job.Run.Trigger),
+		zap.Stringer("address", r.Job.Device.Address))
 }
 
 func (e *Engine) end(r *Run) {
@@ -172,7 +173,8 @@ func (r *Run) settle(ctx context.Context, err error) error {
 			if v.OK {
 				r.log.Info("run.finished", append(fields, zap.String("result", string(v.Ended)))...)
 			} else {
-				r.log.Warn("run.finished", append(fields, zap.String("result", "failed"), zap.String("reason", string(v.Reason)), zap.String("detail", v.Detail), zap.Duration("again", v.Again))...)
+				r.log.Warn("run.finished", append(fields, zap.String("result", "failed"), zap.String("reason", string(v.Reason)),
+					zap.String("detail", v.Detail), zap.Duration("again", v.Again))...)
 			}
 			return nil
 		case errors.Is(err, store.ErrFenced):

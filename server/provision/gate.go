@@ -110,7 +110,8 @@ func (r *Run) guardPending(ctx context.Context) error {
 	}
 	back := func(ctx context.Context, d Device) error { return d.EnableTLS(ctx, false, was.TrustedCN) }
 	r.toldConsoles = append(r.toldConsoles, was.TrustedCN...)
-	return r.guard(ctx, guarded{"mutual TLS, set by an earlier attempt,", back}, func(context.Context) error { return nil }, r.letsUsIn, false)
+	return r.guard(ctx, guarded{"mutual TLS, set by an earlier attempt,", back}, func(context.Context) error { return nil }, r.letsUsIn,
+		false)
 }
 
 // proved ends the gate: a new login has worked.
@@ -169,14 +170,16 @@ func (r *Run) putBack(ctx context.Context, over Device, commit bool, why error) 
 	for _, g := range slices.Backward(r.guarded) {
 		what = append(what, g.what)
 		if err := g.back(ctx, over); err != nil {
-			return reason.Because(reason.LockoutAverted, "%s would shut this server out (%w), and could not be put back: %w", g.what, why, err)
+			return reason.Because(reason.LockoutAverted, "%s would shut this server out (%w), and could not be put back: %w", g.what, why,
+				err)
 		}
 	}
 	if commit {
 		err := over.Commit(ctx)
 		r.unanswered = r.unanswered || sent(err)
 		if amt.Answered(err) {
-			return reason.Because(reason.LockoutAverted, "%s shut this server out (%w), was put back, and the commit of that was refused: %w", what[0], why, err)
+			return reason.Because(reason.LockoutAverted,
+				"%s shut this server out (%w), was put back, and the commit of that was refused: %w", what[0], why, err)
 		}
 	}
 	r.guarded, r.unsaved = nil, false
@@ -231,9 +234,12 @@ func (r *Run) letsUsIn(ctx context.Context) error {
 		switch {
 		case !network(s) || !s.Mutual:
 		case !profile.Admits(s.TrustedCN, own):
-			return reason.Because(reason.LockoutAverted, "the device says that it lets in %v, and this server's name %s is none of them", s.TrustedCN, own)
-		case !slices.ContainsFunc(r.material.Certificates, func(c session.CertInstance) bool { return c.Trusted && bytes.Equal(c.DER, root) }):
-			return reason.Because(reason.LockoutAverted, "the device asks consoles for certificates and does not hold the root of this server's")
+			return reason.Because(reason.LockoutAverted, "the device says that it lets in %v, and this server's name %s is none of them",
+				s.TrustedCN, own)
+		case !slices.ContainsFunc(r.material.Certificates,
+			func(c session.CertInstance) bool { return c.Trusted && bytes.Equal(c.DER, root) }):
+			return reason.Because(reason.LockoutAverted,
+				"the device asks consoles for certificates and does not hold the root of this server's")
 		}
 	}
 	return nil

@@ -65,7 +65,8 @@ func (l *lab) letsIn(d *sim.Device, name string) bool {
 	if name != c.Leaf.Subject.CommonName {
 		c = l.trust.ConsoleAs(name)
 	}
-	s, err := session.NewDialer(session.Config{RefusedPatience: -1}, nil, nil).Dial(l.t.Context(), session.Target{Addr: d.Addr(), Client: c})
+	s, err := session.NewDialer(session.Config{RefusedPatience: -1}, nil, nil).Dial(l.t.Context(),
+		session.Target{Addr: d.Addr(), Client: c})
 	if err != nil {
 		if codeOf(err) != reason.TLSClientCertRefused {
 			l.t.Errorf("%s: %v", name, err)
@@ -135,7 +136,8 @@ func TestTheGate(t *testing.T) {
 					t.Fatalf("this server is shut out: %+v\n%s", after.TrustedCN, l.journal(d))
 				}
 				if after.TLSMutual != before.TLSMutual || !slices.Equal(after.TrustedCN, before.TrustedCN) {
-					t.Errorf("mutual %t, %v; it was %t, %v\n%s", after.TLSMutual, after.TrustedCN, before.TLSMutual, before.TrustedCN, l.journal(d))
+					t.Errorf("mutual %t, %v; it was %t, %v\n%s", after.TLSMutual, after.TrustedCN, before.TLSMutual, before.TrustedCN,
+						l.journal(d))
 				}
 				if committed := after.Commits > before.Commits; committed != c.commit {
 					t.Errorf("committed: %t", committed)
@@ -287,7 +289,8 @@ func TestWhatIsPutBackIsWhatWasInForce(t *testing.T) {
 	l.order(d, KindMaintain, "")
 	dev := l.settle(l.with(firmware{keeps: 1, lies: true}), d)
 	if dev.Reason != reason.LockoutAverted || d.Snapshot().TLSMutual || !l.letsIn(d, own.Leaf.Subject.CommonName) {
-		t.Errorf("%s: %s: %s; mutual %t, letting in %v\n%s", dev.Lifecycle, dev.Reason, dev.Detail, d.Snapshot().TLSMutual, d.Snapshot().TrustedCN, l.journal(d))
+		t.Errorf("%s: %s: %s; mutual %t, letting in %v\n%s", dev.Lifecycle, dev.Reason, dev.Detail, d.Snapshot().TLSMutual,
+			d.Snapshot().TrustedCN, l.journal(d))
 	}
 }
 
@@ -308,7 +311,8 @@ func TestALostAnswerMeansAQuietTime(t *testing.T) {
 		{"an earlier commit, and then a question", true, unheard, true},
 		{"only a question", false, unheard, false},
 	} {
-		for kind, verdict := range map[string]func(*Run, error) Verdict{KindProvision: (*Run).verdictBare, KindMaintain: (*Run).verdictManaged, KindUnprovision: (*Run).verdictLeaving} {
+		for kind, verdict := range map[string]func(*Run, error) Verdict{KindProvision: (*Run).verdictBare,
+			KindMaintain: (*Run).verdictManaged, KindUnprovision: (*Run).verdictLeaving} {
 			r := &Run{e: e, unanswered: c.unanswered, Job: Job{Run: store.Run{Kind: kind}}}
 			if v := verdict(r, c.err); v.Quiet > 0 != c.quiet {
 				t.Errorf("%s, %s: quiet for %s", kind, c.what, v.Quiet)
@@ -336,7 +340,8 @@ func TestLeftoversOfASetUp(t *testing.T) {
 			l.hello(d)
 			dev := l.settle(l.engine, d)
 			if dev.Lifecycle != store.Provisioned || !l.letsIn(d, l.trust.console.Leaf.Subject.CommonName) {
-				t.Errorf("%s: %s: %s; mutual %t, letting in %v\n%s", dev.Lifecycle, dev.Reason, dev.Detail, d.Snapshot().TLSMutual, d.Snapshot().TrustedCN, l.journal(d))
+				t.Errorf("%s: %s: %s; mutual %t, letting in %v\n%s", dev.Lifecycle, dev.Reason, dev.Detail, d.Snapshot().TLSMutual,
+					d.Snapshot().TrustedCN, l.journal(d))
 			}
 			l.invariants(d, dev)
 		})

@@ -33,7 +33,8 @@ func TestWhoMayHear(t *testing.T) {
 	}
 	key, leaf, chip := proof(store.ProofKey, ours.Key), proof(store.ProofLeaf, ours.Fingerprint), proof(store.ProofHardware, chipKey[:])
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	active := store.Credential{State: store.CredentialActive, Generation: 2, Setup: 2, RunID: 1, SentAt: at, CommittedAt: at, Peer: other.Fingerprint}
+	active := store.Credential{State: store.CredentialActive, Generation: 2, Setup: 2, RunID: 1, SentAt: at, CommittedAt: at,
+		Peer: other.Fingerprint}
 	next := store.Credential{State: store.CredentialCandidate, Generation: 3, Setup: 2, RunID: 1}  // of the same set-up, sent to nobody yet
 	fresh := store.Credential{State: store.CredentialCandidate, Generation: 4, Setup: 4, RunID: 1} // for a set-up that has not begun
 	handed, committed, sent := fresh, fresh, next
@@ -100,7 +101,8 @@ func TestDerivedIsForWhomAPersonVouchedFor(t *testing.T) {
 		{"for the first, and none is written down yet", store.VouchFirst, false},
 		{"for this one", peer.Fingerprint, true},
 	} {
-		r := &Run{Job: Job{Device: store.Device{Vouched: c.word}, Admin: []store.Credential{{ID: 1, Generation: 1, Setup: 1, State: store.CredentialActive, RunID: 1, Proofs: peerProofs(peer)}}}}
+		r := &Run{Job: Job{Device: store.Device{Vouched: c.word},
+			Admin: []store.Credential{{ID: 1, Generation: 1, Setup: 1, State: store.CredentialActive, RunID: 1, Proofs: peerProofs(peer)}}}}
 		d := &quiet{peer: peer}
 		err := r.greetDerived(d, logins)
 		if (err == nil) != c.hears || (len(d.logins) > 0) != c.hears || err != nil && codeOf(err) != reason.TLSPinnedKeyChanged {
@@ -129,7 +131,8 @@ func TestAKnownDevicesNextPasswordIsNoSetUps(t *testing.T) {
 	}{{"of a rotation", 1, true}, {"of this set-up", 2, false}, {"of an earlier release", 0, false}} {
 		cred := store.Credential{ID: 7, Generation: 2, Setup: c.setup, State: store.CredentialCandidate, RunID: 1}
 		s := &staging{}
-		r := &Run{Job: Job{Admin: []store.Credential{cred}}, admin: cred, lease: &lease{}, e: &Engine{Config: Config{Store: s, Clock: s, Rand: rand.Reader}}}
+		r := &Run{Job: Job{Admin: []store.Credential{cred}}, admin: cred, lease: &lease{},
+			e: &Engine{Config: Config{Store: s, Clock: s, Rand: rand.Reader}}}
 		if err := r.freshPasswords(t.Context(), shown("own", 1)); err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,8 @@ var readIdentity = Step{
 		}
 		r.Identity = id
 		if !id.UUID.IsZero() && id.UUID != r.Job.Device.UUID {
-			return false, reason.Because(reason.UUIDMismatch, "the hello came from %s, but %s answers at %s", r.Job.Device.UUID, id.UUID, r.Job.Device.Address)
+			return false, reason.Because(reason.UUIDMismatch, "the hello came from %s, but %s answers at %s", r.Job.Device.UUID, id.UUID,
+				r.Job.Device.Address)
 		}
 		if err := r.sameMachine(id); err != nil {
 			return false, err
@@ -75,7 +76,8 @@ func (r *Run) sameMachine(id session.Identity) error {
 	if last := r.Job.Device.LastContact; !last.IsZero() && r.e.Clock.Now().Sub(last).Abs() < twinContact {
 		code = reason.UUIDDuplicate
 	}
-	return reason.Because(code, "the machine at %s has the MAC %s, and the one known under this UUID has %s", r.Job.Device.Address, id.MAC, known)
+	return reason.Because(code, "the machine at %s has the MAC %s, and the one known under this UUID has %s", r.Job.Device.Address, id.MAC,
+		known)
 }
 
 // twinContact is how soon after each other two machines must answer to be two;
@@ -131,12 +133,16 @@ func (r *Run) refused(err error) error {
 	case r.setup:
 		return err
 	case r.untried > 0:
-		return reason.Because(reason.AuthFailed, "the device is set up and refuses %d stored passwords; %d more are tried in later attempts: %w", len(r.denied), r.untried, err)
+		return reason.Because(reason.AuthFailed, "the device is set up and refuses %d stored passwords; %d more are tried in later "+
+			"attempts: %w", len(r.denied), r.untried, err)
 	}
 	if len(r.denied) == 0 {
-		return reason.Because(reason.CredentialsUnknown, "the device at %s was set up by somebody else, and no password that it could have is stored here: %w", r.Job.Device.Address, err)
+		return reason.Because(reason.CredentialsUnknown,
+			"the device at %s was set up by somebody else, and no password that it could have is stored here: %w", r.Job.Device.Address,
+			err)
 	}
-	return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses each of the %d stored passwords: %w", len(r.denied), err)
+	return reason.Because(reason.CredentialsUnknown, "the device is set up and refuses each of the %d stored passwords: %w", len(r.denied),
+		err)
 }
 
 // ours reports whether the session's login was one of the stored passwords.

@@ -119,7 +119,8 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 	if err != nil {
 		return nil, fmt.Errorf("load profile %q: %w", c.Run.Profile, err)
 	}
-	if job.Unprotected = job.Profile.TLS == profile.TLSNone; !job.Unprotected && c.Run.Kind != KindProvision && metWithoutTLS(c.Device) && j.Kept != nil {
+	if job.Unprotected = job.Profile.TLS == profile.TLSNone; !job.Unprotected && c.Run.Kind != KindProvision && metWithoutTLS(c.Device) &&
+		j.Kept != nil {
 		had, _, err := j.Kept(ctx, tx, c.Device)
 		if err != nil {
 			return nil, fmt.Errorf("load the profile that the device has: %w", err)
@@ -149,7 +150,8 @@ func (j *Journal) load(ctx context.Context, tx *store.Tx, c store.Claim) (*Job, 
 	// may have derived it.
 	if job.Profile.DerivedPassword() || c.Run.Kind == KindProvision && c.Device.HelloCount == 0 && c.Device.Generation == 0 {
 		_, domain, _ := strings.Cut(c.Device.FQDN, ".")
-		if job.Master, err = MasterPassword(ctx, tx, first(c.Device.Domain, c.Device.Suffix, domain)); err != nil && !errors.Is(err, store.ErrNotFound) {
+		if job.Master, err = MasterPassword(ctx, tx, first(c.Device.Domain, c.Device.Suffix, domain)); err != nil &&
+			!errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
 	}
@@ -212,7 +214,8 @@ func (j *Journal) write(ctx context.Context, tx *store.Tx, l Lease, steps []stor
 		return err
 	}
 	if n := len(steps); n > 0 && steps[n-1].Name == commitChanges.Name {
-		if err := tx.Transition(ctx, store.Transition{UUID: l.UUID, To: store.Verifying, Event: "commit_sent", Actor: "node:" + j.Node, RunID: l.RunID}); err != nil {
+		if err := tx.Transition(ctx, store.Transition{UUID: l.UUID, To: store.Verifying, Event: "commit_sent", Actor: "node:" + j.Node,
+			RunID: l.RunID}); err != nil {
 			return err
 		}
 	}
@@ -408,7 +411,8 @@ func (j *Journal) settleOK(ctx context.Context, tx *store.Tx, l Lease, v Verdict
 	if err := tx.Release(ctx, l.UUID, l.Fence, time.Time{}); err != nil || v.Then == "" {
 		return err
 	}
-	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: KindMaintain, Trigger: "timer", Profile: v.Profile, NotBefore: now, Task: v.Then})
+	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: KindMaintain, Trigger: "timer", Profile: v.Profile, NotBefore: now,
+		Task: v.Then})
 	if err != nil {
 		return err
 	}
@@ -480,7 +484,8 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if err := j.unproved(ctx, tx, l, v); err != nil {
 		return err
 	}
-	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed, Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID, Data: evidence(v)}
+	t := store.Transition{UUID: l.UUID, To: v.Ended, Reason: v.Reason, Detail: v.Detail, Event: store.AttemptFailed,
+		Actor: "node:" + j.Node, NextRetry: shown, RunID: l.RunID, Data: evidence(v)}
 	if len(v.Offered) > 0 {
 		d, err := tx.Device(ctx, l.UUID)
 		if err != nil {
@@ -519,7 +524,8 @@ func (j *Journal) settleFailed(ctx context.Context, tx *store.Tx, l Lease, v Ver
 	if old.Kind != KindProvision {
 		trigger = old.Trigger // its few attempts are still whoever asked for the first one
 	}
-	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: old.Kind, Trigger: trigger, Profile: old.Profile, NotBefore: next, Task: old.Task})
+	run, err := tx.CreateRun(ctx, store.NewRun{UUID: l.UUID, Kind: old.Kind, Trigger: trigger, Profile: old.Profile, NotBefore: next,
+		Task: old.Task})
 	if err != nil {
 		return err
 	}
@@ -644,8 +650,9 @@ func located(ctx context.Context, tx *store.Tx, uuid amt.UUID, f Facts, d *store
 	if f.FoundFrom == f.Found {
 		return nil
 	}
-	_, err := tx.AddEvent(ctx, store.Event{UUID: uuid, Name: "address_changed", Actor: actor, Detail: "from " + f.FoundFrom.String() + " to " + f.Found.String() + ": it answered there with its key",
-		Data: map[string]any{"address": f.Found.String(), "previous_address": f.FoundFrom.String(), "by": string(f.FoundBy)}})
+	_, err := tx.AddEvent(ctx, store.Event{UUID: uuid, Name: "address_changed", Actor: actor,
+		Detail: "from " + f.FoundFrom.String() + " to " + f.Found.String() + ": it answered there with its key",
+		Data:   map[string]any{"address": f.Found.String(), "previous_address": f.FoundFrom.String(), "by": string(f.FoundBy)}})
 	return err
 }
 

@@ -109,7 +109,8 @@ func (l *lab) newEngine(node string) *Engine {
 		},
 		Trust: l.trust, Clock: realClock{}, Rand: rand.Reader,
 		Lease: patience, Margin: 500 * time.Millisecond, Quiet: 20 * time.Millisecond,
-		Retry: []time.Duration{20 * time.Millisecond}, VerifyFor: 4 * time.Second, VerifyPause: 20 * time.Millisecond, KeyPause: 10 * time.Millisecond,
+		Retry: []time.Duration{20 * time.Millisecond}, VerifyFor: 4 * time.Second, VerifyPause: 20 * time.Millisecond,
+		KeyPause: 10 * time.Millisecond,
 	}, log, simMetrics)
 }
 
@@ -218,7 +219,8 @@ func (l *lab) hello(d *sim.Device) int64 {
 	var id int64
 	err := l.db.Write(l.t.Context(), func(tx *store.Tx) error {
 		ctx := l.t.Context()
-		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: d.UUID(), From: netip.AddrPortFrom(d.Addr().Addr(), 40000), Address: d.Addr().Addr(), Version: 3, Hashes: l.roots()}); err != nil {
+		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: d.UUID(), From: netip.AddrPortFrom(d.Addr().Addr(), 40000),
+			Address: d.Addr().Addr(), Version: 3, Hashes: l.roots()}); err != nil {
 			return err
 		}
 		run, err := tx.CreateRun(ctx, store.NewRun{UUID: d.UUID(), Kind: "provision", Trigger: "hello"})
@@ -332,7 +334,8 @@ func (l *lab) journal(d *sim.Device) string {
 			out += fmt.Sprintf("run %d %s %s %s\n", r.ID, r.State, r.Reason, r.Detail)
 			steps, _ := tx.Steps(context.Background(), r.ID)
 			for _, s := range steps {
-				out += fmt.Sprintf("  %2d %-20s %-8s %6.1f ms %s\n", s.Seq, s.Name, s.State, s.FinishedAt.Sub(s.StartedAt).Seconds()*1000, s.Detail)
+				out += fmt.Sprintf("  %2d %-20s %-8s %6.1f ms %s\n", s.Seq, s.Name, s.State, s.FinishedAt.Sub(s.StartedAt).Seconds()*1000,
+					s.Detail)
 			}
 		}
 		return nil

@@ -137,7 +137,8 @@ func (r *Run) seek(ctx context.Context) (Device, error) {
 
 // hasKey reports whether something tells the device from any other machine.
 func (r *Run) hasKey() bool {
-	return !r.plain() && (len(r.Job.Device.PeerFingerprint) > 0 || slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return len(c.Proofs) > 0 }))
+	return !r.plain() && (len(r.Job.Device.PeerFingerprint) > 0 ||
+		slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return len(c.Proofs) > 0 }))
 }
 
 // soughtFor has the error name all places where the device was looked for.

@@ -48,7 +48,8 @@ func (r *Run) contactManaged(ctx context.Context) error {
 func (r *Run) notManaged(err error) error {
 	if codeOf(err) == reason.TLSClientCertRefused && r.Profile.TLS != profile.TLSMutual {
 		return reason.Because(reason.ReappearedUnprovisioned,
-			"the device at %s wants a client certificate and refuses ours, as a device does whose settings were erased: %w", r.Job.Device.Address, err)
+			"the device at %s wants a client certificate and refuses ours, as a device does whose settings were erased: %w",
+			r.Job.Device.Address, err)
 	}
 	return err
 }
@@ -89,7 +90,8 @@ var readManaged = Step{
 // stays managed, unless none of its passwords works. One that lost its setup has
 // drifted: its next hello, not another run, decides what becomes of it.
 func (r *Run) verdictManaged(err error) Verdict {
-	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Looked: r.looked, Ended: store.Provisioned, Health: "ok"}
+	v := Verdict{Steps: r.book, Facts: r.learnt(), Blame: reason.NoBlame, Refused: r.denied, Did: r.fixed, Looked: r.looked,
+		Ended: store.Provisioned, Health: "ok"}
 	if r.Job.Device.Lifecycle == store.Drifted {
 		v.Ended = store.Drifted
 	}
@@ -157,7 +159,8 @@ func (r *Run) finding() (code reason.Code, text string) {
 // to: after a change, it may be the change that shut us out.
 func Unanswered(code reason.Code) bool {
 	switch code {
-	case reason.ConnectionLost, reason.WSMANTimeout, reason.CommitUnverified, reason.AuthFailed, reason.CredentialsUnknown, reason.AccountLocked,
+	case reason.ConnectionLost, reason.WSMANTimeout, reason.CommitUnverified, reason.AuthFailed, reason.CredentialsUnknown,
+		reason.AccountLocked,
 		reason.RealmChanged, reason.ReappearedUnprovisioned:
 		return true
 	}

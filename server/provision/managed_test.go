@@ -130,7 +130,8 @@ func TestOnlyWhatIsDue(t *testing.T) {
 			d := l.managed(personality)
 			dev := l.do(d, KindMaintain, "")
 			steps := l.steps(d)
-			if dev.Lifecycle != store.Provisioned || steps["renew_key"] != "skipped" || steps["save_changes"] != "skipped" || steps["change_password"] != "skipped" {
+			if dev.Lifecycle != store.Provisioned || steps["renew_key"] != "skipped" || steps["save_changes"] != "skipped" ||
+				steps["change_password"] != "skipped" {
 				t.Errorf("a device as wanted: %s %s %v\n%s", dev.Lifecycle, dev.Detail, steps, l.journal(d))
 			}
 			// The certificate comes to its end: 20 days are left of the 825.
@@ -216,7 +217,8 @@ func TestDrift(t *testing.T) {
 		t.Fatal(err)
 	}
 	dev := l.do(d, KindMaintain, TaskCheck)
-	if dev.Lifecycle != store.Drifted || dev.Reason != reason.ProfileDrift || !strings.Contains(dev.Detail, "somebody-else.example.org") || !strings.Contains(dev.Detail, "mutual TLS is true") {
+	if dev.Lifecycle != store.Drifted || dev.Reason != reason.ProfileDrift || !strings.Contains(dev.Detail, "somebody-else.example.org") ||
+		!strings.Contains(dev.Detail, "mutual TLS is true") {
 		t.Fatalf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 	}
 	dev = l.do(d, KindMaintain, "")
@@ -255,7 +257,8 @@ func TestUnprovision(t *testing.T) {
 		for _, c := range []struct {
 			personality, mode string
 			ends              amt.ProvisioningState
-		}{{"11", "full", amt.StatePre}, {"11", "decommission", amt.StatePre}, {"11", "partial", amt.StateIn}, {"18", "full", amt.StatePre}, {"6.1", "partial", amt.StateIn}} {
+		}{{"11", "full", amt.StatePre}, {"11", "decommission", amt.StatePre}, {"11", "partial", amt.StateIn}, {"18", "full", amt.StatePre},
+			{"6.1", "partial", amt.StateIn}} {
 			d := l.managed(c.personality)
 			active, _ := l.active(d)
 			dev := l.do(d, KindUnprovision, c.mode)
@@ -264,7 +267,8 @@ func TestUnprovision(t *testing.T) {
 				want = store.Retired
 			}
 			if dev.Lifecycle != want || d.Snapshot().State != c.ends {
-				t.Fatalf("AMT %s, %s: %s (device %s): %s: %s\n%s", c.personality, c.mode, dev.Lifecycle, d.Snapshot().State, dev.Reason, dev.Detail, l.journal(d))
+				t.Fatalf("AMT %s, %s: %s (device %s): %s: %s\n%s", c.personality, c.mode, dev.Lifecycle, d.Snapshot().State, dev.Reason,
+					dev.Detail, l.journal(d))
 			}
 			if still, _ := l.active(d); still.ID != active.ID {
 				t.Errorf("AMT %s, %s: the password was not kept", c.personality, c.mode)
@@ -360,7 +364,8 @@ func TestDerivedPassword(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		l.prof.Passwords = "derived"
 		d := l.managed("11")
-		if dev := l.do(d, KindRotate, ""); dev.Lifecycle != store.Provisioned || dev.Reason != reason.MasterPasswordMissing || !strings.Contains(dev.Detail, "provctl secret master set") {
+		if dev := l.do(d, KindRotate, ""); dev.Lifecycle != store.Provisioned || dev.Reason != reason.MasterPasswordMissing ||
+			!strings.Contains(dev.Detail, "provctl secret master set") {
 			t.Fatalf("with no master password: %s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
 		}
 		keep := func(allowed bool) (want string) {
@@ -391,7 +396,8 @@ func TestDerivedPassword(t *testing.T) {
 		has := func(what, want string) {
 			t.Helper()
 			if c, takes := l.active(d); !takes || c.Password.Reveal() != want || !d.AcceptsAdmin("admin", want) {
-				t.Errorf("%s: the device takes its active password: %t; it is what openssl derives: %t\n%s", what, takes, c.Password.Reveal() == want, l.journal(d))
+				t.Errorf("%s: the device takes its active password: %t; it is what openssl derives: %t\n%s", what, takes,
+					c.Password.Reveal() == want, l.journal(d))
 			}
 		}
 		for _, kind := range []string{KindRotate, KindMaintain} { // asked for, and by itself

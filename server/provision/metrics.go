@@ -26,17 +26,23 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{
-		startedBy: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_sessions_started_total", Help: "Attempts begun, by what caused the run."}, []string{"trigger"}),
-		active:    f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_sessions_active", Help: "Attempts under way on this node."}),
+		startedBy: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_sessions_started_total",
+			Help: "Attempts begun, by what caused the run."}, []string{"trigger"}),
+		active: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_sessions_active", Help: "Attempts under way on this node."}),
 		finishedBy: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_sessions_finished_total",
 			Help: "Attempts ended, by outcome, whose fault it was and the reason."}, []string{"outcome", "blame", "reason"}),
-		steps: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_steps_total", Help: "Steps of the plan, by how they ended."}, []string{"step", "result"}),
+		steps: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_steps_total", Help: "Steps of the plan, by how they ended."},
+			[]string{"step", "result"}),
 		stepTime: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_step_duration_seconds", Help: "Time a step took.",
-			Buckets: []float64{.1, .5, 2.5, 15, 60, 180}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"step"}),
+			Buckets: []float64{.1, .5, 2.5, 15, 60, 180}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100},
+			[]string{"step"}),
 		toManaged: f.NewHistogram(prometheus.HistogramOpts{Name: "provisiond_time_to_provision_seconds",
-			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}),
-		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total", Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),
-		jobs:   f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_jobs_finished_total", Help: "Work on managed devices that came to its end, by kind of run and how it went."}, []string{"kind", "result"}),
+			Help: "From a device's hello to its verified login.", Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}),
+		probes: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_credential_probes_total",
+			Help: "Logins tried with stored passwords."}, []string{"candidate", "result"}),
+		jobs: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_jobs_finished_total",
+			Help: "Work on managed devices that came to its end, by kind of run and how it went."}, []string{"kind", "result"}),
 	}
 	for _, t := range []string{"hello", "timer", "api"} {
 		m.startedBy.WithLabelValues(t)

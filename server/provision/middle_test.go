@@ -40,7 +40,8 @@ func (l *lab) middle(at netip.Addr, real *sim.Device) *middle {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Intel AMT"}, NotAfter: time.Now().Add(time.Hour)},
+	der, err := x509.CreateCertificate(rand.Reader,
+		&x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Intel AMT"}, NotAfter: time.Now().Add(time.Hour)},
 		&x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Intel AMT"}}, key.Public(), key)
 	if err != nil {
 		l.t.Fatal(err)
@@ -121,7 +122,8 @@ func TestManInTheMiddle(t *testing.T) {
 	m := l.middle(at, real)
 	id := l.hello(real)
 	if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
-		_, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: real.UUID(), From: netip.AddrPortFrom(at, 40000), Address: at, Version: 3, Hashes: l.roots()})
+		_, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: real.UUID(), From: netip.AddrPortFrom(at, 40000), Address: at,
+			Version: 3, Hashes: l.roots()})
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -168,7 +170,8 @@ func TestNoDowngrade(t *testing.T) {
 		}
 		dev, _ := l.look(d)
 		if s := d.Snapshot(); len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 || s.Handshakes != 0 || s.Connections == 0 {
-			t.Errorf("after %d handshakes of %d it was told %d passwords", s.Handshakes, s.Connections, len(s.SecretsSeen)+len(s.AdminHA1Seen))
+			t.Errorf("after %d handshakes of %d it was told %d passwords", s.Handshakes, s.Connections,
+				len(s.SecretsSeen)+len(s.AdminHA1Seen))
 		}
 		if dev.Reason == "" || dev.TLSVersion != version {
 			t.Errorf("%s: %s: %s; best version known: %s", dev.Lifecycle, dev.Reason, dev.Detail, dev.TLSVersion)

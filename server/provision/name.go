@@ -58,7 +58,8 @@ func (r *Run) suffixFits() error {
 			return nil
 		}
 	}
-	return reason.Because(reason.SuffixContradiction, "the device at %s took the certificate %s and says that its suffix is %s, under which firmware refuses that certificate",
+	return reason.Because(reason.SuffixContradiction,
+		"the device at %s took the certificate %s and says that its suffix is %s, under which firmware refuses that certificate",
 		r.Job.Device.Address, r.cert.Cert.Name, suffix)
 }
 
@@ -96,7 +97,8 @@ func (r *Run) nameDevice(ctx context.Context) error {
 		r.facts.HostName, r.facts.Domain = host, domain
 		return nil
 	}
-	return reason.Because(reason.NameTaken, "the name %s is of the device %s: retire that one if it is gone, or give this one another: provctl device name %s FQDN", wanted[len(wanted)-1], holder, r.Job.Device.UUID)
+	return reason.Because(reason.NameTaken, "the name %s is of the device %s: retire that one if it is gone, or give this one another: "+
+		"provctl device name %s FQDN", wanted[len(wanted)-1], holder, r.Job.Device.UUID)
 }
 
 // wantedNames are the names the device may get, the best first: the one that was
@@ -131,10 +133,13 @@ func (r *Run) wantedNames() ([]string, error) {
 // servesDomain refuses a name outside the domains that are ours. The profile's own
 // domain is a person's word.
 func (r *Run) servesDomain(domain string) error {
-	if r.e.ServesDomain == nil || domain == "" || strings.EqualFold(domain, strings.Trim(r.Profile.Domain, ". ")) || r.e.ServesDomain(domain) {
+	if r.e.ServesDomain == nil || domain == "" || strings.EqualFold(domain, strings.Trim(r.Profile.Domain, ". ")) ||
+		r.e.ServesDomain(domain) {
 		return nil
 	}
-	return reason.Because(reason.DomainNotAllowed, "the device would be called by a name in %s, which lies neither in zones, nor in provisioning.other_domains, nor in the domain of a provisioning certificate in use", domain)
+	return reason.Because(reason.DomainNotAllowed,
+		"the device would be called by a name in %s, which lies neither in zones, nor in provisioning.other_domains, nor in the domain "+
+			"of a provisioning certificate in use", domain)
 }
 
 func (r *Run) claim(ctx context.Context, name, bears string) (amt.UUID, error) {

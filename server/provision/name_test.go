@@ -108,7 +108,8 @@ func TestANameGivenTwice(t *testing.T) {
 			t.Fatalf("%s: %s %s", dev.Lifecycle, dev.Detail, dev.FQDN)
 		}
 		dev, live := l.look(second)
-		if dev.Lifecycle != store.Failed || dev.Reason != reason.NameTaken || live != 0 || !strings.Contains(dev.Detail, first.UUID().String()) {
+		if dev.Lifecycle != store.Failed || dev.Reason != reason.NameTaken || live != 0 ||
+			!strings.Contains(dev.Detail, first.UUID().String()) {
 			t.Errorf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(second))
 		}
 		if s := second.Snapshot(); len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
@@ -182,13 +183,15 @@ func TestAClashEndsNoMaintenance(t *testing.T) {
 		call(second, "pc-7.corp.example.com")
 		e.Clock = laterClock{realClock{}, 800 * 24 * time.Hour} // its certificate is at its end
 		dev := maintain(second, "")
-		if dev.Lifecycle != store.Drifted || dev.Reason != reason.NameTaken || !strings.Contains(dev.Detail, first.UUID().String()) || dev.Health != "ok" {
+		if dev.Lifecycle != store.Drifted || dev.Reason != reason.NameTaken || !strings.Contains(dev.Detail, first.UUID().String()) ||
+			dev.Health != "ok" {
 			t.Errorf("%s (%s): %s: %s\n%s", dev.Lifecycle, dev.Health, dev.Reason, dev.Detail, l.journal(second))
 		}
 		if steps := l.steps(second); steps["use_renewed"] != "done" || steps["save_changes"] != "done" {
 			t.Errorf("its certificate was not renewed: %v", steps)
 		}
-		if dev.HostName != bears.HostName || dev.FQDN != "pc-7.corp.example.com" || second.Snapshot().HostName != bears.HostName || dev.ProfileVersion != l.prof.Version {
+		if dev.HostName != bears.HostName || dev.FQDN != "pc-7.corp.example.com" || second.Snapshot().HostName != bears.HostName ||
+			dev.ProfileVersion != l.prof.Version {
 			t.Errorf("it is called %s, wanted as %s, version %d", dev.HostName, dev.FQDN, dev.ProfileVersion)
 		}
 		if dev := maintain(second, TaskPassword); dev.Lifecycle != store.Drifted || dev.Reason != reason.NameTaken {

@@ -46,7 +46,8 @@ func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) er
 	was := r.Job.Device
 	if peer.Verified == verifiedODCA {
 		if was.PeerVerified == verifiedODCA && !r.sameHardware(peer) {
-			return reason.Because(r.otherHardware(), "the hardware certificate at %s is Intel's and another machine's than the one known under this UUID", was.Address)
+			return reason.Because(r.otherHardware(),
+				"the hardware certificate at %s is Intel's and another machine's than the one known under this UUID", was.Address)
 		}
 		return nil
 	}
@@ -60,11 +61,13 @@ func (r *Run) provenHardware(peer session.Peer, setup bool, says amt.Version) er
 		if r.knows(peer) {
 			return nil
 		}
-		return reason.Because(reason.ODCAVerificationFailed, "what answers at %s is set up and shows neither the certificate it was given nor one of its hardware", was.Address)
+		return reason.Because(reason.ODCAVerificationFailed,
+			"what answers at %s is set up and shows neither the certificate it was given nor one of its hardware", was.Address)
 	}
 	why := "the certificate at " + was.Address.String() + " is not one of Intel's on-die authority"
 	if peer.ODCA {
-		why = "the hardware certificate at " + was.Address.String() + " does not lead to a root of provisioning.odca.roots: " + strings.TrimSuffix(peer.ODCAProblem, ".")
+		why = "the hardware certificate at " + was.Address.String() + " does not lead to a root of provisioning.odca.roots: " +
+			strings.TrimSuffix(peer.ODCAProblem, ".")
 	}
 	if has {
 		return reason.Because(reason.ODCAVerificationFailed, "%s, and the device showed one before", why)

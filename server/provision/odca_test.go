@@ -58,7 +58,10 @@ func TestHardwareCertificates(t *testing.T) {
 					}
 					f.Version = &v
 				}
-				if err := l.db.Write(t.Context(), func(tx *store.Tx) error { return tx.UpdateDevice(t.Context(), d.UUID(), f) }); err != nil {
+				if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
+					return tx.UpdateDevice(t.Context(), d.UUID(),
+						f)
+				}); err != nil {
 					t.Fatal(err)
 				}
 				dev := l.settle(e, d)
@@ -66,7 +69,8 @@ func TestHardwareCertificates(t *testing.T) {
 				switch told := len(s.SecretsSeen) + len(s.AdminHA1Seen); {
 				case c.ok && dev.Lifecycle != store.Provisioned:
 					t.Errorf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
-				case !c.ok && (dev.Lifecycle != store.Failed || dev.Reason != reason.ODCAVerificationFailed || told != 0 || s.State != amt.StateIn):
+				case !c.ok && (dev.Lifecycle != store.Failed || dev.Reason != reason.ODCAVerificationFailed || told != 0 ||
+					s.State != amt.StateIn):
 					t.Errorf("%s: %s: %s; it was told %d passwords and is in %s mode", dev.Lifecycle, dev.Reason, dev.Detail, told, s.State)
 				}
 				if dev.PeerVerified != c.stored {
@@ -86,7 +90,8 @@ func TestTwoProvenMachines(t *testing.T) {
 		l.odca = root
 		e := l.newEngine("node-odca")
 		e.ODCA = ODCAPrefer
-		first := l.device("16", sim.With(sim.Fault{Kind: sim.Refuse, Call: "SetAdminAclEntryEx", All: true, Arg: "2054"}), func(cfg *sim.Config) { cfg.SetupCertificate = &one })
+		first := l.device("16", sim.With(sim.Fault{Kind: sim.Refuse, Call: "SetAdminAclEntryEx", All: true, Arg: "2054"}),
+			func(cfg *sim.Config) { cfg.SetupCertificate = &one })
 		l.hello(first)
 		if dev := l.settle(e, first); dev.PeerVerified != "odca" || dev.Lifecycle == store.Provisioned {
 			t.Fatalf("%s: %s: %s; verified by %q", dev.Lifecycle, dev.Reason, dev.Detail, dev.PeerVerified)
@@ -102,8 +107,10 @@ func TestTwoProvenMachines(t *testing.T) {
 		}
 		l.hello(second)
 		dev := l.settle(e, second)
-		if s := second.Snapshot(); dev.Lifecycle != store.Quarantined || dev.Reason != reason.UUIDDuplicate || len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
-			t.Errorf("%s: %s: %s; it was told %d passwords\n%s", dev.Lifecycle, dev.Reason, dev.Detail, len(s.SecretsSeen)+len(s.AdminHA1Seen), l.journal(second))
+		if s := second.Snapshot(); dev.Lifecycle != store.Quarantined || dev.Reason != reason.UUIDDuplicate ||
+			len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
+			t.Errorf("%s: %s: %s; it was told %d passwords\n%s", dev.Lifecycle, dev.Reason, dev.Detail,
+				len(s.SecretsSeen)+len(s.AdminHA1Seen), l.journal(second))
 		}
 		// A person has looked: what the machine before proved is held against it no more.
 		unknown := ""
@@ -148,7 +155,8 @@ func TestManInTheMiddleOfHardware(t *testing.T) {
 	id := l.hello(real)
 	version := amt.Version{Major: 16, Minor: 1}
 	if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
-		if _, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: real.UUID(), From: netip.AddrPortFrom(at, 40000), Address: at, Version: 3, Hashes: l.roots()}); err != nil {
+		if _, _, err := tx.SeeHello(t.Context(), store.SeenHello{UUID: real.UUID(), From: netip.AddrPortFrom(at, 40000), Address: at,
+			Version: 3, Hashes: l.roots()}); err != nil {
 			return err
 		}
 		return tx.UpdateDevice(t.Context(), real.UUID(), store.DeviceFacts{Version: &version})
@@ -162,7 +170,8 @@ func TestManInTheMiddleOfHardware(t *testing.T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if dev.Reason != reason.ODCAVerificationFailed || len(m.got) != 0 || len(dev.PeerFingerprint) != 0 {
-		t.Errorf("%s: %s: %s; it heard %d bytes, and its key was kept as the device's: %x", dev.Lifecycle, dev.Reason, dev.Detail, len(m.got), dev.PeerFingerprint)
+		t.Errorf("%s: %s: %s; it heard %d bytes, and its key was kept as the device's: %x", dev.Lifecycle, dev.Reason, dev.Detail,
+			len(m.got), dev.PeerFingerprint)
 	}
 	if s := real.Snapshot(); len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 || s.State != amt.StateIn {
 		t.Errorf("the device is in %s mode and was told %d passwords", s.State, len(s.SecretsSeen)+len(s.AdminHA1Seen))

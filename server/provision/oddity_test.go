@@ -25,11 +25,13 @@ func TestACertificateThatTLSCannotTake(t *testing.T) {
 	}
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		d := l.device("11", sim.Faults{}, func(c *sim.Config) {
-			c.SetupCertificate = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: certtest.NewLab(time.Now()).SelfSigned(certtest.Options{Name: "odd"}).Key}
+			c.SetupCertificate = &tls.Certificate{Certificate: [][]byte{der},
+				PrivateKey: certtest.NewLab(time.Now()).SelfSigned(certtest.Options{Name: "odd"}).Key}
 		})
 		l.hello(d)
 		dev := l.settle(l.newEngine("a"), d)
-		if dev.Lifecycle != store.Failed || dev.Reason != reason.TLSPeerCertInvalid || !strings.Contains(dev.Detail, "the serial number 000001 is padded") {
+		if dev.Lifecycle != store.Failed || dev.Reason != reason.TLSPeerCertInvalid ||
+			!strings.Contains(dev.Detail, "the serial number 000001 is padded") {
 			t.Fatalf("%s: %s: %s", dev.Lifecycle, dev.Reason, dev.Detail)
 		}
 		if _, live := l.look(d); live != 0 {

@@ -35,7 +35,8 @@ var setMEBxPassword = Step{
 			}
 			r.mebxHeld = r.mebxOf(r.admin)
 			if r.mebxHeld == 0 {
-				r.log.Info("mebx.unchanged", zap.String("detail", "the MEBx password was changed at the machine before and is not known here"))
+				r.log.Info("mebx.unchanged", zap.String("detail",
+					"the MEBx password was changed at the machine before and is not known here"))
 			}
 			return nil
 		}

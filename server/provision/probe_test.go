@@ -82,7 +82,8 @@ func TestAnUnverifiedSetUpEndsAtAProbe(t *testing.T) {
 					return err
 				}
 			}
-			return tx.Transition(t.Context(), store.Transition{UUID: d.UUID(), To: store.PendingCertificate, Reason: reason.RootNotTrusted, Event: "refused", Actor: "system"})
+			return tx.Transition(t.Context(), store.Transition{UUID: d.UUID(), To: store.PendingCertificate, Reason: reason.RootNotTrusted,
+				Event: "refused", Actor: "system"})
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,8 @@ func (r *Run) ownRealm(ctx context.Context, id session.Identity) error {
 	if other.IsZero() {
 		return nil
 	}
-	return reason.Because(reason.IdentityConflict, "the device at %s says it is %s and has the digest realm of %s; if its UUID was changed, retire the other",
+	return reason.Because(reason.IdentityConflict,
+		"the device at %s says it is %s and has the digest realm of %s; if its UUID was changed, retire the other",
 		r.Job.Device.Address, r.Job.Device.UUID, other)
 }
 

@@ -16,7 +16,8 @@ import (
 func TestRealmOfAnotherDevice(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(t *testing.T, l *lab) {
-		for name, realm := range map[string]string{"Digest": "", "of AMT 2 and 3": "Intel(R) AMT (ID:8f0d4a6c-1a2b-4c3d-9e8f-001122334455)"} {
+		for name, realm := range map[string]string{"Digest": "",
+			"of AMT 2 and 3": "Intel(R) AMT (ID:8f0d4a6c-1a2b-4c3d-9e8f-001122334455)"} {
 			t.Run(name, func(t *testing.T) {
 				victim := l.device("11", sim.Faults{}, func(c *sim.Config) { c.Realm = realm })
 				l.hello(victim)
@@ -28,14 +29,16 @@ func TestRealmOfAnotherDevice(t *testing.T) {
 					d := l.device("11", sim.Faults{}, copied)
 					l.hello(d)
 					dev := l.settle(l.engine, d)
-					if s := d.Snapshot(); dev.Lifecycle != store.Quarantined || dev.Reason != reason.IdentityConflict || len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
+					if s := d.Snapshot(); dev.Lifecycle != store.Quarantined || dev.Reason != reason.IdentityConflict ||
+						len(s.SecretsSeen)+len(s.AdminHA1Seen) != 0 {
 						t.Errorf("%s: %s: it was told %d passwords", dev.Lifecycle, dev.Reason, len(s.SecretsSeen)+len(s.AdminHA1Seen))
 					}
 					if dev.Realm != "" || !strings.Contains(dev.Detail, victim.UUID().String()) {
 						t.Errorf("the realm %q was kept as its own, or the detail does not name the other: %s", dev.Realm, dev.Detail)
 					}
 					for _, u := range []amt.UUID{d.UUID(), victim.UUID()} {
-						if e := l.newest(u, "realm_conflict"); !strings.Contains(e.Detail, d.UUID().String()) || !strings.Contains(e.Detail, victim.UUID().String()) {
+						if e := l.newest(u, "realm_conflict"); !strings.Contains(e.Detail, d.UUID().String()) ||
+							!strings.Contains(e.Detail, victim.UUID().String()) {
 							t.Errorf("the timeline of %s does not name both: %q", u, e.Detail)
 						}
 					}
@@ -52,7 +55,8 @@ func TestRealmOfAnotherDevice(t *testing.T) {
 					}
 					// The next one meets the victim only.
 					if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
-						return tx.Transition(t.Context(), store.Transition{UUID: d.UUID(), To: store.Retired, Event: "retired", Actor: "user:a"})
+						return tx.Transition(t.Context(),
+							store.Transition{UUID: d.UUID(), To: store.Retired, Event: "retired", Actor: "user:a"})
 					}); err != nil {
 						t.Fatal(err)
 					}

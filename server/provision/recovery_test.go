@@ -64,7 +64,8 @@ func TestEveryStoredPasswordGetsItsTurn(t *testing.T) {
 		dev, _ := l.look(d)
 		active, takes := l.active(d)
 		if dev.Lifecycle != store.Provisioned || dev.Reason != "" || active.ID != held.ID || !takes {
-			t.Fatalf("%s: %s: %s; active is generation %d, taken %t\n%s", dev.Lifecycle, dev.Reason, dev.Detail, active.Generation, takes, l.journal(d))
+			t.Fatalf("%s: %s: %s; active is generation %d, taken %t\n%s", dev.Lifecycle, dev.Reason, dev.Detail, active.Generation, takes,
+				l.journal(d))
 		}
 		if n := d.Snapshot().LoginsFailed - before; n != 7 || most > maxProbes {
 			t.Errorf("%d wrong logins, at most %d in one attempt: want 7 and %d", n, most, maxProbes)

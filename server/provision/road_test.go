@@ -28,7 +28,8 @@ func TestEveryGenerationBecomesManaged(t *testing.T) {
 					t.Fatalf("%s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(d))
 				}
 				l.invariants(d, dev)
-				if why, _ := l.newest(d.UUID(), "verified").Data["certificate"].(string); !strings.Contains(why, "prov.corp.example.com ends in") {
+				if why, _ := l.newest(d.UUID(), "verified").Data["certificate"].(string); !strings.Contains(why,
+					"prov.corp.example.com ends in") {
 					t.Errorf("the timeline does not say why the device was shown its certificate: %s", why)
 				}
 				snap := d.Snapshot()
@@ -92,7 +93,8 @@ func TestNuisances(t *testing.T) {
 			if err := l.db.Read(t.Context(), func(tx *store.Tx) error {
 				run, err := tx.Run(t.Context(), id)
 				if run.State != store.RunDone || run.Attempt != 1 {
-					t.Errorf("AMT %s: %v: the first attempt was not the last: run %s after %d\n%s", name, d.Snapshot().FaultsFired, run.State, run.Attempt, l.journal(d))
+					t.Errorf("AMT %s: %v: the first attempt was not the last: run %s after %d\n%s", name, d.Snapshot().FaultsFired,
+						run.State, run.Attempt, l.journal(d))
 				}
 				return err
 			}); err != nil {

@@ -49,7 +49,8 @@ func (l *lab) claims(u amt.UUID, from netip.Addr, trigger string) {
 	l.t.Helper()
 	ctx, left := l.t.Context(), address()
 	if err := l.db.Write(ctx, func(tx *store.Tx) error {
-		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 40000), Address: from, Version: 3, Hashes: l.roots()}); err != nil {
+		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: u, From: netip.AddrPortFrom(from, 40000), Address: from, Version: 3,
+			Hashes: l.roots()}); err != nil {
 			return err
 		}
 		if err := tx.UpdateDevice(ctx, u, store.DeviceFacts{Address: &from, GoodAddress: &left}); err != nil {
@@ -143,7 +144,8 @@ func (l *lab) untaken(real *sim.Device, relay *sim.Relay, held ...string) {
 	for _, h := range relay.Heard() {
 		for _, pw := range held {
 			if h.MadeWith(pw) {
-				l.t.Errorf("the rogue heard an answer made with a password that a device holds (as %s in realm %s)", h.Fields["username"], h.Fields["realm"])
+				l.t.Errorf("the rogue heard an answer made with a password that a device holds (as %s in realm %s)", h.Fields["username"],
+					h.Fields["realm"])
 			}
 		}
 	}
@@ -369,7 +371,8 @@ func TestRoadOwnCertificate(t *testing.T) {
 					}})
 					l.claims(real.UUID(), relay.From, "hello")
 					if dev := l.tries(real, 2); dev.Lifecycle != store.Provisioned {
-						t.Fatalf("setup through a middle that passes all: %s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail, l.journal(real))
+						t.Fatalf("setup through a middle that passes all: %s: %s: %s\n%s", dev.Lifecycle, dev.Reason, dev.Detail,
+							l.journal(real))
 					}
 					turned.Store(true)
 					l.order(real, kind, "")
@@ -473,7 +476,8 @@ func TestRoadAdoption(t *testing.T) {
 				if err := tx.PutSealedSetting(t.Context(), store.MasterPasswordKey("scs.example.com"), master); err != nil {
 					return err
 				}
-				if err := tx.ImportDevice(t.Context(), real.UUID(), "test", store.DeviceFacts{Address: &relay.From, FQDN: &name}); err != nil {
+				if err := tx.ImportDevice(t.Context(), real.UUID(), "test",
+					store.DeviceFacts{Address: &relay.From, FQDN: &name}); err != nil {
 					return err
 				}
 				run, err := tx.CreateRun(t.Context(), store.NewRun{UUID: real.UUID(), Kind: KindProvision, Trigger: "api"})

@@ -37,7 +37,8 @@ var stagePassword = Step{
 			return true, nil
 		}
 		newest := r.Job.Admin[0]
-		if newest.State != store.CredentialCandidate || newest.Typed() || newest.Setup != r.admin.Setup || shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && !r.derives(newest) {
+		if newest.State != store.CredentialCandidate || newest.Typed() || newest.Setup != r.admin.Setup ||
+			shownToAnother(newest, r.Device.Peer()) || r.Profile.DerivedPassword() && !r.derives(newest) {
 			return false, nil
 		}
 		r.next = newest
@@ -92,7 +93,8 @@ func (r *Run) newAdminPassword() (amt.Secret, error) {
 func (r *Run) derivedPassword() (amt.Secret, error) {
 	if r.Master.IsZero() {
 		return amt.Secret{}, reason.Because(reason.MasterPasswordMissing,
-			"the profile %s derives passwords, and no digest master password is kept for the domain of %s, one above it, or *: provctl secret master set DOMAIN", r.Profile.Name, first(r.FQDN, "this device"))
+			"the profile %s derives passwords, and no digest master password is kept for the domain of %s, one above it, or *: provctl "+
+				"secret master set DOMAIN", r.Profile.Name, first(r.FQDN, "this device"))
 	}
 	pw, err := amt.DerivePassword(r.Master, r.Identity.Realm, r.user())
 	if err != nil {
@@ -154,7 +156,8 @@ var verifyPassword = Step{
 			if codeOf(err) == reason.AuthFailed {
 				// It said yes and kept the old one, or somebody was faster. The
 				// next contact tries all that are stored.
-				err = &reason.Error{Code: reason.CommitUnverified, Sent: true, Err: fmt.Errorf("the device took a new password and refuses it: %w", err)}
+				err = &reason.Error{Code: reason.CommitUnverified, Sent: true,
+					Err: fmt.Errorf("the device took a new password and refuses it: %w", err)}
 			}
 			return false, err
 		}

@@ -222,7 +222,8 @@ func (r *Run) intend(ctx context.Context, s Step, began time.Time) error {
 	}
 	if s.Hands != nil {
 		c := s.Hands(r)
-		out := Handout{Credential: c.ID, User: r.user(), Realm: r.Identity.Realm, Peer: r.Device.Peer().Fingerprint, Address: r.Job.Device.Address, Commits: r.committed()}
+		out := Handout{Credential: c.ID, User: r.user(), Realm: r.Identity.Realm, Peer: r.Device.Peer().Fingerprint,
+			Address: r.Job.Device.Address, Commits: r.committed()}
 		err = r.e.Store.Sending(ctx, r.lease.Lease, steps, out)
 		if err == nil {
 			r.handed(c, out)

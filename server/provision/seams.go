@@ -326,7 +326,8 @@ func (c Config) withDefaults() Config {
 		c.Tries = 5
 	}
 	if len(c.Retry) == 0 {
-		c.Retry = []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour}
+		c.Retry = []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute,
+			time.Hour}
 	}
 	if c.Port == 0 {
 		c.Port = 16993

@@ -133,14 +133,17 @@ func TestTheBelievedDeviceIsAskedFirst(t *testing.T) {
 		}
 		dev, live := l.look(d)
 		if live == 0 || rogue.Snapshot().Handshakes != 1 || dev.Address != rogue.Addr().Addr() {
-			t.Fatalf("%s at %s, %d handshakes: %s: %s\n%s", dev.Lifecycle, dev.Address, rogue.Snapshot().Handshakes, dev.Reason, dev.Detail, l.journal(d))
+			t.Fatalf("%s at %s, %d handshakes: %s: %s\n%s", dev.Lifecycle, dev.Address, rogue.Snapshot().Handshakes, dev.Reason, dev.Detail,
+				l.journal(d))
 		}
 		if err := d.Lease(home); err != nil {
 			t.Fatal(err)
 		}
 		dev = l.settle(l.engine, d)
-		if dev.Lifecycle != store.Provisioned || dev.Address != home || !dev.ProvisionedAt.Equal(was.ProvisionedAt) || !dev.PasswordChangedAt.Equal(was.PasswordChangedAt) {
-			t.Fatalf("%s at %s, set up at %s: %s: %s\n%s", dev.Lifecycle, dev.Address, dev.ProvisionedAt, dev.Reason, dev.Detail, l.journal(d))
+		if dev.Lifecycle != store.Provisioned || dev.Address != home || !dev.ProvisionedAt.Equal(was.ProvisionedAt) ||
+			!dev.PasswordChangedAt.Equal(was.PasswordChangedAt) {
+			t.Fatalf("%s at %s, set up at %s: %s: %s\n%s", dev.Lifecycle, dev.Address, dev.ProvisionedAt, dev.Reason, dev.Detail,
+				l.journal(d))
 		}
 		if n := rogue.Snapshot().Handshakes; n != 1 {
 			t.Errorf("the stranger was called again: %d handshakes", n)
@@ -155,7 +158,8 @@ func TestTheBelievedDeviceIsAskedFirst(t *testing.T) {
 			t.Errorf("active is password %d, taken %t; it was %d", now.ID, takes, active.ID)
 		}
 		l.invariants(d, dev)
-		if i := slices.IndexFunc(l.credentials(d, store.KindMEBx), func(c store.Credential) bool { return c.State == store.CredentialActive }); l.credentials(d, store.KindMEBx)[i].ID != mebx.ID {
+		if i := slices.IndexFunc(l.credentials(d, store.KindMEBx),
+			func(c store.Credential) bool { return c.State == store.CredentialActive }); l.credentials(d, store.KindMEBx)[i].ID != mebx.ID {
 			t.Error("the MEBx password that the stranger was told is taken for the device's")
 		}
 	})

@@ -146,7 +146,8 @@ func (r *Run) leave(s setting, state store.SettingState, detail string) {
 // remember keeps what became of a setting for the run's outcome.
 func (r *Run) remember(s setting, state store.SettingState, detail string) {
 	was := r.Job.Settings[s.name]
-	now := store.DeviceSetting{Name: s.name, State: state, Detail: detail, Firmware: r.Identity.Version.String(), Profile: r.Profile.Name, ProfileVersion: r.Profile.Version}
+	now := store.DeviceSetting{Name: s.name, State: state, Detail: detail, Firmware: r.Identity.Version.String(), Profile: r.Profile.Name,
+		ProfileVersion: r.Profile.Version}
 	if was.Profile == now.Profile && was.ProfileVersion == now.ProfileVersion {
 		now.Flips = was.Flips
 	}

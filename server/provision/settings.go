@@ -21,27 +21,39 @@ var settings = []setting{
 	values("network", "AMT_GeneralSettings", "", nil,
 		wish{"network.ping", "PingResponseEnabled", yes(func(s *profile.Sections) *bool { return networkOf(s).Ping })},
 		wish{"network.rmcp_ping", "RmcpPingResponseEnabled", yes(func(s *profile.Sections) *bool { return networkOf(s).RMCPPing })},
-		wish{"network.fqdn", "SharedFQDN", word(func(s *profile.Sections) string { return networkOf(s).FQDN }, map[string]string{"shared": "true", "dedicated": "false"})},
-		wish{"network.ddns.mode", "DDNSUpdateEnabled", word(func(s *profile.Sections) string { return ddnsOf(s).Mode }, map[string]string{"off": "false", "dhcp": "false", "firmware": "true"})},
-		wish{"network.ddns.mode", "DDNSUpdateByDHCPServerEnabled", word(func(s *profile.Sections) string { return ddnsOf(s).Mode }, map[string]string{"off": "false", "dhcp": "true", "firmware": "false"})},
+		wish{"network.fqdn", "SharedFQDN", word(func(s *profile.Sections) string { return networkOf(s).FQDN },
+			map[string]string{"shared": "true", "dedicated": "false"})},
+		wish{"network.ddns.mode", "DDNSUpdateEnabled", word(func(s *profile.Sections) string { return ddnsOf(s).Mode },
+			map[string]string{"off": "false", "dhcp": "false", "firmware": "true"})},
+		wish{"network.ddns.mode", "DDNSUpdateByDHCPServerEnabled", word(func(s *profile.Sections) string { return ddnsOf(s).Mode },
+			map[string]string{"off": "false", "dhcp": "true", "firmware": "false"})},
 		wish{"network.ddns.ttl", "DDNSTTL", count(func(s *profile.Sections) *profile.Duration { return ddnsOf(s).TTL }, time.Second)},
-		wish{"network.ddns.interval", "DDNSPeriodicUpdateInterval", count(func(s *profile.Sections) *profile.Duration { return ddnsOf(s).Interval }, time.Minute)},
-		wish{"network.preferred_family", "PreferredAddressFamily", word(func(s *profile.Sections) string { return networkOf(s).PreferredFamily }, map[string]string{"ipv4": "0", "ipv6": "1"})},
-		wish{"power.idle_wake_timeout", "IdleWakeTimeout", count(func(s *profile.Sections) *profile.Duration { return powerOf(s).IdleWakeTimeout }, time.Minute)},
+		wish{"network.ddns.interval", "DDNSPeriodicUpdateInterval",
+			count(func(s *profile.Sections) *profile.Duration { return ddnsOf(s).Interval }, time.Minute)},
+		wish{"network.preferred_family", "PreferredAddressFamily",
+			word(func(s *profile.Sections) string { return networkOf(s).PreferredFamily }, map[string]string{"ipv4": "0", "ipv6": "1"})},
+		wish{"power.idle_wake_timeout", "IdleWakeTimeout",
+			count(func(s *profile.Sections) *profile.Duration { return powerOf(s).IdleWakeTimeout }, time.Minute)},
 	),
 	localTime,
-	switched("web_ui", "AMT_WebUIService", "redirection.web_ui", func(s *profile.Sections) *bool { return redirectedOf(s).WebUI }, []string{"2"}, []string{"3"}),
+	switched("web_ui", "AMT_WebUIService", "redirection.web_ui", func(s *profile.Sections) *bool { return redirectedOf(s).WebUI },
+		[]string{"2"}, []string{"3"}),
 	redirection,
 	// 6 is on with nobody connected, which is how an idle device reads.
-	switched("kvm", "CIM_KVMRedirectionSAP", "redirection.kvm.enabled", func(s *profile.Sections) *bool { return kvmOf(s).Enabled }, []string{"2", "6"}, []string{"3"}),
+	switched("kvm", "CIM_KVMRedirectionSAP", "redirection.kvm.enabled", func(s *profile.Sections) *bool { return kvmOf(s).Enabled },
+		[]string{"2", "6"}, []string{"3"}),
 	values("kvm_details", "IPS_KVMRedirectionSettingData", "Intel(r) KVM Redirection Settings", nil,
 		// The MOF says minutes and one page of the guide says seconds (UNSURE).
-		wish{"redirection.kvm.session_timeout", "SessionTimeout", count(func(s *profile.Sections) *profile.Duration { return kvmOf(s).SessionTimeout }, time.Minute)},
+		wish{"redirection.kvm.session_timeout", "SessionTimeout",
+			count(func(s *profile.Sections) *profile.Duration { return kvmOf(s).SessionTimeout }, time.Minute)},
 	),
 	values("consent", "IPS_OptInService", "", mayAsk,
-		wish{"consent.required", "OptInRequired", word(func(s *profile.Sections) string { return consentOf(s).Required }, map[string]string{"none": "0", "kvm": "1", "all": "4294967295"})},
-		wish{"consent.code_timeout", "OptInCodeTimeout", count(func(s *profile.Sections) *profile.Duration { return consentOf(s).CodeTimeout }, time.Second)},
-		wish{"consent.display_timeout", "OptInDisplayTimeout", count(func(s *profile.Sections) *profile.Duration { return consentOf(s).DisplayTimeout }, time.Second)},
+		wish{"consent.required", "OptInRequired", word(func(s *profile.Sections) string { return consentOf(s).Required },
+			map[string]string{"none": "0", "kvm": "1", "all": "4294967295"})},
+		wish{"consent.code_timeout", "OptInCodeTimeout",
+			count(func(s *profile.Sections) *profile.Duration { return consentOf(s).CodeTimeout }, time.Second)},
+		wish{"consent.display_timeout", "OptInDisplayTimeout",
+			count(func(s *profile.Sections) *profile.Duration { return consentOf(s).DisplayTimeout }, time.Second)},
 	),
 	powerPackage,
 	users,
@@ -114,7 +126,8 @@ var localTime = setting{
 		return nil, nil
 	},
 	write: func(ctx context.Context, r *Run) error {
-		return r.Device.Invoke(ctx, "AMT_TimeSynchronizationService", "EnableLocalTimeSync", session.Arg{Name: "Enable", Value: strconv.FormatBool(*r.Profile.Time.LocalSync)})
+		return r.Device.Invoke(ctx, "AMT_TimeSynchronizationService", "EnableLocalTimeSync",
+			session.Arg{Name: "Enable", Value: strconv.FormatBool(*r.Profile.Time.LocalSync)})
 	},
 }
 
@@ -224,7 +237,8 @@ func (r *Run) packages(ctx context.Context) (want *session.Instance, have string
 		}
 	}
 	if want == nil {
-		return nil, "", reason.Because(reason.WSMANFault, "no power package of this device is %q; it has %s: %w", wish, strings.Join(offers, "; "), amt.StatusInvalidParameter)
+		return nil, "", reason.Because(reason.WSMANFault, "no power package of this device is %q; it has %s: %w", wish,
+			strings.Join(offers, "; "), amt.StatusInvalidParameter)
 	}
 	current, err := r.Device.Instances(ctx, "CIM_ElementSettingData")
 	if err != nil {

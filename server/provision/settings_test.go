@@ -77,7 +77,8 @@ func (l *lab) asWished(d *sim.Device) {
 		}
 	}
 	for _, want := range []string{
-		"helpdesk access 1 realms [2 5 19]", "agent access 0 realms [13]", "010500000000000515000000010000000200000003000000" + "00020000 access 2 realms [3]",
+		"helpdesk access 1 realms [2 5 19]", "agent access 0 realms [13]", "010500000000000515000000010000000200000003000000" +
+			"00020000 access 2 realms [3]",
 	} {
 		if got := d.Users(); !slices.Contains(got, want) {
 			l.t.Errorf("users: %q is not among %q", want, got)
@@ -171,7 +172,8 @@ func TestSettingsBehindOurBack(t *testing.T) {
 			{"consent", "consent.required is 0, not 1", func(c *sim.Consoles) { *c.OptIn = 0 }},
 		} {
 			d.Rewrite(c.rewrite)
-			if dev := l.do(d, KindMaintain, TaskCheck); dev.Lifecycle != store.Drifted || !strings.Contains(dev.Detail, c.name+": "+c.says) {
+			if dev := l.do(d, KindMaintain, TaskCheck); dev.Lifecycle != store.Drifted ||
+				!strings.Contains(dev.Detail, c.name+": "+c.says) {
 				t.Errorf("%s: %s: %s, want %q", c.name, dev.Lifecycle, dev.Detail, c.says)
 			}
 			if got := l.settingsOf(d)[c.name]; got.State != store.SettingDiffers || !strings.Contains(got.Detail, c.says) {
@@ -208,7 +210,8 @@ func TestAnotherConsoleWritesThis(t *testing.T) {
 		}
 		d.Rewrite(func(c *sim.Consoles) { *c.Ping = true })
 		dev := l.do(d, KindMaintain, "")
-		if got := l.settingsOf(d)["network"]; dev.Lifecycle != store.Drifted || got.State != store.SettingElsewhere || !strings.Contains(dev.Detail, "another console writes this") {
+		if got := l.settingsOf(d)["network"]; dev.Lifecycle != store.Drifted || got.State != store.SettingElsewhere ||
+			!strings.Contains(dev.Detail, "another console writes this") {
 			t.Errorf("%s: %s: %+v", dev.Lifecycle, dev.Detail, got)
 		}
 		if v, _ := d.Field("AMT_GeneralSettings", "PingResponseEnabled"); v != "true" {
@@ -291,7 +294,8 @@ func TestFlashIsSpared(t *testing.T) {
 // met by a power cut, and the device has every setting in the end.
 func TestSettingsDisasters(t *testing.T) {
 	t.Parallel()
-	calls := []string{"Put:AMT_GeneralSettings#2", "EnableLocalTimeSync", "RequestStateChange#1", "RequestStateChange#2", "Put:AMT_RedirectionService", "RequestStateChange#3",
+	calls := []string{"Put:AMT_GeneralSettings#2", "EnableLocalTimeSync", "RequestStateChange#1", "RequestStateChange#2",
+		"Put:AMT_RedirectionService", "RequestStateChange#3",
 		"Put:IPS_KVMRedirectionSettingData", "Put:IPS_OptInService", "SetPowerScheme"}
 	forEachEngine(t, func(t *testing.T, l *lab) {
 		for _, call := range calls {
@@ -363,10 +367,12 @@ func TestUsers(t *testing.T) {
 			t.Errorf("exclusive: %s: %s: %q", dev.Lifecycle, dev.Detail, d.Users())
 		}
 		l.prof.Users.Digest[0].Realms = []string{"redirection", "remote-control"}
-		if dev := l.do(d, KindMaintain, TaskCheck); dev.Lifecycle != store.Drifted || !strings.Contains(dev.Detail, "helpdesk has realms [2], not [2 5]") {
+		if dev := l.do(d, KindMaintain, TaskCheck); dev.Lifecycle != store.Drifted ||
+			!strings.Contains(dev.Detail, "helpdesk has realms [2], not [2 5]") {
 			t.Errorf("%s: %s", dev.Lifecycle, dev.Detail)
 		}
-		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned || !l.opens(d, "helpdesk") || !slices.Contains(d.Users(), "helpdesk access 1 realms [2 5]") {
+		if dev := l.do(d, KindMaintain, ""); dev.Lifecycle != store.Provisioned || !l.opens(d, "helpdesk") ||
+			!slices.Contains(d.Users(), "helpdesk access 1 realms [2 5]") {
 			t.Errorf("%s: %s: %q", dev.Lifecycle, dev.Detail, d.Users())
 		}
 		if dev := l.do(d, KindRotate, ""); dev.Lifecycle != store.Provisioned || !l.opens(d, "helpdesk") {

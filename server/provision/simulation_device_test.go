@@ -81,7 +81,8 @@ func (s *seams) stranger(t session.Target) Device {
 	w := s.w
 	w.met[w.db.fence] = true
 	w.hit("a stranger answers", "")
-	c := &simSession{s: s, dev: &w.dev, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins, fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
+	c := &simSession{s: s, dev: &w.dev, setup: t.Client != nil && w.odd.IntN(2) == 0, power: w.dev.power, logins: t.Logins,
+		fence: w.db.fence, stranger: byte(1 + w.odd.IntN(2))}
 	if w.mutant == "a stranger's key becomes a proof" {
 		for _, o := range w.db.creds {
 			o.Proofs, _ = store.AddProofs(o.Proofs, peerProofs(c.Peer())...)
@@ -279,7 +280,8 @@ func (c *simSession) Close() error                { c.closed = true; return nil 
 
 func (c *simSession) Identify(context.Context) (id session.Identity, err error) {
 	err = c.call("identify", false, func(d *simDevice) error {
-		id = session.Identity{UUID: simUUID, Version: d.version, Realm: d.realm, MAC: d.mac, HostName: d.hostName, DomainName: d.domain, State: d.state, DHCPSuffix: simDomain}
+		id = session.Identity{UUID: simUUID, Version: d.version, Realm: d.realm, MAC: d.mac, HostName: d.hostName, DomainName: d.domain,
+			State: d.state, DHCPSuffix: simDomain}
 		return nil
 	})
 	return id, err

@@ -114,7 +114,8 @@ func (d *simDevice) material() (m session.TLSMaterial) {
 	if d.tls.chosen {
 		m.Context = "cert 1"
 	}
-	m.Settings = []session.TLSSetting{{InstanceID: "Intel(r) AMT 802.3 TLS Settings", Enabled: d.tls.on, Mutual: d.tls.next, TrustedCN: d.tls.said}}
+	m.Settings = []session.TLSSetting{{InstanceID: "Intel(r) AMT 802.3 TLS Settings", Enabled: d.tls.on, Mutual: d.tls.next,
+		TrustedCN: d.tls.said}}
 	return m
 }
 

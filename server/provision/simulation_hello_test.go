@@ -29,7 +29,8 @@ func (w *world) hello() {
 	}
 	w.db.hello(w.dev.addr, 1)
 	moved := w.db.row.AddressBy == store.ByOperator && w.db.row.Address != w.dev.addr // a person's word stands against it
-	if l := w.db.lifecycle; !moved && l != store.Provisioned && l != store.PendingApproval && l != store.Quarantined && w.db.live() == nil && w.db.row.ClaimDue.IsZero() {
+	if l := w.db.lifecycle; !moved && l != store.Provisioned && l != store.PendingApproval && l != store.Quarantined &&
+		w.db.live() == nil && w.db.row.ClaimDue.IsZero() {
 		w.broken("I6", "a hello was taken and nothing came of it")
 	}
 	w.check("hello")
@@ -49,8 +50,10 @@ func (w *world) rogueHello() {
 	if !row.Address.IsValid() {
 		return // nobody had heard of it
 	}
-	if same := lifecycle == w.db.lifecycle && why == w.db.reason && row.Address == now.Address && row.TrustTable == now.TrustTable; !same && (outside || w.managed() && row.Address != from) || outside && !row.ClaimDue.Equal(now.ClaimDue) {
-		w.broken("I14", "a hello from %s made the device %s at %s; it was %s at %s", from, w.db.lifecycle, now.Address, lifecycle, row.Address)
+	if same := lifecycle == w.db.lifecycle && why == w.db.reason && row.Address == now.Address && row.TrustTable == now.TrustTable; !same &&
+		(outside || w.managed() && row.Address != from) || outside && !row.ClaimDue.Equal(now.ClaimDue) {
+		w.broken("I14", "a hello from %s made the device %s at %s; it was %s at %s", from, w.db.lifecycle, now.Address, lifecycle,
+			row.Address)
 	}
 }
 
@@ -87,7 +90,8 @@ func (d *simStore) heed(from netip.Addr, roots int64, gone bool) {
 	}
 	q := admit.Question{
 		Policy: admit.Policy{Mode: admit.Open, MostHastened: 6, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
-		Hello:  hello.Hello{Message: hello.Message{UUID: simUUID, Version: hello.VersionPKI, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}}, At: d.now(), From: netip.AddrPortFrom(from, 0)},
+		Hello: hello.Hello{Message: hello.Message{UUID: simUUID, Version: hello.VersionPKI,
+			Hashes: []amt.TrustHash{{Algorithm: amt.SHA256}}}, At: d.now(), From: netip.AddrPortFrom(from, 0)},
 		Device: moved, Before: store.SeenBefore{Known: true, Previous: was, AddressChanged: from != was.Address},
 		Gone: gone, Live: d.live(), Now: d.now(),
 		Twin: func() string { return "" }, Stray: func() time.Time { return d.now() }, Authorised: func() bool { return false },
@@ -176,7 +180,8 @@ func (d *simStore) settleProbe(r *store.Run, v Verdict) {
 func (d *simStore) operator() {
 	dev := &d.w.dev
 	lost, live := takenForLost(d.device()), d.live()
-	if !lost && d.row.Address == dev.addr || d.w.now.Before(dev.back) || live != nil && (live.State == store.RunRunning || d.row.Address == dev.addr) {
+	if !lost && d.row.Address == dev.addr || d.w.now.Before(dev.back) || live != nil &&
+		(live.State == store.RunRunning || d.row.Address == dev.addr) {
 		return
 	}
 	d.w.say("a person says that it is at %s", dev.addr)

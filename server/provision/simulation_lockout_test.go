@@ -30,7 +30,8 @@ type before struct {
 
 // harmless are the kinds of fault that disturb no attempt under way.
 var harmless = []string{
-	"duplicate hello", "hello lost", "rotation asked for", "a profile is changed", "a change is put back", "a claim is believed", "a stranger says hello",
+	"duplicate hello", "hello lost", "rotation asked for", "a profile is changed", "a change is put back", "a claim is believed",
+	"a stranger says hello",
 	"a node's clock is off", "the device's clock steps",
 }
 

@@ -95,8 +95,10 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 	for _, site := range []string{"late delivery: mebx", "late delivery: admin", "reply lost: commit", "request lost: commit",
-		"commit outcome unknown, made: stage", "commit outcome unknown, not made: sending set_admin_password", "commit outcome unknown, made: sending set_admin_password",
-		"commit outcome unknown, made: sending change_password", "store fails: settle", "node dies in commit", "node dies in mebx", "node dies in stage",
+		"commit outcome unknown, made: stage", "commit outcome unknown, not made: sending set_admin_password",
+		"commit outcome unknown, made: sending set_admin_password",
+		"commit outcome unknown, made: sending change_password", "store fails: settle", "node dies in commit", "node dies in mebx",
+		"node dies in stage",
 		"node dies in settle", "stall across a lease commit", "stall across a lease admin"} {
 		if hits[site] == 0 && *simSeeds >= 2000 {
 			t.Errorf("in %d seeds the fault %q never happened", *simSeeds, site)

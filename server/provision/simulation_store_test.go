@@ -62,7 +62,8 @@ func (d *simStore) due() int64 {
 	if d.live() == nil && !d.row.ClaimDue.IsZero() && d.now().After(d.row.ClaimDue) && d.now().After(d.probed.Add(30*time.Second)) {
 		d.row.ClaimDue, d.probed = time.Time{}, d.now()
 		if d.sent() {
-			d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindProbe, State: store.RunQueued, Trigger: "hello", NotBefore: d.now()})
+			d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: KindProbe, State: store.RunQueued, Trigger: "hello",
+				NotBefore: d.now()})
 		}
 		return 0
 	}
@@ -79,7 +80,8 @@ func (d *simStore) due() int64 {
 	d.visit()
 	// A managed device whose last run failed is looked at again, as it is; what a
 	// profile wants anew reaches it in a rollout.
-	if d.live() == nil && d.cared() && (d.reason != "" || d.lifecycle == store.Drifted || !d.w.faulty && !d.asWanted()) && d.now().After(d.later) {
+	if d.live() == nil && d.cared() && (d.reason != "" || d.lifecycle == store.Drifted || !d.w.faulty && !d.asWanted()) &&
+		d.now().After(d.later) {
 		switch {
 		case !d.w.faulty:
 			d.order(KindMaintain, "", "timer", d.now())
@@ -114,7 +116,8 @@ func (d *simStore) start(trigger string, at time.Time) {
 
 // order makes a run on a device under management; it stages nothing itself.
 func (d *simStore) order(kind, task, trigger string, at time.Time) {
-	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: kind, Task: task, State: store.RunQueued, Trigger: trigger, NotBefore: at})
+	d.runs = append(d.runs, store.Run{ID: int64(len(d.runs) + 1), Kind: kind, Task: task, State: store.RunQueued, Trigger: trigger,
+		NotBefore: at})
 }
 
 func (d *simStore) newest(kind string) *store.Credential {
@@ -149,13 +152,15 @@ func (d *simStore) stage(run int64, setup int, admin, mebx amt.Secret) (a, m sto
 		setup = gen
 	}
 	d.last++
-	first := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin, RunID: run, Setup: setup}
+	first := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindAdmin, State: store.CredentialCandidate, Password: admin,
+		RunID: run, Setup: setup}
 	d.creds = append(d.creds, first)
 	if mebx.IsZero() {
 		return *first, m
 	}
 	d.last++
-	second := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx, RunID: run, Setup: setup}
+	second := &store.Credential{ID: d.last, Generation: gen, Kind: store.KindMEBx, State: store.CredentialCandidate, Password: mebx,
+		RunID: run, Setup: setup}
 	d.creds = append(d.creds, second)
 	return *first, *second
 }
@@ -258,7 +263,8 @@ func (d *simStore) claim(id int64, owner string, lease time.Duration) (*Job, err
 		p = d.profiles[d.applied-1]
 	}
 	d.watch()
-	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256, Sum: []byte{byte(d.row.TrustTable)}}}, Profile: p, FQDN: d.row.FQDN}
+	job := &Job{Run: *r, Fence: d.fence, Hashes: []amt.TrustHash{{Algorithm: amt.SHA256, Sum: []byte{byte(d.row.TrustTable)}}}, Profile: p,
+		FQDN: d.row.FQDN}
 	job.Device = d.device()
 	if what, ok := strings.CutPrefix(d.w.mutant, believed); ok {
 		job.Device.ProvisionedAt = time.Time{}

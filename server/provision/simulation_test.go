@@ -99,7 +99,8 @@ var simMetrics = NewMetrics(prometheus.NewRegistry())
 
 func newWorld(seed uint64, mutant string) *world {
 	w := &world{
-		rng: rand.New(rand.NewPCG(seed, 0x5eed)), odd: rand.New(rand.NewPCG(seed, 0x0dd)), met: map[int64]bool{}, heard: map[string]bool{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		rng: rand.New(rand.NewPCG(seed, 0x5eed)), odd: rand.New(rand.NewPCG(seed, 0x0dd)), met: map[int64]bool{}, heard: map[string]bool{},
+		now:    time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		faulty: true, mutant: mutant, sum: fnv.New64a(), hits: map[string]int{}, kinds: map[string]int{}, certain: map[handout]bool{},
 	}
 	w.dev = simDevice{
@@ -107,11 +108,13 @@ func newWorld(seed uint64, mutant string) *world {
 		atOnce: w.rng.IntN(2) == 0, keeps: w.rng.IntN(2) == 0, mebxOnce: w.rng.IntN(2) == 0,
 		asks: w.rng.IntN(3) == 0, slowKeys: w.rng.IntN(3) == 0, wantsClock: w.rng.IntN(2) == 0,
 		newCert: w.odd.IntN(2) == 0, keepsCert: w.odd.IntN(2) == 0, chip: w.odd.IntN(3) == 0,
-		name: "own", addr: netip.MustParseAddr("10.0.0.7"), version: amt.Version{Major: 18}, key: simKey, mac: "02:00:00:00:00:07", realm: "Digest:0123",
+		name: "own", addr: netip.MustParseAddr("10.0.0.7"), version: amt.Version{Major: 18}, key: simKey, mac: "02:00:00:00:00:07",
+		realm: "Digest:0123",
 	}
 	w.rogue = simDevice{
 		state: amt.StateIn, admin: "admin", mebx: "admin", cert: 1, atOnce: w.odd.IntN(2) == 0, slowKeys: w.dev.slowKeys,
-		keepsCert: w.odd.IntN(2) == 0, name: "a rogue's", addr: netip.MustParseAddr("10.0.0.66"), version: amt.Version{Major: 17}, key: &rsa.PublicKey{N: big.NewInt(2773), E: 17},
+		keepsCert: w.odd.IntN(2) == 0, name: "a rogue's", addr: netip.MustParseAddr("10.0.0.66"), version: amt.Version{Major: 17},
+		key: &rsa.PublicKey{N: big.NewInt(2773), E: 17},
 		mac: strangersMAC, realm: "Digest:0666",
 	}
 	w.db = simStore{w: w, lifecycle: store.Discovered, auto: w.odd.IntN(2) == 0}
@@ -322,7 +325,8 @@ func (w *world) run() {
 
 // settled means that nothing is under way and the device is ours.
 func (w *world) settled() bool {
-	return w.db.lifecycle == store.Provisioned && w.db.reason == "" && w.dev.state == amt.StatePost && len(w.late) == 0 && w.db.live() == nil &&
+	return w.db.lifecycle == store.Provisioned && w.db.reason == "" && w.dev.state == amt.StatePost && len(w.late) == 0 &&
+		w.db.live() == nil &&
 		w.db.row.Address == w.dev.addr && w.db.asWanted()
 }
 
@@ -333,7 +337,8 @@ func (w *world) disasters() {
 		w.hit("rotation asked for", "")
 		w.db.order(KindRotate, "", "api", w.now)
 	}
-	if w.faulty && w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.odd.IntN(40) == 0 || w.early && w.faulty && !(w.dev.tls.garbles && w.dev.tls.lies) && w.odd.IntN(300) == 0 {
+	if w.faulty && w.db.lifecycle == store.Provisioned && w.db.live() == nil && w.odd.IntN(40) == 0 || w.early && w.faulty &&
+		!(w.dev.tls.garbles && w.dev.tls.lies) && w.odd.IntN(300) == 0 {
 		w.db.change(w.nextProfile())
 	}
 	switch {
@@ -446,7 +451,8 @@ func (w *world) advance(t time.Time) {
 
 // check holds the invariants at every instant.
 func (w *world) check(where string) {
-	for _, held := range []struct{ kind, pw string }{{"admin", w.dev.admin}, {"admin", w.dev.pendingAdmin}, {"mebx", w.dev.mebx}, {"mebx", w.dev.pendingMEBx}} {
+	for _, held := range []struct{ kind, pw string }{{"admin", w.dev.admin}, {"admin", w.dev.pendingAdmin}, {"mebx", w.dev.mebx},
+		{"mebx", w.dev.pendingMEBx}} {
 		if held.pw == "" || held.pw == "admin" {
 			continue
 		}
@@ -457,11 +463,15 @@ func (w *world) check(where string) {
 	if w.dev.state == amt.StatePost && w.heard[w.dev.admin] {
 		w.broken("I13", "%s: a stranger had an answer made with the password that the device holds now", where)
 	}
-	if w.managed() && (w.db.row.Version != w.dev.version || (w.db.lifecycle == store.Provisioned || w.db.lifecycle == store.Maintaining) && w.db.row.Address != w.dev.addr) {
-		w.broken("I14", "%s: the device is ours, at %s with AMT %s, and is written down at %s with AMT %s", where, w.dev.addr, w.dev.version, w.db.row.Address, w.db.row.Version)
+	if w.managed() && (w.db.row.Version != w.dev.version || (w.db.lifecycle == store.Provisioned || w.db.lifecycle == store.Maintaining) &&
+		w.db.row.Address != w.dev.addr) {
+		w.broken("I14", "%s: the device is ours, at %s with AMT %s, and is written down at %s with AMT %s", where, w.dev.addr,
+			w.dev.version, w.db.row.Address, w.db.row.Version)
 	}
-	if row := w.db.row; w.managed() && (row.MAC != "" && row.MAC != w.dev.mac || row.Realm != w.dev.realm || row.HostName != w.dev.hostName) {
-		w.broken("I14", "%s: the device is ours, %s with the MAC %s and the realm %s, and is written down as %s, %s, %s", where, w.dev.hostName, w.dev.mac, w.dev.realm, row.HostName, row.MAC, row.Realm)
+	if row := w.db.row; w.managed() && (row.MAC != "" && row.MAC != w.dev.mac || row.Realm != w.dev.realm ||
+		row.HostName != w.dev.hostName) {
+		w.broken("I14", "%s: the device is ours, %s with the MAC %s and the realm %s, and is written down as %s, %s, %s", where,
+			w.dev.hostName, w.dev.mac, w.dev.realm, row.HostName, row.MAC, row.Realm)
 	}
 	if w.managed() && !w.dev.tls.garbles && !w.reachable() {
 		w.broken("I15", "%s: the device is ours and lets in %q, under none of which anybody can come", where, w.dev.tls.trusted)

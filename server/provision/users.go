@@ -68,7 +68,8 @@ func (r *Run) usersToDo(ctx context.Context) (todo []userTask, err error) {
 		wanted[u.Handle] = true
 		want.Handle = u.Handle
 		if enabled != nil && *enabled != u.Enabled {
-			todo = append(todo, userTask{fmt.Sprintf("%s is enabled: %t", name, u.Enabled), func(ctx context.Context, r *Run) error { return r.Device.EnableUser(ctx, u.Handle, *enabled) }})
+			todo = append(todo, userTask{fmt.Sprintf("%s is enabled: %t", name, u.Enabled),
+				func(ctx context.Context, r *Run) error { return r.Device.EnableUser(ctx, u.Handle, *enabled) }})
 		}
 		put := userTask{do: func(ctx context.Context, r *Run) error { return r.putUser(ctx, want) }}
 		switch {
@@ -99,13 +100,15 @@ func (r *Run) usersToDo(ctx context.Context) (todo []userTask, err error) {
 	for _, k := range r.Profile.Users.Kerberos {
 		sid, _ := profile.SIDBytes(k.SID)
 		want := session.User{SID: sid, Access: profile.Accesses[k.Access], Realms: realmNumbers(k.Realms)}
-		if err := one(first(k.Account, k.SID), want, nil, func(u session.User) bool { return string(u.SID) == string(sid) && len(sid) > 0 }); err != nil {
+		if err := one(first(k.Account, k.SID), want, nil,
+			func(u session.User) bool { return string(u.SID) == string(sid) && len(sid) > 0 }); err != nil {
 			return nil, err
 		}
 	}
 	for _, u := range have {
 		if name := first(u.Name, fmt.Sprintf("the user with SID %x", u.SID)); r.Profile.Users.Exclusive && !wanted[u.Handle] {
-			todo = append(todo, userTask{name + " is not of the profile", func(ctx context.Context, r *Run) error { return r.Device.RemoveUser(ctx, u.Handle) }})
+			todo = append(todo, userTask{name + " is not of the profile",
+				func(ctx context.Context, r *Run) error { return r.Device.RemoveUser(ctx, u.Handle) }})
 		}
 	}
 	return todo, nil
@@ -143,7 +146,8 @@ func (r *Run) putUser(ctx context.Context, u session.User) error {
 	}
 	in, err := r.userLetIn(ctx, pw)
 	if err == nil && !in {
-		return reason.Because(reason.WSMANFault, "the device took the user %s and does not let it in: %w", u.Name, amt.StatusInvalidPassword)
+		return reason.Because(reason.WSMANFault, "the device took the user %s and does not let it in: %w", u.Name,
+			amt.StatusInvalidPassword)
 	}
 	return err
 }

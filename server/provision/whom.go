@@ -167,7 +167,8 @@ func proves(p session.Peer, have store.Proof) bool {
 }
 
 // showedBefore stands in for the proofs that are missing where a node of an earlier
-// release stored the password, or took the device through its set-up: the certificate the device showed at its last contact, the one to which the
+// release stored the password, or took the device through its set-up: the certificate the device
+// showed at its last contact, the one to which the
 // password was sent, or, while its set-up is not verified, one that our device CA
 // made for this name in the hour of that set-up.
 func (r *Run) showedBefore(c store.Credential, p session.Peer) bool {
@@ -294,7 +295,8 @@ func (r *Run) stranger(p session.Peer) error {
 	if slices.ContainsFunc(r.Job.Admin, func(c store.Credential) bool { return mayBeHeld(c) && !c.Typed() }) {
 		code, why = reason.TLSPinnedKeyChanged, "which is not a key of this device"
 	}
-	return reason.Because(code, "what answers at %s shows the certificate sha256:%s, %s, so no password is answered to it; once you know that it is the device's: provctl device trust %s --fingerprint %s",
+	return reason.Because(code, "what answers at %s shows the certificate sha256:%s, %s, so no password is answered to it; once you know "+
+		"that it is the device's: provctl device trust %s --fingerprint %s",
 		d.Address, shown, why, d.UUID, shown)
 }
 

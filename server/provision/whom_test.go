@@ -151,7 +151,10 @@ func TestVouched(t *testing.T) {
 		}
 		vouch := func(fingerprint []byte) {
 			t.Helper()
-			if err := l.db.Write(t.Context(), func(tx *store.Tx) error { return tx.Vouch(t.Context(), d.UUID(), fingerprint) }); err != nil {
+			if err := l.db.Write(t.Context(), func(tx *store.Tx) error {
+				return tx.Vouch(t.Context(), d.UUID(),
+					fingerprint)
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -171,8 +174,10 @@ func TestVouched(t *testing.T) {
 		vouch(other[:])
 		refused("vouched for another one")
 		vouch(shown[:])
-		if dev := l.do(d, KindMaintain, TaskClock); dev.Reason != "" || len(dev.Vouched) != 0 || len(dev.PeerSeen) != 0 || !bytes.Equal(dev.PeerFingerprint, shown[:]) {
-			t.Fatalf("vouched for: %s: %s; left of the word: %x, seen %x\n%s", dev.Reason, dev.Detail, dev.Vouched, dev.PeerSeen, l.journal(d))
+		if dev := l.do(d, KindMaintain, TaskClock); dev.Reason != "" || len(dev.Vouched) != 0 || len(dev.PeerSeen) != 0 ||
+			!bytes.Equal(dev.PeerFingerprint, shown[:]) {
+			t.Fatalf("vouched for: %s: %s; left of the word: %x, seen %x\n%s", dev.Reason, dev.Detail, dev.Vouched, dev.PeerSeen,
+				l.journal(d))
 		}
 		if dev := l.do(d, KindMaintain, TaskClock); dev.Reason != "" {
 			t.Errorf("known by now: %s: %s", dev.Reason, dev.Detail)
@@ -274,8 +279,10 @@ func TestAStrangerOverwritesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		dev, _ := l.look(d)
-		if dev.Realm != was.Realm || dev.MAC != was.MAC || dev.Version != was.Version || dev.HostName != was.HostName || dev.FQDN != was.FQDN ||
-			dev.DeviceMode != was.DeviceMode || dev.TLSVersion != was.TLSVersion || !bytes.Equal(dev.PeerFingerprint, was.PeerFingerprint) || !dev.LastContact.Equal(was.LastContact) {
+		if dev.Realm != was.Realm || dev.MAC != was.MAC || dev.Version != was.Version || dev.HostName != was.HostName ||
+			dev.FQDN != was.FQDN ||
+			dev.DeviceMode != was.DeviceMode || dev.TLSVersion != was.TLSVersion ||
+			!bytes.Equal(dev.PeerFingerprint, was.PeerFingerprint) || !dev.LastContact.Equal(was.LastContact) {
 			t.Errorf("before %+v\nafter  %+v", was, dev)
 		}
 		if rogue.Snapshot().Handshakes == 0 {

@@ -45,7 +45,8 @@ type Wait struct {
 func Patience(ctx context.Context, tx *store.Tx, d store.Device, run store.Run, now time.Time) (Wait, error) {
 	until, err := refusedLately(ctx, tx, run, now)
 	if err != nil || until.After(now) {
-		return Wait{Until: until, Why: "the device has refused passwords within the hour, and is not asked before, so that nobody is locked out"}, err
+		return Wait{Until: until, Why: "the device has refused passwords within the hour, and is not asked before, so that nobody is " +
+			"locked out"}, err
 	}
 	until, err = tx.Full(ctx, SilentDials(), d.Address.String(), now)
 	if err != nil {
@@ -63,7 +64,8 @@ func Patience(ctx context.Context, tx *store.Tx, d store.Device, run store.Run, 
 	case err != nil:
 		return Wait{}, err
 	case p.Until.After(now):
-		return Wait{Paused: true, Until: p.Until, Why: fmt.Sprintf("its network %s is paused, since attempt after attempt failed there for the network's sake", network)}, nil
+		return Wait{Paused: true, Until: p.Until, Why: fmt.Sprintf("its network %s is paused, since attempt after attempt failed there "+
+			"for the network's sake", network)}, nil
 	}
 	return Wait{}, nil
 }

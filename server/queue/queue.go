@@ -170,8 +170,9 @@ func New(db *store.DB, cfg Config, w Worker, log *zap.Logger, m *Metrics) (*Queu
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	rc := &river.Config{
-		ID:                          q.node.Name(),
-		Logger:                      slog.New(zapslog.NewHandler(log.Core(), zapslog.WithName("river"), zapslog.AddStacktraceAt(slog.LevelError+1))),
+		ID: q.node.Name(),
+		Logger: slog.New(zapslog.NewHandler(log.Core(), zapslog.WithName("river"),
+			zapslog.AddStacktraceAt(slog.LevelError+1))),
 		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: cfg.Workers}},
 		Workers:                     workers,
 		FetchCooldown:               fetchCooldown,

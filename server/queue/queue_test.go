@@ -130,7 +130,10 @@ func TestAJobIsWorkedWhenItsTransactionCommits(t *testing.T) {
 			t.Errorf("run %d was worked, its transaction was rolled back", run)
 		}
 		for _, p := range []int{0, 5} {
-			if err := db.Write(t.Context(), func(tx *store.Tx) error { return q.EnqueueTx(t.Context(), tx, 1, time.Time{}, p) }); err == nil {
+			if err := db.Write(t.Context(), func(tx *store.Tx) error {
+				return q.EnqueueTx(t.Context(), tx, 1, time.Time{},
+					p)
+			}); err == nil {
 				t.Errorf("priority %d was accepted", p)
 			}
 		}
@@ -301,11 +304,12 @@ func TestTheJobsOfADeadNodeAreRescued(t *testing.T) {
 		began := make(chan struct{}, 2)
 		ended := make(chan struct{})
 		// This one hangs; its heartbeats are so rare that it looks dead.
-		dead := start(t, db, queue.Config{Node: "dead/1", Workers: 1, Heartbeat: time.Hour}, func(context.Context, int64) (time.Time, error) {
-			began <- struct{}{}
-			<-ended
-			return time.Time{}, nil
-		})
+		dead := start(t, db, queue.Config{Node: "dead/1", Workers: 1, Heartbeat: time.Hour},
+			func(context.Context, int64) (time.Time, error) {
+				began <- struct{}{}
+				<-ended
+				return time.Time{}, nil
+			})
 		t.Cleanup(func() { close(ended) })
 		enqueue(t, db, dead, 7, time.Time{})
 		wait(t, began, "the first attempt")
@@ -371,10 +375,11 @@ func TestALivingNodeKeepsItsJobs(t *testing.T) {
 		}
 	}
 	looks := make(chan struct{}, 100)
-	b, err := queue.New(db, queue.Config{Node: "b/1", Heartbeat: 50 * time.Millisecond, Silent: time.Hour}, worker(func(context.Context, int64) (time.Time, error) {
-		calls.Add(1)
-		return time.Time{}, nil
-	}), nil, nil)
+	b, err := queue.New(db, queue.Config{Node: "b/1", Heartbeat: 50 * time.Millisecond, Silent: time.Hour},
+		worker(func(context.Context, int64) (time.Time, error) {
+			calls.Add(1)
+			return time.Time{}, nil
+		}), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -460,7 +465,8 @@ func TestTwoJobsForOneRunAreOneAttempt(t *testing.T) {
 					<-turnedAway
 				}
 				err = db.Write(ctx, func(tx *store.Tx) error {
-					return errors.Join(tx.CheckFence(ctx, uuid, c.Fence), tx.FinishRun(ctx, id, store.RunDone, "", "", "none"), tx.Release(ctx, uuid, c.Fence, time.Time{}))
+					return errors.Join(tx.CheckFence(ctx, uuid, c.Fence), tx.FinishRun(ctx, id, store.RunDone, "", "", "none"),
+						tx.Release(ctx, uuid, c.Fence, time.Time{}))
 				})
 				close(done)
 				return time.Time{}, err

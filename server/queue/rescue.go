@@ -53,7 +53,8 @@ func (q *Queue) rescueSilent(ctx context.Context) error {
 			return fmt.Errorf("rescue the jobs of %s: %w", n.Name(), err)
 		}
 		q.metrics.rescued.Add(float64(jobs))
-		q.log.Warn("a node is silent, its jobs are given back", zap.String("node", n.Name()), zap.Time("last_heard", n.SeenAt), zap.Int64("jobs", jobs))
+		q.log.Warn("a node is silent, its jobs are given back", zap.String("node", n.Name()), zap.Time("last_heard", n.SeenAt),
+			zap.Int64("jobs", jobs))
 	}
 	return nil
 }

@@ -45,7 +45,8 @@ func (s *Server) actionRoutes(to huma.API) {
 		{"quarantine", "Keep a device out until somebody has looked", "Hellos are recorded, nothing else happens."},
 	} {
 		add(s, to, huma.Operation{
-			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary, Description: a.description, Tags: []string{"devices"},
+			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary,
+			Description: a.description, Tags: []string{"devices"},
 		}, func(ctx context.Context, in *ActionInput) (api.ActionResult, error) {
 			return s.command(ctx, in.UUID, operate.Command{Verb: a.verb, Note: in.note(), Seen: in.seen()})
 		})
@@ -58,7 +59,8 @@ func (s *Server) actionRoutes(to huma.API) {
 		{"assign-profile", "Give a device its profile", "It goes before the list of authorised devices and the rules. A device under management is brought to it by a rollout, a job of its own."},
 	} {
 		add(s, to, huma.Operation{
-			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary, Description: a.description, Tags: []string{"devices"},
+			OperationID: a.verb + "-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/" + a.verb, Summary: a.summary,
+			Description: a.description, Tags: []string{"devices"},
 		}, func(ctx context.Context, in *ChangeInput) (api.ActionResult, error) {
 			return s.command(ctx, in.UUID, operate.Command{Verb: a.verb, Note: in.Body.Note, Change: in.Body.Change})
 		})

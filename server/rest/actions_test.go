@@ -91,7 +91,8 @@ func TestCommands(t *testing.T) {
 				}
 				audited := false
 				for _, r := range audit {
-					audited = audited || r.Subject == u.String() && r.Action == "device."+c.verb && strings.HasPrefix(r.Actor, "token:first-admin")
+					audited = audited || r.Subject == u.String() && r.Action == "device."+c.verb &&
+						strings.HasPrefix(r.Actor, "token:first-admin")
 				}
 				if audited != (err == nil) {
 					t.Errorf("audited: %t for %v", audited, err)
@@ -116,7 +117,8 @@ func TestApprovedWhereItWasSeen(t *testing.T) {
 			t.Fatalf("%+v %v", d, err)
 		}
 		var p *api.Problem
-		if _, err := admin.Approve(ctx, u.String(), "10.99.0.1", ""); !errors.As(err, &p) || p.Code != "address_moved" || p.Status != http.StatusConflict ||
+		if _, err := admin.Approve(ctx, u.String(), "10.99.0.1", ""); !errors.As(err, &p) || p.Code != "address_moved" ||
+			p.Status != http.StatusConflict ||
 			!strings.Contains(p.Detail, d.Address) || !strings.Contains(p.Detail, "10.99.0.1") {
 			t.Errorf("seen elsewhere: %v", err)
 		}
@@ -126,7 +128,8 @@ func TestApprovedWhereItWasSeen(t *testing.T) {
 		if got, _ := admin.Device(ctx, u.String()); got.Approved || got.Lifecycle != string(store.PendingApproval) {
 			t.Errorf("refused, and it is %s, approved %t", got.Lifecycle, got.Approved)
 		}
-		if res, err := admin.Approve(ctx, u.String(), d.Address, ""); err != nil || res.RunID == 0 || !strings.Contains(res.Said, d.Address) {
+		if res, err := admin.Approve(ctx, u.String(), d.Address, ""); err != nil || res.RunID == 0 ||
+			!strings.Contains(res.Said, d.Address) {
 			t.Errorf("seen here: %+v %v", res, err)
 		}
 	})
@@ -157,7 +160,8 @@ func TestTakenBack(t *testing.T) {
 
 		u = b.Provisioned(met, "Admin!2", "MEBx!2")
 		act(u, "retire")
-		if res := act(u, "restore"); res.Device.Lifecycle != string(store.Discovered) || !strings.Contains(res.Said, "provctl device retry "+u.String()) {
+		if res := act(u, "restore"); res.Device.Lifecycle != string(store.Discovered) ||
+			!strings.Contains(res.Said, "provctl device retry "+u.String()) {
 			t.Errorf("restored: %+v", res)
 		}
 		w, err := admin.Why(ctx, u.String())
@@ -215,7 +219,8 @@ func TestCommandsAndLiveRuns(t *testing.T) {
 		if res, err := admin.Act(ctx, "retry", busy.String(), ""); err != nil || !strings.Contains(res.Said, "right now") {
 			t.Errorf("retry while at work: %+v %v", res, err)
 		}
-		if gone, err := admin.Act(ctx, "retire", busy.String(), ""); err != nil || gone.RunID != res.RunID || !strings.Contains(gone.Said, "is stopped") {
+		if gone, err := admin.Act(ctx, "retire", busy.String(), ""); err != nil || gone.RunID != res.RunID ||
+			!strings.Contains(gone.Said, "is stopped") {
 			t.Errorf("retired while a worker talks to it: %+v %v", gone, err)
 		}
 		b.Write(func(ctx context.Context, tx *store.Tx) error {
@@ -239,7 +244,8 @@ func TestRevealIsAuditedFirst(t *testing.T) {
 		u := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!")
 		reader := b.Token(api.SecretReader)
 		for kind, want := range map[string]string{"admin": "Canary-Admin-9!", "mebx": "Canary-Mebx-9!"} {
-			resp := b.Do(http.MethodPost, "/api/v1/devices/"+u.String()+"/secrets/reveal", reader, `{"kind":"`+kind+`","reason":"ticket 4711"}`)
+			resp := b.Do(http.MethodPost, "/api/v1/devices/"+u.String()+"/secrets/reveal", reader,
+				`{"kind":"`+kind+`","reason":"ticket 4711"}`)
 			var got map[string]any
 			if err := json.Unmarshal([]byte(text(t, resp)), &got); err != nil {
 				t.Fatal(err)
@@ -254,7 +260,8 @@ func TestRevealIsAuditedFirst(t *testing.T) {
 		}
 		said := 0
 		for _, r := range audit.Records {
-			if r.Action == "secret.reveal" && r.Subject == u.String() && r.Actor == "token:t-secret-reader" && r.Detail["reason"] == "ticket 4711" {
+			if r.Action == "secret.reveal" && r.Subject == u.String() && r.Actor == "token:t-secret-reader" &&
+				r.Detail["reason"] == "ticket 4711" {
 				said++
 			}
 			if strings.Contains(fmt.Sprint(r), "Canary") {
@@ -378,11 +385,13 @@ func TestWhy(t *testing.T) {
 	t.Parallel()
 	b := apitest.New(t, apitest.With(func(d *rest.Deps) { d.HelloAt, d.Zones = "127.0.0.1:9971", []string{"corp.example"} }))
 	admin := b.Client(b.Admin)
-	if w, err := admin.Why(t.Context(), "10.77.0.1"); err != nil || w.Found || !strings.Contains(strings.Join(w.Checks, "\n"), "no device at all has said hello") {
+	if w, err := admin.Why(t.Context(), "10.77.0.1"); err != nil || w.Found ||
+		!strings.Contains(strings.Join(w.Checks, "\n"), "no device at all has said hello") {
 		t.Errorf("%+v %v", w, err)
 	}
 	mac, fqdn := "00:11:22:aa:bb:cc", "lab7.corp.example"
-	u := b.Seen(apitest.Device{Address: "10.1.2.3", Lifecycle: store.Failed, Reason: reason.RootNotTrusted, Detail: "it trusts none of ours", Facts: store.DeviceFacts{MAC: &mac, FQDN: &fqdn}})
+	u := b.Seen(apitest.Device{Address: "10.1.2.3", Lifecycle: store.Failed, Reason: reason.RootNotTrusted,
+		Detail: "it trusts none of ours", Facts: store.DeviceFacts{MAC: &mac, FQDN: &fqdn}})
 	swapped := u.SMBIOS()
 	for _, id := range []string{u.String(), fmt.Sprintf("%x", swapped[:]), "10.1.2.3", "0011.22aa.bbcc", "LAB7.corp.example"} {
 		w, err := admin.Why(t.Context(), id)
@@ -390,12 +399,14 @@ func TestWhy(t *testing.T) {
 			t.Errorf("%s: %+v %v", id, w, err)
 			continue
 		}
-		if !strings.Contains(w.Says, "lab7.corp.example is not under management") || !strings.Contains(w.Says, "it trusts none of ours") || w.Next == "" || len(w.Checks) == 0 {
+		if !strings.Contains(w.Says, "lab7.corp.example is not under management") || !strings.Contains(w.Says, "it trusts none of ours") ||
+			w.Next == "" || len(w.Checks) == 0 {
 			t.Errorf("%s: %+v", id, w)
 		}
 	}
 	w, err := admin.Why(t.Context(), "11223344-5566-7788-99aa-bbccddeeff00")
-	if err != nil || w.Found || !strings.Contains(strings.Join(w.Checks, "\n"), "provisionserver.corp.example") || !strings.Contains(strings.Join(w.Checks, "\n"), "hello.listen is loopback") {
+	if err != nil || w.Found || !strings.Contains(strings.Join(w.Checks, "\n"), "provisionserver.corp.example") ||
+		!strings.Contains(strings.Join(w.Checks, "\n"), "hello.listen is loopback") {
 		t.Errorf("%+v %v", w, err)
 	}
 	for _, l := range store.Lifecycles() {

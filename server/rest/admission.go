@@ -42,16 +42,25 @@ type AdoptInput struct {
 
 func (s *Server) admissionRoutes(to huma.API) {
 	tags := []string{"admission"}
-	add(s, to, huma.Operation{OperationID: "list-authorisations", Method: http.MethodGet, Path: "/api/v1/authorisations", Summary: "List authorised devices", Tags: tags}, s.listAuthorisations)
-	add(s, to, huma.Operation{OperationID: "import-authorisations", Method: http.MethodPost, Path: "/api/v1/authorisations/import", Summary: "Authorise devices from a list", MaxBodyBytes: 40 << 20, BodyReadTimeout: time.Minute,
+	add(s, to, huma.Operation{OperationID: "list-authorisations", Method: http.MethodGet, Path: "/api/v1/authorisations",
+		Summary: "List authorised devices", Tags: tags}, s.listAuthorisations)
+	add(s, to, huma.Operation{OperationID: "import-authorisations", Method: http.MethodPost, Path: "/api/v1/authorisations/import",
+		Summary: "Authorise devices from a list", MaxBodyBytes: 40 << 20, BodyReadTimeout: time.Minute,
 		Description: "Devices that wait for approval and are on the list are let in at once.", Tags: tags}, s.importAuthorisations)
-	add(s, to, huma.Operation{OperationID: "remove-authorisation", Method: http.MethodDelete, Path: "/api/v1/authorisations/{id}", Summary: "Take an entry off the list", Description: "Devices it has let in stay.", Tags: tags}, s.removeAuthorisation)
-	add(s, to, huma.Operation{OperationID: "name-device", Method: http.MethodPut, Path: "/api/v1/devices/{uuid}/name", Summary: "Give a device its name", Description: "Also a device never heard of. An empty name takes the assigned one away.", Tags: []string{"devices"}}, s.nameDevice)
-	add(s, to, huma.Operation{OperationID: "adopt-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/adopt", Summary: "Try a password known from elsewhere", Description: "It is tried before all others, within the limit of three tries an hour that keeps a device from locking us out.", Tags: []string{"devices"}}, s.adoptDevice)
+	add(s, to, huma.Operation{OperationID: "remove-authorisation", Method: http.MethodDelete, Path: "/api/v1/authorisations/{id}",
+		Summary: "Take an entry off the list", Description: "Devices it has let in stay.", Tags: tags}, s.removeAuthorisation)
+	add(s, to, huma.Operation{OperationID: "name-device", Method: http.MethodPut, Path: "/api/v1/devices/{uuid}/name",
+		Summary: "Give a device its name", Description: "Also a device never heard of. An empty name takes the assigned one away.",
+		Tags: []string{"devices"}}, s.nameDevice)
+	add(s, to, huma.Operation{OperationID: "adopt-device", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/adopt",
+		Summary:     "Try a password known from elsewhere",
+		Description: "It is tried before all others, within the limit of three tries an hour that keeps a device from locking us out.",
+		Tags:        []string{"devices"}}, s.adoptDevice)
 }
 
 func toAuthorisation(a store.AuthorisedDevice) api.Authorisation {
-	return api.Authorisation{ID: a.ID, Kind: a.Kind, Value: api.Clean(a.Value), Profile: api.Clean(a.Profile), FQDN: api.Clean(a.FQDN), Note: api.Clean(a.Note), CreatedBy: a.CreatedBy,
+	return api.Authorisation{ID: a.ID, Kind: a.Kind, Value: api.Clean(a.Value), Profile: api.Clean(a.Profile), FQDN: api.Clean(a.FQDN),
+		Note: api.Clean(a.Note), CreatedBy: a.CreatedBy,
 		CreatedAt: timeOrNull(a.CreatedAt), ExpiresAt: timeOrNull(a.ExpiresAt), UsedAt: timeOrNull(a.UsedAt)}
 }
 
@@ -114,7 +123,9 @@ func (s *Server) importAuthorisations(ctx context.Context, in *ImportInput) (api
 		}
 	}
 	if err := s.db.Write(ctx, func(tx *store.Tx) error {
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "authorisation.import", Subject: fmt.Sprintf("%d devices", len(rows)), Detail: map[string]any{"new": rep.New, "changed": rep.Changed, "names": rep.Names, "vouched_for": rep.Vouched}})
+		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "authorisation.import",
+			Subject: fmt.Sprintf("%d devices", len(rows)),
+			Detail:  map[string]any{"new": rep.New, "changed": rep.Changed, "names": rep.Names, "vouched_for": rep.Vouched}})
 	}); err != nil {
 		return rep, err
 	}
@@ -197,7 +208,8 @@ func compareImport(ctx context.Context, tx *store.Tx, rep *api.ImportReport, row
 
 func authorise(ctx context.Context, tx *store.Tx, r importRow, actor string) error {
 	for _, e := range r.entries() {
-		if _, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: e.kind, Value: e.value, Profile: r.Profile, FQDN: r.FQDN, Note: r.Note, CreatedBy: actor, ExpiresAt: r.expires}); err != nil {
+		if _, err := tx.Authorise(ctx, store.AuthorisedDevice{Kind: e.kind, Value: e.value, Profile: r.Profile, FQDN: r.FQDN, Note: r.Note,
+			CreatedBy: actor, ExpiresAt: r.expires}); err != nil {
 			return err
 		}
 	}
@@ -286,7 +298,10 @@ func (s *Server) nameDevice(ctx context.Context, in *NameInput) (api.Named, erro
 	if bad := row.check(s.now()); len(bad) > 0 {
 		return api.Named{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "%s", bad[0])
 	}
-	if err := s.db.Write(ctx, func(tx *store.Tx) error { return s.putName(ctx, tx, u, row.FQDN, api.Clean(in.Body.Note), who) }); err != nil {
+	if err := s.db.Write(ctx, func(tx *store.Tx) error {
+		return s.putName(ctx, tx, u, row.FQDN, api.Clean(in.Body.Note),
+			who)
+	}); err != nil {
 		return api.Named{}, err
 	}
 	n, err := s.reconsider(ctx)
@@ -315,7 +330,8 @@ func (s *Server) putName(ctx context.Context, tx *store.Tx, u amt.UUID, fqdn, no
 			return err
 		}
 	}
-	return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "device.name", Subject: u.String(), Detail: map[string]any{"fqdn": fqdn}})
+	return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "device.name", Subject: u.String(),
+		Detail: map[string]any{"fqdn": fqdn}})
 }
 
 // callDevice has a known device called fqdn from now on; a managed one hears of
@@ -324,10 +340,12 @@ func callDevice(ctx context.Context, tx *store.Tx, d store.Device, fqdn, note, a
 	if err := tx.UpdateDevice(ctx, d.UUID, store.DeviceFacts{FQDN: &fqdn}); err != nil {
 		return err
 	}
-	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "identity_resolved", Actor: actor, Detail: fqdn, Data: map[string]any{"previous": d.FQDN, "note": note}})
+	_, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "identity_resolved", Actor: actor, Detail: fqdn,
+		Data: map[string]any{"previous": d.FQDN, "note": note}})
 	return err
 }
 
 func (s *Server) adoptDevice(ctx context.Context, in *AdoptInput) (api.ActionResult, error) {
-	return s.command(ctx, in.UUID, operate.Command{Verb: operate.Adopt, Note: in.Body.Note, Vouch: in.Body.Vouch, Password: amt.NewSecret(in.Body.Password)})
+	return s.command(ctx, in.UUID, operate.Command{Verb: operate.Adopt, Note: in.Body.Note, Vouch: in.Body.Vouch,
+		Password: amt.NewSecret(in.Body.Password)})
 }

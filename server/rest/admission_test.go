@@ -50,7 +50,8 @@ func TestDeviceImport(t *testing.T) {
 			t.Fatalf("import: %v\n%s", err, d)
 		}
 		got, err = c.ImportDevices(ctx, api.DeviceImport{Document: list})
-		if d := cmp.Diff(api.ImportReport{Rows: 3, Same: 4, Waiting: 1, Problems: []api.ImportProblem{}, Read: want.Read}, got); err != nil || d != "" {
+		if d := cmp.Diff(api.ImportReport{Rows: 3, Same: 4, Waiting: 1, Problems: []api.ImportProblem{}, Read: want.Read},
+			got); err != nil || d != "" {
 			t.Fatalf("again: %v\n%s", err, d)
 		}
 		b.Read(func(ctx context.Context, tx *store.Tx) error {
@@ -111,7 +112,8 @@ func TestImportedAddress(t *testing.T) {
 		if h, s := address(heard), address(silent); h != "10.9.9.9" || s != "10.1.2.4" {
 			t.Errorf("the device heard is at %s, the silent one at %s", h, s)
 		}
-		if _, err := c.AdoptDevice(ctx, nowhere.String(), api.Adoption{Password: "Canary-Adopt-1!"}); code(err) != "device_address_unknown" {
+		if _, err := c.AdoptDevice(ctx, nowhere.String(),
+			api.Adoption{Password: "Canary-Adopt-1!"}); code(err) != "device_address_unknown" {
 			t.Errorf("adopted without an address: %v", err)
 		}
 		if res, err := c.AdoptDevice(ctx, silent.String(), api.Adoption{Password: "Canary-Adopt-1!"}); err != nil || res.RunID == 0 {
@@ -152,7 +154,8 @@ func TestImportedNames(t *testing.T) {
 			return err
 		})
 		w, err := c.Why(ctx, "pc2.corp.example")
-		if err != nil || !w.Found || !strings.Contains(w.Says, "known from an import") || !strings.Contains(w.Next, "provctl device adopt "+silent.String()) {
+		if err != nil || !w.Found || !strings.Contains(w.Says, "known from an import") ||
+			!strings.Contains(w.Next, "provctl device adopt "+silent.String()) {
 			t.Errorf("why: %+v %v", w, err)
 		}
 	})
@@ -217,10 +220,15 @@ func TestListsFromTheField(t *testing.T) {
 	t.Parallel()
 	const row = "4c4c4544-0035-4610-8042-c6c04f303332"
 	files := map[string][]byte{ // beside those in testdata
-		"old-mac.csv": []byte("uuid;fqdn;address\r" + row + ";pc1.corp.example.com;10.20.3.7\r"), "quoted.csv": []byte("\"UUID\";\"FQDN\"\n\"" + row + "\";\"pc1.corp.example.com\"\n"),
-		"empty-tail.csv": []byte("\n;;\nuuid;fqdn;\n" + row + ";pc1.corp.example.com;\n;;;\n;;;\n"), "sep-tab.txt": utf16le("sep=\t\r\nuuid\tfqdn\r\n" + row + "\tpc1.corp.example.com\r\n"),
-		"no-mark.txt": utf16le("uuid\tfqdn\r\n" + row + "\tpc1.corp.example.com\r\n")[2:], "blanks.csv": []byte("uuid,\u00a0fqdn\n" + row + "\u00a0, pc1.corp.example.com \n"),
-		"latin1-later.csv": []byte("uuid,fqdn,note\n" + row + ",pc1.corp.example.com,a\n,,\n" + row[:35] + "3,,B\xfcro 3\n"), "bare-quote.csv": []byte("\"UUID\" ;x\n"), "nul-alone.csv": []byte("serial\nS\x007\n"), "latin1-heading.csv": []byte("uuid,\xfc\n"),
+		"old-mac.csv":      []byte("uuid;fqdn;address\r" + row + ";pc1.corp.example.com;10.20.3.7\r"),
+		"quoted.csv":       []byte("\"UUID\";\"FQDN\"\n\"" + row + "\";\"pc1.corp.example.com\"\n"),
+		"empty-tail.csv":   []byte("\n;;\nuuid;fqdn;\n" + row + ";pc1.corp.example.com;\n;;;\n;;;\n"),
+		"sep-tab.txt":      utf16le("sep=\t\r\nuuid\tfqdn\r\n" + row + "\tpc1.corp.example.com\r\n"),
+		"no-mark.txt":      utf16le("uuid\tfqdn\r\n" + row + "\tpc1.corp.example.com\r\n")[2:],
+		"blanks.csv":       []byte("uuid,\u00a0fqdn\n" + row + "\u00a0, pc1.corp.example.com \n"),
+		"latin1-later.csv": []byte("uuid,fqdn,note\n" + row + ",pc1.corp.example.com,a\n,,\n" + row[:35] + "3,,B\xfcro 3\n"),
+		"bare-quote.csv":   []byte("\"UUID\" ;x\n"), "nul-alone.csv": []byte("serial\nS\x007\n"),
+		"latin1-heading.csv": []byte("uuid,\xfc\n"),
 	}
 	both(t, func(t *testing.T, b *apitest.Bench) {
 		c := b.Client(b.Admin)
@@ -235,11 +243,14 @@ func TestListsFromTheField(t *testing.T) {
 			return c.ImportDevices(t.Context(), api.DeviceImport{File: data, DryRun: dry})
 		}
 		for name, want := range map[string]string{
-			"latin1.csv": "2 column serial: byte 0xc4", "nul-in-note.csv": "2 column note: a control character (U+0000)", "scientific-mac.csv": `2 mac "1.12E+11"`, "german-date.csv": "2 expires", "other-headings.csv": "1 unknown column",
-			"latin1-later.csv": "4 column note: byte 0xfc", "nul-alone.csv": "2 column serial: a control character (U+0000)", "latin1-heading.csv": "1 unknown column", "bare-quote.csv": "1 column 6: extraneous",
+			"latin1.csv": "2 column serial: byte 0xc4", "nul-in-note.csv": "2 column note: a control character (U+0000)",
+			"scientific-mac.csv": `2 mac "1.12E+11"`, "german-date.csv": "2 expires", "other-headings.csv": "1 unknown column",
+			"latin1-later.csv": "4 column note: byte 0xfc", "nul-alone.csv": "2 column serial: a control character (U+0000)",
+			"latin1-heading.csv": "1 unknown column", "bare-quote.csv": "1 column 6: extraneous",
 		} {
 			rep, err := send(name, false)
-			if err != nil || len(rep.Problems) == 0 || !strings.HasPrefix(fmt.Sprintf("%d %s", rep.Problems[0].Line, rep.Problems[0].Problem), want) {
+			if err != nil || len(rep.Problems) == 0 ||
+				!strings.HasPrefix(fmt.Sprintf("%d %s", rep.Problems[0].Line, rep.Problems[0].Problem), want) {
 				t.Errorf("%s: %+v, %v", name, rep.Problems, err)
 			}
 		}
@@ -256,15 +267,21 @@ func TestListsFromTheField(t *testing.T) {
 			}
 		}
 		for name, read := range map[string]string{
-			"excel-unicode-text.txt": "divided by tabs, columns uuid, fqdn, address, from UTF-16LE", "sep-line.csv": "semicolons", "semicolon.csv": "semicolons", "trailing-comma.csv": "commas",
-			"blank-rows.csv": "commas", "utf8-bom.csv": "commas", "powershell.csv": "commas", "capital-braces.csv": "commas", "space-after-comma.csv": "commas, columns uuid, fqdn, address",
-			"old-mac.csv": "semicolons", "quoted.csv": "semicolons, columns uuid, fqdn", "empty-tail.csv": "semicolons, columns uuid, fqdn", "sep-tab.txt": "tabs, columns uuid, fqdn, from UTF-16LE", "no-mark.txt": "tabs", "blanks.csv": "commas, columns uuid, fqdn",
+			"excel-unicode-text.txt": "divided by tabs, columns uuid, fqdn, address, from UTF-16LE", "sep-line.csv": "semicolons",
+			"semicolon.csv": "semicolons", "trailing-comma.csv": "commas",
+			"blank-rows.csv": "commas", "utf8-bom.csv": "commas", "powershell.csv": "commas", "capital-braces.csv": "commas",
+			"space-after-comma.csv": "commas, columns uuid, fqdn, address",
+			"old-mac.csv":           "semicolons", "quoted.csv": "semicolons, columns uuid, fqdn",
+			"empty-tail.csv": "semicolons, columns uuid, fqdn",
+			"sep-tab.txt":    "tabs, columns uuid, fqdn, from UTF-16LE", "no-mark.txt": "tabs", "blanks.csv": "commas, columns uuid, fqdn",
 		} {
 			rep, err := send(name, true)
 			if _, err := send(name, false); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if err != nil || len(rep.Problems) > 0 || rep.Rows != 1 || rep.New+rep.Same != 1 || !strings.Contains(rep.Read, read) || len(rep.First) != 1 || !strings.EqualFold(strings.Trim(rep.First[0].UUID, "{}"), row) || rep.First[0].FQDN != "pc1.corp.example.com" {
+			if err != nil || len(rep.Problems) > 0 || rep.Rows != 1 || rep.New+rep.Same != 1 || !strings.Contains(rep.Read, read) ||
+				len(rep.First) != 1 || !strings.EqualFold(strings.Trim(rep.First[0].UUID, "{}"), row) ||
+				rep.First[0].FQDN != "pc1.corp.example.com" {
 				t.Errorf("%s: %+v, %v", name, rep, err)
 			}
 		}
@@ -298,7 +315,8 @@ func TestRules(t *testing.T) {
 	both(t, func(t *testing.T, b *apitest.Bench) {
 		ctx, c := t.Context(), b.Client(b.Token(api.PolicyAdmin))
 		u := b.Seen(apitest.Device{Address: "10.20.0.7"})
-		if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"host_name": "kiosk-{uuid8}", "extend_hours": 2}}); err != nil {
+		if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: map[string]any{"host_name": "kiosk-{uuid8}",
+			"extend_hours": 2}}); err != nil {
 			t.Fatal(err)
 		}
 		rules := []map[string]any{
@@ -318,7 +336,8 @@ func TestRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		v, err := c.TestRules(ctx, u.String())
-		if err != nil || v.Rule != "branch" || v.Profile != "kiosk" || v.Domain != "branch.example" || len(v.Tried) != 2 || !strings.Contains(v.Tried[0].Why, "not known before") {
+		if err != nil || v.Rule != "branch" || v.Profile != "kiosk" || v.Domain != "branch.example" || len(v.Tried) != 2 ||
+			!strings.Contains(v.Tried[0].Why, "not known before") {
 			t.Errorf("%+v %v", v, err)
 		}
 		rep, err = c.ApplyRules(ctx, api.RuleSet{Rules: rules[1:]})
@@ -385,7 +404,8 @@ func TestProfileHistory(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, b *apitest.Bench) {
 		ctx, c := t.Context(), b.Client(b.Token(api.PolicyAdmin))
-		for _, doc := range []map[string]any{{"extend_hours": 2}, {"extend_hours": 3, "tls": "mutual"}, {"extend_hours": 3, "tls": "mutual", "domain": "kiosk.example"}} {
+		for _, doc := range []map[string]any{{"extend_hours": 2}, {"extend_hours": 3, "tls": "mutual"},
+			{"extend_hours": 3, "tls": "mutual", "domain": "kiosk.example"}} {
 			if _, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Document: doc}); err != nil {
 				t.Fatal(err)
 			}
@@ -447,7 +467,8 @@ func TestProfileHistory(t *testing.T) {
 			t.Errorf("the dry run kept something (-want +got)\n%s", d)
 		}
 		back, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 1})
-		if err != nil || back.Version != 4 || back.Profile.ExtendHours != 2 || back.Profile.TLS != "server" || back.Profile.Domain != "" || back.Devices != 1 {
+		if err != nil || back.Version != 4 || back.Profile.ExtendHours != 2 || back.Profile.TLS != "server" || back.Profile.Domain != "" ||
+			back.Devices != 1 {
 			t.Errorf("going back: %+v, %v", back, err)
 		}
 		if again, err := c.ApplyProfile(ctx, "kiosk", api.NewProfile{Version: 1}); err != nil || again.Version != 4 || again.Devices != 0 {
@@ -501,7 +522,8 @@ func TestAdopt(t *testing.T) {
 		}
 		b.Read(func(ctx context.Context, tx *store.Tx) error {
 			list, err := tx.Credentials(ctx, u, store.KindAdmin)
-			if len(list) == 0 || list[0].Password.Reveal() != "Canary-Adopt-1!" && (len(list) < 2 || list[1].Password.Reveal() != "Canary-Adopt-1!") {
+			if len(list) == 0 || list[0].Password.Reveal() != "Canary-Adopt-1!" &&
+				(len(list) < 2 || list[1].Password.Reveal() != "Canary-Adopt-1!") {
 				t.Errorf("%d passwords", len(list))
 			}
 			return err
@@ -511,7 +533,8 @@ func TestAdopt(t *testing.T) {
 			if err := tx.FinishRun(ctx, res.RunID, store.RunFailed, reason.CredentialsUnknown, "refused", ""); err != nil {
 				return err
 			}
-			return tx.Transition(ctx, store.Transition{UUID: u, To: store.CredentialsUnknown, Reason: reason.CredentialsUnknown, Event: "test", Actor: "system"})
+			return tx.Transition(ctx, store.Transition{UUID: u, To: store.CredentialsUnknown, Reason: reason.CredentialsUnknown,
+				Event: "test", Actor: "system"})
 		})
 		for _, again := range []func() (api.ActionResult, error){
 			func() (api.ActionResult, error) {
@@ -519,7 +542,8 @@ func TestAdopt(t *testing.T) {
 			},
 			func() (api.ActionResult, error) { return c.Act(ctx, "retry", u.String(), "") },
 		} {
-			if res, err := again(); err != nil || !strings.Contains(res.Said, "within the hour") || !strings.Contains(res.Said, "in 59 minutes") && !strings.Contains(res.Said, "in 60 minutes") {
+			if res, err := again(); err != nil || !strings.Contains(res.Said, "within the hour") ||
+				!strings.Contains(res.Said, "in 59 minutes") && !strings.Contains(res.Said, "in 60 minutes") {
 				t.Errorf("after a refusal: %+v %v", res, err)
 			}
 		}

@@ -130,7 +130,8 @@ func TestReadiness(t *testing.T) {
 	if err := json.Unmarshal([]byte(text(t, resp)), &h); err != nil {
 		t.Fatal(err)
 	}
-	want := api.Health{Status: "failing", Parts: []api.HealthPart{{Name: "database", Status: "ok"}, {Name: "queue", Status: "failing", Detail: red.Error()}}}
+	want := api.Health{Status: "failing", Parts: []api.HealthPart{{Name: "database", Status: "ok"},
+		{Name: "queue", Status: "failing", Detail: red.Error()}}}
 	if d := cmp.Diff(want, h); d != "" || resp.StatusCode != 503 {
 		t.Errorf("%d %s", resp.StatusCode, d)
 	}
@@ -257,11 +258,13 @@ func TestFilters(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, b *apitest.Bench) {
 		mac, fqdn, version := "00:11:22:aa:bb:cc", "lab7.corp.example", amt.Version{Major: 15, Minor: 0, Hotfix: 45, Build: 2411}
-		one := b.Seen(apitest.Device{Address: "10.1.2.3", Lifecycle: store.Failed, Reason: reason.RootNotTrusted, Facts: store.DeviceFacts{MAC: &mac, FQDN: &fqdn, Version: &version}})
+		one := b.Seen(apitest.Device{Address: "10.1.2.3", Lifecycle: store.Failed, Reason: reason.RootNotTrusted,
+			Facts: store.DeviceFacts{MAC: &mac, FQDN: &fqdn, Version: &version}})
 		b.Seen(apitest.Device{Address: "10.9.9.9"})
 		b.Seen(apitest.Device{Address: "10.9.9.8", Facts: store.DeviceFacts{Version: &amt.Version{Major: 3, Minor: 2}}})
 		for _, q := range []string{
-			one.String(), one.String()[:13], strings.ToUpper(strings.ReplaceAll(one.String(), "-", "")), "LAB7", "10.1.2.3", "10.1.0.0/16", "00-11-22-AA-BB-CC", "001122aabbcc",
+			one.String(), one.String()[:13], strings.ToUpper(strings.ReplaceAll(one.String(), "-", "")), "LAB7", "10.1.2.3", "10.1.0.0/16",
+			"00-11-22-AA-BB-CC", "001122aabbcc",
 			"state:failed", "reason:root_not_trusted_by_device", "state:failed lab7", "net:10.1.0.0/16 seen:1h",
 			"amt:15", "amt:15.0", "amt:>=15", "amt:>14", "amt:>=12 amt:<16", "amt:>3 state:failed",
 			"uuid:" + one.String(), "name:lab7", "address:10.1.2.3", "address:10.1.0.0/16", "mac:001122AABBCC", "state:failed name:lab7",
@@ -281,8 +284,9 @@ func TestFilters(t *testing.T) {
 			}
 		}
 		for q, want := range map[string]string{
-			"stat:failed": `there is no term "stat:"; did you mean "state"?`, "State:failed": `did you mean "state"?`, "lab7 colour:red": "the keys here are state, reason",
-			"amt:>=15.2": "generations such as >=16", "amt:new": "want 11, 11.8", "seen:soon": "want an age",
+			"stat:failed": `there is no term "stat:"; did you mean "state"?`, "State:failed": `did you mean "state"?`,
+			"lab7 colour:red": "the keys here are state, reason",
+			"amt:>=15.2":      "generations such as >=16", "amt:new": "want 11, 11.8", "seen:soon": "want an age",
 		} {
 			if _, err := b.Client(b.Admin).Devices(t.Context(), api.DeviceQuery{Q: q}); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%q: %v, want %q", q, err, want)
@@ -303,7 +307,8 @@ func TestDeviceDetail(t *testing.T) {
 		if err := json.Unmarshal([]byte(body), &d); err != nil {
 			t.Fatal(err)
 		}
-		if d.Lifecycle != "provisioned" || d.ProvisionedAt == nil || len(d.Runs) != 1 || len(d.Runs[0].Steps) != 2 || d.Runs[0].Steps[1].Name != "commit" {
+		if d.Lifecycle != "provisioned" || d.ProvisionedAt == nil || len(d.Runs) != 1 || len(d.Runs[0].Steps) != 2 ||
+			d.Runs[0].Steps[1].Name != "commit" {
 			t.Errorf("%s", body)
 		}
 		if len(d.Credentials) != 2 || d.Credentials[0].State != "active" || len(d.Events) == 0 || d.Events[0].Name != "verified" {
@@ -317,8 +322,10 @@ func TestHostileDevice(t *testing.T) {
 	t.Parallel()
 	b := apitest.New(t)
 	evil := "\x1b]0;owned\x07<script>alert(1)</script>\u202egpj.exe" + strings.Repeat("A", 5000)
-	u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.WSMANFault, Detail: evil, Facts: store.DeviceFacts{FQDN: &evil, HostName: &evil}})
-	for _, path := range []string{"/api/v1/devices", "/api/v1/devices/" + u.String(), "/api/v1/devices/" + u.String() + "/why", "/api/v1/events"} {
+	u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.WSMANFault, Detail: evil,
+		Facts: store.DeviceFacts{FQDN: &evil, HostName: &evil}})
+	for _, path := range []string{"/api/v1/devices", "/api/v1/devices/" + u.String(), "/api/v1/devices/" + u.String() + "/why",
+		"/api/v1/events"} {
 		body := text(t, b.Get(path, b.Admin))
 		if strings.Contains(body, "\\u001b") || strings.ContainsRune(body, '\u202e') || strings.Contains(body, strings.Repeat("A", 600)) {
 			t.Errorf("%s passes on what the device said: %.300s", path, body)
@@ -375,7 +382,8 @@ func TestAGoodTokenIsNotLockedOut(t *testing.T) {
 			}
 		}
 	}
-	for what, later := range map[string]time.Duration{"its answer is not fresh any more": time.Minute, "another token was revoked meanwhile": 0} {
+	for what, later := range map[string]time.Duration{"its answer is not fresh any more": time.Minute,
+		"another token was revoked meanwhile": 0} {
 		if _, err := b.Client(b.Admin).Whoami(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -47,17 +47,26 @@ func moment(field, text string, now time.Time) (at time.Time, day bool, err erro
 	if age, err := api.ParseAge(text); err == nil && age >= 0 {
 		return now.Add(-age), false, nil
 	}
-	return at, false, operate.WrongField(field, "want a time such as 2026-11-01T22:00:00Z, a day such as 2026-11-01, or an age such as 24h or 7d")
+	return at, false, operate.WrongField(field, "want a time such as 2026-11-01T22:00:00Z, a day such as 2026-11-01, or an age such as "+
+		"24h or 7d")
 }
 
 func (s *Server) auditRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "list-audit", Method: http.MethodGet, Path: "/api/v1/audit", Summary: "Who did what, oldest first", Description: "Newest first it can be searched, 100,000 records at a time: a page may be short and have a next.", Tags: []string{"audit"}}, s.listAudit)
-	add(s, to, huma.Operation{OperationID: "verify-audit", Method: http.MethodGet, Path: "/api/v1/audit/verify", Summary: "Check the chain of the audit",
-		Description: "Each record holds the hash of the one before it, so a record that was changed, added or taken out is found; the signed checkpoints tell when the whole chain was made anew.", Tags: []string{"audit"}}, s.verifyAudit)
-	add(s, to, huma.Operation{OperationID: "sign-audit", Method: http.MethodPost, Path: "/api/v1/audit/checkpoint", Summary: "Sign the audit as it stands",
-		Description: "It is also signed by itself, each thousand records or each hour. A copy of a checkpoint that is kept elsewhere holds for all records before it.", Tags: []string{"audit"}}, s.signAudit)
-	add(s, to, huma.Operation{OperationID: "export-audit", Method: http.MethodGet, Path: "/api/v1/audit/export", Summary: "A page of the audit as lines that can be checked without a server",
-		Description: "Written one after another, each with a line end, the lines are the file that provctl audit verify --file reads.", Tags: []string{"audit"}}, s.exportAudit)
+	add(s, to, huma.Operation{OperationID: "list-audit", Method: http.MethodGet, Path: "/api/v1/audit",
+		Summary: "Who did what, oldest first", Description: "Newest first it can be searched, 100,000 records at a time: a page may be " +
+			"short and have a next.", Tags: []string{"audit"}}, s.listAudit)
+	add(s, to, huma.Operation{OperationID: "verify-audit", Method: http.MethodGet, Path: "/api/v1/audit/verify",
+		Summary: "Check the chain of the audit",
+		Description: "Each record holds the hash of the one before it, so a record that was changed, added or taken out is found; the " +
+			"signed checkpoints tell when the whole chain was made anew.", Tags: []string{"audit"}}, s.verifyAudit)
+	add(s, to, huma.Operation{OperationID: "sign-audit", Method: http.MethodPost, Path: "/api/v1/audit/checkpoint",
+		Summary: "Sign the audit as it stands",
+		Description: "It is also signed by itself, each thousand records or each hour. A copy of a checkpoint that is kept elsewhere " +
+			"holds for all records before it.", Tags: []string{"audit"}}, s.signAudit)
+	add(s, to, huma.Operation{OperationID: "export-audit", Method: http.MethodGet, Path: "/api/v1/audit/export",
+		Summary:     "A page of the audit as lines that can be checked without a server",
+		Description: "Written one after another, each with a line end, the lines are the file that provctl audit verify --file reads.",
+		Tags:        []string{"audit"}}, s.exportAudit)
 }
 
 func (s *Server) listAudit(ctx context.Context, in *api.AuditQuery) (api.AuditPage, error) {
@@ -98,7 +107,8 @@ func (s *Server) listAudit(ctx context.Context, in *api.AuditQuery) (api.AuditPa
 		}
 		for _, r := range found {
 			page.Records = append(page.Records, api.AuditRecord{
-				Seq: r.Seq, At: timeOrNull(r.At), Actor: api.Clean(r.Actor), Action: api.Clean(r.Action), Subject: api.Clean(r.Subject), FQDN: fqdn[r.Subject],
+				Seq: r.Seq, At: timeOrNull(r.At), Actor: api.Clean(r.Actor), Action: api.Clean(r.Action), Subject: api.Clean(r.Subject),
+				FQDN:   fqdn[r.Subject],
 				Detail: cleanMap(r.Detail), Hash: hex.EncodeToString(r.Hash),
 			})
 		}
@@ -136,7 +146,8 @@ func (s *Server) verifyAudit(ctx context.Context, _ *none) (api.AuditVerified, e
 }
 
 func toCheckpoint(c store.AuditCheckpoint) *api.AuditCheckpoint {
-	return &api.AuditCheckpoint{Seq: c.Seq, At: timeOrNull(c.At), Hash: hex.EncodeToString(c.Hash), Signature: hex.EncodeToString(c.Signature)}
+	return &api.AuditCheckpoint{Seq: c.Seq, At: timeOrNull(c.At), Hash: hex.EncodeToString(c.Hash),
+		Signature: hex.EncodeToString(c.Signature)}
 }
 
 // signAudit makes a checkpoint. It is no record of the audit itself: that would

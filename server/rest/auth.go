@@ -107,7 +107,8 @@ func EnsureAdminToken(ctx context.Context, db *store.DB, path string) error {
 		}
 		// A user who was disabled stays so: whoever may read our files gets a new one.
 		taken := func(name string) bool {
-			return slices.ContainsFunc(all, func(t store.Token) bool { return t.Name == name }) || slices.ContainsFunc(users, func(u store.User) bool { return u.Name == name })
+			return slices.ContainsFunc(all, func(t store.Token) bool { return t.Name == name }) ||
+				slices.ContainsFunc(users, func(u store.User) bool { return u.Name == name })
 		}
 		name := "first-admin"
 		for n := 2; taken(name); n++ {
@@ -212,7 +213,8 @@ func (s *Server) Authenticate(ctx context.Context, text, source string) (operate
 		why = "unknown"
 	case err != nil && ctx.Err() == nil:
 		s.log.Error("api.token_lookup", zap.Error(err))
-		return operate.Principal{}, api.NewProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the database does not answer, so no token can be checked; /readyz says more")
+		return operate.Principal{}, api.NewProblem(http.StatusServiceUnavailable, api.CodeUnavailable,
+			"the database does not answer, so no token can be checked; /readyz says more")
 	case err != nil:
 		return operate.Principal{}, fmt.Errorf("look up the token: %w", err)
 	case subtle.ConstantTimeCompare(t.Hash, hash) != 1:

@@ -45,31 +45,46 @@ func (s *Server) certRoutes(to huma.API) {
 		o.DefaultStatus = http.StatusCreated
 		return o
 	}
-	add(s, to, made(op("create-certificate-request", http.MethodPost, "certificates/requests", "Make a key and a request for a CA")), s.requestCertificate)
-	add(s, to, op("list-certificate-requests", http.MethodGet, "certificates/requests", "Requests that wait for their certificate"), s.listRequests)
-	add(s, to, op("get-certificate-request", http.MethodGet, "certificates/requests/{id}", "One request, with what to tell the CA"), s.getRequest)
+	add(s, to, made(op("create-certificate-request", http.MethodPost, "certificates/requests", "Make a key and a request for a CA")),
+		s.requestCertificate)
+	add(s, to, op("list-certificate-requests", http.MethodGet, "certificates/requests", "Requests that wait for their certificate"),
+		s.listRequests)
+	add(s, to, op("get-certificate-request", http.MethodGet, "certificates/requests/{id}", "One request, with what to tell the CA"),
+		s.getRequest)
 	add(s, to, op("cancel-certificate-request", http.MethodDelete, "certificates/requests/{id}", "Give a request up"), s.cancelRequest)
 	add(s, to, upload(op("import-certificate", http.MethodPost, "certificates/import", "Import what a CA sent")), s.importCertificate)
-	add(s, to, op("get-certificate", http.MethodGet, "certificates/{id}", "One certificate and all that is to be said of it"), s.getCertificate)
-	add(s, to, op("activate-certificate", http.MethodPost, "certificates/{id}/activate", "Put a certificate into use"), s.useCertificate((*desk.Desk).Activate))
-	add(s, to, op("deactivate-certificate", http.MethodPost, "certificates/{id}/deactivate", "Take a certificate out of use and keep it"), s.useCertificate((*desk.Desk).Deactivate))
-	add(s, to, op("remove-certificate", http.MethodPost, "certificates/{id}/remove", "Put a certificate into the trash, for 30 days"), s.useCertificate((*desk.Desk).Remove))
-	add(s, to, op("restore-certificate", http.MethodPost, "certificates/{id}/restore", "Take a certificate back from the trash"), s.useCertificate((*desk.Desk).Restore))
-	add(s, to, op("replace-certificate", http.MethodPost, "certificates/{id}/replace", "Put another certificate into use instead"), s.replaceCertificate)
-	add(s, to, op("renew-certificate", http.MethodPost, "certificates/{id}/renew", "Begin the successor of a certificate, under the same names"), s.renewCertificate)
-	add(s, to, op("check-certificate", http.MethodPost, "certificates/{id}/check", "Ask a simulated device of a generation"), s.checkCertificate)
+	add(s, to, op("get-certificate", http.MethodGet, "certificates/{id}", "One certificate and all that is to be said of it"),
+		s.getCertificate)
+	add(s, to, op("activate-certificate", http.MethodPost, "certificates/{id}/activate", "Put a certificate into use"),
+		s.useCertificate((*desk.Desk).Activate))
+	add(s, to, op("deactivate-certificate", http.MethodPost, "certificates/{id}/deactivate", "Take a certificate out of use and keep it"),
+		s.useCertificate((*desk.Desk).Deactivate))
+	add(s, to, op("remove-certificate", http.MethodPost, "certificates/{id}/remove", "Put a certificate into the trash, for 30 days"),
+		s.useCertificate((*desk.Desk).Remove))
+	add(s, to, op("restore-certificate", http.MethodPost, "certificates/{id}/restore", "Take a certificate back from the trash"),
+		s.useCertificate((*desk.Desk).Restore))
+	add(s, to, op("replace-certificate", http.MethodPost, "certificates/{id}/replace", "Put another certificate into use instead"),
+		s.replaceCertificate)
+	add(s, to, op("renew-certificate", http.MethodPost, "certificates/{id}/renew",
+		"Begin the successor of a certificate, under the same names"), s.renewCertificate)
+	add(s, to, op("check-certificate", http.MethodPost, "certificates/{id}/check", "Ask a simulated device of a generation"),
+		s.checkCertificate)
 	add(s, to, op("list-backups", http.MethodGet, "certificates/backups", "Encrypted backups"), s.listBackups)
 	add(s, to, made(op("create-backup", http.MethodPost, "certificates/{id}/backup", "Write another backup")), s.createBackup)
 	add(s, to, op("get-backup", http.MethodGet, "certificates/{id}/backup", "The encrypted PKCS#12, to be kept elsewhere"), s.getBackup)
-	add(s, to, upload(op("verify-backup", http.MethodPost, "certificates/{id}/backup/verify", "Open a backup and compare its key")), s.verifyBackup)
-	add(s, to, op("confirm-backup", http.MethodPost, "certificates/{id}/backup/confirm", "Say that a backup is kept elsewhere"), s.confirmBackup)
+	add(s, to, upload(op("verify-backup", http.MethodPost, "certificates/{id}/backup/verify", "Open a backup and compare its key")),
+		s.verifyBackup)
+	add(s, to, op("confirm-backup", http.MethodPost, "certificates/{id}/backup/confirm", "Say that a backup is kept elsewhere"),
+		s.confirmBackup)
 	add(s, to, upload(op("restore-backup", http.MethodPost, "certificates/backups/restore", "Import a backup again")), s.restoreBackup)
 	add(s, to, op("advise-certificate", http.MethodGet, "certificates/advice", "Which roots would serve the fleet"), s.adviseCertificate)
 	add(s, to, op("advise-names", http.MethodGet, "certificates/advice/names", "Which names to order a certificate for"), s.adviseNames)
-	add(s, to, op("change-root", http.MethodGet, "certificates/advice/change", "Which devices a change of the root would cut off"), s.changeRoot)
+	add(s, to, op("change-root", http.MethodGet, "certificates/advice/change", "Which devices a change of the root would cut off"),
+		s.changeRoot)
 	add(s, to, made(op("create-root", http.MethodPost, "root", "Make a root of one's own")), s.createRoot)
 	add(s, to, op("get-root", http.MethodGet, "root", "The root of one's own and its hashes"), s.getRoot)
-	add(s, to, made(op("issue-certificate", http.MethodPost, "root/certificates", "Issue and import a provisioning certificate under one's own root")), s.issueCertificate)
+	add(s, to, made(op("issue-certificate", http.MethodPost, "root/certificates",
+		"Issue and import a provisioning certificate under one's own root")), s.issueCertificate)
 }
 
 func (s *Server) theDesk() (*desk.Desk, error) {
@@ -91,7 +106,8 @@ func (s *Server) requestCertificate(ctx context.Context, in *bodyInput[api.NewCe
 	}
 	b := in.Body
 	return d.Request(ctx, actor(ctx), certs.RequestOptions{
-		CommonName: b.CommonName, Names: b.Names, Organization: b.Organization, Country: b.Country, Province: b.Province, Locality: b.Locality,
+		CommonName: b.CommonName, Names: b.Names, Organization: b.Organization, Country: b.Country, Province: b.Province,
+		Locality: b.Locality,
 		LegacyOU: b.LegacyOU, Bits: b.Bits, PrivateNames: b.PrivateNames,
 	})
 }
@@ -134,7 +150,8 @@ func (s *Server) importCertificate(ctx context.Context, in *bodyInput[api.NewImp
 	if err != nil {
 		return api.ImportResult{}, err
 	}
-	o := desk.ImportOptions{Passwords: secrets(in.Body.Passwords), AIA: in.Body.AIA, Activate: in.Body.Activate, DryRun: in.Body.DryRun, Handover: handover(&in.Body.Handover), Actor: actor(ctx)}
+	o := desk.ImportOptions{Passwords: secrets(in.Body.Passwords), AIA: in.Body.AIA, Activate: in.Body.Activate, DryRun: in.Body.DryRun,
+		Handover: handover(&in.Body.Handover), Actor: actor(ctx)}
 	for _, f := range in.Body.Files {
 		o.Files = append(o.Files, certs.File{Name: api.Clean(f.Name), Data: f.Data})
 	}
@@ -146,7 +163,8 @@ func (s *Server) importResult(ctx context.Context, out desk.Imported, err error)
 	if err != nil {
 		return api.ImportResult{}, s.withFindings(ctx, out, err)
 	}
-	r := api.ImportResult{Report: out.Report, State: string(out.State), Known: out.Known, Activated: out.Activated, Requeued: out.Requeued, Passphrases: toPassphrases(out.Passphrase)}
+	r := api.ImportResult{Report: out.Report, State: string(out.State), Known: out.Known, Activated: out.Activated, Requeued: out.Requeued,
+		Passphrases: toPassphrases(out.Passphrase)}
 	if out.Refused != nil {
 		r.Refused = out.Refused.Error()
 	}
@@ -162,7 +180,8 @@ func (s *Server) withFindings(ctx context.Context, out desk.Imported, err error)
 	err = s.explain(ctx, "import-certificate", err)
 	if p := (*api.Problem)(nil); errors.As(err, &p) && out.Report != nil {
 		for _, f := range out.Report.Findings {
-			p.Errors = append(p.Errors, api.ProblemField{Location: string(f.Code), Message: string(f.Severity) + ": " + api.Clean(f.Detail)})
+			p.Errors = append(p.Errors, api.ProblemField{Location: string(f.Code),
+				Message: string(f.Severity) + ": " + api.Clean(f.Detail)})
 		}
 	}
 	return err
@@ -190,7 +209,8 @@ func fromEntry(e desk.Entry, all []desk.Entry, counts map[string]desk.Counts, no
 	n := counts[e.ID]
 	c.Devices, c.Waiting, c.Adds, c.Renews = n.SetUp, n.Waiting, n.Adds, desk.Renews(e, all, now)
 	if now := e.Renewal(all); now != (desk.Renewal{}) {
-		c.Renewal = &api.CertificateRenewal{Mode: string(now.Mode), Request: now.Request, Certificate: now.Certificate, By: now.By, At: timeOrNull(now.At)}
+		c.Renewal = &api.CertificateRenewal{Mode: string(now.Mode), Request: now.Request, Certificate: now.Certificate, By: now.By,
+			At: timeOrNull(now.At)}
 	}
 	c.Follows = e.Note.Follows
 	c.State, c.Source, c.Request, c.ImportedBy = string(e.State), e.Source(), e.Note.Request, e.Note.ImportedBy
@@ -203,7 +223,8 @@ func fromEntry(e desk.Entry, all []desk.Entry, counts map[string]desk.Counts, no
 }
 
 func toBackup(id string, b desk.Backup) api.BackupView {
-	return api.BackupView{Certificate: id, File: b.File, Node: b.Node, SHA256: b.SHA256, At: timeOrNull(b.At), By: b.By, Handed: b.Handed, ConfirmedAt: timeOrNull(b.ConfirmedAt), ConfirmedBy: b.ConfirmedBy}
+	return api.BackupView{Certificate: id, File: b.File, Node: b.Node, SHA256: b.SHA256, At: timeOrNull(b.At), By: b.By, Handed: b.Handed,
+		ConfirmedAt: timeOrNull(b.ConfirmedAt), ConfirmedBy: b.ConfirmedBy}
 }
 
 type useFunc func(d *desk.Desk, ctx context.Context, id string, o desk.UseOptions) (desk.Changed, error)
@@ -228,7 +249,8 @@ func (s *Server) replaceCertificate(ctx context.Context, in *certInput[api.UseCe
 		return api.CertificateChanged{}, err
 	}
 	if in.Body.With == "" {
-		return api.CertificateChanged{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "with: the id of the certificate that takes over is needed")
+		return api.CertificateChanged{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid,
+			"with: the id of the certificate that takes over is needed")
 	}
 	return d.Replace(ctx, in.ID, in.Body.With, useOptions(ctx, in.Body))
 }
@@ -259,7 +281,8 @@ func (s *Server) checkCertificate(ctx context.Context, in *certInput[api.CheckQu
 	}
 	v, err := amt.ParseVersion(in.Body.AMT)
 	if err != nil {
-		return api.CertificateVerdict{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "amt: %q is no release; want one such as 11.8", api.Clip(in.Body.AMT, 40))
+		return api.CertificateVerdict{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid,
+			"amt: %q is no release; want one such as 11.8", api.Clip(in.Body.AMT, 40))
 	}
 	return d.Prove(ctx, in.ID, desk.Question{Version: v, Suffix: in.Body.Suffix, RootAdded: in.Body.RootAdded})
 }

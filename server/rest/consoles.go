@@ -36,12 +36,18 @@ type RevokeConsoleInput struct {
 
 func (s *Server) consoleRoutes(to huma.API) {
 	tags := []string{"certificates"}
-	add(s, to, huma.Operation{OperationID: "get-device-ca", Method: http.MethodGet, Path: "/api/v1/device-ca", Summary: "The authority of the devices' certificates, for other tools", Tags: tags}, s.getDeviceCA)
-	add(s, to, huma.Operation{OperationID: "list-console-certificates", Method: http.MethodGet, Path: "/api/v1/console-certificates", Summary: "Client certificates that other consoles got", Tags: tags}, s.listConsoles)
-	add(s, to, huma.Operation{OperationID: "issue-console-certificate", Method: http.MethodPost, Path: "/api/v1/console-certificates", DefaultStatus: http.StatusCreated, Summary: "Issue a client certificate for another console",
-		Description: "It opens the mutual TLS of devices that let its name in; to do anything there, the console needs a password as well.", Tags: tags}, s.issueConsole)
-	add(s, to, huma.Operation{OperationID: "revoke-console-certificate", Method: http.MethodPost, Path: "/api/v1/console-certificates/{id}/revoke", Summary: "Note that a console's certificate is not to be used any more",
-		Description: "Devices hear nothing of it: firmware gets no list of revoked certificates from this server. The answer says which still take it, and what shuts it out.", Tags: tags}, s.revokeConsole)
+	add(s, to, huma.Operation{OperationID: "get-device-ca", Method: http.MethodGet, Path: "/api/v1/device-ca",
+		Summary: "The authority of the devices' certificates, for other tools", Tags: tags}, s.getDeviceCA)
+	add(s, to, huma.Operation{OperationID: "list-console-certificates", Method: http.MethodGet, Path: "/api/v1/console-certificates",
+		Summary: "Client certificates that other consoles got", Tags: tags}, s.listConsoles)
+	add(s, to, huma.Operation{OperationID: "issue-console-certificate", Method: http.MethodPost, Path: "/api/v1/console-certificates",
+		DefaultStatus: http.StatusCreated, Summary: "Issue a client certificate for another console",
+		Description: "It opens the mutual TLS of devices that let its name in; to do anything there, the console needs a password as well.",
+		Tags:        tags}, s.issueConsole)
+	add(s, to, huma.Operation{OperationID: "revoke-console-certificate", Method: http.MethodPost,
+		Path: "/api/v1/console-certificates/{id}/revoke", Summary: "Note that a console's certificate is not to be used any more",
+		Description: "Devices hear nothing of it: firmware gets no list of revoked certificates from this server. The answer says which " +
+			"still take it, and what shuts it out.", Tags: tags}, s.revokeConsole)
 }
 
 func (s *Server) authority() (*certs.Authority, error) {
@@ -57,7 +63,8 @@ func (s *Server) getDeviceCA(context.Context, *none) (api.DeviceCA, error) {
 		return api.DeviceCA{}, err
 	}
 	c := a.Certificate()
-	return api.DeviceCA{Name: c.Subject.CommonName, SHA256: fingerprint(c.Raw), NotAfter: c.NotAfter.UTC(), PEM: certificatePEM(c.Raw), Zones: c.PermittedDNSDomains, Server: a.ConsoleName()}, nil
+	return api.DeviceCA{Name: c.Subject.CommonName, SHA256: fingerprint(c.Raw), NotAfter: c.NotAfter.UTC(), PEM: certificatePEM(c.Raw),
+		Zones: c.PermittedDNSDomains, Server: a.ConsoleName()}, nil
 }
 
 func fingerprint(der []byte) string {
@@ -72,7 +79,8 @@ func certificatePEM(der []byte) string {
 func toConsole(c store.ConsoleCertificate) api.ConsoleCertificate {
 	return api.ConsoleCertificate{
 		ID: c.ID, Name: api.Clean(c.Name), Serial: c.Serial, SHA256: hex.EncodeToString(c.Fingerprint), IssuedTo: api.Clean(c.IssuedTo),
-		CreatedBy: api.Clean(c.CreatedBy), CreatedAt: timeOrNull(c.CreatedAt), NotAfter: timeOrNull(c.NotAfter), RevokedAt: timeOrNull(c.RevokedAt), RevokedBy: api.Clean(c.RevokedBy), Why: api.Clean(c.Why),
+		CreatedBy: api.Clean(c.CreatedBy), CreatedAt: timeOrNull(c.CreatedAt), NotAfter: timeOrNull(c.NotAfter),
+		RevokedAt: timeOrNull(c.RevokedAt), RevokedBy: api.Clean(c.RevokedBy), Why: api.Clean(c.Why),
 	}
 }
 
@@ -99,7 +107,8 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[api.NewConsoleC
 	name := strings.ToLower(strings.TrimSuffix(b.Name, "."))
 	switch {
 	case !consoleDNS.MatchString(name):
-		return out, operate.WrongField("body.name", "%q is not the whole DNS name of a console, such as console.corp.example.com", api.Clip(b.Name, 64))
+		return out, operate.WrongField("body.name", "%q is not the whole DNS name of a console, such as console.corp.example.com",
+			api.Clip(b.Name, 64))
 	case profile.Admits([]string{certs.ConsoleZone}, name):
 		return out, operate.WrongField("body.name", "names in %s are of servers like this one; choose one of your own", certs.ConsoleZone)
 	}
@@ -121,7 +130,8 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[api.NewConsoleC
 		return out, err
 	}
 	sum := sha256.Sum256(der)
-	row := store.ConsoleCertificate{Serial: leaf.SerialNumber.Text(16), Name: name, Fingerprint: sum[:], IssuedTo: b.IssuedTo, CreatedBy: actor(ctx), NotAfter: leaf.NotAfter}
+	row := store.ConsoleCertificate{Serial: leaf.SerialNumber.Text(16), Name: name, Fingerprint: sum[:], IssuedTo: b.IssuedTo,
+		CreatedBy: actor(ctx), NotAfter: leaf.NotAfter}
 	// It leaves only once it is in the list and in the audit.
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
 		kept, err := tx.AddConsoleCertificate(ctx, row)
@@ -133,7 +143,8 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[api.NewConsoleC
 			return err
 		}
 		return tx.Audit(ctx, store.AuditRecord{Actor: actor(ctx), Action: "console-certificate.issue", Subject: name,
-			Detail: map[string]any{"id": kept.ID, "serial": kept.Serial, "issued_to": kept.IssuedTo, "days": days, "sha256": hex.EncodeToString(sum[:])}})
+			Detail: map[string]any{"id": kept.ID, "serial": kept.Serial, "issued_to": kept.IssuedTo, "days": days,
+				"sha256": hex.EncodeToString(sum[:])}})
 	})
 	if err != nil {
 		return api.ConsoleCertificateIssued{}, err
@@ -145,9 +156,12 @@ func (s *Server) issueConsole(ctx context.Context, in *bodyInput[api.NewConsoleC
 
 func reachSaid(r api.ConsoleReach, name string) string {
 	if len(r.Profiles) == 0 {
-		return "no profile with mutual TLS lets " + name + " in: devices without mutual TLS ask for no certificate, and one with it wants the name, or an end of it, in its profile's trusted_cn"
+		return "no profile with mutual TLS lets " + name +
+			" in: devices without mutual TLS ask for no certificate, and one with it wants the name, or an end of it, in its profile's " +
+			"trusted_cn"
 	}
-	return fmt.Sprintf("the profile %s lets it in, on %d devices under management; there it wants a password as well", strings.Join(r.Profiles, ", "), r.Devices)
+	return fmt.Sprintf("the profile %s lets it in, on %d devices under management; there it wants a password as well",
+		strings.Join(r.Profiles, ", "), r.Devices)
 }
 
 // consoleReach finds the profiles whose devices let a name in.
@@ -200,10 +214,13 @@ func (s *Server) revokeConsole(ctx context.Context, in *RevokeConsoleInput) (out
 		case len(out.Opens.Profiles) == 0:
 			out.Said = "no profile with mutual TLS lets its name in, so no device under management takes it"
 		default:
-			out.Said = fmt.Sprintf("devices hear nothing of it, since firmware gets no list of revoked certificates from this server: until %s whoever has its key comes through the TLS of %d devices (profile %s), and needs a password there. To shut it out sooner, take its name out of trusted_cn of these profiles, or name the other consoles there, and apply them",
+			out.Said = fmt.Sprintf("devices hear nothing of it, since firmware gets no list of revoked certificates from this server: "+
+				"until %s whoever has its key comes through the TLS of %d devices (profile %s), and needs a password there. To shut it "+
+				"out sooner, take its name out of trusted_cn of these profiles, or name the other consoles there, and apply them",
 				c.NotAfter.UTC().Format(time.DateOnly), out.Opens.Devices, strings.Join(out.Opens.Profiles, ", "))
 		}
-		return tx.Audit(ctx, store.AuditRecord{Actor: actor(ctx), Action: "console-certificate.revoke", Subject: c.Name, Detail: map[string]any{"id": c.ID, "serial": c.Serial, "why": in.Body.Why}})
+		return tx.Audit(ctx, store.AuditRecord{Actor: actor(ctx), Action: "console-certificate.revoke", Subject: c.Name,
+			Detail: map[string]any{"id": c.ID, "serial": c.Serial, "why": in.Body.Why}})
 	})
 	return out, err
 }

@@ -55,7 +55,8 @@ func TestConsoleCertificates(t *testing.T) {
 			b := apitest.New(t, options...)
 			ctx, admin, keys, viewer := t.Context(), b.Client(b.Admin), b.Client(b.Token(api.KeyAdmin)), b.Client(b.Token(api.Viewer))
 
-			r, err := keys.IssueConsoleCertificate(ctx, api.NewConsoleCertificate{Name: "Console.lab.example.", CSR: consoleRequest(t), IssuedTo: "the help desk"})
+			r, err := keys.IssueConsoleCertificate(ctx, api.NewConsoleCertificate{Name: "Console.lab.example.", CSR: consoleRequest(t),
+				IssuedTo: "the help desk"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +67,9 @@ func TestConsoleCertificates(t *testing.T) {
 			}
 			roots := x509.NewCertPool()
 			roots.AddCert(ca.Certificate())
-			if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil || leaf.Subject.CommonName != "console.lab.example" {
+			if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil ||
+				leaf.Subject.CommonName != "console.lab.example" {
 				t.Errorf("%s: %v", leaf.Subject, err)
 			}
 			if days := time.Until(leaf.NotAfter).Hours() / 24; days < 89 || days > 91 {
@@ -81,7 +84,8 @@ func TestConsoleCertificates(t *testing.T) {
 
 			// A profile lets it in, and another does not.
 			for name, trusted := range map[string][]string{"open": nil, "named": {"lab.example"}, "other": {"corp.example.com"}} {
-				if _, err := admin.ApplyProfile(ctx, name, api.NewProfile{Document: map[string]any{"tls": "mutual", "trusted_cn": trusted}}); err != nil {
+				if _, err := admin.ApplyProfile(ctx, name,
+					api.NewProfile{Document: map[string]any{"tls": "mutual", "trusted_cn": trusted}}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -94,18 +98,21 @@ func TestConsoleCertificates(t *testing.T) {
 			}
 			gone, err := keys.RevokeConsoleCertificate(ctx, r.ID, "left")
 			if err != nil || gone.RevokedAt == nil || gone.Opens.Devices != 1 || strings.Join(gone.Opens.Profiles, ",") != "named,open" ||
-				!strings.Contains(gone.Said, "devices hear nothing of it") || !strings.Contains(gone.Said, "1 devices") || !strings.Contains(gone.Said, "trusted_cn") {
+				!strings.Contains(gone.Said, "devices hear nothing of it") || !strings.Contains(gone.Said, "1 devices") ||
+				!strings.Contains(gone.Said, "trusted_cn") {
 				t.Errorf("revoked: %+v, %v", gone, err)
 			}
 			list, err := viewer.ConsoleCertificates(ctx, false)
-			if err != nil || len(list.Certificates) != 1 || list.Certificates[0].IssuedTo != "the help desk" || list.Certificates[0].Why != "left" || list.Certificates[0].NotAfter == nil {
+			if err != nil || len(list.Certificates) != 1 || list.Certificates[0].IssuedTo != "the help desk" ||
+				list.Certificates[0].Why != "left" || list.Certificates[0].NotAfter == nil {
 				t.Errorf("%+v, %v", list, err)
 			}
 			audit, err := admin.Audit(ctx, api.AuditQuery{Limit: 100})
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]string{"console-certificate.issue": "console.lab.example", "console-certificate.revoke": "console.lab.example"}
+			want := map[string]string{"console-certificate.issue": "console.lab.example",
+				"console-certificate.revoke": "console.lab.example"}
 			for _, rec := range audit.Records {
 				if want[rec.Action] == rec.Subject {
 					delete(want, rec.Action)
@@ -114,7 +121,8 @@ func TestConsoleCertificates(t *testing.T) {
 			if len(want) > 0 {
 				t.Errorf("not in the audit: %v", want)
 			}
-			if d, err := viewer.DeviceCA(ctx); err != nil || d.Server != ca.ConsoleName() || len(d.SHA256) != 64 || !strings.Contains(d.PEM, "BEGIN CERTIFICATE") {
+			if d, err := viewer.DeviceCA(ctx); err != nil || d.Server != ca.ConsoleName() || len(d.SHA256) != 64 ||
+				!strings.Contains(d.PEM, "BEGIN CERTIFICATE") {
 				t.Errorf("%+v, %v", d, err)
 			}
 		})
@@ -147,7 +155,8 @@ func TestConsoleCertificatesRefused(t *testing.T) {
 	if _, err := admin.RevokeConsoleCertificate(ctx, 99, ""); code(err) != "not_found" {
 		t.Errorf("an unknown one: %v", err)
 	}
-	if _, err := b.Client(b.Token(api.Operator)).IssueConsoleCertificate(ctx, api.NewConsoleCertificate{Name: "console.corp.example.com", CSR: csr}); code(err) != "role_missing" {
+	if _, err := b.Client(b.Token(api.Operator)).IssueConsoleCertificate(ctx,
+		api.NewConsoleCertificate{Name: "console.corp.example.com", CSR: csr}); code(err) != "role_missing" {
 		t.Errorf("an operator: %v", err)
 	}
 	l, err := admin.ConsoleCertificates(ctx, true)
@@ -175,23 +184,29 @@ func TestAProfileThatWouldShutUsOut(t *testing.T) {
 			return admin.ApplyProfile(ctx, "branch", api.NewProfile{Document: doc})
 		}
 		for _, dry := range []bool{true, false} {
-			_, err := admin.ApplyProfile(ctx, "branch", api.NewProfile{DryRun: dry, Document: map[string]any{"tls": "mutual", "trusted_cn": []string{"a.example", "b.example", "c.example", "d.example"}}})
+			_, err := admin.ApplyProfile(ctx, "branch",
+				api.NewProfile{DryRun: dry, Document: map[string]any{"tls": "mutual",
+					"trusted_cn": []string{"a.example", "b.example", "c.example", "d.example"}}})
 			if code(err) != "invalid_request" || !strings.Contains(err.Error(), "could not log in any more") {
 				t.Errorf("no room for us: %v", err)
 			}
 		}
-		if _, err := apply(map[string]any{"tls": "none"}); code(err) != "invalid_request" || !strings.Contains(err.Error(), "unprotected: true") {
+		if _, err := apply(map[string]any{"tls": "none"}); code(err) != "invalid_request" ||
+			!strings.Contains(err.Error(), "unprotected: true") {
 			t.Errorf("none without its word: %v", err)
 		}
-		if v, err := apply(map[string]any{"tls": "none", "unprotected": true}); err != nil || len(v.Risks) != 1 || !strings.Contains(v.Risks[0].Could, "pass our answers on") {
+		if v, err := apply(map[string]any{"tls": "none", "unprotected": true}); err != nil || len(v.Risks) != 1 ||
+			!strings.Contains(v.Risks[0].Could, "pass our answers on") {
 			t.Errorf("none with its word: %+v, %v", v, err)
 		}
-		if v, err := apply(map[string]any{"tls": "mutual", "trusted_cn": []string{"console.lab.example"}}); err != nil || len(v.Risks) == 0 {
+		if v, err := apply(map[string]any{"tls": "mutual", "trusted_cn": []string{"console.lab.example"}}); err != nil ||
+			len(v.Risks) == 0 {
 			t.Errorf("mutual: %+v, %v", v, err)
 		}
 		// One kept before the word was wanted is gone back to.
 		if err := b.DB.Write(ctx, func(tx *store.Tx) error {
-			_, err := tx.PutProfile(context.Background(), store.Profile{Name: "branch", Document: []byte(`{"tls":"none"}`), CreatedBy: "test"})
+			_, err := tx.PutProfile(context.Background(),
+				store.Profile{Name: "branch", Document: []byte(`{"tls":"none"}`), CreatedBy: "test"})
 			return err
 		}); err != nil {
 			t.Fatal(err)
@@ -203,7 +218,8 @@ func TestAProfileThatWouldShutUsOut(t *testing.T) {
 		if _, err := apply(map[string]any{"tls": "server"}); err != nil {
 			t.Fatal(err)
 		}
-		if v, err := admin.ApplyProfile(ctx, "branch", api.NewProfile{Version: old}); err != nil || v.Profile.TLS != string(profile.TLSNone) || len(v.Risks) == 0 {
+		if v, err := admin.ApplyProfile(ctx, "branch", api.NewProfile{Version: old}); err != nil ||
+			v.Profile.TLS != string(profile.TLSNone) || len(v.Risks) == 0 {
 			t.Errorf("back to it: %+v, %v", v, err)
 		}
 	})
@@ -230,7 +246,8 @@ func TestWhyNamesWhoSharesAName(t *testing.T) {
 		}
 		for i := range u {
 			w, err := c.Why(t.Context(), u[i])
-			if err != nil || !strings.Contains(w.Says, "also that of "+u[1-i]) || !strings.Contains(strings.Join(w.Checks, "\n"), "provctl device name "+u[i]) {
+			if err != nil || !strings.Contains(w.Says, "also that of "+u[1-i]) ||
+				!strings.Contains(strings.Join(w.Checks, "\n"), "provctl device name "+u[i]) {
 				t.Errorf("%+v, %v", w, err)
 			}
 		}

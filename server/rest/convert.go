@@ -41,9 +41,11 @@ func toSummary(d store.Device) api.DeviceSummary {
 
 func toDevice(d store.Device) api.Device {
 	return api.Device{
-		DeviceSummary: toSummary(d), Detail: api.Clean(d.Detail), Health: api.Clean(d.Health), HostName: api.Clean(d.HostName), Suffix: api.Clean(d.Suffix),
-		MAC: api.Clean(d.MAC), Serial: api.Clean(d.Serial), SKU: api.Clean(d.SKU), Profile: api.Clean(d.Profile), Certificate: api.Clean(d.Certificate),
-		TLSVersion: api.Clean(d.TLSVersion), Tags: list(d.Tags), Approved: d.Approved, LastSeen: timeOrNull(d.LastSeen),
+		DeviceSummary: toSummary(d), Detail: api.Clean(d.Detail), Health: api.Clean(d.Health), HostName: api.Clean(d.HostName),
+		Suffix: api.Clean(d.Suffix),
+		MAC:    api.Clean(d.MAC), Serial: api.Clean(d.Serial), SKU: api.Clean(d.SKU), Profile: api.Clean(d.Profile),
+		Certificate: api.Clean(d.Certificate),
+		TLSVersion:  api.Clean(d.TLSVersion), Tags: list(d.Tags), Approved: d.Approved, LastSeen: timeOrNull(d.LastSeen),
 		LastContact: timeOrNull(d.LastContact), WindowUntil: timeOrNull(d.WindowUntil), NextRetry: timeOrNull(d.NextRetry),
 		Attempts: d.Attempts, HelloCount: d.HelloCount, PeerSeen: hex.EncodeToString(d.PeerSeen), Vouched: operate.Vouched(d.Vouched),
 		AddressBy: operate.AddressBy(d), HeardFrom: amt.Text(d.HeardFrom), AgentAddress: amt.Text(d.AgentAddress),
@@ -52,8 +54,10 @@ func toDevice(d store.Device) api.Device {
 
 func toRun(r store.Run, steps []store.StepRecord) api.Run {
 	out := api.Run{
-		ID: r.ID, Kind: r.Kind, Trigger: r.Trigger, State: r.State, Attempt: r.Attempt, Node: api.Clean(r.Node), Profile: api.Clean(r.Profile),
-		Task: api.Clean(r.Task), Certificate: api.Clean(r.Certificate), CreatedAt: timeOrNull(r.CreatedAt), NotBefore: timeOrNull(r.NotBefore),
+		ID: r.ID, Kind: r.Kind, Trigger: r.Trigger, State: r.State, Attempt: r.Attempt, Node: api.Clean(r.Node),
+		Profile: api.Clean(r.Profile),
+		Task:    api.Clean(r.Task), Certificate: api.Clean(r.Certificate), CreatedAt: timeOrNull(r.CreatedAt),
+		NotBefore: timeOrNull(r.NotBefore),
 		StartedAt: timeOrNull(r.StartedAt), FinishedAt: timeOrNull(r.FinishedAt), Reason: string(r.Reason), Detail: api.Clean(r.Detail),
 		Blame: r.Blame, Steps: []api.Step{},
 	}
@@ -132,9 +136,12 @@ func section[T any](s *T) any {
 // toProfile writes a profile as programs see it.
 func toProfile(p profile.Profile) api.Profile {
 	return api.Profile{
-		Name: p.Name, Version: p.Version, TLS: string(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected, AdminUser: p.AdminUser, MEBx: p.MEBx, HostName: p.HostName,
-		Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays, PasswordDays: p.PasswordDays, Passwords: p.Passwords,
-		Network: section(p.Network), Time: section(p.Time), Redirection: section(p.Redirection), Consent: section(p.Consent), Power: section(p.Power), Users: section(p.Users),
+		Name: p.Name, Version: p.Version, TLS: string(p.TLS), TrustedCN: p.TrustedCN, Unprotected: p.Unprotected, AdminUser: p.AdminUser,
+		MEBx: p.MEBx, HostName: p.HostName,
+		Domain: p.Domain, ExtendHours: p.ExtendHours, CertificateDays: p.CertificateDays, PasswordDays: p.PasswordDays,
+		Passwords: p.Passwords,
+		Network:   section(p.Network), Time: section(p.Time), Redirection: section(p.Redirection), Consent: section(p.Consent),
+		Power: section(p.Power), Users: section(p.Users),
 		Required: p.Required, Drift: p.Drift,
 	}
 }
@@ -172,7 +179,8 @@ func toSources(sources []profile.Source) (out []string) {
 
 func toToken(t store.Token) api.Token {
 	return api.Token{
-		ID: t.ID, Name: t.Name, User: t.User, Role: t.Role, CreatedBy: t.CreatedBy, CreatedAt: timeOrNull(t.CreatedAt), ExpiresAt: timeOrNull(t.ExpiresAt),
-		LastUsed: timeOrNull(t.LastUsed), RevokedAt: timeOrNull(t.RevokedAt),
+		ID: t.ID, Name: t.Name, User: t.User, Role: t.Role, CreatedBy: t.CreatedBy, CreatedAt: timeOrNull(t.CreatedAt),
+		ExpiresAt: timeOrNull(t.ExpiresAt),
+		LastUsed:  timeOrNull(t.LastUsed), RevokedAt: timeOrNull(t.RevokedAt),
 	}
 }

@@ -16,10 +16,14 @@ import (
 )
 
 func (s *Server) deviceRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "list-devices", Method: http.MethodGet, Path: "/api/v1/devices", Summary: "List devices", Tags: []string{"devices"}}, s.listDevices)
-	add(s, to, huma.Operation{OperationID: "get-device", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}", Summary: "Everything known of one device", Tags: []string{"devices"}}, s.getDevice)
-	add(s, to, huma.Operation{OperationID: "why-device", Method: http.MethodGet, Path: "/api/v1/devices/{id}/why", Summary: "Why a device is, or is not, under management",
-		Description: "The id is a UUID (in either byte order), an address, a MAC or a name; it may be of a device that was never seen.", Tags: []string{"devices"}}, s.why)
+	add(s, to, huma.Operation{OperationID: "list-devices", Method: http.MethodGet, Path: "/api/v1/devices", Summary: "List devices",
+		Tags: []string{"devices"}}, s.listDevices)
+	add(s, to, huma.Operation{OperationID: "get-device", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}",
+		Summary: "Everything known of one device", Tags: []string{"devices"}}, s.getDevice)
+	add(s, to, huma.Operation{OperationID: "why-device", Method: http.MethodGet, Path: "/api/v1/devices/{id}/why",
+		Summary:     "Why a device is, or is not, under management",
+		Description: "The id is a UUID (in either byte order), an address, a MAC or a name; it may be of a device that was never seen.",
+		Tags:        []string{"devices"}}, s.why)
 }
 
 func (s *Server) listDevices(ctx context.Context, in *api.DeviceQuery) (api.DevicePage, error) {
@@ -100,9 +104,11 @@ func toSettings(all map[string]store.DeviceSetting) []api.Setting {
 
 func toDetail(d store.Device) api.DeviceDetail {
 	return api.DeviceDetail{
-		Device: toDevice(d), Realm: api.Clean(d.Realm), Domain: api.Clean(d.Domain), SecureDNS: d.SecureDNS, ProfileVersion: d.ProfileVersion, AssignedProfile: api.Clean(d.AssignedProfile),
-		PeerFingerprint: hex.EncodeToString(d.PeerFingerprint), PeerVerified: d.PeerVerified, DeviceCertNotAfter: timeOrNull(d.DeviceCertNotAfter),
-		PasswordChangedAt: timeOrNull(d.PasswordChangedAt), Generation: d.Generation, Record: cleanJSON(d.Record),
+		Device: toDevice(d), Realm: api.Clean(d.Realm), Domain: api.Clean(d.Domain), SecureDNS: d.SecureDNS,
+		ProfileVersion: d.ProfileVersion, AssignedProfile: api.Clean(d.AssignedProfile),
+		PeerFingerprint: hex.EncodeToString(d.PeerFingerprint), PeerVerified: d.PeerVerified,
+		DeviceCertNotAfter: timeOrNull(d.DeviceCertNotAfter),
+		PasswordChangedAt:  timeOrNull(d.PasswordChangedAt), Generation: d.Generation, Record: cleanJSON(d.Record),
 	}
 }
 

@@ -16,9 +16,13 @@ type Doctor struct {
 }
 
 func (s *Server) doctorRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "get-doctor", Method: http.MethodGet, Path: "/api/v1/doctor", Summary: "What the doctor found last",
-		Description: "The checks run by themselves every doctor.interval, on each node for itself.", Tags: []string{"doctor"}}, s.lastDoctor)
-	add(s, to, huma.Operation{OperationID: "run-doctor", Method: http.MethodPost, Path: "/api/v1/doctor/run", Summary: "Make all checks now", Description: "It takes up to 20 seconds and changes nothing.", Tags: []string{"doctor"}}, s.runDoctor)
+	add(s, to, huma.Operation{OperationID: "get-doctor", Method: http.MethodGet, Path: "/api/v1/doctor",
+		Summary:     "What the doctor found last",
+		Description: "The checks run by themselves every doctor.interval, on each node for itself.", Tags: []string{"doctor"}},
+		s.lastDoctor)
+	add(s, to, huma.Operation{OperationID: "run-doctor", Method: http.MethodPost, Path: "/api/v1/doctor/run",
+		Summary: "Make all checks now", Description: "It takes up to 20 seconds and changes nothing.", Tags: []string{"doctor"}},
+		s.runDoctor)
 }
 
 func (s *Server) lastDoctor(context.Context, *none) (api.DoctorReport, error) {

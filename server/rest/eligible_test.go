@@ -32,7 +32,8 @@ func TestAdoptWhileARunWaits(t *testing.T) {
 		ctx, admin := t.Context(), b.Client(b.Admin)
 		u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.AuthFailed})
 		b.Write(func(ctx context.Context, tx *store.Tx) error {
-			_, err := tx.CreateRun(ctx, store.NewRun{UUID: u, Kind: "provision", Trigger: "hello", NotBefore: tx.Now().Add(20 * time.Minute)})
+			_, err := tx.CreateRun(ctx, store.NewRun{UUID: u, Kind: "provision", Trigger: "hello",
+				NotBefore: tx.Now().Add(20 * time.Minute)})
 			return err
 		})
 		waits := runOf(b, u)
@@ -74,7 +75,8 @@ func TestPatience(t *testing.T) {
 		refuse := func(u amt.UUID, n int) {
 			b.Write(func(ctx context.Context, tx *store.Tx) error {
 				for i := range n {
-					if _, err := tx.StageCredentials(ctx, u, 0, amt.NewSecret(fmt.Sprintf("Pass!%d", i)), amt.NewSecret("MEBx!1")); err != nil {
+					if _, err := tx.StageCredentials(ctx, u, 0, amt.NewSecret(fmt.Sprintf("Pass!%d", i)),
+						amt.NewSecret("MEBx!1")); err != nil {
 						return err
 					}
 				}
@@ -95,7 +97,8 @@ func TestPatience(t *testing.T) {
 					u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.AuthFailed})
 					if waits {
 						b.Write(func(ctx context.Context, tx *store.Tx) error {
-							_, err := tx.CreateRun(ctx, store.NewRun{UUID: u, Kind: "provision", Trigger: "hello", NotBefore: tx.Now().Add(3 * time.Hour)})
+							_, err := tx.CreateRun(ctx,
+								store.NewRun{UUID: u, Kind: "provision", Trigger: "hello", NotBefore: tx.Now().Add(3 * time.Hour)})
 							return err
 						})
 					}
@@ -124,8 +127,10 @@ func TestPatience(t *testing.T) {
 							return err
 						}
 						wait, err := queue.Patience(ctx, tx, d, run, tx.Now())
-						if err != nil || wait.Until.IsZero() == later || later && !run.NotBefore.Equal(wait.Until) || !later && run.NotBefore.After(tx.Now()) {
-							t.Errorf("%s: the worker waits until %v, the run until %v; the person was told %q (%v)", verb, wait.Until, run.NotBefore, res.Said, err)
+						if err != nil || wait.Until.IsZero() == later || later && !run.NotBefore.Equal(wait.Until) || !later &&
+							run.NotBefore.After(tx.Now()) {
+							t.Errorf("%s: the worker waits until %v, the run until %v; the person was told %q (%v)", verb, wait.Until,
+								run.NotBefore, res.Said, err)
 						}
 						return nil
 					})
@@ -152,7 +157,8 @@ func TestVouch(t *testing.T) {
 			"retry": func(u string, v api.Vouch) error { _, err := admin.Retry(ctx, u, api.Retry{Vouch: v}); return err },
 			"trust": func(u string, v api.Vouch) error { _, err := admin.Trust(ctx, u, api.Retry{Vouch: v}); return err },
 			"import": func(u string, v api.Vouch) error {
-				rep, err := admin.ImportDevices(ctx, api.DeviceImport{Document: fmt.Sprintf("uuid,fingerprint,trust_first\n%s,%s,%t\n", u, v.Fingerprint, v.TrustFirst)})
+				rep, err := admin.ImportDevices(ctx,
+					api.DeviceImport{Document: fmt.Sprintf("uuid,fingerprint,trust_first\n%s,%s,%t\n", u, v.Fingerprint, v.TrustFirst)})
 				if err == nil && len(rep.Problems) > 0 {
 					err = &api.Problem{Code: "invalid_request", Detail: rep.Problems[0].Problem}
 				}
@@ -176,7 +182,8 @@ func TestVouch(t *testing.T) {
 					continue
 				}
 				records, err := admin.Audit(ctx, api.AuditQuery{Newest: true, Subject: u, Limit: 1})
-				if err != nil || len(records.Records) != 1 || records.Records[0].Action != "device."+what || records.Records[0].Detail["vouched_for"] == nil {
+				if err != nil || len(records.Records) != 1 || records.Records[0].Action != "device."+what ||
+					records.Records[0].Detail["vouched_for"] == nil {
 					t.Errorf("%s %+v: the audit says %+v, %v", what, v, records.Records, err)
 				}
 			}
@@ -191,12 +198,15 @@ func TestVouch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.PeerUnverified, Facts: store.DeviceFacts{PeerSeen: &seen}}).String()
+		u := b.Seen(apitest.Device{Lifecycle: store.Failed, Reason: reason.PeerUnverified,
+			Facts: store.DeviceFacts{PeerSeen: &seen}}).String()
 		command := "provctl device trust " + u + " --fingerprint " + sum
-		if res, err := admin.AdoptDevice(ctx, u, api.Adoption{Password: "Known!1"}); err != nil || !strings.Contains(res.Said, command) || res.Device.PeerSeen != sum {
+		if res, err := admin.AdoptDevice(ctx, u, api.Adoption{Password: "Known!1"}); err != nil || !strings.Contains(res.Said, command) ||
+			res.Device.PeerSeen != sum {
 			t.Errorf("adopted: %+v, %v", res, err)
 		}
-		if w, err := admin.Why(ctx, u); err != nil || !slices.ContainsFunc(w.Checks, func(c string) bool { return strings.Contains(c, command) }) {
+		if w, err := admin.Why(ctx, u); err != nil ||
+			!slices.ContainsFunc(w.Checks, func(c string) bool { return strings.Contains(c, command) }) {
 			t.Errorf("why: %+v, %v", w.Checks, err)
 		}
 	})

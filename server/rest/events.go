@@ -27,11 +27,13 @@ type StreamQuery struct {
 }
 
 func (s *Server) eventRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "list-events", Method: http.MethodGet, Path: "/api/v1/events", Summary: "List events", Tags: []string{"events"}}, s.listEvents)
+	add(s, to, huma.Operation{OperationID: "list-events", Method: http.MethodGet, Path: "/api/v1/events", Summary: "List events",
+		Tags: []string{"events"}}, s.listEvents)
 	op := huma.Operation{
 		OperationID: "stream-events", Method: http.MethodGet, Path: "/api/v1/events/stream", Summary: "Follow events",
-		Description: "Server-sent events: id is the event's id, data the event as JSON. Reconnect with Last-Event-ID and nothing is missed. A comment comes each 15 seconds.",
-		Tags:        []string{"events"},
+		Description: "Server-sent events: id is the event's id, data the event as JSON. Reconnect with Last-Event-ID and nothing is " +
+			"missed. A comment comes each 15 seconds.",
+		Tags: []string{"events"},
 		Responses: map[string]*huma.Response{"200": {Description: "Events as they happen", Content: map[string]*huma.MediaType{
 			"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}},
 		}}},
@@ -112,7 +114,8 @@ func (s *Server) streamEvents(ctx context.Context, in *StreamQuery) (*huma.Strea
 	select {
 	case s.streams <- struct{}{}:
 	default:
-		p := api.NewProblem(http.StatusServiceUnavailable, api.CodeLimited, "%d streams are open already; close one or ask /api/v1/events instead", maxStreams)
+		p := api.NewProblem(http.StatusServiceUnavailable, api.CodeLimited,
+			"%d streams are open already; close one or ask /api/v1/events instead", maxStreams)
 		return nil, huma.ErrorWithHeaders(p, http.Header{"Retry-After": {"30"}})
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {

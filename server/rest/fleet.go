@@ -63,9 +63,11 @@ func (s *Server) listCertificates(ctx context.Context, _ *none) (api.Certificate
 
 func toCertificate(p *certs.Provisioning, now time.Time) api.Certificate {
 	c := api.Certificate{
-		ID: p.ID, Name: api.Clean(p.Name), Names: list(p.Names), Issuer: api.Clean(p.Leaf.Issuer.CommonName), NotBefore: p.Leaf.NotBefore.UTC(),
-		NotAfter: p.Leaf.NotAfter.UTC(), DaysLeft: int(p.Leaf.NotAfter.Sub(now).Hours() / 24), Usable: p.Serving(now), Roots: []string{}, Findings: []api.Finding{},
-		State: string(desk.Active), Source: "file",
+		ID: p.ID, Name: api.Clean(p.Name), Names: list(p.Names), Issuer: api.Clean(p.Leaf.Issuer.CommonName),
+		NotBefore: p.Leaf.NotBefore.UTC(),
+		NotAfter:  p.Leaf.NotAfter.UTC(), DaysLeft: int(p.Leaf.NotAfter.Sub(now).Hours() / 24), Usable: p.Serving(now), Roots: []string{},
+		Findings: []api.Finding{},
+		State:    string(desk.Active), Source: "file",
 	}
 	for _, path := range p.Paths {
 		name := api.Clean(path.Root().Subject.CommonName)
@@ -86,7 +88,8 @@ func toCertificate(p *certs.Provisioning, now time.Time) api.Certificate {
 }
 
 func (s *Server) summary(ctx context.Context, _ *none) (api.Summary, error) {
-	out := api.Summary{Devices: map[string]int{}, Reasons: []api.ReasonCount{}, Banners: []api.Banner{}, Version: s.Version, Node: s.Node, Engine: s.db.Engine(), Time: s.now().UTC()}
+	out := api.Summary{Devices: map[string]int{}, Reasons: []api.ReasonCount{}, Banners: []api.Banner{}, Version: s.Version, Node: s.Node,
+		Engine: s.db.Engine(), Time: s.now().UTC()}
 	counts, err := s.countFleet(ctx)
 	if err != nil {
 		return out, err

@@ -28,8 +28,10 @@ type hellosQuery struct {
 }
 
 func (s *Server) helloRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "decode-hello", Method: http.MethodPost, Path: "/api/v1/hellos/decode", Summary: "Read a recorded hello", Tags: []string{"devices"}}, s.decodeHello)
-	add(s, to, huma.Operation{OperationID: "list-hellos", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/hellos", Summary: "The recorded hellos of a device, newest first", Tags: []string{"devices"}}, s.listHellos)
+	add(s, to, huma.Operation{OperationID: "decode-hello", Method: http.MethodPost, Path: "/api/v1/hellos/decode",
+		Summary: "Read a recorded hello", Tags: []string{"devices"}}, s.decodeHello)
+	add(s, to, huma.Operation{OperationID: "list-hellos", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/hellos",
+		Summary: "The recorded hellos of a device, newest first", Tags: []string{"devices"}}, s.listHellos)
 }
 
 func (s *Server) decodeHello(_ context.Context, in *HelloInput) (api.HelloDecoded, error) {
@@ -51,7 +53,8 @@ func (s *Server) decodeHello(_ context.Context, in *HelloInput) (api.HelloDecode
 	}
 	m := all[0]
 	return api.HelloDecoded{
-		Form: m.Form, Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount), AdminCredentialsSet: m.AdminCredentialsSet, Hashes: api.Roots(m.Hashes),
+		Form: m.Form, Version: int(m.Version), UUID: m.UUID.String(), Retry: int64(m.RetryCount),
+		AdminCredentialsSet: m.AdminCredentialsSet, Hashes: api.Roots(m.Hashes),
 	}, nil
 }
 
@@ -80,7 +83,8 @@ func (s *Server) listHellos(ctx context.Context, in *hellosQuery) (api.KeptHello
 			return err
 		}
 		for _, h := range list {
-			m := hello.Message{Version: uint16(h.Version), RetryCount: h.Retry, UUID: h.UUID, AdminCredentialsSet: h.AdminSet, PID: h.PID, Trailing: h.Trailing}
+			m := hello.Message{Version: uint16(h.Version), RetryCount: h.Retry, UUID: h.UUID, AdminCredentialsSet: h.AdminSet, PID: h.PID,
+				Trailing: h.Trailing}
 			if h.TrustTable != 0 {
 				if m.Hashes, err = tx.TrustHashes(ctx, h.TrustTable); err != nil {
 					return err
@@ -90,7 +94,8 @@ func (s *Server) listHellos(ctx context.Context, in *hellosQuery) (api.KeptHello
 			if len(raw) == 0 {
 				raw = m.Encode()
 			}
-			out.Hellos = append(out.Hellos, api.KeptHello{ID: h.ID, At: h.At.UTC(), From: api.Clean(h.From), Via: h.Via, Peer: api.Clean(h.Peer), Retry: int64(h.Retry), Hashes: len(m.Hashes), Hex: hex.EncodeToString(raw)})
+			out.Hellos = append(out.Hellos, api.KeptHello{ID: h.ID, At: h.At.UTC(), From: api.Clean(h.From), Via: h.Via,
+				Peer: api.Clean(h.Peer), Retry: int64(h.Retry), Hashes: len(m.Hashes), Hex: hex.EncodeToString(raw)})
 		}
 		return nil
 	})

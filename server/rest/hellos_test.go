@@ -30,7 +30,8 @@ func TestKeptHellos(t *testing.T) {
 		b.Seen(apitest.Device{UUID: m.UUID})
 		if err := b.DB.Write(t.Context(), func(tx *store.Tx) error {
 			for range 2 {
-				if _, _, err := tx.SeeHello(context.Background(), store.SeenHello{UUID: m.UUID, Via: "plain", Version: m.Version, Retry: m.RetryCount, AdminSet: m.AdminCredentialsSet, Hashes: m.Hashes}); err != nil {
+				if _, _, err := tx.SeeHello(context.Background(), store.SeenHello{UUID: m.UUID, Via: "plain", Version: m.Version,
+					Retry: m.RetryCount, AdminSet: m.AdminCredentialsSet, Hashes: m.Hashes}); err != nil {
 					return err
 				}
 			}

@@ -143,7 +143,9 @@ func readCSV(text []byte) (rows []importRow, read string, bad []api.ImportProble
 		head[i] = strings.ToLower(strings.TrimSpace(h))
 		set[i] = column(head[i])
 		if set[i] == nil {
-			bad = append(bad, api.ImportProblem{Line: at + before, Problem: fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, fingerprint, trust_first", api.Clip(h, 40))})
+			bad = append(bad, api.ImportProblem{Line: at + before,
+				Problem: fmt.Sprintf("unknown column %q; want uuid, serial, mac, network, address, fqdn, profile, tags, note, expires, "+
+					"fingerprint, trust_first", api.Clip(h, 40))})
 		}
 	}
 	if len(bad) > 0 {
@@ -196,11 +198,14 @@ func legible(name, v string) string {
 	for i, r := range v {
 		switch {
 		case r == utf8.RuneError && !utf8.ValidString(v[i:]):
-			return fmt.Sprintf("column %s: byte 0x%02x of %q is no UTF-8; the list is perhaps Latin-1 (Windows-1252, \"ANSI\"): save it as UTF-8 or as Unicode text", name, v[i], api.Clip(strings.ToValidUTF8(v, "?"), 40))
+			return fmt.Sprintf("column %s: byte 0x%02x of %q is no UTF-8; the list is perhaps Latin-1 (Windows-1252, \"ANSI\"): save it "+
+				"as UTF-8 or as Unicode text", name, v[i], api.Clip(strings.ToValidUTF8(v, "?"), 40))
 		case r == utf8.RuneError:
-			return fmt.Sprintf("column %s: a letter of %q was lost in a change of encoding: send the file as it is, or as UTF-8", name, api.Clip(v, 40))
+			return fmt.Sprintf("column %s: a letter of %q was lost in a change of encoding: send the file as it is, or as UTF-8", name,
+				api.Clip(v, 40))
 		case r < ' ' && r != '\t' && r != '\n' && r != '\r', r == 0x7f:
-			return fmt.Sprintf("column %s: a control character (U+%04X) in %q: take it out", name, r, api.Clip(strings.Map(printable, v), 40))
+			return fmt.Sprintf("column %s: a control character (U+%04X) in %q: take it out", name, r,
+				api.Clip(strings.Map(printable, v), 40))
 		}
 	}
 	return ""
@@ -250,7 +255,8 @@ func column(name string) func(*importRow, string) {
 // check reads what is text so far, and lists what is wrong with it.
 func (r *importRow) check(now time.Time) (bad []string) {
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
-	for _, f := range [][2]string{{"uuid", r.UUID}, {"serial", r.Serial}, {"mac", r.MAC}, {"network", r.Network}, {"address", r.Address}, {"fqdn", r.FQDN},
+	for _, f := range [][2]string{{"uuid", r.UUID}, {"serial", r.Serial}, {"mac", r.MAC}, {"network", r.Network}, {"address", r.Address},
+		{"fqdn", r.FQDN},
 		{"profile", r.Profile}, {"tags", strings.Join(r.Tags, " ")}, {"note", r.Note}, {"expires", r.Expires}, {"fingerprint", r.Fingerprint}} {
 		if wrong := legible(f[0], f[1]); wrong != "" {
 			r.garbled = true

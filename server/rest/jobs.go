@@ -29,10 +29,14 @@ func (s *Server) jobRoutes(to huma.API) {
 	add(s, to, op("list-jobs", http.MethodGet, "/api/v1/jobs", "Bulk operations, newest first"), s.listJobs)
 	add(s, to, op("get-job", http.MethodGet, "/api/v1/jobs/{id}", "A bulk operation with a result for each device"), s.getJob)
 	start := op("start-job", http.MethodPost, "/api/v1/jobs", "Do something to many devices")
-	start.Description = "The devices are those the query finds at this moment. What cannot be undone, or is about more than 5 devices, asks for a confirmation with their number: if that has changed meanwhile, nothing begins (count_changed). With need_approver it waits for another user, as it does when the configuration says so. What changes managed devices goes in waves: one device, some, the rest; the first that is lost by it stops the job."
+	start.Description = "The devices are those the query finds at this moment. What cannot be undone, or is about more than 5 devices, " +
+		"asks for a confirmation with their number: if that has changed meanwhile, nothing begins (count_changed). With need_approver it " +
+		"waits for another user, as it does when the configuration says so. What changes managed devices goes in waves: one device, " +
+		"some, the rest; the first that is lost by it stops the job."
 	add(s, to, start, s.startJob)
 	add(s, to, op("abort-job", http.MethodPost, "/api/v1/jobs/{id}/abort", "Begin no further devices"), s.moveJob(operate.AbortJob))
-	add(s, to, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another user's job begin"), s.moveJob(operate.ApproveJob))
+	add(s, to, op("approve-job", http.MethodPost, "/api/v1/jobs/{id}/approve", "Let another user's job begin"),
+		s.moveJob(operate.ApproveJob))
 	resume := op("resume-job", http.MethodPost, "/api/v1/jobs/{id}/resume", "Let a stopped job go on")
 	resume.Description = "For after a person has looked at what stopped it: devices lost until now no longer hold it."
 	add(s, to, resume, s.moveJob(operate.ResumeJob))
@@ -107,7 +111,8 @@ func (s *Server) getJob(ctx context.Context, in *api.OneJob) (api.JobDetail, err
 		}
 		fqdn, err := operate.Names(ctx, tx, uuids)
 		for _, i := range items {
-			out.Results = append(out.Results, api.JobResult{UUID: i.UUID.String(), FQDN: fqdn[i.UUID.String()], State: i.State, RunID: i.RunID, Wave: i.Wave, Detail: api.Clean(i.Detail), UpdatedAt: timeOrNull(i.UpdatedAt)})
+			out.Results = append(out.Results, api.JobResult{UUID: i.UUID.String(), FQDN: fqdn[i.UUID.String()], State: i.State,
+				RunID: i.RunID, Wave: i.Wave, Detail: api.Clean(i.Detail), UpdatedAt: timeOrNull(i.UpdatedAt)})
 		}
 		if len(items) == limit {
 			out.Next = items[limit-1].UUID.String()
@@ -145,12 +150,15 @@ func (s *Server) moveJob(do jobCommand) func(context.Context, *JobAct) (api.Job,
 func toJob(j operate.Job) api.Job {
 	o := j.Options
 	out := api.Job{
-		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State, PerMinute: j.PerMinute, Lately: o.Lately,
+		ID: j.ID, Kind: j.Kind, Query: o.Query, Task: o.Task, Mode: o.Mode, Tags: o.Tags, Profile: o.Profile, Note: o.Note, State: j.State,
+		PerMinute: j.PerMinute, Lately: o.Lately,
 		NotBefore: timeOrNull(j.NotBefore), NeedApprover: o.NeedApprover, CreatedBy: j.CreatedBy, ApprovedBy: j.ApprovedBy,
-		CreatedAt: timeOrNull(j.CreatedAt), FinishedAt: timeOrNull(j.FinishedAt), StoppedAt: timeOrNull(j.StoppedAt), Detail: api.Clean(j.Detail),
+		CreatedAt: timeOrNull(j.CreatedAt), FinishedAt: timeOrNull(j.FinishedAt), StoppedAt: timeOrNull(j.StoppedAt),
+		Detail: api.Clean(j.Detail),
 		Target: j.Target, Cause: j.Cause, Counts: map[string]int{},
 	}
-	for _, st := range []string{store.ItemWaiting, store.ItemRunning, store.ItemHanded, store.ItemDone, store.ItemFailed, store.ItemSkipped} {
+	for _, st := range []string{store.ItemWaiting, store.ItemRunning, store.ItemHanded, store.ItemDone, store.ItemFailed,
+		store.ItemSkipped} {
 		out.Counts[st] = j.Counts[st]
 		out.Devices += j.Counts[st]
 	}

@@ -67,7 +67,8 @@ func TestJobsOfManyWantTheirNumber(t *testing.T) {
 	start(api.JobRequest{Kind: "retire", All: true, Confirm: "retire 6"}, api.CodeCount, "7 devices fit by now, not 6")
 	// Waves are of kinds that change managed devices.
 	none := 0
-	start(api.JobRequest{Kind: "tag", All: true, Confirm: "7", Change: api.Change{Tags: []string{"a"}}, Canary: &none}, api.CodeInvalid, "waves")
+	start(api.JobRequest{Kind: "tag", All: true, Confirm: "7", Change: api.Change{Tags: []string{"a"}}, Canary: &none}, api.CodeInvalid,
+		"waves")
 	j := start(api.JobRequest{Kind: "unprovision", All: true, Confirm: "unprovision 7", Canary: &none}, "", "")
 	if len(j.Waves) != 3 || j.Waves[0].Devices != 1 || j.Waves[1].Devices != 0 || j.Waves[2].Devices != 6 {
 		t.Errorf("%+v", j.Waves)

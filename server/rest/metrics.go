@@ -32,13 +32,17 @@ const (
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{
-		requests: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_http_requests_total", Help: "Requests to the API and the console, by route, method and status."}, []string{"route", "method", "code"}),
-		duration: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_http_request_duration_seconds", Help: "Time to answer a request; streams are left out.",
+		requests: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_http_requests_total",
+			Help: "Requests to the API and the console, by route, method and status."}, []string{"route", "method", "code"}),
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{Name: "provisiond_http_request_duration_seconds",
+			Help: "Time to answer a request; streams are left out.",
 			// Few, since there are many routes: a quarter of a second is the objective.
 			Buckets: []float64{.025, .25}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100}, []string{"route"}),
-		failures: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_api_auth_failures_total", Help: "Requests refused for their token."}, []string{"reason"}),
-		secrets:  f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_secret_reads_total", Help: "Attempts to read a password, by the caller's role and what became of it."}, []string{"actor", "result"}),
-		streams:  f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_event_streams", Help: "Open streams of events."}),
+		failures: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_api_auth_failures_total",
+			Help: "Requests refused for their token."}, []string{"reason"}),
+		secrets: f.NewCounterVec(prometheus.CounterOpts{Name: "provisiond_secret_reads_total",
+			Help: "Attempts to read a password, by the caller's role and what became of it."}, []string{"actor", "result"}),
+		streams: f.NewGauge(prometheus.GaugeOpts{Name: "provisiond_event_streams", Help: "Open streams of events."}),
 	}
 	for _, r := range []string{"missing", "unknown", "revoked", "expired", "limited", "role"} {
 		m.failures.WithLabelValues(r)

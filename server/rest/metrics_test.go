@@ -15,7 +15,8 @@ func TestRequestsAreCountedByTheirMethod(t *testing.T) {
 	t.Parallel()
 	m := NewMetrics(prometheus.NewRegistry())
 	for said, counted := range map[string]string{
-		http.MethodGet: "GET", http.MethodPost: "POST", http.MethodPut: "PUT", http.MethodDelete: "DELETE", "BREW": "other", http.MethodTrace: "other",
+		http.MethodGet: "GET", http.MethodPost: "POST", http.MethodPut: "PUT", http.MethodDelete: "DELETE", "BREW": "other",
+		http.MethodTrace: "other",
 	} {
 		before := testutil.ToFloat64(m.requests.WithLabelValues("/x", counted, "200"))
 		m.answered("/x", said, http.StatusOK, time.Millisecond, false)

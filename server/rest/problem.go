@@ -60,7 +60,8 @@ func (s *Server) explain(ctx context.Context, op string, err error) error {
 		return api.NewProblem(http.StatusConflict, api.CodeConflict, "somebody else was faster; look again")
 	case errors.Is(err, store.ErrUnknownOutcome):
 		s.log.Error("api.outcome_unknown", zap.String("operation", op), zap.Error(err))
-		return api.NewProblem(http.StatusServiceUnavailable, api.CodeUnknownEnd, "the line to the database broke during the commit, so this may or may not have happened: look before you repeat it")
+		return api.NewProblem(http.StatusServiceUnavailable, api.CodeUnknownEnd,
+			"the line to the database broke during the commit, so this may or may not have happened: look before you repeat it")
 	case errors.As(err, &re):
 		return api.NewProblem(http.StatusConflict, string(re.Code), "%s", re.Error())
 	case ctx.Err() != nil:

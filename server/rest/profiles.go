@@ -24,10 +24,16 @@ type ProfileInput struct {
 
 func (s *Server) profileRoutes(to huma.API) {
 	tags := []string{"rules"}
-	add(s, to, huma.Operation{OperationID: "list-profiles", Method: http.MethodGet, Path: "/api/v1/profiles", Summary: "The newest version of each profile", Tags: tags}, s.listProfiles)
-	add(s, to, huma.Operation{OperationID: "get-profile", Method: http.MethodGet, Path: "/api/v1/profiles/{name}", Summary: "One version of a profile", Tags: tags}, s.getProfile)
-	add(s, to, huma.Operation{OperationID: "apply-profile", Method: http.MethodPut, Path: "/api/v1/profiles/{name}", Summary: "Keep a new version of a profile", Description: "Versions are never changed: going back to one makes a new one that says the same. A document like the newest one makes no new version.", Tags: tags}, s.applyProfile)
-	add(s, to, huma.Operation{OperationID: "list-profile-versions", Method: http.MethodGet, Path: "/api/v1/profiles/{name}/versions", Summary: "The versions of a profile, newest first, and what each changed", Tags: tags}, s.profileHistory)
+	add(s, to, huma.Operation{OperationID: "list-profiles", Method: http.MethodGet, Path: "/api/v1/profiles",
+		Summary: "The newest version of each profile", Tags: tags}, s.listProfiles)
+	add(s, to, huma.Operation{OperationID: "get-profile", Method: http.MethodGet, Path: "/api/v1/profiles/{name}",
+		Summary: "One version of a profile", Tags: tags}, s.getProfile)
+	add(s, to, huma.Operation{OperationID: "apply-profile", Method: http.MethodPut, Path: "/api/v1/profiles/{name}",
+		Summary: "Keep a new version of a profile",
+		Description: "Versions are never changed: going back to one makes a new one that says the same. A document like the newest one " +
+			"makes no new version.", Tags: tags}, s.applyProfile)
+	add(s, to, huma.Operation{OperationID: "list-profile-versions", Method: http.MethodGet, Path: "/api/v1/profiles/{name}/versions",
+		Summary: "The versions of a profile, newest first, and what each changed", Tags: tags}, s.profileHistory)
 }
 
 // configured is the profile of the configuration, which is called default.
@@ -52,7 +58,8 @@ func documentOf(p store.Profile) (profile.Profile, error) {
 
 func profileView(p store.Profile) (api.ProfileView, error) {
 	doc, err := documentOf(p)
-	return api.ProfileView{Name: p.Name, Version: p.Version, Profile: toProfile(doc), CreatedBy: p.CreatedBy, CreatedAt: timeOrNull(p.CreatedAt)}, err
+	return api.ProfileView{Name: p.Name, Version: p.Version, Profile: toProfile(doc), CreatedBy: p.CreatedBy,
+		CreatedAt: timeOrNull(p.CreatedAt)}, err
 }
 
 func (s *Server) listProfiles(ctx context.Context, _ *none) (api.ProfileList, error) {
@@ -197,7 +204,8 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out api.Pr
 			return err
 		}
 		if ok {
-			if devices, err = tx.CountMatching(ctx, store.DeviceFilter{Profile: in.Name, Lifecycle: operate.Eligible(operate.Maintain)}); err != nil {
+			if devices, err = tx.CountMatching(ctx,
+				store.DeviceFilter{Profile: in.Name, Lifecycle: operate.Eligible(operate.Maintain)}); err != nil {
 				return err
 			}
 		}
@@ -207,7 +215,8 @@ func (s *Server) applyProfile(ctx context.Context, in *ProfileInput) (out api.Pr
 		}
 		risks := toRisks(profile.Risks(from, p))
 		if in.Body.DryRun {
-			out = api.ProfileView{Name: in.Name, Profile: toProfile(p), Changes: toChanges(changes), Devices: devices, Risks: risks, Waves: wavesOf(devices, s.Canary)}
+			out = api.ProfileView{Name: in.Name, Profile: toProfile(p), Changes: toChanges(changes), Devices: devices, Risks: risks,
+				Waves: wavesOf(devices, s.Canary)}
 			return nil
 		}
 		next := 0

@@ -25,8 +25,9 @@ type RevealInput struct {
 func (s *Server) revealRoute(to huma.API) {
 	add(s, to, huma.Operation{
 		OperationID: "reveal-secret", Method: http.MethodPost, Path: "/api/v1/devices/{uuid}/secrets/reveal", Summary: "Read one password",
-		Description: "The password in use, or else the newest one that was sent to the device. The audit record of it is durable before the answer is written.",
-		Tags:        []string{"secrets"},
+		Description: "The password in use, or else the newest one that was sent to the device. The audit record of it is durable before " +
+			"the answer is written.",
+		Tags: []string{"secrets"},
 	}, s.reveal)
 }
 
@@ -40,7 +41,8 @@ func (s *Server) reveal(ctx context.Context, in *RevealInput) (api.Revealed, err
 	}
 	why := strings.TrimSpace(api.Clean(in.Body.Reason))
 	if len(why) < 3 {
-		return api.Revealed{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "say why the password is needed; the audit keeps it")
+		return api.Revealed{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid,
+			"say why the password is needed; the audit keeps it")
 	}
 	var chosen store.Credential
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
@@ -49,7 +51,8 @@ func (s *Server) reveal(ctx context.Context, in *RevealInput) (api.Revealed, err
 			return err
 		} else if !until.IsZero() {
 			wait := until.Sub(tx.Now())
-			p := api.NewProblem(http.StatusTooManyRequests, api.CodeLimited, "%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, operate.Ago(wait))
+			p := api.NewProblem(http.StatusTooManyRequests, api.CodeLimited,
+				"%d passwords an hour is the limit of one token; the next is possible in %s", s.RevealsPerHour, operate.Ago(wait))
 			return huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
 		}
 		var err error

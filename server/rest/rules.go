@@ -27,9 +27,12 @@ type RulesInput struct {
 
 func (s *Server) ruleRoutes(to huma.API) {
 	tags := []string{"rules"}
-	add(s, to, huma.Operation{OperationID: "list-rules", Method: http.MethodGet, Path: "/api/v1/rules", Summary: "The assignment rules in their order", Tags: tags}, s.listRules)
-	add(s, to, huma.Operation{OperationID: "apply-rules", Method: http.MethodPut, Path: "/api/v1/rules", Summary: "Replace the assignment rules", Tags: tags}, s.applyRules)
-	add(s, to, huma.Operation{OperationID: "test-rules", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/rule", Summary: "What the rules make of a device, and why", Tags: tags}, s.testRules)
+	add(s, to, huma.Operation{OperationID: "list-rules", Method: http.MethodGet, Path: "/api/v1/rules",
+		Summary: "The assignment rules in their order", Tags: tags}, s.listRules)
+	add(s, to, huma.Operation{OperationID: "apply-rules", Method: http.MethodPut, Path: "/api/v1/rules",
+		Summary: "Replace the assignment rules", Tags: tags}, s.applyRules)
+	add(s, to, huma.Operation{OperationID: "test-rules", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/rule",
+		Summary: "What the rules make of a device, and why", Tags: tags}, s.testRules)
 }
 
 func storedRules(ctx context.Context, tx *store.Tx) ([]profile.Rule, error) {
@@ -83,11 +86,13 @@ func (s *Server) applyRules(ctx context.Context, in *RulesInput) (api.RulesRepor
 			if ok, err := operate.ProfileKnown(ctx, tx, r.Assign.Profile); err != nil {
 				return err
 			} else if !ok {
-				wrong = append(wrong, api.ProblemField{Location: fmt.Sprintf("rules[%d].assign.profile", i), Message: "there is no profile " + api.Clip(r.Assign.Profile, 64) + "; provctl profile apply makes one"})
+				wrong = append(wrong, api.ProblemField{Location: fmt.Sprintf("rules[%d].assign.profile", i),
+					Message: "there is no profile " + api.Clip(r.Assign.Profile, 64) + "; provctl profile apply makes one"})
 			}
 		}
 		if len(wrong) > 0 {
-			p := api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "the rules cannot be used: %s: %s", wrong[0].Location, wrong[0].Message)
+			p := api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "the rules cannot be used: %s: %s", wrong[0].Location,
+				wrong[0].Message)
 			p.Errors = wrong
 			return p
 		}

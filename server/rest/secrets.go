@@ -23,15 +23,20 @@ type MasterInput struct {
 func (s *Server) secretRoutes(to huma.API) {
 	add(s, to, huma.Operation{OperationID: "list-secrets", Method: http.MethodGet, Path: "/api/v1/devices/{uuid}/secrets",
 		Summary: "History of a device's passwords, without values", Tags: []string{"secrets"}}, s.listSecrets)
-	add(s, to, huma.Operation{OperationID: "list-keys", Method: http.MethodGet, Path: "/api/v1/keys", Summary: "What is sealed under which data key", Tags: []string{"secrets"}},
+	add(s, to, huma.Operation{OperationID: "list-keys", Method: http.MethodGet, Path: "/api/v1/keys",
+		Summary: "What is sealed under which data key", Tags: []string{"secrets"}},
 		func(ctx context.Context, _ *none) (out api.KeyList, err error) {
 			err = s.db.Read(ctx, func(tx *store.Tx) error { out, err = keyList(ctx, tx); return err })
 			return out, err
 		})
-	add(s, to, huma.Operation{OperationID: "rotate-key", Method: http.MethodPost, Path: "/api/v1/keys/rotate", Summary: "Make a new data key",
-		Description: "New secrets are sealed with it at once; the others are moved over in the background, and that goes on after a restart.", Tags: []string{"secrets"}}, s.rotateKey)
-	add(s, to, huma.Operation{OperationID: "set-master-password", Method: http.MethodPost, Path: "/api/v1/secrets/masters", Summary: "Keep a domain's digest master password",
-		Description: "For fleets that Intel SCS set up: the passwords of their devices are derived from it. It can be replaced and never read.", Tags: []string{"secrets"}}, s.setMaster)
+	add(s, to, huma.Operation{OperationID: "rotate-key", Method: http.MethodPost, Path: "/api/v1/keys/rotate",
+		Summary: "Make a new data key",
+		Description: "New secrets are sealed with it at once; the others are moved over in the background, and that goes on after a " +
+			"restart.", Tags: []string{"secrets"}}, s.rotateKey)
+	add(s, to, huma.Operation{OperationID: "set-master-password", Method: http.MethodPost, Path: "/api/v1/secrets/masters",
+		Summary: "Keep a domain's digest master password",
+		Description: "For fleets that Intel SCS set up: the passwords of their devices are derived from it. It can be replaced and never " +
+			"read.", Tags: []string{"secrets"}}, s.setMaster)
 }
 
 func (s *Server) listSecrets(ctx context.Context, in *OneDevice) (api.SecretList, error) {
@@ -63,7 +68,8 @@ func (s *Server) listSecrets(ctx context.Context, in *OneDevice) (api.SecretList
 				to = c.Address.String()
 			}
 			out.Secrets = append(out.Secrets, api.SecretInfo{
-				Generation: c.Generation, Kind: c.Kind, State: c.State, CreatedAt: timeOrNull(c.CreatedAt), SentAt: timeOrNull(c.SentAt), SentTo: to,
+				Generation: c.Generation, Kind: c.Kind, State: c.State, CreatedAt: timeOrNull(c.CreatedAt), SentAt: timeOrNull(c.SentAt),
+				SentTo:      to,
 				ActivatedAt: timeOrNull(c.ActivatedAt), RetiredAt: timeOrNull(c.RetiredAt), RunID: c.RunID,
 			})
 		}
@@ -108,7 +114,8 @@ func (s *Server) setMaster(ctx context.Context, in *MasterInput) (api.MasterSet,
 	who, _ := PrincipalOf(ctx)
 	domain := strings.ToLower(strings.Trim(strings.TrimSpace(in.Body.Domain), "."))
 	if domain == "" || strings.ContainsAny(domain, " /\\:@") || domain != "*" && strings.Contains(domain, "*") {
-		return api.MasterSet{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid, "want a DNS domain such as corp.example.com, or * for all")
+		return api.MasterSet{}, api.NewProblem(http.StatusUnprocessableEntity, api.CodeInvalid,
+			"want a DNS domain such as corp.example.com, or * for all")
 	}
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		if err := tx.PutSealedSetting(ctx, store.MasterPasswordKey(domain), amt.NewSecret(in.Body.Password)); err != nil {

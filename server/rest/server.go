@@ -106,7 +106,8 @@ const maxStreams = 64
 
 // New wires the API; nothing starts.
 func New(d Deps) *Server {
-	s := &Server{Deps: d, db: d.DB, log: d.Log, metrics: d.Metrics, now: d.Now, closing: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
+	s := &Server{Deps: d, db: d.DB, log: d.Log, metrics: d.Metrics, now: d.Now, closing: make(chan struct{}),
+		streams: make(chan struct{}, maxStreams)}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -120,7 +121,8 @@ func New(d Deps) *Server {
 	s.mux.Get("/readyz", s.readyz)
 	if d.Gatherer != nil {
 		s.mux.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(d.Gatherer, promhttp.HandlerOpts{
-			ErrorLog: zap.NewStdLog(d.Log), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 8, Timeout: 30 * time.Second, EnableOpenMetrics: d.OpenMetrics,
+			ErrorLog: zap.NewStdLog(d.Log), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 8, Timeout: 30 * time.Second,
+			EnableOpenMetrics: d.OpenMetrics,
 		}))
 	}
 	s.mux.Group(func(r chi.Router) {
@@ -162,7 +164,8 @@ func (s *Server) humaConfig() huma.Config {
 	c.RejectUnknownQueryParameters = true
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Transformers = []huma.Transformer{asProblem}
-	c.Info.Description = "Provisioning of Intel AMT devices. Every operation under /api/ needs a bearer token; errors are RFC 9457 problems with a code."
+	c.Info.Description = "Provisioning of Intel AMT devices. Every operation under /api/ needs a bearer token; errors are RFC 9457 " +
+		"problems with a code."
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	c.Security = []map[string][]string{{"token": {}}}
 	return c
@@ -215,7 +218,8 @@ func (s *Server) document(to huma.API, op *huma.Operation) {
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
-	op.Responses["default"] = &huma.Response{Description: "A problem", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: schema}}}
+	op.Responses["default"] = &huma.Response{Description: "A problem",
+		Content: map[string]*huma.MediaType{"application/problem+json": {Schema: schema}}}
 	op.Description = strings.TrimSpace(op.Description + "\n\nRoles: " + callers(op.OperationID) + ".")
 }
 
@@ -241,7 +245,8 @@ func (s *Server) authorise(to huma.API) func(huma.Context, func(huma.Context)) {
 			}
 			s.log.Warn("api.role_missing", zap.String("operation", op), zap.String("actor", p.Actor()), zap.String("role", string(p.Role)))
 			_, w := humachi.Unwrap(ctx)
-			write(w, api.NewProblem(http.StatusForbidden, api.CodeForbidden, "this token has the role %s; %s needs one of: %s", p.Role, op, callers(op)))
+			write(w, api.NewProblem(http.StatusForbidden, api.CodeForbidden, "this token has the role %s; %s needs one of: %s", p.Role, op,
+				callers(op)))
 			return
 		}
 		next(ctx)
@@ -278,7 +283,8 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 		s.rest.ServeHTTP(w, r)
 		return
 	}
-	write(w, api.NewProblem(http.StatusNotFound, api.CodeNotFound, "there is nothing at %s; the routes are in /api/v1/openapi.json", api.Clip(r.URL.Path, 80)))
+	write(w, api.NewProblem(http.StatusNotFound, api.CodeNotFound, "there is nothing at %s; the routes are in /api/v1/openapi.json",
+		api.Clip(r.URL.Path, 80)))
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
@@ -349,7 +355,8 @@ func (s *Server) recoverer(next http.Handler) http.Handler {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v)
 			}
-			s.log.Error("api.panic", zap.String("path", api.Clip(r.URL.Path, 80)), zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", debug.Stack()))
+			s.log.Error("api.panic", zap.String("path", api.Clip(r.URL.Path, 80)), zap.String("panic", fmt.Sprint(v)),
+				zap.ByteString("stack", debug.Stack()))
 			write(w, api.NewProblem(http.StatusInternalServerError, api.CodeInternal, "the server failed at this; its log says why"))
 		}()
 		next.ServeHTTP(w, r)

@@ -63,13 +63,15 @@ func TestAUsersPassword(t *testing.T) {
 			t.Errorf("a user that it does not have: %v", err)
 		}
 		list, err := c.Secrets(t.Context(), u.String())
-		if err != nil || !slices.ContainsFunc(list.Secrets, func(s api.SecretInfo) bool { return s.Kind == "user:helpdesk" && s.State == "active" }) {
+		if err != nil || !slices.ContainsFunc(list.Secrets,
+			func(s api.SecretInfo) bool { return s.Kind == "user:helpdesk" && s.State == "active" }) {
 			t.Errorf("%+v, %v", list, err)
 		}
 		b.Read(func(ctx context.Context, tx *store.Tx) error {
 			records, err := tx.AuditRecords(ctx, 0, 100)
 			if err == nil && !slices.ContainsFunc(records, func(r store.AuditRecord) bool {
-				return r.Action == "secret.reveal" && fmt.Sprint(r.Detail["kind"]) == "user:helpdesk" && fmt.Sprint(r.Detail["reason"]) == "ticket 4711"
+				return r.Action == "secret.reveal" && fmt.Sprint(r.Detail["kind"]) == "user:helpdesk" &&
+					fmt.Sprint(r.Detail["reason"]) == "ticket 4711"
 			}) {
 				t.Errorf("no record of it: %+v", records)
 			}

@@ -64,7 +64,8 @@ func TestWhatAThiefCanDo(t *testing.T) {
 		if r, err := thief.Reveal(ctx, known, "admin", "for myself"); code(err) != api.CodeForbidden || r.Password != "" {
 			t.Errorf("reveal: %v", err)
 		}
-		if made, err := thief.CreateToken(ctx, api.NewToken{Name: "mine", Role: "admin"}); code(err) != api.CodeForbidden || made.Secret != "" {
+		if made, err := thief.CreateToken(ctx, api.NewToken{Name: "mine", Role: "admin"}); code(err) != api.CodeForbidden ||
+			made.Secret != "" {
 			t.Errorf("a token: %v", err)
 		}
 		if _, err := thief.ApplyRules(ctx, api.RuleSet{}); code(err) != api.CodeForbidden {

@@ -26,9 +26,13 @@ type TokenID struct {
 }
 
 func (s *Server) tokenRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "list-tokens", Method: http.MethodGet, Path: "/api/v1/tokens", Summary: "List tokens", Tags: []string{"tokens"}}, s.listTokens)
-	add(s, to, huma.Operation{OperationID: "create-token", Method: http.MethodPost, Path: "/api/v1/tokens", DefaultStatus: http.StatusCreated, Summary: "Make a token", Description: "Its text is in the answer and nowhere else.", Tags: []string{"tokens"}}, s.createToken)
-	add(s, to, huma.Operation{OperationID: "revoke-token", Method: http.MethodDelete, Path: "/api/v1/tokens/{id}", Summary: "Revoke a token", Description: "Console logins made with it end too.", Tags: []string{"tokens"}}, s.revokeToken)
+	add(s, to, huma.Operation{OperationID: "list-tokens", Method: http.MethodGet, Path: "/api/v1/tokens", Summary: "List tokens",
+		Tags: []string{"tokens"}}, s.listTokens)
+	add(s, to, huma.Operation{OperationID: "create-token", Method: http.MethodPost, Path: "/api/v1/tokens",
+		DefaultStatus: http.StatusCreated, Summary: "Make a token", Description: "Its text is in the answer and nowhere else.",
+		Tags: []string{"tokens"}}, s.createToken)
+	add(s, to, huma.Operation{OperationID: "revoke-token", Method: http.MethodDelete, Path: "/api/v1/tokens/{id}",
+		Summary: "Revoke a token", Description: "Console logins made with it end too.", Tags: []string{"tokens"}}, s.revokeToken)
 }
 
 func (s *Server) listTokens(ctx context.Context, _ *none) (api.TokenList, error) {
@@ -83,7 +87,8 @@ func createToken(ctx context.Context, tx *store.Tx, t store.Token, days int) err
 	case !u.DisabledAt.IsZero():
 		return operate.Conflict("the user %s is disabled; provctl user enable %s", u.Name, u.Name)
 	case !covers(u.Roles, t.Role):
-		return operate.Conflict("the user %s has the roles %s, and not %s; provctl user role %s --role … gives others", u.Name, strings.Join(u.Roles, ", "), t.Role, u.Name)
+		return operate.Conflict("the user %s has the roles %s, and not %s; provctl user role %s --role … gives others", u.Name,
+			strings.Join(u.Roles, ", "), t.Role, u.Name)
 	}
 	if t.User != t.Name {
 		if _, err := tx.User(ctx, t.Name); err == nil {
@@ -100,7 +105,8 @@ func createToken(ctx context.Context, tx *store.Tx, t store.Token, days int) err
 	} else if err != nil {
 		return err
 	}
-	return tx.Audit(ctx, store.AuditRecord{Actor: t.CreatedBy, Action: "token.create", Subject: t.Name, Detail: map[string]any{"user": t.User, "role": t.Role, "days": days}})
+	return tx.Audit(ctx, store.AuditRecord{Actor: t.CreatedBy, Action: "token.create", Subject: t.Name,
+		Detail: map[string]any{"user": t.User, "role": t.Role, "days": days}})
 }
 
 func (s *Server) revokeToken(ctx context.Context, in *TokenID) (api.Token, error) {
@@ -126,7 +132,8 @@ func (s *Server) revokeToken(ctx context.Context, in *TokenID) (api.Token, error
 			target.RevokedAt = tx.Now()
 		}
 		out = toToken(*target)
-		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "token.revoke", Subject: target.Name, Detail: map[string]any{"user": target.User}})
+		return tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: "token.revoke", Subject: target.Name,
+			Detail: map[string]any{"user": target.User}})
 	})
 	s.recent.stale()
 	return out, err

@@ -25,9 +25,13 @@ type UserChangeInput struct {
 }
 
 func (s *Server) userRoutes(to huma.API) {
-	add(s, to, huma.Operation{OperationID: "list-users", Method: http.MethodGet, Path: "/api/v1/users", Summary: "List users", Tags: []string{"users"}}, s.listUsers)
-	add(s, to, huma.Operation{OperationID: "create-user", Method: http.MethodPost, Path: "/api/v1/users", DefaultStatus: http.StatusCreated, Summary: "Add a user", Description: "It can do nothing before it has a token.", Tags: []string{"users"}}, s.createUser)
-	add(s, to, huma.Operation{OperationID: "change-user", Method: http.MethodPost, Path: "/api/v1/users/{name}", Summary: "Disable or enable a user, or give it other roles", Description: "Other nodes hear of it within seconds.", Tags: []string{"users"}}, s.changeUser)
+	add(s, to, huma.Operation{OperationID: "list-users", Method: http.MethodGet, Path: "/api/v1/users", Summary: "List users",
+		Tags: []string{"users"}}, s.listUsers)
+	add(s, to, huma.Operation{OperationID: "create-user", Method: http.MethodPost, Path: "/api/v1/users", DefaultStatus: http.StatusCreated,
+		Summary: "Add a user", Description: "It can do nothing before it has a token.", Tags: []string{"users"}}, s.createUser)
+	add(s, to, huma.Operation{OperationID: "change-user", Method: http.MethodPost, Path: "/api/v1/users/{name}",
+		Summary: "Disable or enable a user, or give it other roles", Description: "Other nodes hear of it within seconds.",
+		Tags: []string{"users"}}, s.changeUser)
 }
 
 // covers reports whether a user of these roles may have a token of this one.
@@ -36,7 +40,8 @@ func covers(roles []string, role string) bool {
 }
 
 func toUser(u store.User) api.User {
-	return api.User{Name: u.Name, Roles: u.Roles, Tokens: u.Tokens, Sessions: u.Sessions, CreatedBy: u.CreatedBy, CreatedAt: timeOrNull(u.CreatedAt), DisabledAt: timeOrNull(u.DisabledAt)}
+	return api.User{Name: u.Name, Roles: u.Roles, Tokens: u.Tokens, Sessions: u.Sessions, CreatedBy: u.CreatedBy,
+		CreatedAt: timeOrNull(u.CreatedAt), DisabledAt: timeOrNull(u.DisabledAt)}
 }
 
 func (s *Server) listUsers(ctx context.Context, _ *none) (api.UserList, error) {
@@ -58,7 +63,8 @@ func createUser(ctx context.Context, tx *store.Tx, u store.User) error {
 	} else if err != nil {
 		return err
 	}
-	return tx.Audit(ctx, store.AuditRecord{Actor: u.CreatedBy, Action: "user.add", Subject: u.Name, Detail: map[string]any{"roles": u.Roles}})
+	return tx.Audit(ctx, store.AuditRecord{Actor: u.CreatedBy, Action: "user.add", Subject: u.Name,
+		Detail: map[string]any{"roles": u.Roles}})
 }
 
 func (s *Server) createUser(ctx context.Context, in *UserInput) (api.User, error) {
@@ -136,7 +142,8 @@ func (s *Server) changeUser(ctx context.Context, in *UserChangeInput) (api.User,
 		if in.Body.Disabled != nil {
 			action = map[bool]string{true: "user.disable", false: "user.enable"}[disabled]
 		}
-		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: action, Subject: u.Name, Detail: map[string]any{"roles": u.Roles, "tokens_revoked": names}}); err != nil {
+		if err := tx.Audit(ctx, store.AuditRecord{Actor: who.Actor(), Action: action, Subject: u.Name,
+			Detail: map[string]any{"roles": u.Roles, "tokens_revoked": names}}); err != nil {
 			return err
 		}
 		u, err = tx.User(ctx, u.Name)

@@ -54,7 +54,8 @@ func TestUsers(t *testing.T) {
 		}
 
 		yes := true
-		if u, err := admin.ChangeUser(ctx, "alice", api.UserChange{Disabled: &yes}); err != nil || u.Tokens != 0 || u.Sessions != 0 || u.DisabledAt == nil {
+		if u, err := admin.ChangeUser(ctx, "alice", api.UserChange{Disabled: &yes}); err != nil || u.Tokens != 0 || u.Sessions != 0 ||
+			u.DisabledAt == nil {
 			t.Errorf("%+v, %v", u, err)
 		}
 		for _, text := range []string{laptop, phone, session} {
@@ -111,7 +112,8 @@ func TestTheConfigurationWantsASecondApprover(t *testing.T) {
 		if err != nil || j.State != "draft" || !j.NeedApprover {
 			t.Fatalf("%+v, %v", j, err)
 		}
-		if _, err := admin.JobCommand(ctx, j.ID, "approve"); code(err) != "conflict" || !strings.Contains(err.Error(), "provctl job approve") {
+		if _, err := admin.JobCommand(ctx, j.ID, "approve"); code(err) != "conflict" ||
+			!strings.Contains(err.Error(), "provctl job approve") {
 			t.Errorf("its maker approved it: %v", err)
 		}
 		other := b.Client(b.Token(api.Operator))
@@ -120,7 +122,8 @@ func TestTheConfigurationWantsASecondApprover(t *testing.T) {
 		}
 		// To decommission is to retire as well.
 		v := b.Provisioned(apitest.Device{}, "Canary-Admin-9!", "Canary-Mebx-9!").String()
-		if _, err := admin.Unprovision(ctx, v, api.UnprovisionBody{Mode: "decommission", Confirm: v}); code(err) != "conflict" || !strings.Contains(err.Error(), "--mode decommission") {
+		if _, err := admin.Unprovision(ctx, v, api.UnprovisionBody{Mode: "decommission", Confirm: v}); code(err) != "conflict" ||
+			!strings.Contains(err.Error(), "--mode decommission") {
 			t.Errorf("decommissioned alone: %v", err)
 		}
 		if _, err := admin.Unprovision(ctx, v, api.UnprovisionBody{Mode: "partial", Confirm: v}); err != nil {

@@ -17,7 +17,8 @@ func TestWhichDevice(t *testing.T) {
 	both(t, func(t *testing.T, b *apitest.Bench) {
 		ctx, admin := t.Context(), b.Client(b.Admin)
 		name := func(fqdn, mac string) store.DeviceFacts { return store.DeviceFacts{FQDN: &fqdn, MAC: &mac} }
-		u := b.Provisioned(apitest.Device{Lifecycle: store.Provisioned, Address: "10.7.0.24", Facts: name("pc-24.corp.example.com", "02:00:00:00:07:24")}, "Admin!1", "MEBx!1").String()
+		u := b.Provisioned(apitest.Device{Lifecycle: store.Provisioned, Address: "10.7.0.24",
+			Facts: name("pc-24.corp.example.com", "02:00:00:00:07:24")}, "Admin!1", "MEBx!1").String()
 		one := b.Seen(apitest.Device{Address: "10.7.0.31", Facts: name("pc-31.corp.example.com", "")}).String()
 		two := b.Seen(apitest.Device{Address: "10.7.0.31", Facts: name("pc-31.branch.example.com", "")}).String()
 		calls := map[string]func(id string) error{
@@ -49,21 +50,24 @@ func TestWhichDevice(t *testing.T) {
 			if what == "unprovision" {
 				continue // last, since it is none of ours then
 			}
-			for _, id := range []string{u, strings.ToUpper(u), "pc-24", "PC-24.corp.example.com", "10.7.0.24", "02:00:00:00:07:24", "020000000724"} {
+			for _, id := range []string{u, strings.ToUpper(u), "pc-24", "PC-24.corp.example.com", "10.7.0.24", "02:00:00:00:07:24",
+				"020000000724"} {
 				if err := call(id); err != nil {
 					t.Errorf("%s %s: %v", what, id, err)
 				}
 			}
 		}
 		for what, call := range calls {
-			for id, want := range map[string]string{"pc-31": api.CodeAmbiguous, "10.7.0.31": api.CodeAmbiguous, "pc-2": api.CodeAmbiguous, "pc-99": api.CodeNoDevice} {
+			for id, want := range map[string]string{"pc-31": api.CodeAmbiguous, "10.7.0.31": api.CodeAmbiguous, "pc-2": api.CodeAmbiguous,
+				"pc-99": api.CodeNoDevice} {
 				err := call(id)
 				var p *api.Problem
 				if !errors.As(err, &p) || p.Code != want {
 					t.Errorf("%s %s: %v, want %s", what, id, err, want)
 					continue
 				}
-				if want == api.CodeAmbiguous && id != "pc-2" && (len(p.Errors) != 2 || !strings.Contains(p.Detail, one) || !strings.Contains(p.Detail, two)) {
+				if want == api.CodeAmbiguous && id != "pc-2" &&
+					(len(p.Errors) != 2 || !strings.Contains(p.Detail, one) || !strings.Contains(p.Detail, two)) {
 					t.Errorf("%s %s: the answer does not list both: %+v", what, id, p)
 				}
 				if id == "pc-2" && !strings.Contains(p.Detail, "a part of what they are called") {

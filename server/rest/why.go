@@ -24,8 +24,9 @@ func (s *Server) why(ctx context.Context, in *AnyDevice) (out api.Why, err error
 
 func toWhy(w *operate.Answer) api.Why {
 	out := api.Why{
-		Query: w.Query, Found: w.Found, Others: []api.DeviceSummary{}, Says: w.Says, Since: timeOrNull(w.Since), Tried: append([]string{}, w.Tried...),
-		Next: w.Next, Checks: append([]string{}, w.Checks...),
+		Query: w.Query, Found: w.Found, Others: []api.DeviceSummary{}, Says: w.Says, Since: timeOrNull(w.Since),
+		Tried: append([]string{}, w.Tried...),
+		Next:  w.Next, Checks: append([]string{}, w.Checks...),
 	}
 	if w.Found {
 		d := toDevice(w.Device)

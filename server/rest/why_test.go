@@ -24,8 +24,10 @@ func TestWhyAnswersWhole(t *testing.T) {
 		states := map[reason.Code]store.Lifecycle{
 			reason.UUIDInvalid: store.Quarantined, reason.UUIDDuplicate: store.Quarantined, reason.IdentityConflict: store.Quarantined,
 			reason.OTPMismatch: store.Quarantined, reason.UUIDMismatch: store.Quarantined, reason.NotAuthorized: store.PendingApproval,
-			reason.ReappearedUnprovisioned: store.PendingApproval, reason.NoProfileRule: store.PendingIdentity, reason.IdentityIncomplete: store.PendingIdentity,
-			reason.SetupWindowExpired: store.Dormant, reason.Blocklisted: store.Retired, reason.CredentialsUnknown: store.CredentialsUnknown,
+			reason.ReappearedUnprovisioned: store.PendingApproval, reason.NoProfileRule: store.PendingIdentity,
+			reason.IdentityIncomplete: store.PendingIdentity,
+			reason.SetupWindowExpired: store.Dormant, reason.Blocklisted: store.Retired,
+			reason.CredentialsUnknown: store.CredentialsUnknown,
 		}
 		for _, e := range reason.All() {
 			to := states[e.Code]
@@ -125,7 +127,8 @@ func TestWhyOfManagedDevices(t *testing.T) {
 // firmware compared, and the rule that decides.
 func TestWhySideBySide(t *testing.T) {
 	t.Parallel()
-	prov, err := certs.LoadPFX(t.Context(), certtest.NewLab(time.Now()).Plain("Vendor", "provisionserver.corp.example.com").PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
+	prov, err := certs.LoadPFX(t.Context(), certtest.NewLab(time.Now()).Plain("Vendor",
+		"provisionserver.corp.example.com").PFX(certtest.Modern, "secret"), amt.NewSecret("secret"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +146,8 @@ func TestWhySideBySide(t *testing.T) {
 			t.Fatal(err)
 		}
 		all := strings.Join(w.Checks, "\n")
-		if !strings.Contains(all, want) || suffix != "" && !strings.Contains(all, "DNS suffix is "+suffix+", from DHCP option 15") || !strings.Contains(all, "its root is ") {
+		if !strings.Contains(all, want) || suffix != "" && !strings.Contains(all, "DNS suffix is "+suffix+", from DHCP option 15") ||
+			!strings.Contains(all, "its root is ") {
 			t.Errorf("suffix %q: want %q in\n%s", suffix, want, all)
 		}
 		if strings.Contains(all, "provctl device why") {
@@ -152,7 +156,8 @@ func TestWhySideBySide(t *testing.T) {
 	}
 	u := b.Seen(apitest.Device{Lifecycle: store.Quarantined, Reason: reason.IdentityConflict})
 	w, err := b.Client(b.Admin).Why(t.Context(), u.String())
-	if all := strings.Join(w.Checks, "\n"); err != nil || !strings.Contains(all, "provctl device release "+u.String()) || strings.Contains(all, "UUID") {
+	if all := strings.Join(w.Checks, "\n"); err != nil || !strings.Contains(all, "provctl device release "+u.String()) ||
+		strings.Contains(all, "UUID") {
 		t.Errorf("the commands cannot be typed as they stand: %v\n%s", err, all)
 	}
 }

@@ -168,7 +168,8 @@ func CheckFile(r io.Reader, marks ...Mark) (File, error) {
 			}
 			for _, m := range marks {
 				if m.Seq > f.Records {
-					return wrong("the file ends with record %d, and a checkpoint of record %d was kept: its end was cut off", f.Records, m.Seq)
+					return wrong("the file ends with record %d, and a checkpoint of record %d was kept: its end was cut off", f.Records,
+						m.Seq)
 				}
 			}
 			return f, nil

@@ -224,7 +224,8 @@ func start(durable bool) (*server, error) {
 		}
 	}
 	s := &server{bin: bin, dir: dir, as: as, durable: durable}
-	init := exec.Command(filepath.Join(bin, "initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D", s.data())
+	init := exec.Command(filepath.Join(bin, "initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-D",
+		s.data())
 	init.SysProcAttr, init.Dir = s.attr(), dir
 	if out, err := init.CombinedOutput(); err != nil {
 		_ = os.RemoveAll(dir)

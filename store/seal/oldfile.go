@@ -36,7 +36,8 @@ const (
 
 // Open makes the key again, or returns ErrPassphrase.
 func (s Stretch) Open(passphrase amt.Secret) (cipher.AEAD, error) {
-	if len(s.Salt) < 8 || s.Time == 0 || s.Time > maxTime || s.Memory < 8 || s.Memory > maxMemory || s.Threads == 0 || s.Threads > maxThreads {
+	if len(s.Salt) < 8 || s.Time == 0 || s.Time > maxTime || s.Memory < 8 || s.Memory > maxMemory || s.Threads == 0 ||
+		s.Threads > maxThreads {
 		return nil, errors.New("the file's header asks for a cost that no backup has: it was changed")
 	}
 	a, err := s.aead(passphrase)

@@ -36,7 +36,8 @@ const (
 // NewWriter seals what the caller writes; Close writes the last chunk.
 func NewWriter(w io.Writer, passphrase amt.Secret, work int) (io.WriteCloser, error) {
 	if len(passphrase.Reveal()) < MinPassphrase {
-		return nil, fmt.Errorf("the passphrase needs at least %d characters: it is all that protects every password in the file", MinPassphrase)
+		return nil, fmt.Errorf("the passphrase needs at least %d characters: it is all that protects every password in the file",
+			MinPassphrase)
 	}
 	r, err := age.NewScryptRecipient(passphrase.Reveal())
 	if err != nil {

@@ -138,7 +138,8 @@ func (k *Keyring) Use(id uint32, wrapped []byte) error {
 	key, err := unbox(k.wrap, wrapped, wrapPlace(id))
 	if err != nil {
 		return reason.Because(reason.SecretStoreUnavailable,
-			"the master key is not the one this database was sealed with (data key %d does not open): give the right key, no password can be read "+
+			"the master key is not the one this database was sealed with (data key %d does not open): give the right key, no password "+
+				"can be read "+
 				"without it", id)
 	}
 	a, err := aead(key)

@@ -185,7 +185,8 @@ func TestTheMasterKeyInAllItsForms(t *testing.T) {
 	for name, raw := range map[string]string{
 		"raw": string(master), "hex": hex.EncodeToString(master), "HEX with newline": strings.ToUpper(hex.EncodeToString(master)) + "\n",
 		"base64": base64.StdEncoding.EncodeToString(master) + "\n", "url, no padding": base64.RawURLEncoding.EncodeToString(master),
-		"as PowerShell writes it": "\xff\xfe" + strings.Join(strings.Split(base64.StdEncoding.EncodeToString(master)+"\r\n", ""), "\x00") + "\x00",
+		"as PowerShell writes it": "\xff\xfe" + strings.Join(strings.Split(base64.StdEncoding.EncodeToString(master)+"\r\n", ""), "\x00") +
+			"\x00",
 	} {
 		if got, err := seal.ParseKey([]byte(raw)); err != nil || !bytes.Equal(got, master) {
 			t.Errorf("%s: %v", name, err)
@@ -230,7 +231,8 @@ func TestWhereTheMasterKeyComesFrom(t *testing.T) {
 		"nothing": {}, "two": {Env: "TEST_MASTER", File: file}, "unset": {Env: "TEST_NONE"}, "path as credential": {Credential: "../x"},
 		"failing command": {Command: []string{"false"}}, "command that says nothing": {Command: []string{"true"}},
 	} {
-		if _, err := seal.Load(ctx, s); !errors.As(err, &why) || why.Code != reason.SecretStoreUnavailable || strings.Contains(err.Error(), strings.TrimSpace(string(line))) {
+		if _, err := seal.Load(ctx, s); !errors.As(err, &why) || why.Code != reason.SecretStoreUnavailable ||
+			strings.Contains(err.Error(), strings.TrimSpace(string(line))) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -68,8 +68,9 @@ person  +open +managed +work +leaving quarantined retired             retired
 
 // Sets of states that the table names.
 var Sets = map[string][]store.Lifecycle{
-	"new":      {""},
-	"+open":    {"", store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed, store.Dormant, store.External, store.CredentialsUnknown},
+	"new": {""},
+	"+open": {"", store.Discovered, store.PendingApproval, store.PendingIdentity, store.PendingCertificate, store.Failed,
+		store.Dormant, store.External, store.CredentialsUnknown},
 	"+work":    {store.Queued, store.Provisioning, store.Verifying},
 	"+managed": {store.Provisioned, store.Drifted, store.Maintaining},
 	"+leaving": {store.Unprovisioning, store.Unprovisioned},

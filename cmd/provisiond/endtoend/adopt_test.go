@@ -40,7 +40,8 @@ func TestBoxAdopt(t *testing.T) {
 		}
 		const far = "0f0e0d0c-0b0a-0908-0706-050403020100"
 		list += far + ",far.corp.example.com,192.0.2.7\n"
-		if out, errs, status := d.provctl("device", "import", s.file("scs.csv", []byte(list))); status != 0 || !strings.Contains(out, "4 new entries") {
+		if out, errs, status := d.provctl("device", "import", s.file("scs.csv", []byte(list))); status != 0 ||
+			!strings.Contains(out, "4 new entries") {
 			t.Fatalf("import: status %d: %s%s", status, out, errs)
 		}
 		adopt := func(device, password string, word ...string) {
@@ -52,7 +53,8 @@ func TestBoxAdopt(t *testing.T) {
 		}
 		// One of them is guessed wrong at first.
 		adopt(devices[0].UUID().String(), "Not-Its-Pass-1!", "--trust-first")
-		poll(t, "it refuses the wrong password", time.Minute, func() bool { return d.of(devices[0].UUID()).Lifecycle == string(store.CredentialsUnknown) })
+		poll(t, "it refuses the wrong password", time.Minute,
+			func() bool { return d.of(devices[0].UUID()).Lifecycle == string(store.CredentialsUnknown) })
 		// Of the others nobody has seen the certificate: they are told nothing, until
 		// a person vouches for what they showed.
 		for _, dev := range devices[1:] {

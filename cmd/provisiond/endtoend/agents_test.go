@@ -27,7 +27,8 @@ func TestBoxAgents(t *testing.T) {
 	lab := certtest.NewLab(time.Now())
 	ca := lab.ClientCA("relays")
 	s.file("relays.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Cert.Raw}))
-	d := s.serve([]string{"PROVISIOND_HELLO_RELAYS=relay-1", "PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem"), "PROVISIOND_LOG_LEVEL=debug"})
+	d := s.serve([]string{"PROVISIOND_HELLO_RELAYS=relay-1", "PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem"),
+		"PROVISIOND_LOG_LEVEL=debug"})
 
 	root := x509.NewCertPool()
 	root.AddCert(s.leaf.Issuers[len(s.leaf.Issuers)-1])
@@ -64,7 +65,8 @@ func TestBoxAgents(t *testing.T) {
 	t.Run("relay, raw hello", func(t *testing.T) {
 		// The relay speaks from the device's address: it stands in its network.
 		dev := h.add("11", nil)
-		dialer := tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IP(dev.Addr().Addr().AsSlice())}}, Config: config(relay)}
+		dialer := tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IP(dev.Addr().Addr().AsSlice())}},
+			Config: config(relay)}
 		c, err := dialer.DialContext(t.Context(), "tcp", d.hello)
 		if err != nil {
 			t.Fatal(err)
@@ -90,7 +92,8 @@ func TestBoxAgents(t *testing.T) {
 	})
 	t.Run("agent, provisioning request", func(t *testing.T) {
 		dev := h.add("12", func(c *sim.Config) { c.OTP = "Kx7-one-time" })
-		body := `{"uuid":"` + dev.UUID().String() + `","fqdn":"desk7.corp.example.com","otp":"Kx7-one-time","address":"` + dev.Addr().Addr().String() + `"}`
+		body := `{"uuid":"` + dev.UUID().String() + `","fqdn":"desk7.corp.example.com","otp":"Kx7-one-time","address":"` +
+			dev.Addr().Addr().String() + `"}`
 		status, text, err := post(agent, "/v1/provisioning-requests", "application/json", []byte(body))
 		if err != nil || status != 202 {
 			t.Fatalf("%d %s %v", status, text, err)

@@ -23,7 +23,8 @@ func TestBoxARestoredQueueGoesOn(t *testing.T) {
 	h := lite.herd()
 	var u amt.UUID
 	_, _ = rand.Read(u[:])
-	dev, err := sim.New(sim.Config{UUID: u, Personality: "11", Addr: h.next, Suffix: "corp.example.com", Roots: lite.roots(), Restart: 100 * time.Millisecond})
+	dev, err := sim.New(sim.Config{UUID: u, Personality: "11", Addr: h.next, Suffix: "corp.example.com", Roots: lite.roots(),
+		Restart: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,8 @@ func TestBoxARestoredQueueGoesOn(t *testing.T) {
 		return first.metric(`provisiond_sessions_finished_total{blame="network",outcome="deferred",reason="device_unreachable"}`) > 0
 	})
 	file := lite.path("waiting.backup")
-	if _, errs, status := command(t, bin, nil, "backup", "create", "--config", lite.cfg, "--out", file, "--passphrase-file", phrase); status != 0 {
+	if _, errs, status := command(t, bin, nil, "backup", "create", "--config", lite.cfg, "--out", file, "--passphrase-file",
+		phrase); status != 0 {
 		t.Fatal(errs)
 	}
 	first.stop()

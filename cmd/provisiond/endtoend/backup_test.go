@@ -42,7 +42,8 @@ func TestBoxBackupMovesAFleet(t *testing.T) {
 
 	backup := func(from *site, name string) string {
 		t.Helper()
-		out, errs, status := command(t, bin, nil, "backup", "create", "--config", from.cfg, "--out", from.path(name), "--passphrase-file", phrase)
+		out, errs, status := command(t, bin, nil, "backup", "create", "--config", from.cfg, "--out", from.path(name), "--passphrase-file",
+			phrase)
 		if status != 0 || !strings.Contains(out, "verified") {
 			t.Fatalf("backup create: %d %s %s", status, out, errs)
 		}
@@ -60,7 +61,8 @@ func TestBoxBackupMovesAFleet(t *testing.T) {
 	first.stop()
 
 	pg := lite.moved(t, "data-pg", pgtest.URL(t))
-	if said, status := restore(pg, file, wrong); status != 1 || !strings.Contains(said, "passphrase is not the one") || strings.Count(said, "\n") != 1 {
+	if said, status := restore(pg, file, wrong); status != 1 || !strings.Contains(said, "passphrase is not the one") ||
+		strings.Count(said, "\n") != 1 {
 		t.Errorf("with a wrong passphrase: %d %q", status, said)
 	}
 	if said, status := restore(pg, file, phrase); status != 0 {
@@ -93,7 +95,8 @@ func TestBoxBackupMovesAFleet(t *testing.T) {
 	if err := os.WriteFile(back.path("data-back/master.key"), []byte(strings.Repeat("0f", 32)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, errs, status := command(t, bin, nil, "backup", "create", "--config", back.cfg, "--out", back.path("three.backup"), "--passphrase-file", phrase)
+	_, errs, status := command(t, bin, nil, "backup", "create", "--config", back.cfg, "--out", back.path("three.backup"),
+		"--passphrase-file", phrase)
 	if _, err := os.Stat(back.path("three.backup")); status != 1 || !strings.Contains(errs, "master key is not the one") || err == nil {
 		t.Errorf("with another master key: %d %q", status, errs)
 	}

@@ -34,7 +34,8 @@ func TestBoxNoise(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	dial := func() (net.Conn, error) {
-		return (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(stranger), 0))}).DialContext(ctx, "tcp", d.hello)
+		return (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(stranger), 0))}).DialContext(ctx,
+			"tcp", d.hello)
 	}
 	says := func(text string) func() error {
 		return func() error {
@@ -92,7 +93,8 @@ func TestBoxNoise(t *testing.T) {
 			}
 			defer c.Close()
 			began := time.Now()
-			for _, b := range []byte("\x01\x00\x03\x00\x00\x00\x00\x00" + strings.Repeat("\x11", 16) + "\xff" + strings.Repeat("\x01\x14"+strings.Repeat("\x22", 20), 50)) {
+			for _, b := range []byte("\x01\x00\x03\x00\x00\x00\x00\x00" + strings.Repeat("\x11", 16) + "\xff" +
+				strings.Repeat("\x01\x14"+strings.Repeat("\x22", 20), 50)) {
 				if _, err := c.Write([]byte{b}); err != nil {
 					break
 				}
@@ -151,7 +153,8 @@ func TestBoxPortInUse(t *testing.T) {
 	d := s.serve(nil)
 	other := newSite(t, "")
 	_, errs, status := command(t, program(t, box.daemon), nil, "serve", "--config", other.cfg, "--hello-listen", d.hello)
-	if want := fmt.Sprintf("is in use by provisiond (pid %d)", d.cmd.Process.Pid); status != 1 || !strings.Contains(errs, want) || !strings.Contains(errs, "hello.listen") {
+	if want := fmt.Sprintf("is in use by provisiond (pid %d)", d.cmd.Process.Pid); status != 1 || !strings.Contains(errs, want) ||
+		!strings.Contains(errs, "hello.listen") {
 		t.Errorf("status %d, want 1; it says %q, want %q", status, errs, want)
 	}
 }
@@ -184,7 +187,8 @@ func TestBoxDatabaseAway(t *testing.T) {
 		return err == nil && status == want
 	}
 	poll(t, "alive and not ready", 20*time.Second, func() bool { return asked("/healthz", 200) && asked("/readyz", 503) })
-	if _, errs, status := command(t, program(t, box.daemon), nil, "health", "--config", s.cfg, "--api-listen", d.api); status != 1 || !strings.Contains(errs, "database") {
+	if _, errs, status := command(t, program(t, box.daemon), nil, "health", "--config", s.cfg, "--api-listen", d.api); status != 1 ||
+		!strings.Contains(errs, "database") {
 		t.Errorf("provisiond health: status %d, %q; want 1 and the database named", status, errs)
 	}
 
@@ -229,7 +233,8 @@ api: {listen: "0.0.0.0:8080"}
 		if status != 3 {
 			t.Errorf("%v: status %d, want 3: %s%s", args, status, out, errs)
 		}
-		for line, about := range map[int]string{2: "helo", 4: "hello.listen", 5: "hello.read_timeout", 6: "hello.limits.per_source_per_minute", 8: "provisioning.admission",
+		for line, about := range map[int]string{2: "helo", 4: "hello.listen", 5: "hello.read_timeout",
+			6: "hello.limits.per_source_per_minute", 8: "provisioning.admission",
 			9: "provisioning.networks", 10: "provisioning.certificates", 11: "api.listen"} {
 			if !regexp.MustCompile(regexp.QuoteMeta(fmt.Sprintf("%s:%d: %s", s.cfg, line, about)) + `.*`).MatchString(errs) {
 				t.Errorf("%v: nothing about %s on line %d:\n%s", args, about, line, errs)

@@ -57,7 +57,8 @@ func newBench(t *testing.T) *bench {
 	b.daemon, b.amtsim = filepath.Join(b.dir, "provisiond"), filepath.Join(b.dir, "amtsim")
 	leaf := certtest.NewLab(time.Now()).Plain("Bench Root", "provisionserver.corp.example.com")
 	for name, content := range map[string][]byte{
-		"prov.pfx": leaf.PFX(certtest.Modern, "secret"), "prov.pass": []byte("secret\n"), "root.pem": certtest.PEM(leaf.Issuers[len(leaf.Issuers)-1]),
+		"prov.pfx": leaf.PFX(certtest.Modern, "secret"), "prov.pass": []byte("secret\n"),
+		"root.pem": certtest.PEM(leaf.Issuers[len(leaf.Issuers)-1]),
 	} {
 		if err := os.WriteFile(filepath.Join(b.dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -158,7 +159,8 @@ func (b *bench) hellos(t *testing.T, engine string) {
 		for _, what := range []string{"new", "known"} {
 			var rows []row
 			before := cpuOf(proc)
-			b.sim(t, &rows, "bench", "hello", "--server", hello, "--hellos", fmt.Sprint(count), "--connections", "256", "--seed", fmt.Sprint(seed+1), "--json")
+			b.sim(t, &rows, "bench", "hello", "--server", hello, "--hellos", fmt.Sprint(count), "--connections", "256", "--seed",
+				fmt.Sprint(seed+1), "--json")
 			used := cpuOf(proc) - before
 			if cpu[what] == 0 || used < cpu[what] {
 				cpu[what] = used
@@ -169,7 +171,8 @@ func (b *bench) hellos(t *testing.T, engine string) {
 	}
 	for _, what := range []string{"new", "known"} {
 		t.Logf("hellos durable, %s, %s devices: %.0f/s (p99 %.0f ms, server CPU %.0f µs each), floor %.0f/s: %.0f %%", engine, what,
-			best[what].PerSecond, best[what].P99/1000, float64(cpu[what].Microseconds())/count, best["floor"].PerSecond, 100*best[what].PerSecond/best["floor"].PerSecond)
+			best[what].PerSecond, best[what].P99/1000, float64(cpu[what].Microseconds())/count, best["floor"].PerSecond,
+			100*best[what].PerSecond/best["floor"].PerSecond)
 	}
 }
 
@@ -192,7 +195,8 @@ func (b *bench) provision(t *testing.T, engine string, n int, what string) {
 		hello, _, proc, stop := b.serve(t, engine)
 		idle := cpuOf(proc)
 		var got result
-		common := []string{"--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"), "--suffix", "corp.example.com", "--restart", "1ms", "--json"}
+		common := []string{"--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"), "--suffix",
+			"corp.example.com", "--restart", "1ms", "--json"}
 		b.sim(t, &got, append([]string{"bench", "provision", "--server", hello, "--scale", "1"}, common...)...)
 		used := cpuOf(proc) - idle
 		stop()
@@ -212,10 +216,12 @@ func (b *bench) provision(t *testing.T, engine string, n int, what string) {
 		var floor struct {
 			PerSecond float64 `json:"per_second"`
 		}
-		b.sim(t, &floor, append([]string{"bench", "floor", "--round-trips", fmt.Sprint(trips / n), "--handshakes", fmt.Sprint(shakes / n)}, common...)...)
+		b.sim(t, &floor, append([]string{"bench", "floor", "--round-trips", fmt.Sprint(trips / n), "--handshakes", fmt.Sprint(shakes / n)},
+			common...)...)
 		fastest = max(fastest, floor.PerSecond)
 	}
-	t.Logf("%s, %s: %d of %d managed, %.1f devices/s, floor %.1f/s: %.0f %%; hello to managed p50 %.0f ms, p99 %.0f ms; server CPU %.1f ms a device; %d handshakes and %d requests a device",
+	t.Logf("%s, %s: %d of %d managed, %.1f devices/s, floor %.1f/s: %.0f %%; hello to managed p50 %.0f ms, p99 %.0f ms; server CPU %.1f "+
+		"ms a device; %d handshakes and %d requests a device",
 		what, engine, best.Managed, n, best.PerSecond, fastest, 100*best.PerSecond/fastest, best.P50, best.P99,
 		cpu.Seconds()*1000/float64(n), shakes/n, trips/n)
 }
@@ -228,7 +234,8 @@ func (b *bench) memory(t *testing.T) {
 	hello, api, proc, stop := b.serve(t, "sqlite")
 	defer stop()
 	before := rssOf(t, proc)
-	cmd := exec.Command(b.amtsim, "fleet", "--server", hello, "--devices", fmt.Sprint(n), "--personality", modern, "--trust", filepath.Join(b.dir, "root.pem"),
+	cmd := exec.Command(b.amtsim, "fleet", "--server", hello, "--devices", fmt.Sprint(n), "--personality", modern, "--trust",
+		filepath.Join(b.dir, "root.pem"),
 		"--suffix", "corp.example.com", "--latency", "8s", "--duration", "200s", "--scale", "1", "--quiet", "--json")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -248,7 +255,8 @@ func (b *bench) memory(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("memory, %d slow devices, %d in flight at once: %.0f MiB of its own when idle, %.0f MiB at most: %.0f KiB a session", n, most, float64(before)/1024, float64(peak)/1024, float64(peak-before)/float64(most))
+	t.Logf("memory, %d slow devices, %d in flight at once: %.0f MiB of its own when idle, %.0f MiB at most: %.0f KiB a session", n, most,
+		float64(before)/1024, float64(peak)/1024, float64(peak-before)/float64(most))
 }
 
 // underWay is how many attempts the daemon makes at the moment.

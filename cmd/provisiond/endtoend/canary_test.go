@@ -198,8 +198,10 @@ func canaryRun(t *testing.T, s *site, folder string) {
 	good := h.mixed(t, 10)
 	var bad []*sim.Device
 	for _, f := range []string{
-		"wrong_uuid", "refuse:SetAdminAclEntryEx#all=2054", "refuse:SetMEBxPassword#all=2054", "garble:SetAdminAclEntryEx", "cut_reply:SetMEBxPassword", "drop_reply:CommitChanges",
-		"nested_xml:SetAdminAclEntryEx", "http_503:SetMEBxPassword", "ask_401:SetAdminAclEntryEx", "wrong_relates_to:SetAdminAclEntryEx", "nonce_storm=20",
+		"wrong_uuid", "refuse:SetAdminAclEntryEx#all=2054", "refuse:SetMEBxPassword#all=2054", "garble:SetAdminAclEntryEx",
+		"cut_reply:SetMEBxPassword", "drop_reply:CommitChanges",
+		"nested_xml:SetAdminAclEntryEx", "http_503:SetMEBxPassword", "ask_401:SetAdminAclEntryEx", "wrong_relates_to:SetAdminAclEntryEx",
+		"nonce_storm=20",
 	} {
 		faults, err := sim.ParseFaults(f)
 		if err != nil {
@@ -293,7 +295,8 @@ func canaryRun(t *testing.T, s *site, folder string) {
 		clean("provctl "+strings.Join(args, " "), []byte(out+e))
 		searched += len(out) + len(e)
 	}
-	for _, args := range [][]string{{"config", "print", "--origin", "--config", s.cfg}, {"serve", "--config", s.cfg, "--hello-listen", d.hello}} {
+	for _, args := range [][]string{{"config", "print", "--origin", "--config", s.cfg},
+		{"serve", "--config", s.cfg, "--hello-listen", d.hello}} {
 		out, e, _ := command(t, program(t, box.daemon), nil, args...)
 		clean("provisiond "+strings.Join(args, " "), []byte(out+e))
 	}
@@ -345,7 +348,8 @@ func agentOf(s *site, ca *certtest.CA) *http.Client {
 	root := x509.NewCertPool()
 	root.AddCert(s.leaf.Issuers[len(s.leaf.Issuers)-1])
 	return &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{
-		RootCAs: root, ServerName: "provisionserver.corp.example.com", Certificates: []tls.Certificate{*ca.Client("agent-1")}, NextProtos: []string{"http/1.1"},
+		RootCAs: root, ServerName: "provisionserver.corp.example.com", Certificates: []tls.Certificate{*ca.Client("agent-1")},
+		NextProtos: []string{"http/1.1"},
 	}}}
 }
 
@@ -418,7 +422,8 @@ func (d *daemon) everyAnswer(token string, u amt.UUID) map[string][]byte {
 	if res.StatusCode != http.StatusOK {
 		t.Fatalf("log in to the console: %s", res.Status)
 	}
-	todo, pages := []string{"/", "/devices", "/devices/" + u.String(), "/why?q=" + u.String(), "/certificates", "/events", "/reasons", "/stream"}, 0
+	todo, pages := []string{"/", "/devices", "/devices/" + u.String(), "/why?q=" + u.String(), "/certificates", "/events", "/reasons",
+		"/stream"}, 0
 	for len(todo) > 0 && pages < 120 {
 		path := html.UnescapeString(todo[0])
 		todo = todo[1:]
@@ -445,7 +450,8 @@ func tables(t *testing.T, dsn string) []byte {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	rows, err := c.Query(ctx, "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name) FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')")
+	rows, err := c.Query(ctx, "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name) FROM information_schema.tables WHERE "+
+		"table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')")
 	if err != nil {
 		t.Fatal(err)
 	}

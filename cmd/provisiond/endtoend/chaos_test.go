@@ -146,9 +146,11 @@ func TestLongChaos(t *testing.T) {
 	for _, n := range nodes {
 		n.d.stop()
 	}
-	if least := int(*chaosFor/(2*time.Second)) / 3; count["killed"]+count["frozen"]+count["frozen longer than a lease"] < least || count["frozen longer than a lease"] == 0 {
+	if least := int(*chaosFor/(2*time.Second)) / 3; count["killed"]+count["frozen"]+count["frozen longer than a lease"] < least ||
+		count["frozen longer than a lease"] == 0 {
 		t.Errorf("only %v in %s: that was no chaos", count, *chaosFor)
 	}
-	t.Logf("seed %d: %d devices in %s at three nodes, %v; all managed %.1f s after the last, none twice, 0 unknown passwords; %v writes of a lost lease refused",
+	t.Logf("seed %d: %d devices in %s at three nodes, %v; all managed %.1f s after the last, none twice, 0 unknown passwords; %v writes "+
+		"of a lost lease refused",
 		seed, *chaosDevices, chaosFor.Round(time.Second), count, settled.Seconds(), fenced)
 }

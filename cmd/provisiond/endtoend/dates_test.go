@@ -19,7 +19,8 @@ func TestBoxDates(t *testing.T) {
 		lab := certtest.NewLab(time.Now())
 		root := lab.Root(certtest.Options{Name: "Dates Root"})
 		issue := func(from, until time.Time) certtest.Leaf {
-			return root.Leaf(certtest.Options{Name: "provisionserver.corp.example.com", Key: from.String(), NotBefore: from, NotAfter: until}, root.Cert)
+			return root.Leaf(certtest.Options{Name: "provisionserver.corp.example.com", Key: from.String(), NotBefore: from,
+				NotAfter: until}, root.Cert)
 		}
 		now := time.Now().UTC().Truncate(time.Second)
 		begins := now.Add(2 * time.Hour)
@@ -36,7 +37,9 @@ func TestBoxDates(t *testing.T) {
 		doctor, errs, _ := command(t, program(t, box.daemon), nil, "doctor", "--config", s.cfg, "--api-listen", d.api)
 		preview, _, _ := d.provctl("cert", "import", "--dry-run", "--password-file", s.path("prov.pass"), s.path("prov.pfx"))
 		for name, text := range map[string]string{"cert list": list, "device why": why, "doctor": doctor + errs, "cert import": preview} {
-			if !strings.Contains(text, "begins at "+begins.Format(time.RFC3339)) || !strings.Contains(text, "this server's clock says "+now.Format("2006-01-02")) || strings.Contains(text, "renew") || strings.Contains(text, "cert request") {
+			if !strings.Contains(text, "begins at "+begins.Format(time.RFC3339)) ||
+				!strings.Contains(text, "this server's clock says "+now.Format("2006-01-02")) || strings.Contains(text, "renew") ||
+				strings.Contains(text, "cert request") {
 				t.Errorf("%s:\n%s", name, text)
 			}
 		}
@@ -49,13 +52,16 @@ func TestBoxDates(t *testing.T) {
 		}
 
 		ended := issue(now.AddDate(0, -3, 0), now.AddDate(0, 0, -7))
-		out, errs, status := d.provctl("cert", "import", "--activate", "--password-file", s.path("prov.pass"), s.file("ended.pfx", ended.PFX(certtest.Modern, sitePassword)))
-		if list, _, _ := d.provctl("cert", "list"); status != 0 || !strings.Contains(out, "is on standby: it ended on") || !strings.Contains(list, "standby, not usable, ended on") {
+		out, errs, status := d.provctl("cert", "import", "--activate", "--password-file", s.path("prov.pass"),
+			s.file("ended.pfx", ended.PFX(certtest.Modern, sitePassword)))
+		if list, _, _ := d.provctl("cert", "list"); status != 0 || !strings.Contains(out, "is on standby: it ended on") ||
+			!strings.Contains(list, "standby, not usable, ended on") {
 			t.Errorf("%d: %s%s\n%s", status, out, errs, list)
 		}
 
 		soon := issue(time.Now().Add(5*time.Second), now.AddDate(0, 6, 0))
-		if out, errs, status := d.provctl("cert", "import", "--activate", "--password-file", s.path("prov.pass"), s.file("soon.pfx", soon.PFX(certtest.Modern, sitePassword))); status != 0 {
+		if out, errs, status := d.provctl("cert", "import", "--activate", "--password-file", s.path("prov.pass"),
+			s.file("soon.pfx", soon.PFX(certtest.Modern, sitePassword))); status != 0 {
 			t.Fatalf("%s%s", out, errs)
 		}
 		d.managed(1, 2*time.Minute)

@@ -32,9 +32,10 @@ type amtsimReport struct {
 // amtsim starts a fleet of its own process against a daemon.
 func (s *site) amtsim(d *daemon, devices int, more ...string) *proc {
 	s.t.Helper()
-	return start(s.t, program(s.t, box.amtsim), nil, append([]string{"fleet", "--devices", strconv.Itoa(devices), "--server", d.hello, "--base", s.base,
-		"--trust", s.path("root.pem"), "--suffix", "corp.example.com", "--scale", "0.05", "--timeout", "8m", "--quiet",
-		"--report", s.path("report.json"), "--secrets-file", s.path("secrets.json")}, more...)...)
+	return start(s.t, program(s.t, box.amtsim), nil,
+		append([]string{"fleet", "--devices", strconv.Itoa(devices), "--server", d.hello, "--base", s.base,
+			"--trust", s.path("root.pem"), "--suffix", "corp.example.com", "--scale", "0.05", "--timeout", "8m", "--quiet",
+			"--report", s.path("report.json"), "--secrets-file", s.path("secrets.json")}, more...)...)
 }
 
 // agrees holds the daemon's list and passwords against amtsim's own record.
@@ -53,7 +54,8 @@ func (s *site) agrees(d *daemon, devices int) amtsimReport {
 		}
 	}
 	if report.Devices != devices || report.Operational != devices || report.Managed != devices {
-		t.Errorf("the simulator says: %d devices, %d operational, %d managed; want %d", report.Devices, report.Operational, report.Managed, devices)
+		t.Errorf("the simulator says: %d devices, %d operational, %d managed; want %d", report.Devices, report.Operational, report.Managed,
+			devices)
 	}
 
 	var listed []api.DeviceSummary
@@ -67,7 +69,8 @@ func (s *site) agrees(d *daemon, devices int) amtsimReport {
 	}
 	for _, r := range report.List {
 		l := of[r.UUID]
-		if l.Lifecycle != "provisioned" || l.Reason != "" || l.Address+":16993" != r.Address || l.AMTVersion == "" || l.ProvisionedAt == nil {
+		if l.Lifecycle != "provisioned" || l.Reason != "" || l.Address+":16993" != r.Address || l.AMTVersion == "" ||
+			l.ProvisionedAt == nil {
 			t.Errorf("the simulator: %+v; provctl: %+v", r, l)
 		}
 		if r.Commits != 1 {
@@ -153,7 +156,8 @@ func killedRun(t *testing.T, s *site, devices int) {
 	d := s.serve(nil)
 	// Slow devices, and not all at once, make the middle wide enough to hit.
 	f := s.amtsim(d, devices, "--latency", "30ms", "--rate", strconv.Itoa(max(4, devices/10)))
-	poll(t, "a quarter of the fleet managed", 3*time.Minute, func() bool { return d.metric(`provisiond_devices{state="provisioned"}`) >= float64(devices)/4 })
+	poll(t, "a quarter of the fleet managed", 3*time.Minute,
+		func() bool { return d.metric(`provisiond_devices{state="provisioned"}`) >= float64(devices)/4 })
 	live := d.metric("provisiond_sessions_active")
 	d.kill()
 	killed := time.Now()
@@ -168,7 +172,8 @@ func killedRun(t *testing.T, s *site, devices int) {
 	}
 	s.agrees(d, devices)
 	d.stop()
-	t.Logf("%d devices, killed -9 with %.0f under way: all managed %.1f s later, none twice, 0 unknown passwords", devices, live, recovered.Seconds())
+	t.Logf("%d devices, killed -9 with %.0f under way: all managed %.1f s later, none twice, 0 unknown passwords", devices, live,
+		recovered.Seconds())
 }
 
 // TestBoxTwoDaemons: two daemons on one Postgres share a fleet; one is killed

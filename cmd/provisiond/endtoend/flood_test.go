@@ -76,7 +76,8 @@ func (s *site) flooded(devices int, least time.Duration, perSecond int) {
 	over := metricIn(text, `provisiond_hello_received_total{result="overload"}`)
 	strange := metricIn(text, `provisiond_hello_received_total{result="denied_device"}`)
 	if refused+over < float64(sent)/10 || strange < 100 {
-		t.Errorf("of %d hellos in %s %v were too loud, %v over what is taken at once and %v of strangers", sent, lasted, refused, over, strange)
+		t.Errorf("of %d hellos in %s %v were too loud, %v over what is taken at once and %v of strangers", sent, lasted, refused, over,
+			strange)
 	}
 	if n := metricSum(text, "provisiond_sessions_started_total{"); n > float64(3*2*devices) {
 		t.Errorf("%v attempts for %d devices: strangers are called", n, 2*devices)
@@ -95,8 +96,11 @@ func (s *site) flooded(devices int, least time.Duration, perSecond int) {
 		t.Errorf("%d devices have %d hellos and %d events", rows, hellos, events)
 	}
 	d.stop()
-	t.Logf("%d of %d managed, 95 %% of them within %.1f s of saying hello all at once (%.1f s when all was calm), beside %.0f hellos/s of strangers for %.1f s (%d: %v too loud, %v over what is taken at once, %v of nobody we know); %d MiB resident, %d before; then %d devices, %d hellos, %d events",
-		devices, devices, flooded.Seconds(), calm.Seconds(), rate, lasted.Seconds(), sent, refused, over, strange, peak>>10, idle>>10, rows, hellos, events)
+	t.Logf("%d of %d managed, 95 %% of them within %.1f s of saying hello all at once (%.1f s when all was calm), beside %.0f hellos/s "+
+		"of strangers for %.1f s (%d: %v too loud, %v over what is taken at once, %v of nobody we know); %d MiB resident, %d before; "+
+		"then %d devices, %d hellos, %d events",
+		devices, devices, flooded.Seconds(), calm.Seconds(), rate, lasted.Seconds(), sent, refused, over, strange, peak>>10, idle>>10, rows,
+		hellos, events)
 }
 
 // p95 lets devices begin to say hello, waits until the daemon has so many managed
@@ -172,7 +176,8 @@ func (s *site) flood(server string, perSecond int) *flood {
 				_, _ = rand.Read(msg[at : at+16])
 				from := netip.AddrFrom4([4]byte{127, 250, 250, byte(1 + mathrand.IntN(20))})
 				if mathrand.IntN(2) == 0 {
-					from = netip.AddrFrom4([4]byte{127, byte(241 + mathrand.IntN(9)), byte(mathrand.IntN(256)), byte(1 + mathrand.IntN(254))})
+					from = netip.AddrFrom4([4]byte{127, byte(241 + mathrand.IntN(9)), byte(mathrand.IntN(256)),
+						byte(1 + mathrand.IntN(254))})
 				}
 				dialer := net.Dialer{Timeout: 10 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 				c, err := dialer.DialContext(ctx, "tcp", server)
@@ -202,7 +207,8 @@ func (s *site) helloTemplate() (msg []byte, at int) {
 	t := s.t
 	t.Helper()
 	u := [16]byte{0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
-	dev, err := sim.New(sim.Config{UUID: u, Personality: "11", Addr: netip.MustParseAddr("127.0.0.1"), Suffix: "corp.example.com", Roots: s.roots()})
+	dev, err := sim.New(sim.Config{UUID: u, Personality: "11", Addr: netip.MustParseAddr("127.0.0.1"), Suffix: "corp.example.com",
+		Roots: s.roots()})
 	if err != nil {
 		t.Fatal(err)
 	}

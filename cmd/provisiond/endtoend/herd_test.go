@@ -53,7 +53,8 @@ func (h *herd) add(personality string, change func(*sim.Config)) *sim.Device {
 	h.s.t.Helper()
 	var u amt.UUID
 	_, _ = rand.Read(u[:])
-	cfg := sim.Config{UUID: u, Personality: personality, Addr: h.next, Suffix: "corp.example.com", Roots: h.s.roots(), Restart: 100 * time.Millisecond}
+	cfg := sim.Config{UUID: u, Personality: personality, Addr: h.next, Suffix: "corp.example.com", Roots: h.s.roots(),
+		Restart: 100 * time.Millisecond}
 	for h.next = h.next.Next(); h.next.As4()[3] == 0 || h.next.As4()[3] == 255; h.next = h.next.Next() {
 	}
 	if change != nil {
@@ -173,7 +174,8 @@ func (h *herd) sound(d *daemon) (all int) {
 			continue
 		}
 		if l.Address != dev.Addr().Addr().String() || l.AMTVersion == "" || l.FQDN != snap.HostName+"."+snap.Domain {
-			t.Errorf("%s: listed as %s %s %s; the device is %s %s %s.%s", snap.UUID, l.Address, l.AMTVersion, l.FQDN, dev.Addr(), snap.Version, snap.HostName, snap.Domain)
+			t.Errorf("%s: listed as %s %s %s; the device is %s %s %s.%s", snap.UUID, l.Address, l.AMTVersion, l.FQDN, dev.Addr(),
+				snap.Version, snap.HostName, snap.Domain)
 		}
 		if !dev.AcceptsAdmin("admin", d.reveal(snap.UUID, "admin")) {
 			t.Errorf("%s: the admin password we keep is not the device's", snap.UUID)

@@ -52,7 +52,8 @@ func TestBoxFewDescriptors(t *testing.T) {
 	if n := d.metric("process_open_fds"); n > 395 {
 		t.Errorf("%v descriptors are open", n)
 	}
-	for _, checks := range []string{first(d.provctl("doctor", "--run", "--json")), first(command(t, program(t, s.bin), nil, "doctor", "--config", s.cfg, "--api-listen", d.api, "--json"))} {
+	for _, checks := range []string{first(d.provctl("doctor", "--run", "--json")),
+		first(command(t, program(t, s.bin), nil, "doctor", "--config", s.cfg, "--api-listen", d.api, "--json"))} {
 		if !strings.Contains(checks, "this process may open 400 files") {
 			t.Errorf("the doctor says %s", checks)
 		}

@@ -63,13 +63,16 @@ func (s *site) chain(sites []string, personality string, change func(*sim.Config
 	settled := time.Since(last)
 	h.settled(d)
 	d.stop()
-	t.Logf("killed at %d points in %.0f s; the next start settled all %d devices in %.1f s", len(sites), last.Sub(began).Seconds(), len(h.devices), settled.Seconds())
+	t.Logf("killed at %d points in %.0f s; the next start settled all %d devices in %.1f s", len(sites), last.Sub(began).Seconds(),
+		len(h.devices), settled.Seconds())
 }
 
 // worst are the kill points at which something could be lost.
 var worst = []string{
-	"hello/before", "hello/after", "claim/after", "journal/set_clock/after", "sending/set_mebx_password/before", "sending/set_mebx_password/after", "call/SetMEBxPassword/after",
-	"sending/set_admin_password/before", "call/SetAdminPassword/before", "call/SetAdminPassword/after", "call/UseCertificate/after", "journal/commit/before",
+	"hello/before", "hello/after", "claim/after", "journal/set_clock/after", "sending/set_mebx_password/before",
+	"sending/set_mebx_password/after", "call/SetMEBxPassword/after",
+	"sending/set_admin_password/before", "call/SetAdminPassword/before", "call/SetAdminPassword/after", "call/UseCertificate/after",
+	"journal/commit/before",
 	"journal/commit/after", "call/Commit/before", "call/Commit/after", "settle/before", "settle/after",
 }
 

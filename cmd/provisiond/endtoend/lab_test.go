@@ -421,7 +421,8 @@ func metricIn(text, series string) float64 {
 // provctl runs the operator's program against this daemon.
 func (d *daemon) provctl(args ...string) (stdout, stderr string, status int) {
 	d.t.Helper()
-	return command(d.t, program(d.t, box.provctl), nil, append([]string{"--address", "http://" + d.api, "--token-file", d.token}, args...)...)
+	return command(d.t, program(d.t, box.provctl), nil, append([]string{"--address", "http://" + d.api, "--token-file", d.token},
+		args...)...)
 }
 
 // must is provctl that has to succeed and print JSON.

@@ -138,7 +138,8 @@ var trials = []trial{
 	{doc: "provctl root create", says: "oot"},
 	{doc: "provctl root issue --cn provisionserver.corp.local", says: "provisionserver.corp.local"},
 	{doc: "provctl root setup-bin --out setup.bin --suffix corp.local --server ADDRESS",
-		as: "provctl root setup-bin --out setup.bin --suffix corp.local --server 192.0.2.10 --current-password-file mebx.now --new-password-file mebx.new"},
+		as: "provctl root setup-bin --out setup.bin --suffix corp.local --server 192.0.2.10 --current-password-file mebx.now " +
+			"--new-password-file mebx.new"},
 	{doc: "provctl root setup-bin", as: "provctl root setup-bin --help"},
 	{doc: "provctl cert renew ID --dry-run", says: "nothing was changed"},
 	{doc: "provctl cert renew ID", says: "is to follow"},
@@ -168,15 +169,16 @@ var trials = []trial{
 // notHere are commands of the manuals that this test does not run, by how they
 // begin, each with its reason.
 var notHere = map[string]string{
-	"provisiond serve ":      "the daemon beside which all this is run was started so",
-	"make ":                  "the targets are what runs this test; make packages and make soak are runs of their own",
-	"go test ":               "a figure; that the test it names exists is looked up below",
-	"apt-get install ":       "make packages installs the .deb in a fresh Debian",
-	"dnf install ":           "there is no Fedora here; make packages installs the .rpm with rpm in a fresh Debian",
-	"systemctl ":             "needs a running systemd; systemd-analyze verifies the units (deploy)",
-	"install -m ":            "copies a file",
-	"editor ":                "a person types",
-	"docker ":                "needs a container engine and a registry; make packages builds the Dockerfile with buildah and runs what the image holds",
+	"provisiond serve ": "the daemon beside which all this is run was started so",
+	"make ":             "the targets are what runs this test; make packages and make soak are runs of their own",
+	"go test ":          "a figure; that the test it names exists is looked up below",
+	"apt-get install ":  "make packages installs the .deb in a fresh Debian",
+	"dnf install ":      "there is no Fedora here; make packages installs the .rpm with rpm in a fresh Debian",
+	"systemctl ":        "needs a running systemd; systemd-analyze verifies the units (deploy)",
+	"install -m ":       "copies a file",
+	"editor ":           "a person types",
+	"docker ": "needs a container engine and a registry; make packages builds the Dockerfile with buildah and runs what " +
+		"the image holds",
 	"kubectl ":               "needs a cluster",
 	"helm install ":          "needs a cluster; make packages lints and renders the chart",
 	"nslookup ":              "TestProvisionServerInDNS asks a real dnsmasq what this asks",
@@ -331,7 +333,8 @@ func newManualLab(t *testing.T) *manualLab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = []byte(strings.ReplaceAll(strings.ReplaceAll(string(text), "listen: \"127.0.0.1:0\"\n  limits", "listen: \""+d.hello+"\"\n  limits"),
+	text = []byte(strings.ReplaceAll(strings.ReplaceAll(string(text), "listen: \"127.0.0.1:0\"\n  limits",
+		"listen: \""+d.hello+"\"\n  limits"),
 		`api: {listen: "127.0.0.1:0"`, `api: {listen: "`+d.api+`"`))
 	other := func(dir string) []byte {
 		return []byte(strings.ReplaceAll(string(text), s.dir+"/data", m.dir+"/"+dir))

@@ -19,7 +19,8 @@ func twoDaemons(t *testing.T, devices int) {
 	defer wake.Stop()
 	for i := range devices {
 		<-wake.C
-		h.live(2*time.Second, turn(a.hello, b.hello), h.add(generations[i%len(generations)], func(c *sim.Config) { c.Latency = 40 * time.Millisecond }))
+		h.live(2*time.Second, turn(a.hello, b.hello),
+			h.add(generations[i%len(generations)], func(c *sim.Config) { c.Latency = 40 * time.Millisecond }))
 	}
 	// The first to have something under way dies with it.
 	poll(t, "a quarter of the fleet managed, and work under way at the one that will die", 3*time.Minute, func() bool {

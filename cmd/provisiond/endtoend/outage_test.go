@@ -34,7 +34,8 @@ func TestLongDatabaseAway(t *testing.T) {
 		var db *sql.DB
 		s.outage(func() {
 			var err error
-			if db, err = sql.Open("sqlite", "file:"+filepath.Join(s.path("data"), store.DatabaseFile)+"?_pragma=busy_timeout(30000)"); err != nil {
+			if db, err = sql.Open("sqlite", "file:"+filepath.Join(s.path("data"), store.DatabaseFile)+
+				"?_pragma=busy_timeout(30000)"); err != nil {
 				t.Fatal(err)
 			}
 			db.SetMaxOpenConns(1)
@@ -93,7 +94,8 @@ func (s *site) outage(away, back func()) {
 	took := time.Since(returned)
 	h.settled(d)
 	d.stop()
-	t.Logf("the database was away for %.0f s: %d devices that were under way and %d that said hello once meanwhile were all managed %.1f s after it came back, no password was sent meanwhile",
+	t.Logf("the database was away for %.0f s: %d devices that were under way and %d that said hello once meanwhile were all managed %.1f "+
+		"s after it came back, no password was sent meanwhile",
 		lasted.Seconds(), before, during, took.Seconds())
 }
 

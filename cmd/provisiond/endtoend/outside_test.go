@@ -78,7 +78,8 @@ func TestBoxOutside(t *testing.T) {
 	t.Run("device show", func(t *testing.T) {
 		var show map[string]json.RawMessage
 		d.must(&show, "device", "show", uuid)
-		for _, name := range []string{"uuid", "lifecycle", "reason", "device_mode", "amt_version", "address", "fqdn", "first_seen", "provisioned_at", "runs"} {
+		for _, name := range []string{"uuid", "lifecycle", "reason", "device_mode", "amt_version", "address", "fqdn", "first_seen",
+			"provisioned_at", "runs"} {
 			if _, ok := show[name]; !ok {
 				t.Errorf("no field %q", name)
 			}
@@ -151,7 +152,8 @@ func TestBoxOutside(t *testing.T) {
 			t.Errorf("admin.token: %v, %v; want mode 0600", info, err)
 		}
 		// Without --token-file it is the local daemon's, found by its data_dir.
-		out, errs, status := command(t, program(t, box.provctl), []string{"PROVISIOND_DATA_DIR=" + s.path("data"), "PROVISIOND_ADDRESS=http://" + d.api}, "device", "list", "--json")
+		out, errs, status := command(t, program(t, box.provctl),
+			[]string{"PROVISIOND_DATA_DIR=" + s.path("data"), "PROVISIOND_ADDRESS=http://" + d.api}, "device", "list", "--json")
 		if status != 0 || !strings.Contains(out, uuid) {
 			t.Errorf("status %d: %s", status, errs)
 		}
@@ -180,13 +182,20 @@ func TestBoxOutside(t *testing.T) {
 			}
 		}
 		for _, name := range []string{
-			"provisiond_hello_persist_duration_seconds", "provisiond_hello_connections", "provisiond_sessions_active", "provisiond_sessions_finished_total", "provisiond_steps_total",
-			"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_queue_oldest_ready_age_seconds", "provisiond_tls_handshakes_total",
-			"provisiond_tls_legacy_features_total", "provisiond_tls_peer_verifications_total", "provisiond_wsman_requests_total", "provisiond_wsman_request_duration_seconds",
-			"provisiond_credential_probes_total", "provisiond_egress_denied_total", "provisiond_secret_versions", "provisiond_provisioning_certificate_not_after_timestamp_seconds", "provisiond_audit_verify_failures_total", "provisiond_secret_reads_total",
+			"provisiond_hello_persist_duration_seconds", "provisiond_hello_connections", "provisiond_sessions_active",
+			"provisiond_sessions_finished_total", "provisiond_steps_total",
+			"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_queue_oldest_ready_age_seconds",
+			"provisiond_tls_handshakes_total",
+			"provisiond_tls_legacy_features_total", "provisiond_tls_peer_verifications_total", "provisiond_wsman_requests_total",
+			"provisiond_wsman_request_duration_seconds",
+			"provisiond_credential_probes_total", "provisiond_egress_denied_total", "provisiond_secret_versions",
+			"provisiond_provisioning_certificate_not_after_timestamp_seconds", "provisiond_audit_verify_failures_total",
+			"provisiond_secret_reads_total",
 			"provisiond_audit_records_total", "provisiond_lease_claims_total",
-			"provisiond_fence_rejections_total", "provisiond_store_up", "provisiond_store_operations_total", "provisiond_store_operation_duration_seconds",
-			"provisiond_http_requests_total", "provisiond_http_request_duration_seconds", "provisiond_api_auth_failures_total", "provisiond_build_info",
+			"provisiond_fence_rejections_total", "provisiond_store_up", "provisiond_store_operations_total",
+			"provisiond_store_operation_duration_seconds",
+			"provisiond_http_requests_total", "provisiond_http_request_duration_seconds", "provisiond_api_auth_failures_total",
+			"provisiond_build_info",
 		} {
 			if !strings.Contains(text, "# TYPE "+name+" ") {
 				t.Errorf("/metrics has no %s", name)
@@ -206,7 +215,8 @@ func TestBoxOverrides(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "")
 	other := t.TempDir()
-	d := s.launch(program(t, box.daemon), []string{"PROVISIOND_DATA_DIR=" + other, "PROVISIOND_PROVISIONING_ADMISSION=approve", "PROVISIOND_NODE_NAME=from-env"}, "--node-name", "from-flag")
+	d := s.launch(program(t, box.daemon), []string{"PROVISIOND_DATA_DIR=" + other, "PROVISIOND_PROVISIONING_ADMISSION=approve",
+		"PROVISIOND_NODE_NAME=from-env"}, "--node-name", "from-flag")
 	d.ready()
 	d.token = filepath.Join(other, "admin.token")
 	if m := d.line("server.ready", time.Second); !strings.HasPrefix(m["node"].(string), "from-flag-") {
@@ -229,9 +239,11 @@ func TestBoxOverrides(t *testing.T) {
 	h.settled(d)
 
 	// The switch back: a flag wins over the environment.
-	out, errs, status := command(t, program(t, box.daemon), []string{"PROVISIOND_PROVISIONING_ADMISSION=approve", "PROVISIOND_HELLO_LISTEN=127.0.0.1:1"},
+	out, errs, status := command(t, program(t, box.daemon),
+		[]string{"PROVISIOND_PROVISIONING_ADMISSION=approve", "PROVISIOND_HELLO_LISTEN=127.0.0.1:1"},
 		"config", "print", "--origin", "--config", s.cfg, "--provisioning-admission", "allow-list")
-	if status != 0 || !strings.Contains(flat(out), "provisioning.admission: allow-list # flag") || !strings.Contains(flat(out), "hello.listen: 127.0.0.1:1 # environment PROVISIOND_HELLO_LISTEN") {
+	if status != 0 || !strings.Contains(flat(out), "provisioning.admission: allow-list # flag") ||
+		!strings.Contains(flat(out), "hello.listen: 127.0.0.1:1 # environment PROVISIOND_HELLO_LISTEN") {
 		t.Errorf("status %d: %s\n%s", status, errs, out)
 	}
 }

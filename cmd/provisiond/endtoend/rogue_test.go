@@ -147,7 +147,8 @@ func TestBoxRogues(t *testing.T) {
 	t.Run("realm copied from another device", func(t *testing.T) {
 		victim := h.add("11", nil)
 		h.live(2*time.Second, one(d.hello), victim)
-		poll(t, "the victim is managed", time.Minute, func() bool { return victim.Snapshot().Commits == 1 && !victim.Brief().Managed.IsZero() })
+		poll(t, "the victim is managed", time.Minute,
+			func() bool { return victim.Snapshot().Commits == 1 && !victim.Brief().Managed.IsZero() })
 		rogue := h.add("11", func(c *sim.Config) { c.Realm = victim.Realm() })
 		h.live(2*time.Second, one(d.hello), rogue)
 		poll(t, "the rogue was dealt with", time.Minute, func() bool {
@@ -168,7 +169,8 @@ func TestBoxHardwareCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "")
 	chip, root := certtest.ODCA(time.Now())
-	s.configure("  odca: {roots: " + s.file("odca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})) + ", policy: require}\n")
+	s.configure("  odca: {roots: " + s.file("odca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})) +
+		", policy: require}\n")
 	d := s.serve(nil)
 	h := s.herd()
 	real := h.add("16", func(c *sim.Config) { c.SetupCertificate = &chip })
@@ -214,7 +216,8 @@ func TestBoxRogueInTheMiddle(t *testing.T) {
 				t.Fatal(err)
 			}
 			poll(t, "the rogue was told a password and broke off", time.Minute, func() bool {
-				return len(rogue.Snapshot().SecretsSeen) > 0 && d.of(rogue.UUID()).Reason != "" && d.metric("provisiond_sessions_active") == 0
+				return len(rogue.Snapshot().SecretsSeen) > 0 && d.of(rogue.UUID()).Reason != "" &&
+					d.metric("provisiond_sessions_active") == 0
 			})
 			_ = rogue.Close()
 			h.devices = nil
@@ -250,7 +253,8 @@ func listenRogue(t *testing.T, h *herd) *rogueListener {
 	cert := certtest.NewLab(time.Now()).ClientCA("nobody").Server("nobody")
 	r := &rogueListener{addr: net.IP(h.next.AsSlice()), uuid: amt.UUID{0xa0, 1, 2, 3, 4, 5, 0x46, 7, 0x88, 9, 10, 11, 12, 13, 14, 15}}
 	h.next = h.next.Next()
-	l, err := tls.Listen("tcp", net.JoinHostPort(r.addr.String(), "16993"), &tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequestClientCert})
+	l, err := tls.Listen("tcp", net.JoinHostPort(r.addr.String(), "16993"),
+		&tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequestClientCert})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,8 @@ func olderProgram(t *testing.T, file string) string {
 		return out
 	}
 	if shallow, err := run("git", "rev-parse", "--is-shallow-repository"); err != nil || shallow != "false" {
-		t.Fatal("this test builds an older program and needs the repository's whole history: clone it without --depth, or git fetch --unshallow")
+		t.Fatal("this test builds an older program and needs the repository's whole history: clone it without --depth, or git fetch " +
+			"--unshallow")
 	}
 	added := strings.Fields(must("git", "log", "--diff-filter=A", "--format=%H", "--", file))
 	if len(added) == 0 {
@@ -78,7 +79,8 @@ func TestLongRollingUpgrade(t *testing.T) {
 			h := first.herd()
 			say := func(server func() string) {
 				for i := range third {
-					h.live(2*time.Second, server, h.add(generations[i%len(generations)], func(c *sim.Config) { c.Latency = 20 * time.Millisecond }))
+					h.live(2*time.Second, server, h.add(generations[i%len(generations)],
+						func(c *sim.Config) { c.Latency = 20 * time.Millisecond }))
 				}
 			}
 			a := first.serve(nil, "--node-name", "node-a")
@@ -100,7 +102,8 @@ func TestLongRollingUpgrade(t *testing.T) {
 			b.managed(3*third, 3*time.Minute)
 			again := finishedBy(a)
 			if together == 0 || new == 0 || again == 0 {
-				t.Errorf("side by side the old node worked %v runs, the new one %v; the old one on the newer schema %v", together, new, again)
+				t.Errorf("side by side the old node worked %v runs, the new one %v; the old one on the newer schema %v", together, new,
+					again)
 			}
 
 			a.stop()
@@ -108,7 +111,8 @@ func TestLongRollingUpgrade(t *testing.T) {
 			a = first.serve(nil, "--node-name", "node-a")
 			h.settled(a)
 			h.settled(b)
-			t.Logf("alone %v runs; side by side: old %v, new %v; the old one restarted on the newer schema: %v", alone, together, new, again)
+			t.Logf("alone %v runs; side by side: old %v, new %v; the old one restarted on the newer schema: %v", alone, together, new,
+				again)
 		})
 	}
 }

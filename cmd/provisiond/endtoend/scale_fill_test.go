@@ -111,7 +111,8 @@ func (s *site) fill(devices int) {
 		}
 		f.all()
 		s.sign()
-		s.t.Logf("%s: %d devices with their history written in %.0f s, %.1f GB", engine, devices, time.Since(began).Seconds(), float64(f.size())/(1<<30))
+		s.t.Logf("%s: %d devices with their history written in %.0f s, %.1f GB", engine, devices, time.Since(began).Seconds(),
+			float64(f.size())/(1<<30))
 	} else if err := made.Close(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -154,7 +155,8 @@ func (s *site) sign() {
 }
 
 func (f filling) size() int {
-	return f.count(f.choose("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()", "SELECT pg_database_size(current_database())"))
+	return f.count(f.choose("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+		"SELECT pg_database_size(current_database())"))
 }
 
 // audit appends to the chain as the daemon does: only it can hash.
@@ -164,7 +166,8 @@ func (f filling) audit(db *store.DB, records int) {
 	for n := 0; n < records; n += batch {
 		err := db.Write(f.t.Context(), func(tx *store.Tx) error {
 			for i := range batch {
-				err := tx.Audit(f.t.Context(), store.AuditRecord{Actor: "node:provisiond-1-0a1b2c3d", Action: []string{"secret.staged", "secret.sent", "device.approve", "token.use"}[i%4],
+				err := tx.Audit(f.t.Context(), store.AuditRecord{Actor: "node:provisiond-1-0a1b2c3d",
+					Action:  []string{"secret.staged", "secret.sent", "device.approve", "token.use"}[i%4],
 					Subject: fmt.Sprintf("device %07d", n+i), Detail: map[string]any{"generation": 1, "run": n + i}})
 				if err != nil {
 					return err
@@ -211,8 +214,10 @@ func (f filling) all() {
 func (f filling) dropIndexes() (again []string) {
 	f.t.Helper()
 	in := "('" + strings.Join(filled, "', '") + "')"
-	rows, err := f.db.QueryContext(f.t.Context(), f.choose("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN "+in,
-		"SELECT indexname, indexdef FROM pg_indexes i WHERE schemaname = 'public' AND tablename IN "+in+" AND NOT EXISTS (SELECT 1 FROM pg_constraint c WHERE c.conname = i.indexname)"))
+	rows, err := f.db.QueryContext(f.t.Context(), f.choose("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL "+
+		"AND tbl_name IN "+in,
+		"SELECT indexname, indexdef FROM pg_indexes i WHERE schemaname = 'public' AND tablename IN "+in+
+			" AND NOT EXISTS (SELECT 1 FROM pg_constraint c WHERE c.conname = i.indexname)"))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -235,17 +240,20 @@ func (f filling) dropIndexes() (again []string) {
 
 // series counts from 0 to below n.
 func (f filling) series(n int) string {
-	return f.choose(fmt.Sprintf("(WITH RECURSIVE c (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i < %d) SELECT i FROM c) AS s", n-1), fmt.Sprintf("generate_series(0, %d) AS s (i)", n-1))
+	return f.choose(fmt.Sprintf("(WITH RECURSIVE c (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i < %d) SELECT i FROM c) AS s",
+		n-1), fmt.Sprintf("generate_series(0, %d) AS s (i)", n-1))
 }
 
 func (f filling) bytes(n string) string {
-	return f.choose("CAST(substr("+n+" || "+n+" || "+n+" || "+n+" || "+n+", 1, 32) AS blob)", "convert_to(substr(repeat("+n+", 5), 1, 32), 'UTF8')")
+	return f.choose("CAST(substr("+n+" || "+n+" || "+n+" || "+n+" || "+n+", 1, 32) AS blob)",
+		"convert_to(substr(repeat("+n+", 5), 1, 32), 'UTF8')")
 }
 
 func (f filling) trust(lists, hashes int) {
 	f.exec(fmt.Sprintf("INSERT INTO trust_tables (digest, hashes, first_seen, used_at) SELECT %s, %d, %s, %s FROM %s ORDER BY i",
 		f.bytes(f.hex("i + 7")), hashes, f.at("-86400000"), f.at("0"), f.series(lists)))
-	f.exec(fmt.Sprintf("INSERT INTO trust_hashes (trust_table, position, algorithm, digest) SELECT i / %[1]d + 1, i %% %[1]d, 2, %[2]s FROM %[3]s",
+	f.exec(fmt.Sprintf("INSERT INTO trust_hashes (trust_table, position, algorithm, digest) SELECT i / %[1]d + 1, i %% %[1]d, 2, %[2]s "+
+		"FROM %[3]s",
 		hashes, f.bytes(f.hex("(i * 7919) % 601")), f.series(lists*hashes)))
 }
 
@@ -255,7 +263,8 @@ const day = 86_400_000
 // where devices end up.
 func (f filling) fleet() {
 	managed := "k < 63"
-	version := oneOf("n / 100", "16.1.25.2124", "12.0.45.1509", "14.1.53.1649", "15.0.30.1700", "11.8.50.3425", "16.1.27.2176", "18.0.5.2141", "9.1.42.3002", "12.0.94.2431", "11.8.92.4249", "7.1.91.3272", "19.0.0.1854")
+	version := oneOf("n / 100", "16.1.25.2124", "12.0.45.1509", "14.1.53.1649", "15.0.30.1700", "11.8.50.3425", "16.1.27.2176",
+		"18.0.5.2141", "9.1.42.3002", "12.0.94.2431", "11.8.92.4249", "7.1.91.3272", "19.0.0.1854")
 	suffix := "CASE (n / 100) % 40 WHEN 0 THEN 'corp.example.com' ELSE 's' || CAST((n / 100) % 40 AS text) || '.corp.example.com' END"
 	quiet := "-((CAST(n AS bigint) * 7919) % 15552000) * 1000" // in the last 180 days
 	seen := "CASE WHEN k BETWEEN 70 AND 79 THEN (" + quiet + ") / 180 ELSE " + quiet + " END"
@@ -312,18 +321,24 @@ func (f filling) history() {
 	run := `INSERT INTO runs (uuid, kind, triggered_by, state, attempt, node, fence, profile, created_at, not_before, started_at, finished_at, reason, blame) SELECT uuid, `
 	f.exec(run + `'provision', 'hello', CASE WHEN n % 100 < 63 THEN 'done' ELSE 'failed' END, 1, 'provisiond-1-0a1b2c3d', 1, 'default', ` + then("7200000") + `, ` + then("7200000") + `, ` + then("7190000") + `, ` + then("7180000") + `,
 		CASE WHEN n % 100 < 63 THEN '' ELSE 'device_unreachable' END, CASE WHEN n % 100 < 63 THEN 'none' ELSE 'device' END FROM filling WHERE n % 100 < 70 ORDER BY n`)
-	f.exec(run + `'maintain', 'timer', 'done', 1, 'provisiond-1-0a1b2c3d', 2, 'default', ` + then("3600000") + `, ` + then("3600000") + `, ` + then("3590000") + `, ` + then("3580000") + `, '', 'none' FROM filling WHERE n % 100 < 63 ORDER BY n`)
-	f.exec(run + `'provision', 'hello', 'queued', 0, '', 0, 'default', ` + then("1000") + `, ` + f.at("-3600000 + n") + `, NULL, NULL, '', '' FROM filling WHERE n % 100 BETWEEN 70 AND 79 ORDER BY n`)
-	steps := strings.Fields("read_identity prove_identity extend_window set_clock set_mebx_password set_admin_password set_host_name device_key device_certificate use_certificate enable_tls commit verify_login read_record")
+	f.exec(run + `'maintain', 'timer', 'done', 1, 'provisiond-1-0a1b2c3d', 2, 'default', ` + then("3600000") + `, ` + then("3600000") +
+		`, ` + then("3590000") + `, ` + then("3580000") + `, '', 'none' FROM filling WHERE n % 100 < 63 ORDER BY n`)
+	f.exec(run + `'provision', 'hello', 'queued', 0, '', 0, 'default', ` + then("1000") + `, ` + f.at("-3600000 + n") +
+		`, NULL, NULL, '', '' FROM filling WHERE n % 100 BETWEEN 70 AND 79 ORDER BY n`)
+	steps := strings.Fields("read_identity prove_identity extend_window set_clock set_mebx_password set_admin_password set_host_name " +
+		"device_key device_certificate use_certificate enable_tls commit verify_login read_record")
 	f.exec(fmt.Sprintf(`INSERT INTO run_steps (run_id, attempt, seq, name, state, started_at, finished_at)
 		SELECT r.id, 1, s.i + 1, %s, 'done', r.started_at, r.finished_at FROM runs r, %s WHERE r.id %% 15 = 0 AND r.state = 'done' ORDER BY r.id, s.i`, oneOf("s.i", steps...), f.series(len(steps))))
-	for _, e := range []struct{ name, data string }{{"hello_received", "NULL"}, {"attempt_started", `'{"attempt":1,"lifecycle":"provisioning"}'`}, {"provisioned", `'{"attempt":1,"lifecycle":"provisioned","address":"127.0.0.1"}'`}} {
+	for _, e := range []struct{ name, data string }{{"hello_received", "NULL"},
+		{"attempt_started", `'{"attempt":1,"lifecycle":"provisioning"}'`}, {"provisioned", `'{"attempt":1,"lifecycle":"provisioned","address":"127.0.0.1"}'`}} {
 		if !f.lite() {
 			e.data = "CAST(" + e.data + " AS jsonb)"
 		}
-		f.exec(`INSERT INTO events (at, uuid, run_id, name, actor, data) SELECT ` + then("1800000") + `, uuid, 0, '` + e.name + `', 'node:provisiond-1-0a1b2c3d', ` + e.data + ` FROM filling ORDER BY n`)
+		f.exec(`INSERT INTO events (at, uuid, run_id, name, actor, data) SELECT ` + then("1800000") + `, uuid, 0, '` + e.name +
+			`', 'node:provisiond-1-0a1b2c3d', ` + e.data + ` FROM filling ORDER BY n`)
 	}
-	for _, c := range []struct{ kind, state, where string }{{"admin", "active", "n % 100 < 63"}, {"mebx", "active", "n % 100 < 63"}, {"admin", "retired", "n % 100 < 16"}, {"admin", "candidate", "n % 100 BETWEEN 63 AND 79"}} {
+	for _, c := range []struct{ kind, state, where string }{{"admin", "active", "n % 100 < 63"}, {"mebx", "active", "n % 100 < 63"},
+		{"admin", "retired", "n % 100 < 16"}, {"admin", "candidate", "n % 100 BETWEEN 63 AND 79"}} {
 		generation := "2"
 		if c.state != "active" {
 			generation = "1"

@@ -28,7 +28,8 @@ var (
 	scaleDevices = flag.Int("scale.devices", 1_000_000, "how many devices TestScale fills a store with")
 	scaleDir     = flag.String("scale.dir", "", "keep the data directories here, and use those that are there")
 	scaleMatch   = flag.String("scale.match", "", "only figures whose name this regular expression finds")
-	scaleURL     = flag.String("scale.postgres", "", "fill this Postgres instead of one of the test's own; with -scale.dir, use it as it was filled before")
+	scaleURL     = flag.String("scale.postgres", "",
+		"fill this Postgres instead of one of the test's own; with -scale.dir, use it as it was filled before")
 )
 
 const (
@@ -244,7 +245,8 @@ func (m *scaling) sample() (s sample) {
 func (m *scaling) daemon() {
 	t, ctx := m.t, m.t.Context()
 	// The daemon would work on them; so they wait for an hour to come.
-	m.put(ctx, "UPDATE runs SET not_before = "+map[string]string{store.SQLite: "(unixepoch() + 5400) * 1000", store.Postgres: "now() + interval '90 minutes'"}[m.engine]+" WHERE state = 'queued'")
+	m.put(ctx, "UPDATE runs SET not_before = "+map[string]string{store.SQLite: "(unixepoch() + 5400) * 1000",
+		store.Postgres: "now() + interval '90 minutes'"}[m.engine]+" WHERE state = 'queued'")
 	m.configure("  names: {sources: [assigned]}\n  pending_devices: 10000000\nmaintenance: {per_minute: 0}\n")
 	one := m.sample()
 	m.hello, m.api = freePort(t), freePort(t)
@@ -319,7 +321,9 @@ func (m *scaling) lists(d *daemon, one sample) {
 		m.t.Helper()
 		m.figure("part of a text, list "+what, 0, rows(v))
 	}
-	late := map[string]string{"": "fd000000-0000-4000-8000-000000000000", "last_seen": fmt.Sprintf("%d,%s", time.Now().AddDate(0, 0, -170).UnixMilli(), one.uuid), "name": "pc-0990000.corp.example.com," + one.uuid}
+	late := map[string]string{"": "fd000000-0000-4000-8000-000000000000",
+		"last_seen": fmt.Sprintf("%d,%s", time.Now().AddDate(0, 0, -170).UnixMilli(), one.uuid),
+		"name":      "pc-0990000.corp.example.com," + one.uuid}
 	for _, order := range []string{"", "last_seen", "name"} {
 		of := func(more ...string) url.Values {
 			v := url.Values{"limit": {"50"}}
@@ -339,11 +343,14 @@ func (m *scaling) lists(d *daemon, one sample) {
 		list(by+"a late page", of("after", late[order]))
 		list(by+"1000 rows", of("limit", "1000"))
 		// A part of a text is looked for in every device: it is measured, and has no gate.
-		for _, q := range []string{one.uuid[:8], one.fqdn[:10], "0123", one.mac[9:], one.address[:9], "nothing-like-this", "state:failed " + one.fqdn[:8]} {
+		for _, q := range []string{one.uuid[:8], one.fqdn[:10], "0123", one.mac[9:], one.address[:9], "nothing-like-this",
+			"state:failed " + one.fqdn[:8]} {
 			part(by+q, of("q", q))
 		}
-		for _, q := range []string{"state:provisioned", "state:failed", "state:quarantined", "state:verifying", "state:failed,pending_certificate,dormant", "reason:device_unreachable", "reason:uuid_duplicate", "reason:clock_skew",
-			"amt:16", "amt:7.1", "amt:6", "suffix:s7.corp.example.com", "suffix:nowhere.example.com", "tag:lab", "tag:floor-3", "tag:none", "health:unreachable", "profile:lab", "profile:none",
+		for _, q := range []string{"state:provisioned", "state:failed", "state:quarantined", "state:verifying",
+			"state:failed,pending_certificate,dormant", "reason:device_unreachable", "reason:uuid_duplicate", "reason:clock_skew",
+			"amt:16", "amt:7.1", "amt:6", "suffix:s7.corp.example.com", "suffix:nowhere.example.com", "tag:lab", "tag:floor-3", "tag:none",
+			"health:unreachable", "profile:lab", "profile:none",
 			"seen:1h", "seen:24h", "silent:7d", "silent:179d", "net:" + one.address + "/16", "net:" + one.address + "/24", "net:10.0.0.0/8",
 			one.uuid, one.fqdn, one.mac, strings.ReplaceAll(one.mac, ":", "-"), one.serial, one.address, one.address + "/32",
 			"state:failed amt:16 seen:24h", "state:provisioned health:unreachable suffix:s7.corp.example.com"} {
@@ -360,7 +367,8 @@ func (m *scaling) pages(d *daemon, one sample) {
 	}
 	api("api: summary", "/api/v1/summary")
 	api("api: device", "/api/v1/devices/"+one.uuid)
-	for _, q := range []string{one.uuid, one.address, "127.200.1.1", one.mac, "02:00:ff:ff:ff:ff", one.fqdn, one.fqdn[:10], one.serial, "nothing-like-this"} {
+	for _, q := range []string{one.uuid, one.address, "127.200.1.1", one.mac, "02:00:ff:ff:ff:ff", one.fqdn, one.fqdn[:10], one.serial,
+		"nothing-like-this"} {
 		api("api: why "+q, "/api/v1/devices/"+url.PathEscape(q)+"/why")
 	}
 	api("api: events, newest", "/api/v1/events?newest=true")
@@ -369,7 +377,8 @@ func (m *scaling) pages(d *daemon, one sample) {
 	api("api: events of a device", "/api/v1/events?newest=true&uuid="+one.uuid)
 	api("api: audit, newest", "/api/v1/audit?newest=true")
 	api("api: audit, searched", "/api/v1/audit?newest=true&subject=nobody")
-	m.figure("api: audit verify, 100,000 records", 0, func() string { return fmt.Sprintf("%d bytes", len(m.ask(d, "/api/v1/audit/verify"))) })
+	m.figure("api: audit verify, 100,000 records", 0,
+		func() string { return fmt.Sprintf("%d bytes", len(m.ask(d, "/api/v1/audit/verify"))) })
 	m.figure("api: cert advise", 0, func() string { return fmt.Sprintf("%d bytes", len(m.ask(d, "/api/v1/certificates/advice"))) })
 	api("api: certificates", "/api/v1/certificates")
 
@@ -383,7 +392,8 @@ func (m *scaling) pages(d *daemon, one sample) {
 		m.t.Fatal(err)
 	}
 	res.Body.Close()
-	for _, path := range []string{"/", "/devices", "/devices?q=state:failed", "/devices?q=seen:24h", "/devices?q=" + one.fqdn, "/devices/" + one.uuid, "/why?q=" + one.address, "/events", "/certificates", "/audit"} {
+	for _, path := range []string{"/", "/devices", "/devices?q=state:failed", "/devices?q=seen:24h", "/devices?q=" + one.fqdn,
+		"/devices/" + one.uuid, "/why?q=" + one.address, "/events", "/certificates", "/audit"} {
 		m.figure("page "+path, listGate, func() string {
 			req, err := http.NewRequestWithContext(m.t.Context(), http.MethodGet, "http://"+d.api+path, nil)
 			if err != nil {
@@ -419,7 +429,8 @@ func (m *scaling) hellos(d *daemon, one sample) {
 	msg, at := m.helloTemplate()
 	say := func(u [16]byte) string {
 		copy(msg[at:], u[:])
-		c, err := (&net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 19, 0, 9)}}).DialContext(m.t.Context(), "tcp", d.hello)
+		c, err := (&net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 19, 0, 9)}}).DialContext(m.t.Context(),
+			"tcp", d.hello)
 		if err != nil {
 			m.t.Fatal(err)
 		}

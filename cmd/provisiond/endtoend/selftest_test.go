@@ -17,8 +17,10 @@ func TestBoxSelfTest(t *testing.T) {
 	t.Parallel()
 	forEachDatabase(t, func(t *testing.T, s *site) {
 		d := s.serve(nil)
-		s.file("more.pfx", certtest.NewLab(time.Now()).Plain("More", "provisionserver.plant.example.net").PFX(certtest.Modern, sitePassword))
-		if out, errs, status := d.provctl("cert", "import", s.path("more.pfx"), "--password-file", s.path("prov.pass"), "--activate"); status != 0 {
+		s.file("more.pfx", certtest.NewLab(time.Now()).Plain("More", "provisionserver.plant.example.net").PFX(certtest.Modern,
+			sitePassword))
+		if out, errs, status := d.provctl("cert", "import", s.path("more.pfx"), "--password-file", s.path("prov.pass"),
+			"--activate"); status != 0 {
 			t.Fatalf("cert import: %s%s", out, errs)
 		}
 		audit := func() int {
@@ -42,7 +44,8 @@ func TestBoxSelfTest(t *testing.T) {
 			}
 		}
 		page, err := d.client().Devices(t.Context(), api.DeviceQuery{})
-		if err != nil || len(page.Devices) != 0 || d.metric(`provisiond_hello_received_total{result="accepted"}`) != 0 || audit() != before {
+		if err != nil || len(page.Devices) != 0 || d.metric(`provisiond_hello_received_total{result="accepted"}`) != 0 ||
+			audit() != before {
 			t.Errorf("the daemon heard of it: %d devices, %v", len(page.Devices), err)
 		}
 	})
@@ -79,7 +82,8 @@ func TestSelfTestSaysWhatFails(t *testing.T) {
 			}
 			cfg := s.file("c.yaml", []byte("data_dir: "+s.dir+"/data\nprovisioning: {"+list+"}\n"+c.zones))
 			out, errs, status := command(t, program(t, box.daemon), nil, append([]string{"selftest", "--config", cfg}, c.args...)...)
-			if want := 1; strings.Contains(c.want, "was set up") && status != 0 || !strings.Contains(c.want, "was set up") && status != want || !strings.Contains(out, c.want) {
+			if want := 1; strings.Contains(c.want, "was set up") && status != 0 || !strings.Contains(c.want, "was set up") &&
+				status != want || !strings.Contains(out, c.want) {
 				t.Errorf("exit status %d: %s%s; want %q", status, out, errs, c.want)
 			}
 		})

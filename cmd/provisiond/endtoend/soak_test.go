@@ -219,10 +219,12 @@ func newStandby(t *testing.T, pg *pgtest.Server) *standby {
 		t.Fatal(err)
 	}
 	_ = os.Chown(dir, uid, gid)
-	s := &standby{bin: found[len(found)-1], dir: dir, primary: u.Query().Get("host"), as: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	s := &standby{bin: found[len(found)-1], dir: dir, primary: u.Query().Get("host"),
+		as: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	s.run(t, "pg_basebackup", "-h", s.primary, "-U", "postgres", "-D", dir+"/data", "-R", "-X", "stream")
 	ctx, stop := context.WithCancel(context.Background())
-	server := exec.CommandContext(ctx, s.bin+"/postgres", "-D", dir+"/data", "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=400")
+	server := exec.CommandContext(ctx, s.bin+"/postgres", "-D", dir+"/data", "-k", dir, "-c", "listen_addresses=", "-c",
+		"max_connections=400")
 	server.SysProcAttr, server.Dir = &syscall.SysProcAttr{Credential: s.as}, dir
 	server.Cancel = func() error { return server.Process.Signal(syscall.SIGQUIT) }
 	if err := server.Start(); err != nil {
@@ -233,7 +235,8 @@ func newStandby(t *testing.T, pg *pgtest.Server) *standby {
 		_ = server.Wait()
 		_ = os.RemoveAll(dir)
 	})
-	s.run(t, "psql", "-h", s.primary, "-U", "postgres", "-c", "ALTER SYSTEM SET synchronous_standby_names = '*'", "-c", "SELECT pg_reload_conf()")
+	s.run(t, "psql", "-h", s.primary, "-U", "postgres", "-c", "ALTER SYSTEM SET synchronous_standby_names = '*'", "-c",
+		"SELECT pg_reload_conf()")
 	return s
 }
 

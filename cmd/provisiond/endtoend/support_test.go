@@ -26,7 +26,8 @@ func TestBoxSupportBundleHoldsNoSecret(t *testing.T) {
 		lost := h.add("11", func(c *sim.Config) { c.Roots = nil })
 		der := []byte(readFile(t, "../../../amt/session/testdata/odd/padded-serial.cer"))
 		odd := h.add("11", func(c *sim.Config) {
-			c.SetupCertificate = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: certtest.NewLab(time.Now()).SelfSigned(certtest.Options{Name: "odd"}).Key}
+			c.SetupCertificate = &tls.Certificate{Certificate: [][]byte{der},
+				PrivateKey: certtest.NewLab(time.Now()).SelfSigned(certtest.Options{Name: "odd"}).Key}
 		})
 		h.live(time.Second, one(d.hello), lost, odd)
 		d.managed(2, time.Minute)
@@ -46,7 +47,8 @@ func TestBoxSupportBundleHoldsNoSecret(t *testing.T) {
 
 		for _, args := range [][]string{{}, {"--hash-uuids"}} {
 			out := s.path("bundle.zip")
-			said, errs, status := command(t, bin, nil, append([]string{"support-bundle", "--config", s.cfg, "--api-listen", d.api, "--out", out, "--log", log}, args...)...)
+			said, errs, status := command(t, bin, nil,
+				append([]string{"support-bundle", "--config", s.cfg, "--api-listen", d.api, "--out", out, "--log", log}, args...)...)
 			if status != 0 {
 				t.Fatalf("support-bundle: %d %s %s", status, said, errs)
 			}
@@ -73,12 +75,14 @@ func TestBoxSupportBundleHoldsNoSecret(t *testing.T) {
 						t.Errorf("%s holds a secret (%.4s…)", f.Name, secret)
 					}
 				}
-				if f.Name == "failed.json" && (!strings.Contains(string(text), "pending_certificate") || strings.Contains(string(text), `"provisioned"`)) {
+				if f.Name == "failed.json" && (!strings.Contains(string(text), "pending_certificate") ||
+					strings.Contains(string(text), `"provisioned"`)) {
 					t.Errorf("failed.json: %.300s", text)
 				}
 			}
 			_ = z.Close()
-			want := []string{"version.txt", "config.json", "doctor.json", "metrics.txt", "counts.json", "events.jsonl", "failed.json", "log.txt"}
+			want := []string{"version.txt", "config.json", "doctor.json", "metrics.txt", "counts.json", "events.jsonl", "failed.json",
+				"log.txt"}
 			if !slices.Equal(names, want) {
 				t.Errorf("the bundle has %v, want %v\n%s", names, want, said)
 			}

@@ -34,11 +34,13 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	}
 	put(first, first)
 	s.file("relays.pem", certtest.PEM(office.Cert))
-	env := []string{"PROVISIOND_API_TLS_CERT=" + s.path("api.crt"), "PROVISIOND_API_TLS_KEY=" + s.path("api.key"), "PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem")}
+	env := []string{"PROVISIOND_API_TLS_CERT=" + s.path("api.crt"), "PROVISIOND_API_TLS_KEY=" + s.path("api.key"),
+		"PROVISIOND_HELLO_CLIENT_CA=" + s.path("relays.pem")}
 	d := s.serve(env)
 
 	shows := func(want certtest.Leaf) bool {
-		c, err := (&tls.Dialer{Config: &tls.Config{RootCAs: ca.Pool(), ServerName: "provisiond.example.com"}}).DialContext(t.Context(), "tcp", d.api)
+		c, err := (&tls.Dialer{Config: &tls.Config{RootCAs: ca.Pool(), ServerName: "provisiond.example.com"}}).DialContext(t.Context(),
+			"tcp", d.api)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +49,8 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	}
 	healthy := func(when string) {
 		t.Helper()
-		if out, errs, status := command(t, program(t, box.daemon), env, "health", "--config", s.cfg, "--api-listen", d.api); status != 0 || !strings.Contains(out, "ok") {
+		if out, errs, status := command(t, program(t, box.daemon), env, "health", "--config", s.cfg, "--api-listen", d.api); status != 0 ||
+			!strings.Contains(out, "ok") {
 			t.Errorf("%s: health: status %d: %s%s", when, status, out, errs)
 		}
 	}
@@ -56,7 +59,8 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &api.Client{Base: "https://" + d.api, Token: strings.TrimSpace(string(token)), HTTP: &http.Client{Timeout: 2 * time.Minute,
-		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), ServerName: "provisiond.example.com"}}}}
+		Transport: &http.Transport{DisableKeepAlives: true,
+			TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), ServerName: "provisiond.example.com"}}}}
 	doctor := func(check string) api.DoctorCheck {
 		t.Helper()
 		r, err := c.RunDoctor(t.Context())
@@ -88,7 +92,8 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 		t.Fatal("the daemon does not show the certificate of its files")
 	}
 	healthy("before")
-	if k := doctor("tls:api"); k.Status != "pass" || !strings.Contains(k.Detail, "provisiond.example.com: ") || !strings.Contains(k.Detail, "days left, until "+first.Cert.NotAfter.UTC().Format(time.DateOnly)) {
+	if k := doctor("tls:api"); k.Status != "pass" || !strings.Contains(k.Detail, "provisiond.example.com: ") ||
+		!strings.Contains(k.Detail, "days left, until "+first.Cert.NotAfter.UTC().Format(time.DateOnly)) {
 		t.Errorf("the doctor: %+v", k)
 	}
 
@@ -101,13 +106,15 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 		t.Error("the daemon does not go on with the pair it had")
 	}
 	k := doctor("tls:api")
-	if k.Status != "fail" || !strings.Contains(k.Detail, "no pair") || !strings.Contains(k.Detail, "days left") || !strings.Contains(k.Hint, "A restart would fail") {
+	if k.Status != "fail" || !strings.Contains(k.Detail, "no pair") || !strings.Contains(k.Detail, "days left") ||
+		!strings.Contains(k.Hint, "A restart would fail") {
 		t.Errorf("the doctor: %+v", k)
 	}
 	if !said("doctor.failed", "tls:api: what the files of api.tls hold cannot be used") {
 		t.Error("there is no event of it")
 	}
-	if out, _, status := command(t, program(t, box.daemon), env, "doctor", "--config", s.cfg, "--api-listen", d.api); status != 2 || !strings.Contains(out, "cannot be used") {
+	if out, _, status := command(t, program(t, box.daemon), env, "doctor", "--config", s.cfg, "--api-listen", d.api); status != 2 ||
+		!strings.Contains(out, "cannot be used") {
 		t.Errorf("provisiond doctor: status %d: %s", status, out)
 	}
 
@@ -146,7 +153,8 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	root.AddCert(s.leaf.Issuers[len(s.leaf.Issuers)-1])
 	getsIn := func(client *tls.Certificate) bool {
 		h := &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true,
-			TLSClientConfig: &tls.Config{RootCAs: root, ServerName: "provisionserver.corp.example.com", Certificates: []tls.Certificate{*client}, NextProtos: []string{"http/1.1"}}}}
+			TLSClientConfig: &tls.Config{RootCAs: root, ServerName: "provisionserver.corp.example.com",
+				Certificates: []tls.Certificate{*client}, NextProtos: []string{"http/1.1"}}}}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+d.hello+"/v1/hello", strings.NewReader("nonsense"))
 		if err != nil {
 			t.Fatal(err)
@@ -171,7 +179,8 @@ func TestBoxCertificateFilesAreTakenUp(t *testing.T) {
 	poll(t, "a third warning", 30*time.Second, func() bool {
 		return getsIn(of[false]) && strings.Count(d.errs.String(), `"files.unusable"`) == 3
 	})
-	if k := doctor("tls:relays"); k.Status != "fail" || !strings.Contains(k.Detail, "relays.pem: this is not PEM") || !strings.Contains(k.Detail, "days left") {
+	if k := doctor("tls:relays"); k.Status != "fail" || !strings.Contains(k.Detail, "relays.pem: this is not PEM") ||
+		!strings.Contains(k.Detail, "days left") {
 		t.Errorf("the doctor: %+v", k)
 	}
 	d.stop()

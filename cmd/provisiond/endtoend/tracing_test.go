@@ -91,7 +91,8 @@ func TestBoxTraceOfARun(t *testing.T) {
 	if root == nil || hello == nil {
 		t.Fatalf("no root or no hello among %d spans", len(got.all))
 	}
-	if bytes.Equal(root.TraceId, hello.TraceId) || len(root.Links) != 1 || !bytes.Equal(root.Links[0].SpanId, hello.SpanId) || !bytes.Equal(root.Links[0].TraceId, hello.TraceId) {
+	if bytes.Equal(root.TraceId, hello.TraceId) || len(root.Links) != 1 || !bytes.Equal(root.Links[0].SpanId, hello.SpanId) ||
+		!bytes.Equal(root.Links[0].TraceId, hello.TraceId) {
 		t.Errorf("the attempt does not link to the hello: %v", root.Links)
 	}
 	exemplarsName(t, open, dev.UUID().String(), hex.EncodeToString(root.TraceId))
@@ -116,7 +117,8 @@ func TestBoxTraceOfARun(t *testing.T) {
 			for _, a := range sp.Attributes {
 				said[a.Key] = a.Value.GetStringValue()
 			}
-			if said["version"] == "" || said["cipher"] == "" || !bytes.Equal(sp.TraceId, root.TraceId) || sp.EndTimeUnixNano <= sp.StartTimeUnixNano {
+			if said["version"] == "" || said["cipher"] == "" || !bytes.Equal(sp.TraceId, root.TraceId) ||
+				sp.EndTimeUnixNano <= sp.StartTimeUnixNano {
 				t.Errorf("a handshake says %v", said)
 			}
 		}
@@ -129,7 +131,8 @@ func TestBoxTraceOfARun(t *testing.T) {
 			continue
 		}
 		steps[sp.Name] = true
-		if !bytes.Equal(sp.TraceId, root.TraceId) || sp.StartTimeUnixNano < root.StartTimeUnixNano || sp.EndTimeUnixNano > root.EndTimeUnixNano || sp.EndTimeUnixNano < sp.StartTimeUnixNano {
+		if !bytes.Equal(sp.TraceId, root.TraceId) || sp.StartTimeUnixNano < root.StartTimeUnixNano ||
+			sp.EndTimeUnixNano > root.EndTimeUnixNano || sp.EndTimeUnixNano < sp.StartTimeUnixNano {
 			t.Errorf("step %s lies outside its run", sp.Name)
 		}
 	}
@@ -180,7 +183,8 @@ func exemplarsName(t *testing.T, metrics, device, trace string) {
 		}
 		found[m[1]] = true
 	}
-	for _, name := range []string{"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds", "provisiond_wsman_request_duration_seconds"} {
+	for _, name := range []string{"provisiond_step_duration_seconds", "provisiond_time_to_provision_seconds",
+		"provisiond_wsman_request_duration_seconds"} {
 		if !found[name] {
 			t.Errorf("%s has no exemplar", name)
 		}

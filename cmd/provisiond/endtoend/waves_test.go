@@ -33,7 +33,8 @@ func TestBoxWavesOfTwoNodes(t *testing.T) {
 	const devices, canary = 9, 3
 	first, second := pair(t)
 	for _, s := range []*site{first, second} {
-		s.cfg = s.file(fmt.Sprintf("waves-%p.yaml", s), []byte(readFile(t, s.cfg)+fmt.Sprintf("maintenance: {per_minute: 600, canary: %d}\n", canary)))
+		s.cfg = s.file(fmt.Sprintf("waves-%p.yaml", s),
+			[]byte(readFile(t, s.cfg)+fmt.Sprintf("maintenance: {per_minute: 600, canary: %d}\n", canary)))
 	}
 	sites := []*site{first, second}
 	nodes := []*daemon{first.serve(nil, "--node-name", "node-0"), second.serve(nil, "--node-name", "node-1")}
@@ -80,7 +81,8 @@ func TestBoxWavesOfTwoNodes(t *testing.T) {
 		return j
 	}
 
-	if _, err := nodes[0].client().ApplyProfile(t.Context(), "default", api.NewProfile{Document: map[string]any{"tls": "mutual"}}); err != nil {
+	if _, err := nodes[0].client().ApplyProfile(t.Context(), "default",
+		api.NewProfile{Document: map[string]any{"tls": "mutual"}}); err != nil {
 		t.Fatal(err)
 	}
 	killed := map[string]bool{}
@@ -103,7 +105,8 @@ func TestBoxWavesOfTwoNodes(t *testing.T) {
 	if len(killed) < 2 {
 		t.Errorf("nodes died only %v: this shows little", killed)
 	}
-	if j.Counts["done"] != devices || len(j.Waves) != 3 || j.Waves[0].Done != 1 || j.Waves[1].Done != canary || j.Waves[2].Done != devices-1-canary {
+	if j.Counts["done"] != devices || len(j.Waves) != 3 || j.Waves[0].Done != 1 || j.Waves[1].Done != canary ||
+		j.Waves[2].Done != devices-1-canary {
 		t.Errorf("%+v", j.Job)
 	}
 	began, ended := map[int]int64{}, map[int]int64{} // by wave, as the rows of runs tell the order
@@ -158,7 +161,8 @@ func TestBoxWavesOfTwoNodes(t *testing.T) {
 	for _, d := range fleet {
 		were[d] = puts(d)
 	}
-	if _, err := nodes[0].client().ApplyProfile(t.Context(), "default", api.NewProfile{Document: map[string]any{"tls": "mutual", "trusted_cn": []any{"console.lab.example"}}}); err != nil {
+	if _, err := nodes[0].client().ApplyProfile(t.Context(), "default",
+		api.NewProfile{Document: map[string]any{"tls": "mutual", "trusted_cn": []any{"console.lab.example"}}}); err != nil {
 		t.Fatal(err)
 	}
 	j = rollout(3, "it stopped", func(j api.JobDetail) bool { return j.State == "stopped" }, func(j api.JobDetail) {

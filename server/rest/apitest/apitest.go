@@ -85,8 +85,9 @@ func New(tb testing.TB, opts ...Option) *Bench {
 		tb.Fatalf("open the store: %v", err)
 	}
 	deps := rest.Deps{
-		DB: b.DB, Room: operate.Room{StartRun: startRun, Enqueue: b.enqueue}, Log: zap.New(core), Metrics: rest.NewMetrics(b.Registry), Gatherer: b.Registry,
-		Version: "test", Node: "n1", RevealsPerHour: rest.DefaultReveals,
+		DB: b.DB, Room: operate.Room{StartRun: startRun, Enqueue: b.enqueue}, Log: zap.New(core), Metrics: rest.NewMetrics(b.Registry),
+		Gatherer: b.Registry,
+		Version:  "test", Node: "n1", RevealsPerHour: rest.DefaultReveals,
 	}
 	if o.deps != nil {
 		o.deps(&deps)
@@ -209,10 +210,12 @@ func (b *Bench) Seen(d Device) amt.UUID {
 	}
 	a := netip.MustParseAddr(d.Address)
 	b.Write(func(ctx context.Context, tx *store.Tx) error {
-		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: d.UUID, From: netip.AddrPortFrom(a, 40000), Address: a, Via: "plain", Version: 3, Hashes: d.Hashes}); err != nil {
+		if _, _, err := tx.SeeHello(ctx, store.SeenHello{UUID: d.UUID, From: netip.AddrPortFrom(a, 40000), Address: a, Via: "plain",
+			Version: 3, Hashes: d.Hashes}); err != nil {
 			return err
 		}
-		if _, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "hello_received", Actor: "system", Data: map[string]any{"address": d.Address}}); err != nil {
+		if _, err := tx.AddEvent(ctx, store.Event{UUID: d.UUID, Name: "hello_received", Actor: "system",
+			Data: map[string]any{"address": d.Address}}); err != nil {
 			return err
 		}
 		if err := tx.UpdateDevice(ctx, d.UUID, d.Facts); err != nil {
@@ -221,7 +224,8 @@ func (b *Bench) Seen(d Device) amt.UUID {
 		if d.Lifecycle == "" || d.Lifecycle == store.Discovered {
 			return nil
 		}
-		return tx.Transition(ctx, store.Transition{UUID: d.UUID, To: d.Lifecycle, Reason: d.Reason, Detail: d.Detail, Event: "test_" + string(d.Lifecycle), Actor: "system"})
+		return tx.Transition(ctx, store.Transition{UUID: d.UUID, To: d.Lifecycle, Reason: d.Reason, Detail: d.Detail,
+			Event: "test_" + string(d.Lifecycle), Actor: "system"})
 	})
 	return d.UUID
 }
@@ -243,7 +247,8 @@ func (b *Bench) Provisioned(d Device, admin, mebx string) amt.UUID {
 			if err != nil {
 				return err
 			}
-			if err := tx.MarkSent(ctx, list[0].ID, "admin", "Digest:A4070000", []byte{1, 2, 3}, netip.MustParseAddr("10.0.0.1"), false); err != nil {
+			if err := tx.MarkSent(ctx, list[0].ID, "admin", "Digest:A4070000", []byte{1, 2, 3}, netip.MustParseAddr("10.0.0.1"),
+				false); err != nil {
 				return err
 			}
 			if err := tx.Activate(ctx, list[0].ID); err != nil {
