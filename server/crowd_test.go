@@ -7,6 +7,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/amt/sim/simtest"
 	"github.com/provisiond/provisiond/server/admit"
@@ -20,7 +21,7 @@ func TestALoudNetworkKeepsItsDevices(t *testing.T) {
 	t.Parallel()
 	forEachEngine(t, func(o *Options) {
 		o.Admission = admit.Approve
-		o.Limits = hello.Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 20, Connections: 512}
+		o.Limits = receive.Limits{PerSourcePerMinute: 20, PerNetworkPerMinute: 20, Connections: 512}
 	}, func(t *testing.T, l *lab) {
 		network := simtest.Subnet()
 		at := func(last byte) netip.Addr { return simtest.Host(network, last) }

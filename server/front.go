@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/door"
-	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/server/rest"
 )
@@ -28,7 +28,7 @@ type front struct {
 	apiL    net.Listener
 	http    *http.Server
 	handler atomic.Pointer[http.Handler] // answers the API's port; first notYet
-	hello   *hello.Server
+	hello   *receive.Server
 	api     *rest.Server
 	serving atomic.Bool
 }
@@ -138,14 +138,14 @@ func (s *Server) startHello() error {
 		<-replayed
 		return kept.close()
 	})
-	s.hello = hello.NewServer(hello.Config{
+	s.hello = receive.NewServer(receive.Config{
 		Limits: s.o.Limits, ClientCAs: s.o.ClientCAs, Certificate: s.Trust.helloCertificate, PlainOff: s.o.PlainOff,
 		ProxyFrom: s.o.ProxyFrom, ReadTimeout: s.o.ReadTimeout, Known: s.Admit.Knows,
-	}, kept, s.log.Named("hello"), hello.NewMetrics(s.o.Registry))
+	}, kept, s.log.Named("hello"), receive.NewMetrics(s.o.Registry))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.hello.Serve(s.helloL); !errors.Is(err, hello.ErrServerClosed) {
+		if err := s.hello.Serve(s.helloL); !errors.Is(err, receive.ErrServerClosed) {
 			s.fail(fmt.Errorf("take hellos: %w", err))
 		}
 	}()

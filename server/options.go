@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/desk"
@@ -39,7 +39,7 @@ type Options struct {
 	PlainOff      bool
 	ProxyFrom     []netip.Prefix
 	ReadTimeout   time.Duration
-	Limits        hello.Limits
+	Limits        receive.Limits
 
 	APIListen   string
 	APIListener net.Listener

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 	"github.com/provisiond/provisiond/store"
 )
 
@@ -230,7 +231,7 @@ func (s *spool) give(ctx context.Context, lines io.Reader) (int, error) {
 // once gives a hello to the store, with as much time as one from the network
 // has.
 func (s *spool) once(ctx context.Context, h hello.Hello) error {
-	ctx, cancel := context.WithTimeout(ctx, hello.HandlerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, receive.HandlerTimeout)
 	defer cancel()
 	_, err := s.next.HandleHello(ctx, h)
 	return err

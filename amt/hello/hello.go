@@ -1,5 +1,5 @@
 // Package hello reads what a machine's firmware sends when it wants to be set
-// up, byte by byte, and listens for it.
+// up, byte by byte; package receive listens for it.
 //
 // A hello goes like this (Intel, "Setup mode hello messages"):
 //
@@ -12,8 +12,8 @@
 //     version: the server calls back the connection's source address.
 //
 // The same port takes TLS from relays and host agents, which must show a client
-// certificate: the first byte of a connection tells (server.go). A browser that
-// asks for ProbePath gets the answer that its road ends here; nobody else gets
+// certificate: the first byte of a connection tells (receive/server.go). A browser
+// that asks for receive.ProbePath gets the answer that its road ends here; nobody else gets
 // a byte.
 package hello
 

@@ -72,7 +72,7 @@ func (e *ParseError) Unwrap() error { return e.Err }
 // such a table, and no root could match it.
 func Parse(b []byte) (Message, error) {
 	raw := bytes.Clone(b)
-	n, perr := declared(raw)
+	n, perr := Declared(raw)
 	switch {
 	case perr != nil && perr.Kind == KindVersion:
 		return unknownVersion(raw), perr
@@ -128,12 +128,15 @@ func (m Message) Encode() []byte {
 	return append(b, m.Trailing...)
 }
 
-// declared returns how long the message that begins with b is, as far as b
+// HeadLength is how long the part is that hellos of every version begin with.
+const HeadLength = headLen
+
+// Declared returns how long the message that begins with b is, as far as b
 // tells: the whole length if the answer is at most len(b), else the length up
 // to which to read before asking again.
-func declared(b []byte) (int, *ParseError) {
+func Declared(b []byte) (int, *ParseError) {
 	if len(b) > 0 && b[0] > 1 || len(b) > 1 && b[1] != 0 {
-		return 0, malformed(0, "admin credentials set", "not 0 or 1, so this is not a hello")
+		return 0, NotParsed(0, "admin credentials set", "not 0 or 1, so this is not a hello")
 	}
 	if len(b) < offRetry {
 		return offRetry, nil
@@ -158,10 +161,10 @@ func declared(b []byte) (int, *ParseError) {
 		}
 		alg, size := amt.HashAlgorithm(b[at]), int(b[at+1])
 		if want := alg.Size(); want != 0 && size != want {
-			return 0, malformed(at+1, fmt.Sprintf("hash %d length", i+1), fmt.Sprintf("%d, but %v has %d bytes", size, alg, want))
+			return 0, NotParsed(at+1, fmt.Sprintf("hash %d length", i+1), fmt.Sprintf("%d, but %v has %d bytes", size, alg, want))
 		}
 		if size < 1 || size > maxSum {
-			return 0, malformed(at+1, fmt.Sprintf("hash %d length", i+1),
+			return 0, NotParsed(at+1, fmt.Sprintf("hash %d length", i+1),
 				fmt.Sprintf("%d for unknown algorithm %d, want 1 to %d", size, uint8(alg), maxSum))
 		}
 		at += 2 + size
@@ -186,7 +189,8 @@ func unknownVersion(b []byte) Message {
 	return Message{AdminCredentialsSet: b[0] == 1, Version: binary.LittleEndian.Uint16(b[offVersion:]), Raw: b}
 }
 
-func malformed(offset int, field, problem string) *ParseError {
+// NotParsed says which bytes are no hello, and why.
+func NotParsed(offset int, field, problem string) *ParseError {
 	return &ParseError{Kind: KindMalformed, Offset: offset, Field: field, Problem: problem}
 }
 

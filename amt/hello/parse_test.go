@@ -19,6 +19,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -195,7 +196,7 @@ func TestUnknownVersionKeepsWhatItSays(t *testing.T) {
 	b[2], b[3] = 0x34, 0x12
 	for _, read := range []func() (hello.Message, error){
 		func() (hello.Message, error) { return hello.Parse(b) },
-		func() (hello.Message, error) { return hello.Read(iotest.OneByteReader(bytes.NewReader(b)), 0) },
+		func() (hello.Message, error) { return receive.Read(iotest.OneByteReader(bytes.NewReader(b)), 0) },
 	} {
 		m, err := read()
 		if e := (*hello.ParseError)(nil); !errors.As(err, &e) || e.Kind != hello.KindVersion {
@@ -239,7 +240,7 @@ func TestReadAtEverySplit(t *testing.T) {
 	t.Parallel()
 	for _, b := range [][]byte{capture(t, "1"), capture(t, "3"), psk(), pki(0), pki(255, bytes.Repeat(hash(77, 64), 255)...)} {
 		check := func(how string, r io.Reader) {
-			m, err := hello.Read(neverEnds{t, r}, 0)
+			m, err := receive.Read(neverEnds{t, r}, 0)
 			if err != nil || !bytes.Equal(m.Raw, b) {
 				t.Fatalf("%s: %v, %d bytes of %d", how, err, len(m.Raw), len(b))
 			}
@@ -257,7 +258,7 @@ func TestReadOfEveryBeginning(t *testing.T) {
 	b := capture(t, "2")
 	broken := errors.New("cable pulled")
 	for n := range b {
-		_, err := hello.Read(bytes.NewReader(b[:n]), 0)
+		_, err := receive.Read(bytes.NewReader(b[:n]), 0)
 		if n == 0 {
 			if err != io.EOF {
 				t.Errorf("nothing at all: %v, want io.EOF", err)
@@ -268,7 +269,7 @@ func TestReadOfEveryBeginning(t *testing.T) {
 		if !errors.As(err, &e) || e.Kind != hello.KindTruncated || e.Offset != n || !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
-		_, err = hello.Read(io.MultiReader(bytes.NewReader(b[:n]), iotest.ErrReader(broken)), 0)
+		_, err = receive.Read(io.MultiReader(bytes.NewReader(b[:n]), iotest.ErrReader(broken)), 0)
 		if !errors.As(err, &e) || !errors.Is(err, broken) {
 			t.Fatalf("%d bytes, then a broken line: %v", n, err)
 		}
@@ -278,15 +279,15 @@ func TestReadOfEveryBeginning(t *testing.T) {
 func TestReadIsBounded(t *testing.T) {
 	t.Parallel()
 	b := pki(255, bytes.Repeat(hash(3, 48), 255)...)
-	if _, err := hello.Read(bytes.NewReader(b), len(b)); err != nil {
+	if _, err := receive.Read(bytes.NewReader(b), len(b)); err != nil {
 		t.Errorf("as long as allowed: %v", err)
 	}
 	if e := (*hello.ParseError)(nil); true {
-		if _, err := hello.Read(bytes.NewReader(b), len(b)-1); !errors.As(err, &e) || e.Kind != hello.KindMalformed {
+		if _, err := receive.Read(bytes.NewReader(b), len(b)-1); !errors.As(err, &e) || e.Kind != hello.KindMalformed {
 			t.Errorf("one byte too long: %v", err)
 		}
 	}
-	m, err := hello.Read(bytes.NewReader(append(pki(0), make([]byte, 1<<20)...)), 100)
+	m, err := receive.Read(bytes.NewReader(append(pki(0), make([]byte, 1<<20)...)), 100)
 	if err != nil || len(m.Raw) != 100 || len(m.Trailing) != 75 {
 		t.Errorf("endless trailing bytes: %v, %d bytes kept", err, len(m.Raw))
 	}
@@ -364,7 +365,7 @@ func FuzzRead(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		want, wantErr := hello.Parse(b)
-		got, err := hello.Read(iotest.OneByteReader(bytes.NewReader(b)), 1<<20)
+		got, err := receive.Read(iotest.OneByteReader(bytes.NewReader(b)), 1<<20)
 		if len(b) == 0 {
 			return
 		}

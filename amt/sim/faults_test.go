@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/provisiond/provisiond/amt"
-	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 func TestFaultsAreReadFromText(t *testing.T) {
@@ -211,7 +211,7 @@ func TestHelloAsTheParserReadsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		m, err := hello.Read(c, 16<<10)
+		m, err := receive.Read(c, 16<<10)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 	"github.com/provisiond/provisiond/amt/sim"
 	"github.com/provisiond/provisiond/certs/certtest"
 )
@@ -41,7 +42,7 @@ func listener(t *testing.T) (string, <-chan hello.Message) {
 			if err != nil {
 				return
 			}
-			if m, err := hello.Read(c, 16<<10); err == nil {
+			if m, err := receive.Read(c, 16<<10); err == nil {
 				got <- m
 			}
 			_ = c.Close()

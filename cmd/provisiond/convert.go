@@ -4,13 +4,13 @@ import (
 	"crypto/tls"
 	"time"
 
-	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 	"github.com/provisiond/provisiond/server/admit"
 	"github.com/provisiond/provisiond/server/profile"
 )
 
-func (l Limits) limits() hello.Limits {
-	return hello.Limits{PerSourcePerMinute: l.PerSourcePerMinute, PerNetworkPerMinute: l.PerNetworkPerMinute,
+func (l Limits) limits() receive.Limits {
+	return receive.Limits{PerSourcePerMinute: l.PerSourcePerMinute, PerNetworkPerMinute: l.PerNetworkPerMinute,
 		TotalPerSecond: l.TotalPerSecond, Connections: l.Connections}
 }
 

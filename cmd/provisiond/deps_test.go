@@ -20,7 +20,8 @@ amt              :
 amt/typed        :
 amt/wsman        : amt amt/reason
 amt/door         :
-amt/hello        : amt amt/door amt/typed
+amt/hello        : amt amt/typed
+amt/hello/receive : amt amt/door amt/hello amt/typed
 amt/session      : amt amt/reason amt/wsman
 amt/cheapkey     :
 amt/sim          : amt amt/hello amt/cheapkey
@@ -44,10 +45,10 @@ server/rest      : amt amt/reason amt/typed amt/hello certs store store/chain se
 server/rest/apitest : amt amt/reason store store/seal store/storetest server/api server/operate server/rest
 server/console   : amt amt/reason server/api server/operate server/rest
 server/doctor    : amt amt/reason amt/session certs store
-server           : amt amt/reason amt/door amt/hello amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/operate server/rest server/console server/doctor
+server           : amt amt/reason amt/door amt/hello amt/hello/receive amt/session certs store store/seal server/profile server/queue server/admit server/provision server/desk server/api server/operate server/rest server/console server/doctor
 cmd/amtsim       : amt amt/reason amt/hello amt/sim certs certs/certtest
 cmd/provctl      : amt amt/reason amt/typed amt/hello certs server/api
-cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
+cmd/provisiond   : amt amt/reason amt/typed amt/hello amt/hello/receive amt/session amt/sim certs certs/certtest server server/admit server/profile server/desk server/api server/doctor store store/seal
 cmd/built        :
 cmd/provisiond/endtoend : amt amt/reason server/api
 deploy           : amt
@@ -57,7 +58,7 @@ deploy/grafana/gen : deploy/prometheus
 deploy/live      : deploy/prometheus
 `
 
-var testOnly = []string{"amt/hello", "amt/sim", "amt/sim/simtest", "certs", "certs/certtest", "cmd/built", "store", "store/pgtest",
+var testOnly = []string{"amt/hello", "amt/hello/receive", "amt/sim", "amt/sim/simtest", "certs", "certs/certtest", "cmd/built", "store", "store/pgtest",
 	"store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come

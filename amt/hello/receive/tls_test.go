@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"bufio"
@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 // ca is a throw-away certificate authority.
@@ -85,7 +86,7 @@ type lab struct {
 
 const ourName = "provision.example.com"
 
-func newLab(t *testing.T, cfg hello.Config, answer func(context.Context, hello.Hello) (hello.Result, error)) *lab {
+func newLab(t *testing.T, cfg receive.Config, answer func(context.Context, hello.Hello) (hello.Result, error)) *lab {
 	t.Helper()
 	ours, clients := newCA(t, "provisioning root"), newCA(t, "client CA")
 	inADay := time.Now().Add(24 * time.Hour)
@@ -106,7 +107,7 @@ func (l *lab) client(cert *tls.Certificate, protocols ...string) *tls.Config {
 
 func TestRelay(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{PlainOff: true}, nil)
+	l := newLab(t, receive.Config{PlainOff: true}, nil)
 	b := append(capture(t, "2"), 0xfe, 0xed)
 	for _, segments := range [][][]byte{{b}, {b[:1], b[1:]}, {b[:100], b[100:]}} {
 		c := tls.Client(l.dial(), l.client(l.agent))
@@ -127,7 +128,7 @@ func TestRelay(t *testing.T) {
 
 func TestRelayedNoise(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{}, nil)
+	l := newLab(t, receive.Config{}, nil)
 	c := tls.Client(l.dial(), l.client(l.agent))
 	if _, err := c.Write([]byte{0x99, 1, 2}); err != nil {
 		t.Fatal(err)
@@ -141,7 +142,7 @@ func TestRelayedNoise(t *testing.T) {
 
 func TestARelayHasNoSourceLimitOfItsOwn(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 1, PerNetworkPerMinute: 5}}, nil)
+	l := newLab(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 1, PerNetworkPerMinute: 5}}, nil)
 	began := time.Now()
 	for range 7 {
 		c := tls.Client(l.dial(), l.client(l.agent))
@@ -178,7 +179,7 @@ func TestWhoeverDoesNotProveItselfIsRefused(t *testing.T) {
 		}, 0, hello.DeniedDevice, "key usage"},
 		{"TLS 1.1", func(l *lab) *tls.Certificate { return l.agent }, tls.VersionTLS11, hello.Malformed, "version"},
 	} {
-		l := newLab(t, hello.Config{}, nil)
+		l := newLab(t, receive.Config{}, nil)
 		cfg := l.client(c.cert(l))
 		cfg.MinVersion, cfg.MaxVersion = tls.VersionTLS10, c.max
 		conn := tls.Client(l.dial(), cfg)
@@ -195,7 +196,7 @@ func TestWhoeverDoesNotProveItselfIsRefused(t *testing.T) {
 
 func TestBrokenHandshakeIsMalformed(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{}, nil)
+	l := newLab(t, receive.Config{}, nil)
 	c := l.dial()
 	_, _ = c.Write([]byte("\x16\x03\x01\x00\x04\x01\x00\x00\x00"))
 	_, _ = io.ReadAll(c) // a TLS alert may come
@@ -253,7 +254,7 @@ const (
 
 func TestAgentPostsAHello(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{PlainOff: true}, nil)
+	l := newLab(t, receive.Config{PlainOff: true}, nil)
 	c := l.http()
 	b := capture(t, "3")
 	if a := l.do(c, "POST", "/v1/hello", octets, b); a.Status != 202 || a.Result != hello.Accepted {
@@ -275,7 +276,7 @@ func TestAgentPostsAHello(t *testing.T) {
 
 func TestAgentAsksForProvisioning(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{}, func(context.Context, hello.Hello) (hello.Result, error) { return hello.Duplicate, nil })
+	l := newLab(t, receive.Config{}, func(context.Context, hello.Hello) (hello.Result, error) { return hello.Duplicate, nil })
 	if a := l.do(l.http(), "POST", "/v1/provisioning-requests", asJSON, []byte(request)); a.Status != 202 || a.Result != hello.Duplicate {
 		t.Errorf("got %+v", a)
 	}
@@ -292,7 +293,7 @@ func TestAgentAsksForProvisioning(t *testing.T) {
 
 func TestWrongRequestsAreExplained(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{}, nil)
+	l := newLab(t, receive.Config{}, nil)
 	c := l.http()
 	const prov = "/v1/provisioning-requests"
 	uuid := `"uuid":"11223344-5566-7788-99aa-bbccddeeff00"`
@@ -366,7 +367,7 @@ func TestAgentIsToldOfRefusals(t *testing.T) {
 		{func() (hello.Result, error) { return hello.DeniedNetwork, nil }, 403, hello.DeniedNetwork},
 		{func() (hello.Result, error) { return "", errors.New("disk full at /secret/path") }, 503, hello.StoreError},
 	} {
-		l := newLab(t, hello.Config{}, func(context.Context, hello.Hello) (hello.Result, error) { return c.do() })
+		l := newLab(t, receive.Config{}, func(context.Context, hello.Hello) (hello.Result, error) { return c.do() })
 		a := l.do(l.http(), "POST", "/v1/hello", octets, psk())
 		if a.Status != c.status || a.Result != c.result || strings.Contains(a.Detail, "secret") {
 			t.Errorf("got %+v, want %d %s", a, c.status, c.result)
@@ -376,7 +377,7 @@ func TestAgentIsToldOfRefusals(t *testing.T) {
 		}
 	}
 
-	l := newLab(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 2}}, nil)
+	l := newLab(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 2}}, nil)
 	c := l.http()
 	began := time.Now()
 	for i, want := range []int{202, 202, 429, 429} {
@@ -395,7 +396,7 @@ func TestAgentIsToldOfRefusals(t *testing.T) {
 
 func TestHTTPWithAndWithoutALPN(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{}, nil)
+	l := newLab(t, receive.Config{}, nil)
 	for _, protocols := range [][]string{nil, {"http/1.1"}, {"h2", "http/1.1"}} {
 		c := tls.Client(l.dial(), l.client(l.agent, protocols...))
 		b := psk()
@@ -416,7 +417,7 @@ func TestHTTPWithAndWithoutALPN(t *testing.T) {
 
 func TestSlowAgentIsCut(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{ReadTimeout: 300 * time.Millisecond}, nil)
+	l := newLab(t, receive.Config{ReadTimeout: 300 * time.Millisecond}, nil)
 	for _, start := range []string{"", "POST /v1/he",
 		"POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 32\r\n\r\n\x01"} {
 		// On a slow machine it is cut in the handshake already, which shows nothing.
@@ -440,7 +441,7 @@ func TestSlowAgentIsCut(t *testing.T) {
 func TestShutdownWithAgentsConnected(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	l := newLab(t, hello.Config{}, func(context.Context, hello.Hello) (hello.Result, error) {
+	l := newLab(t, receive.Config{}, func(context.Context, hello.Hello) (hello.Result, error) {
 		<-release
 		return hello.Accepted, nil
 	})
@@ -467,7 +468,7 @@ func TestShutdownWithAgentsConnected(t *testing.T) {
 func TestNoCertificateOfOurOwn(t *testing.T) {
 	t.Parallel()
 	clients := newCA(t, "client CA")
-	in := listen(t, hello.Config{ClientCAs: clients.pool, Certificate: func() (*tls.Certificate, error) {
+	in := listen(t, receive.Config{ClientCAs: clients.pool, Certificate: func() (*tls.Certificate, error) {
 		return nil, errors.New("no provisioning certificate is loaded")
 	}}, "127.0.0.1:0", nil)
 	c := tls.Client(in.dial(), &tls.Config{InsecureSkipVerify: true})

@@ -1,13 +1,14 @@
-package hello
+package receive
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/provisiond/provisiond/amt/hello"
 )
 
 // Metrics are what the listener counts. Labels come from closed sets: a UUID or
 // an address never is one.
 type Metrics struct {
-	received    map[Result]prometheus.Counter // read only after NewMetrics
+	received    map[hello.Result]prometheus.Counter // read only after NewMetrics
 	persist     prometheus.Histogram
 	connections prometheus.Gauge
 	last        prometheus.Gauge
@@ -20,7 +21,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Help: "Hellos received, by what became of them.",
 	}, []string{"result"})
 	m := &Metrics{
-		received: make(map[Result]prometheus.Counter),
+		received: make(map[hello.Result]prometheus.Counter),
 		persist: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "provisiond_hello_persist_duration_seconds",
 			Help:                        "Time from a complete hello to its being durable or refused.",
@@ -36,7 +37,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Unix time of the last hello that was accepted or repeated a known one; 0 before the first.",
 		}),
 	}
-	for _, r := range []Result{Accepted, Duplicate, Updated, Malformed, DeniedNetwork, DeniedDevice, RateLimited, Overload, StoreError} {
+	for _, r := range []hello.Result{hello.Accepted, hello.Duplicate, hello.Updated, hello.Malformed, hello.DeniedNetwork, hello.DeniedDevice, hello.RateLimited, hello.Overload, hello.StoreError} {
 		m.received[r] = received.WithLabelValues(string(r))
 	}
 	if reg != nil {

@@ -1,4 +1,7 @@
-package hello
+// Package receive listens for hellos, on the road that package hello describes: it
+// takes connections, bounds them, reads one message each, and hands it to a
+// hello.Handler.
+package receive
 
 import (
 	"context"
@@ -18,6 +21,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/door"
+	"github.com/provisiond/provisiond/amt/hello"
 )
 
 // ErrServerClosed is what Serve returns after Shutdown.
@@ -74,7 +78,7 @@ type Limits struct {
 // net/http.
 type Server struct {
 	cfg     Config
-	handler Handler
+	handler hello.Handler
 	log     *zap.Logger
 	metrics *Metrics
 	limits  *limiter // for strangers
@@ -98,7 +102,7 @@ type Server struct {
 }
 
 // NewServer builds a server; log and metrics may be nil.
-func NewServer(cfg Config, h Handler, log *zap.Logger, m *Metrics) *Server {
+func NewServer(cfg Config, h hello.Handler, log *zap.Logger, m *Metrics) *Server {
 	if cfg.ReadTimeout <= 0 {
 		cfg.ReadTimeout = DefaultReadTimeout
 	}
@@ -278,12 +282,12 @@ func (s *Server) accept(nc net.Conn) {
 	proxied := s.fromBalancer(c.peer)
 	if !proxied && s.limits.spent(c.peer, s.now()) {
 		nc.Close()
-		s.refuse(RateLimited, c.from, "this source says too much")
+		s.refuse(hello.RateLimited, c.from, "this source says too much")
 		return
 	}
 	if c.guest = s.door.Enter(c.peer, func() bool { return s.makesRoom(c) }); c.guest == nil {
 		nc.Close()
-		s.refuse(Overload, c.from, "too many connections are open")
+		s.refuse(hello.Overload, c.from, "too many connections are open")
 		return
 	}
 	s.mu.Lock()

@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"net"
@@ -11,11 +11,12 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 func TestReadDeadlineIsAbsolute(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{ReadTimeout: 200 * time.Millisecond}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{ReadTimeout: 200 * time.Millisecond}, "127.0.0.1:0", nil)
 	began := time.Now()
 	silent, drip := in.dial(), in.dial()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -42,7 +43,7 @@ func TestReadDeadlineIsAbsolute(t *testing.T) {
 
 func TestSourceLimit(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 3}}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 3}}, "127.0.0.1:0", nil)
 	began := time.Now()
 	for range 3 {
 		in.say(psk())
@@ -63,7 +64,7 @@ func TestSourceLimit(t *testing.T) {
 
 func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}}, "127.0.0.1:0",
+	in := listen(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}}, "127.0.0.1:0",
 		nil)
 	from := func(a netip.Addr) error {
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))}
@@ -115,7 +116,7 @@ func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 func TestSlowConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	const most = 64
-	in := listen(t, hello.Config{Limits: hello.Limits{Connections: most}}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{Limits: receive.Limits{Connections: most}}, "127.0.0.1:0", nil)
 	open := make([]net.Conn, most)
 	b := capture(t, "1")
 	for i := range open {
@@ -151,7 +152,7 @@ func TestSlowConnectionsAreBounded(t *testing.T) {
 // nobody, and cost a few KiB each. It runs alone: it counts the process's memory.
 func TestFourThousandDrips(t *testing.T) {
 	const drips = 4000
-	in := listen(t, hello.Config{Limits: hello.Limits{Connections: 4096}, ReadTimeout: 5 * time.Minute}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{Limits: receive.Limits{Connections: 4096}, ReadTimeout: 5 * time.Minute}, "127.0.0.1:0", nil)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)

@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 // BenchmarkAcceptReadClose is the floor of BenchmarkIntake: the least a server
@@ -40,7 +41,7 @@ func BenchmarkIntake(b *testing.B) {
 		b.Fatal(err)
 	}
 	var accepted accepter
-	s := hello.NewServer(hello.Config{Limits: hello.Limits{
+	s := receive.NewServer(receive.Config{Limits: receive.Limits{
 		PerSourcePerMinute: 1e9, PerNetworkPerMinute: 1e9, TotalPerSecond: 1e9, Connections: 4096,
 	}}, &accepted, nil, nil)
 	go func() { _ = s.Serve(l) }()

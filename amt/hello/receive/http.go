@@ -1,4 +1,4 @@
-package hello
+package receive
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/hello"
 	"go.uber.org/zap"
 )
 
@@ -106,14 +107,14 @@ func (s *Server) httpServer() *http.Server {
 
 // A problem is an answer that is not 202, after RFC 9457.
 type problem struct {
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-	Result Result `json:"result,omitempty"` // the metric's label for the hello
-	Kind   Kind   `json:"kind,omitempty"`   // what is wrong with a hello that cannot be read
-	Offset *int   `json:"offset,omitempty"` // the byte of the hello, from 0
-	Field  string `json:"field,omitempty"`
-	Reason string `json:"reason,omitempty"` // the catalogue's word for the refusal
+	Title  string       `json:"title"`
+	Status int          `json:"status"`
+	Detail string       `json:"detail"`
+	Result hello.Result `json:"result,omitempty"` // the metric's label for the hello
+	Kind   hello.Kind   `json:"kind,omitempty"`   // what is wrong with a hello that cannot be read
+	Offset *int         `json:"offset,omitempty"` // the byte of the hello, from 0
+	Field  string       `json:"field,omitempty"`
+	Reason string       `json:"reason,omitempty"` // the catalogue's word for the refusal
 }
 
 // serveHTTP answers an agent:
@@ -129,7 +130,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a connection of the hello port", http.StatusInternalServerError)
 		return
 	}
-	var read func(http.ResponseWriter, *http.Request) (Hello, *problem)
+	var read func(http.ResponseWriter, *http.Request) (hello.Hello, *problem)
 	switch r.URL.Path {
 	case "/v1/hello":
 		read = readHello
@@ -146,13 +147,13 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h, p := read(w, r)
 	if p != nil {
-		p.Result = Malformed
+		p.Result = hello.Malformed
 		fields := []zap.Field{zap.Int("status", p.Status), zap.String("peer", a.peer), zap.String("problem", p.Detail)}
-		s.refuse(Malformed, a.c.from, "an agent's request is wrong", fields...)
+		s.refuse(hello.Malformed, a.c.from, "an agent's request is wrong", fields...)
 		answer(w, *p)
 		return
 	}
-	h.Via, h.Peer, h.PeerNames = ViaAgent, a.peer, a.names
+	h.Via, h.Peer, h.PeerNames = hello.ViaAgent, a.peer, a.names
 	code, told := "", ""
 	h.Tell = func(reason, why string) { code, told = reason, why }
 	if r, why := s.takeAgent(a.c, h.Address); r != "" {
@@ -161,7 +162,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result, err := s.deliver(a.c, h)
-	if result != Accepted && result != Duplicate && result != Updated {
+	if result != hello.Accepted && result != hello.Duplicate && result != hello.Updated {
 		why := "policy does not admit this device"
 		if err != nil {
 			why = "it could not be stored; send it again"
@@ -175,25 +176,25 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if result != Updated { // an update is done; the others have only begun
+	if result != hello.Updated { // an update is done; the others have only begun
 		w.WriteHeader(http.StatusAccepted)
 	}
-	_ = json.NewEncoder(w).Encode(map[string]Result{"result": result}) // fails when the agent has gone
+	_ = json.NewEncoder(w).Encode(map[string]hello.Result{"result": result}) // fails when the agent has gone
 }
 
-func (s *Server) takeAgent(c *conn, device netip.Addr) (Result, string) {
+func (s *Server) takeAgent(c *conn, device netip.Addr) (hello.Result, string) {
 	if device.IsValid() {
 		return s.relayed.take(device, s.now())
 	}
 	return s.relayed.takeRelayed(c.from.Addr(), s.now())
 }
 
-func refusal(r Result, why string) problem {
+func refusal(r hello.Result, why string) problem {
 	p := problem{Status: http.StatusForbidden, Detail: why, Result: r}
 	switch r {
-	case RateLimited:
+	case hello.RateLimited:
 		p.Status = http.StatusTooManyRequests
-	case Overload, StoreError:
+	case hello.Overload, hello.StoreError:
 		p.Status = http.StatusServiceUnavailable
 	}
 	return p
@@ -212,25 +213,25 @@ func answer(w http.ResponseWriter, p problem) {
 	_ = json.NewEncoder(w).Encode(p) // fails when the agent has gone
 }
 
-func readHello(w http.ResponseWriter, r *http.Request) (Hello, *problem) {
-	body, p := readBody(w, r, "application/octet-stream", MaxSize)
+func readHello(w http.ResponseWriter, r *http.Request) (hello.Hello, *problem) {
+	body, p := readBody(w, r, "application/octet-stream", hello.MaxSize)
 	if p != nil {
-		return Hello{}, p
+		return hello.Hello{}, p
 	}
-	var h Hello
+	var h hello.Hello
 	for key, values := range r.URL.Query() {
 		if key != "address" || len(values) != 1 {
-			return Hello{}, bad("the only query parameter is address, once: the IP address of the device")
+			return hello.Hello{}, bad("the only query parameter is address, once: the IP address of the device")
 		}
 		if h.Address, p = deviceAddress(values[0]); p != nil {
-			return Hello{}, p
+			return hello.Hello{}, p
 		}
 	}
-	m, err := Parse(body)
-	if e := (*ParseError)(nil); errors.As(err, &e) {
+	m, err := hello.Parse(body)
+	if e := (*hello.ParseError)(nil); errors.As(err, &e) {
 		p := bad(err.Error())
 		p.Kind, p.Offset, p.Field = e.Kind, &e.Offset, e.Field
-		return Hello{}, p
+		return hello.Hello{}, p
 	}
 	h.Message = m
 	return h, nil
@@ -238,43 +239,43 @@ func readHello(w http.ResponseWriter, r *http.Request) (Hello, *problem) {
 
 // readRequest reads an agent's request. Its errors never quote a value, since
 // one of the values is a password.
-func readRequest(w http.ResponseWriter, r *http.Request) (Hello, *problem) {
+func readRequest(w http.ResponseWriter, r *http.Request) (hello.Hello, *problem) {
 	body, p := readBody(w, r, "application/json", maxRequestBody)
 	if p != nil {
-		return Hello{}, p
+		return hello.Hello{}, p
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
-		return Hello{}, bad(`the body is not one JSON object: want {"uuid": …, "fqdn": …, "otp": …, "address": …}`)
+		return hello.Hello{}, bad(`the body is not one JSON object: want {"uuid": …, "fqdn": …, "otp": …, "address": …}`)
 	}
 	text := map[string]string{"uuid": "", "fqdn": "", "otp": "", "address": ""}
 	for key, raw := range members {
 		if _, known := text[key]; !known {
-			return Hello{}, bad(fmt.Sprintf("member %.40q is unknown: want uuid, fqdn, otp or address", key))
+			return hello.Hello{}, bad(fmt.Sprintf("member %.40q is unknown: want uuid, fqdn, otp or address", key))
 		}
 		var v string
 		if json.Unmarshal(raw, &v) != nil || string(raw) == "null" {
-			return Hello{}, bad(key + " is not a string")
+			return hello.Hello{}, bad(key + " is not a string")
 		}
 		text[key] = v
 	}
-	var h Hello
+	var h hello.Hello
 	var err error
 	if h.UUID, err = amt.ParseUUID(text["uuid"]); err != nil {
-		return Hello{}, bad("uuid: want 32 hexadecimal digits such as 11223344-5566-7788-99aa-bbccddeeff00")
+		return hello.Hello{}, bad("uuid: want 32 hexadecimal digits such as 11223344-5566-7788-99aa-bbccddeeff00")
 	}
 	if h.FQDN = strings.ToLower(strings.TrimSuffix(text["fqdn"], ".")); h.FQDN != "" && !isHostName(h.FQDN) {
-		return Hello{}, bad("fqdn: want a host name such as pc7.example.com")
+		return hello.Hello{}, bad("fqdn: want a host name such as pc7.example.com")
 	}
 	if otp := text["otp"]; otp != "" {
 		if len(otp) > 64 || strings.ContainsFunc(otp, func(c rune) bool { return c < 32 || c > 126 }) {
-			return Hello{}, bad("otp: want at most 64 printable ASCII characters")
+			return hello.Hello{}, bad("otp: want at most 64 printable ASCII characters")
 		}
 		h.OTP = amt.NewSecret(otp)
 	}
 	if text["address"] != "" {
 		if h.Address, p = deviceAddress(text["address"]); p != nil {
-			return Hello{}, p
+			return hello.Hello{}, p
 		}
 	}
 	return h, nil

@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 // dialFrom connects from an address of this machine.
@@ -49,7 +50,7 @@ func anyUUID() (u amt.UUID) {
 // heard, whoever they are.
 func TestOpeningAndClosingCostsNobodyAnything(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 3, PerNetworkPerMinute: 40}}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 3, PerNetworkPerMinute: 40}}, "127.0.0.1:0", nil)
 	for range 5 {
 		for i := range byte(107) {
 			_ = in.dialFrom(netip.AddrFrom4([4]byte{127, 9, 1, 1 + i})).Close()
@@ -69,7 +70,7 @@ func TestOpeningAndClosingCostsNobodyAnything(t *testing.T) {
 // at an address of its own, and nobody else is.
 func TestKnownDevicesHaveAReserve(t *testing.T) {
 	t.Parallel()
-	for name, limits := range map[string]hello.Limits{
+	for name, limits := range map[string]receive.Limits{
 		"network": {PerSourcePerMinute: 20, PerNetworkPerMinute: 64}, "total": {PerSourcePerMinute: 20, TotalPerSecond: 20}, "both": {PerNetworkPerMinute: 64, TotalPerSecond: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +79,7 @@ func TestKnownDevicesHaveAReserve(t *testing.T) {
 			for range 12 {
 				ours[anyUUID()] = true
 			}
-			cfg := hello.Config{Limits: limits, Known: func(_ context.Context, u amt.UUID, _ netip.Addr) bool { return ours[u] }}
+			cfg := receive.Config{Limits: limits, Known: func(_ context.Context, u amt.UUID, _ netip.Addr) bool { return ours[u] }}
 			in := listen(t, cfg, "127.0.0.1:0", nil)
 			network := map[string]byte{"network": 2, "total": 3, "both": 4}[name]
 			stolen := func() (u amt.UUID) {
@@ -118,7 +119,7 @@ func TestKnownDevicesHaveAReserve(t *testing.T) {
 func TestTheSilentMakeRoom(t *testing.T) {
 	t.Parallel()
 	const most = 32
-	in := listen(t, hello.Config{Limits: hello.Limits{Connections: most}}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{Limits: receive.Limits{Connections: most}}, "127.0.0.1:0", nil)
 	b := capture(t, "1")
 	begun := []net.Conn{in.dial()} // it has begun to speak, so it stays
 	begin := func() {
@@ -163,7 +164,7 @@ func TestTheSilentMakeRoom(t *testing.T) {
 // and from its own address, costs an authenticated peer nothing.
 func TestStrangersShutNoAgentOut(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hello.Config{Limits: hello.Limits{PerSourcePerMinute: 50, PerNetworkPerMinute: 20}}, nil)
+	l := newLab(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 50, PerNetworkPerMinute: 20}}, nil)
 	for i := range byte(60) {
 		l.said(netip.AddrFrom4([4]byte{127, 0, 0, 100 + i}), anyUUID())
 	}

@@ -1,4 +1,4 @@
-package hello
+package receive
 
 import (
 	"crypto/tls"
@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/provisiond/provisiond/amt/hello"
 	"go.uber.org/zap"
 )
 
@@ -27,8 +28,8 @@ func (s *Server) tlsConfig() *tls.Config {
 		NextProtos: []string{alpnHTTP},
 		// A resumed session would outlive a revoked client certificate.
 		SessionTicketsDisabled: true,
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if c, ok := hello.Conn.(*conn); ok {
+		GetCertificate: func(to *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if c, ok := to.Conn.(*conn); ok {
 				c.greeted = true
 			}
 			if s.cfg.Certificate == nil {
@@ -95,7 +96,7 @@ func namesIn(c *x509.Certificate) []string {
 }
 
 func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string, names []string) {
-	m, err := read(r, buf, n, MaxSize)
+	m, err := read(r, buf, n, hello.MaxSize)
 	if err != nil {
 		s.unread(c, m, err)
 		return
@@ -104,7 +105,7 @@ func (s *Server) relay(c *conn, r source, buf *[]byte, n int, peer string, names
 		s.refuse(r, c.from, why, zap.Stringer("uuid", m.UUID))
 		return
 	}
-	_, _ = s.deliver(c, Hello{Message: m, Via: ViaRelay, Peer: peer, PeerNames: names, Tell: func(reason, why string) {
+	_, _ = s.deliver(c, hello.Hello{Message: m, Via: hello.ViaRelay, Peer: peer, PeerNames: names, Tell: func(reason, why string) {
 		s.sampled(zap.WarnLevel, c.from, "relay: "+why, zap.Stringer("uuid", m.UUID), zap.String("peer", peer),
 			zap.String("reason", reason))
 	}}) // deliver counts and logs both; a raw hello gets no answer
@@ -133,13 +134,13 @@ func (s *Server) refuseTLS(c *conn, err error) {
 	if s.isClosing() && (errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil) {
 		return
 	}
-	r, why := Malformed, "the TLS handshake failed"
+	r, why := hello.Malformed, "the TLS handshake failed"
 	var wrong *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &wrong):
-		r, why = DeniedDevice, "its client certificate does not verify"
+		r, why = hello.DeniedDevice, "its client certificate does not verify"
 	case c.greeted:
-		r, why = DeniedDevice, "the TLS handshake failed before a client certificate was shown"
+		r, why = hello.DeniedDevice, "the TLS handshake failed before a client certificate was shown"
 	}
 	s.refuse(r, c.from, why, zap.Error(err))
 }

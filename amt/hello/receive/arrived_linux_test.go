@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"net"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 // TestAHelloIsAsOldAsItsBytes: a server that comes to a hello late, as one does that
@@ -28,7 +29,7 @@ func TestAHelloIsAsOldAsItsBytes(t *testing.T) {
 	sent := time.Now()
 	const late = time.Second
 	<-time.After(late) // the kernel has taken it; nobody has accepted
-	in := serve(t, hello.Config{}, l, nil)
+	in := serve(t, receive.Config{}, l, nil)
 	h := <-in.heard
 	if waited := h.At.Sub(sent); waited > late/2 {
 		t.Errorf("it is said to have come %s after it was sent", waited)

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package hello
+package receive
 
 import (
 	"net"

@@ -1,6 +1,7 @@
-package hello
+package receive
 
 import (
+	"github.com/provisiond/provisiond/amt/hello"
 	"net/netip"
 	"sync"
 	"time"
@@ -114,29 +115,29 @@ func (l *limiter) ofNamed() *limiter {
 
 // take asks whether source may send one more. A source over its own limit uses
 // up nothing of its neighbours'.
-func (l *limiter) take(source netip.Addr, now time.Duration) (refused Result, why string) {
+func (l *limiter) take(source netip.Addr, now time.Duration) (refused hello.Result, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.source.take(l.key(source), now) {
-		return RateLimited, "this source says too much"
+		return hello.RateLimited, "this source says too much"
 	}
 	return l.takeShared(source, now)
 }
 
 // takeRelayed is take for an authenticated peer that does not name the device:
 // one relay speaks for many, so its own address has no limit of its own.
-func (l *limiter) takeRelayed(peer netip.Addr, now time.Duration) (refused Result, why string) {
+func (l *limiter) takeRelayed(peer netip.Addr, now time.Duration) (refused hello.Result, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.takeShared(peer, now)
 }
 
-func (l *limiter) takeShared(source netip.Addr, now time.Duration) (refused Result, why string) {
+func (l *limiter) takeShared(source netip.Addr, now time.Duration) (refused hello.Result, why string) {
 	if !l.network.take(networkOf(source), now) {
-		return RateLimited, "this network says too much"
+		return hello.RateLimited, "this network says too much"
 	}
 	if !l.total.take(netip.Addr{}, now) {
-		return Overload, "more than the total rate"
+		return hello.Overload, "more than the total rate"
 	}
 	return "", ""
 }

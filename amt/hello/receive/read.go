@@ -1,8 +1,9 @@
-package hello
+package receive
 
 import (
 	"errors"
 	"fmt"
+	"github.com/provisiond/provisiond/amt/hello"
 	"io"
 	"net"
 	"sync"
@@ -24,7 +25,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b 
 // The error is io.EOF if nothing came at all, the reader's own if it failed
 // before the first byte, else a *ParseError; what Parse says of the message
 // beside an error holds here too.
-func Read(r io.Reader, max int) (Message, error) {
+func Read(r io.Reader, max int) (hello.Message, error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	return read(plainSource{r}, buf, 0, max)
@@ -51,33 +52,33 @@ func (s plainSource) readNow(p []byte) (int, error) {
 
 // read works in *buf, whose first n bytes are read already, and may replace it
 // by a larger buffer.
-func read(r source, buf *[]byte, n, limit int) (Message, error) {
+func read(r source, buf *[]byte, n, limit int) (hello.Message, error) {
 	if limit <= 0 {
-		limit = MaxSize
+		limit = hello.MaxSize
 	}
 	b := *buf
-	need, perr := declared(b[:n])
+	need, perr := hello.Declared(b[:n])
 	for need > n || perr != nil {
 		if perr != nil {
 			// Of an unknown version, read on to the UUID.
-			if perr.Kind != KindVersion || n >= headLen {
-				return Parse(b[:n])
+			if perr.Kind != hello.KindVersion || n >= hello.HeadLength {
+				return hello.Parse(b[:n])
 			}
-			need = headLen
+			need = hello.HeadLength
 		}
 		if need > limit {
-			return Message{}, malformed(limit, "message", fmt.Sprintf("longer than %d bytes", limit))
+			return hello.Message{}, hello.NotParsed(limit, "message", fmt.Sprintf("longer than %d bytes", limit))
 		}
 		b = grow(b, n, min(limit, need))
 		k, err := io.ReadAtLeast(r, b[n:min(len(b), limit)], need-n)
 		n += k
 		if err != nil {
 			if n == 0 {
-				return Message{}, err
+				return hello.Message{}, err
 			}
 			return cut(b[:n], err)
 		}
-		need, perr = declared(b[:n])
+		need, perr = hello.Declared(b[:n])
 	}
 	for n < limit {
 		b = grow(b, n, min(limit, n+1))
@@ -90,14 +91,14 @@ func read(r source, buf *[]byte, n, limit int) (Message, error) {
 	if len(b) > len(*buf) && len(b) <= 8*bufSize {
 		*buf = b
 	}
-	return Parse(b[:n])
+	return hello.Parse(b[:n])
 }
 
 // cut explains a message that broke off because of err. The bytes that came may
 // be wrong already, which says more.
-func cut(b []byte, err error) (Message, error) {
-	m, perr := Parse(b)
-	if e := (*ParseError)(nil); errors.As(perr, &e) && e.Kind == KindTruncated {
+func cut(b []byte, err error) (hello.Message, error) {
+	m, perr := hello.Parse(b)
+	if e := (*hello.ParseError)(nil); errors.As(perr, &e) && e.Kind == hello.KindTruncated {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}

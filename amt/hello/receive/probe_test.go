@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 // TestProbePage: a stock HTTP client on a device's network sees that its road
@@ -15,10 +16,10 @@ import (
 func TestProbePage(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
-		in := listen(t, hello.Config{}, address, nil)
+		in := listen(t, receive.Config{}, address, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.addr.String()+hello.ProbePath, nil)
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.addr.String()+receive.ProbePath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +51,7 @@ func TestOnlyTheProbeIsAnswered(t *testing.T) {
 		"GET / HTTP/1.1\r\n\r\n", "GET /probes HTTP/1.1\r\n\r\n", "GET /probe\r\n\r\n", "POST /probe HTTP/1.1\r\n\r\n", "G",
 		"GET /probe HTTP/1.1\r\nHost: broken off", "GET /probe HTTP/1.1\r\nX: " + strings.Repeat("x", 4096) + "\r\n\r\n",
 	} {
-		in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+		in := listen(t, receive.Config{}, "127.0.0.1:0", nil)
 		if got := in.hear(said); got != "" {
 			t.Errorf("%.40q was answered %q", said, got)
 		}
@@ -59,7 +60,7 @@ func TestOnlyTheProbeIsAnswered(t *testing.T) {
 			t.Errorf("%.40q: %v counted as malformed", said, n)
 		}
 	}
-	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{}, "127.0.0.1:0", nil)
 	if got := in.hear("GET /probe HTTP/1.0\r\n", "\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
 		t.Errorf("in pieces it was answered %q", got)
 	}

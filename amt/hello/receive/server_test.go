@@ -1,23 +1,27 @@
-package hello_test
+package receive_test
 
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 func TestFirmwareHello(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
-		in := listen(t, hello.Config{}, address, nil)
+		in := listen(t, receive.Config{}, address, nil)
 		if address == "[::]:0" { // an IPv4 device on a dual-stack socket is IPv4
 			in.addr = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), in.addr.Port())
 		}
@@ -40,7 +44,7 @@ func TestFirmwareHello(t *testing.T) {
 
 func TestSplitHello(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{}, "127.0.0.1:0", nil)
 	b := capture(t, "3")
 	single := make([][]byte, len(b))
 	for i := range b {
@@ -73,7 +77,7 @@ func TestTrailingBytesAreKeptAndLogged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	in := serve(t, hello.Config{}, l, nil)
+	in := serve(t, receive.Config{}, l, nil)
 	if h := in.next(); !bytes.Equal(h.Trailing, tail) || len(h.Hashes) != 23 {
 		t.Errorf("got %d trailing bytes, want %d", len(h.Trailing), len(tail))
 	}
@@ -97,7 +101,7 @@ func TestNoiseIsNamed(t *testing.T) {
 		{"broken hash length", string(pki(1, 2, 20)), "hash 1 length"},
 		{"unknown version", "\x01\x00\x09\x00" + strings.Repeat("\x07", 20), "hello_version_unsupported"},
 	} {
-		in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+		in := listen(t, receive.Config{}, "127.0.0.1:0", nil)
 		in.say([]byte(c.in))
 		in.stop()
 		if got := in.received(hello.Malformed); got != 1 {
@@ -111,7 +115,7 @@ func TestNoiseIsNamed(t *testing.T) {
 
 func TestConnectionThatOnlyOpensIsNoHello(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{}, "127.0.0.1:0", nil)
 	c := in.dial().(*net.TCPConn)
 	if err := c.CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -125,7 +129,7 @@ func TestConnectionThatOnlyOpensIsNoHello(t *testing.T) {
 
 func TestTruncatedHelloIsCounted(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{}, "127.0.0.1:0", nil)
 	c := in.dial().(*net.TCPConn)
 	_, _ = c.Write(capture(t, "1")[:100])
 	if err := c.CloseWrite(); err != nil {
@@ -154,7 +158,7 @@ func TestHandlerDecidesTheResult(t *testing.T) {
 		{"nonsense", func() (hello.Result, error) { return "fine", nil }, hello.StoreError, "no result"},
 		{"a panic", func() (hello.Result, error) { panic("oops") }, hello.StoreError, "panicked"},
 	} {
-		in := listen(t, hello.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) { return c.do() })
+		in := listen(t, receive.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) { return c.do() })
 		in.say(psk())
 		in.stop()
 		if in.received(c.want) != 1 || !strings.Contains(in.logged(), c.log) {
@@ -166,7 +170,7 @@ func TestHandlerDecidesTheResult(t *testing.T) {
 func TestSocketStaysOpenUntilTheHandlerIsDone(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	in := listen(t, hello.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) {
+	in := listen(t, receive.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) {
 		<-release
 		return hello.Accepted, nil
 	})
@@ -182,7 +186,7 @@ func TestSocketStaysOpenUntilTheHandlerIsDone(t *testing.T) {
 
 func TestPlainHellosCanBeSwitchedOff(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{PlainOff: true}, "127.0.0.1:0", nil)
+	in := listen(t, receive.Config{PlainOff: true}, "127.0.0.1:0", nil)
 	in.say(capture(t, "1"))
 	in.stop()
 	if in.received(hello.DeniedDevice) != 1 || len(in.heard) != 0 ||
@@ -195,7 +199,7 @@ func TestBalancer(t *testing.T) {
 	t.Parallel()
 	sig := "\r\n\r\n\x00\r\nQUIT\n"
 	header := sig + "\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x30\x39\x26\xf3"
-	cfg := hello.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Limits: hello.Limits{PerSourcePerMinute: 2}}
+	cfg := receive.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Limits: receive.Limits{PerSourcePerMinute: 2}}
 
 	in := listen(t, cfg, "127.0.0.1:0", nil)
 	began := time.Now()
@@ -240,7 +244,7 @@ func TestBalancer(t *testing.T) {
 func TestShutdownIsPromptAndWaitsForHandlers(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	in := listen(t, hello.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) {
+	in := listen(t, receive.Config{}, "127.0.0.1:0", func(context.Context, hello.Hello) (hello.Result, error) {
 		<-release
 		return hello.Accepted, nil
 	})
@@ -272,14 +276,14 @@ func TestShutdownIsPromptAndWaitsForHandlers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := in.server.Serve(l); !errors.Is(err, hello.ErrServerClosed) {
+	if err := in.server.Serve(l); !errors.Is(err, receive.ErrServerClosed) {
 		t.Errorf("Serve after the end: %v", err)
 	}
 }
 
 func TestShutdownLosesPatience(t *testing.T) {
 	t.Parallel()
-	in := listen(t, hello.Config{}, "127.0.0.1:0", func(ctx context.Context, _ hello.Hello) (hello.Result, error) {
+	in := listen(t, receive.Config{}, "127.0.0.1:0", func(ctx context.Context, _ hello.Hello) (hello.Result, error) {
 		<-ctx.Done()
 		return "", ctx.Err()
 	})
@@ -300,7 +304,7 @@ func TestShutdownLosesPatience(t *testing.T) {
 
 func TestServeReturnsWhenTheListenerFails(t *testing.T) {
 	t.Parallel()
-	s := hello.NewServer(hello.Config{}, &desk{}, nil, nil)
+	s := receive.NewServer(receive.Config{}, &desk{}, nil, nil)
 	l := brokenListener{}
 	if err := s.Serve(l); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("got %v", err)
@@ -315,3 +319,30 @@ type brokenListener struct{}
 func (brokenListener) Accept() (net.Conn, error) { return nil, io.ErrClosedPipe }
 func (brokenListener) Close() error              { return nil }
 func (brokenListener) Addr() net.Addr            { return &net.TCPAddr{} }
+
+// capture is a hello as a machine sent it.
+func capture(t testing.TB, n string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "testdata", "capture-"+n+".hex"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// pki is a version 3 header with n as the number of hashes, and body behind it.
+func pki(n byte, body ...byte) []byte {
+	b := []byte{1, 0, 3, 0, 7, 0, 0, 0, 0x44, 0x33, 0x22, 0x11, 0x66, 0x55, 0x88, 0x77, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0, n}
+	return append(b, body...)
+}
+
+// psk is a version 2 hello.
+func psk() []byte {
+	b := pki(0)[:24]
+	b[2] = 2
+	return append(b, "4444-444"[:8]...)
+}

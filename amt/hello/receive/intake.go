@@ -1,4 +1,4 @@
-package hello
+package receive
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/provisiond/provisiond/amt"
+	"github.com/provisiond/provisiond/amt/hello"
 )
 
 // handle serves one connection, in this order:
@@ -70,19 +71,19 @@ func (s *Server) finish(c *conn) {
 
 // plain takes a hello of firmware; over the limits, only one of a device that
 // we know.
-func (s *Server) plain(c *conn, over Result, tooMuch string) {
+func (s *Server) plain(c *conn, over hello.Result, tooMuch string) {
 	n := copy(*c.buf, (*c.buf)[c.r:c.w])
 	c.r, c.w = 0, 0
-	m, err := read(tcpSource{c}, c.buf, n, MaxSize)
+	m, err := read(tcpSource{c}, c.buf, n, hello.MaxSize)
 	switch {
 	case over != "" && (err != nil || !s.known(m.UUID, c.from.Addr())):
 		s.refuse(over, c.from, tooMuch)
 	case err != nil:
 		s.unread(c, m, err)
 	case s.cfg.PlainOff:
-		s.refuse(DeniedDevice, c.from, "hellos without TLS are switched off", zap.Stringer("uuid", m.UUID))
+		s.refuse(hello.DeniedDevice, c.from, "hellos without TLS are switched off", zap.Stringer("uuid", m.UUID))
 	default:
-		_, _ = s.deliver(c, Hello{Message: m, Via: ViaPlain}) // deliver counts and logs both; firmware gets no answer
+		_, _ = s.deliver(c, hello.Hello{Message: m, Via: hello.ViaPlain}) // deliver counts and logs both; firmware gets no answer
 	}
 }
 
@@ -100,7 +101,7 @@ func (t tcpSource) Read(p []byte) (int, error)    { return t.c.Conn.Read(p) }
 func (t tcpSource) readNow(p []byte) (int, error) { return t.c.readNow(p) }
 
 // deliver hands a complete hello to the handler and counts the result.
-func (s *Server) deliver(c *conn, h Hello) (Result, error) {
+func (s *Server) deliver(c *conn, h hello.Hello) (hello.Result, error) {
 	c.busy.Store(true)
 	now := time.Now()
 	h.From, h.Local, h.At = c.from, c.local, now.Add(-arrived(c.Conn))
@@ -113,13 +114,13 @@ func (s *Server) deliver(c *conn, h Hello) (Result, error) {
 	s.metrics.persist.Observe(took.Seconds())
 	s.metrics.received[r].Inc()
 	switch r {
-	case Accepted, Duplicate, Updated:
+	case hello.Accepted, hello.Duplicate, hello.Updated:
 		s.metrics.last.Set(float64(now.UnixMilli()) / 1000)
 		if e := s.log.Check(zap.DebugLevel, "hello"); e != nil {
 			e.Write(zap.Stringer("uuid", h.UUID), zap.Stringer("from", h.From), zap.String("via", string(h.Via)),
 				zap.String("result", string(r)), zap.Duration("took", took))
 		}
-	case StoreError:
+	case hello.StoreError:
 		s.sampled(zap.ErrorLevel, c.from, "hello lost: it could not be stored", zap.Stringer("uuid", h.UUID), zap.Error(err))
 	default:
 		s.sampled(zap.WarnLevel, c.from, "hello refused by policy", zap.Stringer("uuid", h.UUID), zap.String("result", string(r)))
@@ -129,29 +130,29 @@ func (s *Server) deliver(c *conn, h Hello) (Result, error) {
 
 // call runs the handler. A panic in it must not end a daemon that strangers can
 // talk to.
-func (s *Server) call(h Hello) (r Result, err error) {
+func (s *Server) call(h hello.Hello) (r hello.Result, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, HandlerTimeout)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("the hello handler panicked", zap.Any("panic", p), zap.Stringer("uuid", h.UUID), zap.Stack("stack"))
-			r, err = StoreError, errors.New("the hello handler panicked")
+			r, err = hello.StoreError, errors.New("the hello handler panicked")
 		}
 	}()
 	r, err = s.handler.HandleHello(ctx, h)
 	if err != nil {
-		return StoreError, err
+		return hello.StoreError, err
 	}
 	switch r {
-	case Accepted, Duplicate, Updated, DeniedNetwork, DeniedDevice:
+	case hello.Accepted, hello.Duplicate, hello.Updated, hello.DeniedNetwork, hello.DeniedDevice:
 		return r, nil
 	}
-	return StoreError, fmt.Errorf("the hello handler answered %q, which is no result of its", r)
+	return hello.StoreError, fmt.Errorf("the hello handler answered %q, which is no result of its", r)
 }
 
 // unread counts and explains a hello that the parser could not read.
-func (s *Server) unread(c *conn, m Message, err error) {
-	var e *ParseError
+func (s *Server) unread(c *conn, m hello.Message, err error) {
+	var e *hello.ParseError
 	if !errors.As(err, &e) {
 		s.silent(c, err)
 		return
@@ -161,29 +162,29 @@ func (s *Server) unread(c *conn, m Message, err error) {
 	}
 	why := "it cannot be read"
 	switch {
-	case e.Kind == KindVersion:
+	case e.Kind == hello.KindVersion:
 		why = "its interface version is unknown (hello_version_unsupported)"
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		why = "it was not complete in time"
-	case e.Kind == KindTruncated:
+	case e.Kind == hello.KindTruncated:
 		why = "it broke off"
 	}
 	fields := []zap.Field{zap.Error(err), hexField("received", m.Raw)}
-	if e.Kind == KindVersion {
+	if e.Kind == hello.KindVersion {
 		fields = append(fields, zap.Uint16("version", m.Version), zap.Stringer("uuid", m.UUID))
 	}
-	s.refuse(Malformed, c.from, why, fields...)
+	s.refuse(hello.Malformed, c.from, why, fields...)
 }
 
 // silent handles a connection on which nothing came. One that closes is a
 // health check or a port scan, so there was no hello to count.
 func (s *Server) silent(c *conn, err error) {
 	if c.sent.Load() {
-		s.refuse(Malformed, c.from, "it said nothing, and others wanted its place") // no hello is lost
+		s.refuse(hello.Malformed, c.from, "it said nothing, and others wanted its place") // no hello is lost
 		return
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		s.refuse(Malformed, c.from, "nothing came in time")
+		s.refuse(hello.Malformed, c.from, "nothing came in time")
 		return
 	}
 	if !s.isClosing() && !errors.Is(err, io.EOF) {
@@ -207,7 +208,7 @@ func (s *Server) noise(c *conn, b []byte) {
 	case looksLikeHTTP(b):
 		why = "this is an HTTP request without TLS"
 	}
-	s.refuse(Malformed, c.from, why, hexField("received", b))
+	s.refuse(hello.Malformed, c.from, why, hexField("received", b))
 }
 
 func looksLikeHTTP(b []byte) bool {
@@ -235,7 +236,7 @@ func (s *Server) readProxy(c *conn) bool {
 	for ; err == nil; b, err = c.ahead(need) {
 		n, perr := proxyLen(b)
 		if perr != nil {
-			s.refuse(Malformed, c.from, "no PROXY protocol header", zap.Error(perr), hexField("received", b))
+			s.refuse(hello.Malformed, c.from, "no PROXY protocol header", zap.Error(perr), hexField("received", b))
 			return false
 		}
 		if n > len(b) {
@@ -244,7 +245,7 @@ func (s *Server) readProxy(c *conn) bool {
 		}
 		p, perr := parseProxy(b[:n])
 		if perr != nil {
-			s.refuse(Malformed, c.from, "the PROXY protocol header is wrong", zap.Error(perr), hexField("received", b))
+			s.refuse(hello.Malformed, c.from, "the PROXY protocol header is wrong", zap.Error(perr), hexField("received", b))
 			return false
 		}
 		c.r += n
@@ -256,7 +257,7 @@ func (s *Server) readProxy(c *conn) bool {
 	if len(b) == 0 {
 		s.silent(c, err)
 	} else if !s.isClosing() {
-		s.refuse(Malformed, c.from, "the PROXY protocol header broke off", zap.Error(err), hexField("received", b))
+		s.refuse(hello.Malformed, c.from, "the PROXY protocol header broke off", zap.Error(err), hexField("received", b))
 	}
 	return false
 }

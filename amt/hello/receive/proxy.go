@@ -1,8 +1,9 @@
-package hello
+package receive
 
 import (
 	"encoding/binary"
 	"fmt"
+	"github.com/provisiond/provisiond/amt/hello"
 	"net/netip"
 )
 
@@ -27,27 +28,27 @@ type proxied struct{ from, local netip.AddrPort }
 // proxyLen is like declared: it returns how long the header that begins with b
 // is, as far as b tells. Offsets in the error count from the start of the
 // connection.
-func proxyLen(b []byte) (int, *ParseError) {
+func proxyLen(b []byte) (int, *hello.ParseError) {
 	for i := range min(len(b), len(proxySignature)) {
 		if b[i] != proxySignature[i] {
-			return 0, malformed(i, "PROXY signature", "missing, though this peer is a configured balancer: send PROXY protocol version 2")
+			return 0, hello.NotParsed(i, "PROXY signature", "missing, though this peer is a configured balancer: send PROXY protocol version 2")
 		}
 	}
 	if len(b) < proxyHeadLen {
 		return proxyHeadLen, nil
 	}
 	if b[12]>>4 != 2 || b[12]&15 > 1 {
-		return 0, malformed(12, "PROXY version and command", fmt.Sprintf("0x%02x, want 0x20 or 0x21", b[12]))
+		return 0, hello.NotParsed(12, "PROXY version and command", fmt.Sprintf("0x%02x, want 0x20 or 0x21", b[12]))
 	}
 	n := int(binary.BigEndian.Uint16(b[14:]))
 	if n > maxProxyLen {
-		return 0, malformed(14, "PROXY length", fmt.Sprintf("%d, want at most %d", n, maxProxyLen))
+		return 0, hello.NotParsed(14, "PROXY length", fmt.Sprintf("%d, want at most %d", n, maxProxyLen))
 	}
 	return proxyHeadLen + n, nil
 }
 
 // parseProxy reads a whole header of the length that proxyLen returned.
-func parseProxy(b []byte) (proxied, *ParseError) {
+func parseProxy(b []byte) (proxied, *hello.ParseError) {
 	if b[12]&15 == 0 || b[13]>>4 == 0 {
 		return proxied{}, nil
 	}
@@ -59,10 +60,10 @@ func parseProxy(b []byte) (proxied, *ParseError) {
 		size = 16
 	default:
 		// Nobody can be called back on a datagram or a Unix socket.
-		return proxied{}, malformed(13, "PROXY family", fmt.Sprintf("0x%02x, want TCP over IPv4 or IPv6", b[13]))
+		return proxied{}, hello.NotParsed(13, "PROXY family", fmt.Sprintf("0x%02x, want TCP over IPv4 or IPv6", b[13]))
 	}
 	if len(body) < 2*size+4 {
-		return proxied{}, malformed(14, "PROXY length", fmt.Sprintf("%d, too short for the addresses", len(body)))
+		return proxied{}, hello.NotParsed(14, "PROXY length", fmt.Sprintf("%d, too short for the addresses", len(body)))
 	}
 	from, _ := netip.AddrFromSlice(body[:size])
 	local, _ := netip.AddrFromSlice(body[size : 2*size])

@@ -1,10 +1,11 @@
-package hello
+package receive
 
 import (
 	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/provisiond/provisiond/amt/hello"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -68,7 +69,7 @@ func (s *sampler) take(source netip.Addr, now time.Duration) (ok bool, left, lef
 // refuse counts a refusal and, sampled, says why. Fields must not hold received
 // bytes as text, only as hexadecimal digits and numbers, so that nobody can
 // write into our log by connecting.
-func (s *Server) refuse(r Result, from netip.AddrPort, why string, fields ...zap.Field) {
+func (s *Server) refuse(r hello.Result, from netip.AddrPort, why string, fields ...zap.Field) {
 	s.metrics.received[r].Inc()
 	s.sampled(zap.WarnLevel, from, "hello refused: "+why, append(fields, zap.String("result", string(r)))...)
 }

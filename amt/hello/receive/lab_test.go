@@ -1,4 +1,4 @@
-package hello_test
+package receive_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/provisiond/provisiond/amt/hello"
+	"github.com/provisiond/provisiond/amt/hello/receive"
 )
 
 // patience bounds what a test waits for; nothing takes that long, on a machine
@@ -41,7 +42,7 @@ func (d *desk) HandleHello(ctx context.Context, h hello.Hello) (hello.Result, er
 type intake struct {
 	*testing.T
 	*desk
-	server *hello.Server
+	server *receive.Server
 	addr   netip.AddrPort
 	reg    *prometheus.Registry
 	logs   *observer.ObservedLogs
@@ -49,7 +50,7 @@ type intake struct {
 	stop   func()
 }
 
-func listen(t *testing.T, cfg hello.Config, address string, answer func(context.Context, hello.Hello) (hello.Result, error)) *intake {
+func listen(t *testing.T, cfg receive.Config, address string, answer func(context.Context, hello.Hello) (hello.Result, error)) *intake {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -58,7 +59,7 @@ func listen(t *testing.T, cfg hello.Config, address string, answer func(context.
 	return serve(t, cfg, l, answer)
 }
 
-func serve(t *testing.T, cfg hello.Config, l net.Listener, answer func(context.Context, hello.Hello) (hello.Result, error)) *intake {
+func serve(t *testing.T, cfg receive.Config, l net.Listener, answer func(context.Context, hello.Hello) (hello.Result, error)) *intake {
 	t.Helper()
 	if cfg.ReadTimeout == 0 { // what is not about it waits out a machine that stands still
 		cfg.ReadTimeout = patience / 2
@@ -66,7 +67,7 @@ func serve(t *testing.T, cfg hello.Config, l net.Listener, answer func(context.C
 	core, logs := observer.New(zapcore.DebugLevel)
 	in := &intake{T: t, desk: &desk{make(chan hello.Hello, 10_000), answer}, reg: prometheus.NewRegistry(), logs: logs}
 	in.addr = l.Addr().(*net.TCPAddr).AddrPort()
-	in.server = hello.NewServer(cfg, in.desk, zap.New(core), hello.NewMetrics(in.reg))
+	in.server = receive.NewServer(cfg, in.desk, zap.New(core), receive.NewMetrics(in.reg))
 	ended := make(chan error, 1)
 	go func() { ended <- in.server.Serve(l) }()
 	in.stop = func() {
@@ -76,7 +77,7 @@ func serve(t *testing.T, cfg hello.Config, l net.Listener, answer func(context.C
 			if err := in.server.Shutdown(ctx); err != nil {
 				t.Errorf("shutdown: %v", err)
 			}
-			if err := <-ended; !errors.Is(err, hello.ErrServerClosed) {
+			if err := <-ended; !errors.Is(err, receive.ErrServerClosed) {
 				t.Errorf("Serve returned %v", err)
 			}
 			if n := in.metric("provisiond_hello_connections"); n != 0 {

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package hello
+package receive
 
 import (
 	"net"

@@ -1,8 +1,9 @@
-package hello
+package receive
 
 import (
 	"bytes"
 	"encoding/binary"
+	"github.com/provisiond/provisiond/amt/hello"
 	"net/netip"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	type say struct {
 		from string
-		want Result
+		want hello.Result
 	}
 	for _, c := range []struct {
 		name   string
@@ -75,15 +76,15 @@ func TestLimits(t *testing.T) {
 		says   []say
 	}{
 		{"each source has its own", Limits{PerSourcePerMinute: 1}, []say{
-			{"192.0.2.1", ""}, {"192.0.2.1", RateLimited}, {"192.0.2.2", ""}}},
+			{"192.0.2.1", ""}, {"192.0.2.1", hello.RateLimited}, {"192.0.2.2", ""}}},
 		{"a /64 is one source", Limits{PerSourcePerMinute: 1}, []say{
-			{"2001:db8::1", ""}, {"2001:db8::2", RateLimited}, {"2001:db8:0:1::1", ""}}},
+			{"2001:db8::1", ""}, {"2001:db8::2", hello.RateLimited}, {"2001:db8:0:1::1", ""}}},
 		{"a /24 and a /64 are one network", Limits{PerNetworkPerMinute: 2}, []say{
-			{"192.0.2.1", ""}, {"192.0.2.2", ""}, {"192.0.2.3", RateLimited}, {"192.0.3.1", ""},
-			{"2001:db8::1", ""}, {"2001:db8::2", ""}, {"2001:db8::3", RateLimited}, {"2001:db8:0:1::1", ""}}},
+			{"192.0.2.1", ""}, {"192.0.2.2", ""}, {"192.0.2.3", hello.RateLimited}, {"192.0.3.1", ""},
+			{"2001:db8::1", ""}, {"2001:db8::2", ""}, {"2001:db8::3", hello.RateLimited}, {"2001:db8:0:1::1", ""}}},
 		{"a loud source costs its neighbours nothing", Limits{PerSourcePerMinute: 1, PerNetworkPerMinute: 2}, []say{
-			{"192.0.2.1", ""}, {"192.0.2.1", RateLimited}, {"192.0.2.1", RateLimited}, {"192.0.2.2", ""}}},
-		{"the total is over all", Limits{TotalPerSecond: 2}, []say{{"192.0.2.1", ""}, {"2001:db8::1", ""}, {"198.51.100.1", Overload}}},
+			{"192.0.2.1", ""}, {"192.0.2.1", hello.RateLimited}, {"192.0.2.1", hello.RateLimited}, {"192.0.2.2", ""}}},
+		{"the total is over all", Limits{TotalPerSecond: 2}, []say{{"192.0.2.1", ""}, {"2001:db8::1", ""}, {"198.51.100.1", hello.Overload}}},
 		{"off", Limits{}, []say{{"192.0.2.1", ""}, {"192.0.2.1", ""}, {"192.0.2.1", ""}}},
 	} {
 		l := newLimiter(c.limits)
