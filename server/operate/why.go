@@ -13,6 +13,7 @@ import (
 
 	"github.com/provisiond/provisiond/amt"
 	"github.com/provisiond/provisiond/amt/reason"
+	"github.com/provisiond/provisiond/certs"
 	"github.com/provisiond/provisiond/server/api"
 	"github.com/provisiond/provisiond/store"
 )
@@ -333,6 +334,9 @@ func sentence(d store.Device, now time.Time) string {
 	if d.Detail != "" {
 		s += " (" + api.Clean(d.Detail) + ")"
 	}
+	if d.Reason == reason.CertNotYetValid {
+		s += "; " + certs.Clock(now)
+	}
 	if d.Health == "unreachable" {
 		s += "; it does not answer at the moment"
 	}
@@ -420,6 +424,9 @@ func next(d store.Device, last *store.Run, now time.Time) string {
 // what it was offered is not offered the same again.
 func whenAnother(d store.Device) string {
 	text := "it is tried again when a fitting certificate is loaded"
+	if d.Reason == reason.CertNotYetValid {
+		text = "it is set up by itself when the certificate begins, or when another one is loaded that fits"
+	}
 	if d.Lifecycle == store.Failed {
 		text = "it refused what fits it, so it is tried again when that changes: another certificate, another suffix, another address, " +
 			"or at a hello after a pause; now: provctl device retry " + d.UUID.String()

@@ -28,6 +28,9 @@ import (
 // A Step is one thing a device must have gone through.
 type Step struct {
 	Name string
+	// Label is what metrics call it, so that a list of steps costs no series each;
+	// "" is Name.
+	Label string
 	// Needed reports whether this run wants the step at all; nil means always.
 	Needed func(*Run) bool
 	// Done asks the device and changes nothing; nil means it cannot be asked.
@@ -131,14 +134,15 @@ func planOf(kind string) plan {
 	return plan{(*Run).contactBare, adminControl, (*Run).verdictBare}
 }
 
-// StepNames lists the steps of all plans, each name once: metric labels and the
-// page's rows.
+func (s Step) label() string { return first(s.Label, s.Name) }
+
+// StepNames lists what metrics call the steps of all plans, each name once.
 func StepNames() []string {
 	var names []string
 	for _, p := range [][]Step{adminControl, ownedDevice, newPassword, backToFactory} {
 		for _, s := range p {
-			if !slices.Contains(names, s.Name) {
-				names = append(names, s.Name)
+			if name := s.label(); !slices.Contains(names, name) {
+				names = append(names, name)
 			}
 		}
 	}

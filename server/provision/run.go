@@ -316,7 +316,7 @@ func (r *Run) note(s Step, state string, began time.Time, err error) {
 		rec.Reason = codeOf(err)
 	}
 	r.book = append(r.book, rec)
-	r.e.metrics.step(s.Name, state, now.Sub(began), r.trace)
+	r.e.metrics.step(s.label(), state, now.Sub(began), r.trace)
 	if t := r.e.Tracer; t != nil {
 		t.Step(r.Job.Run.ID, rec)
 	}

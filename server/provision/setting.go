@@ -42,6 +42,7 @@ func settingSteps() []Step {
 	for i, s := range settings {
 		steps[i] = Step{
 			Name:   "set_" + s.name,
+			Label:  TaskSettings,
 			Needed: func(r *Run) bool { return r.tasks.wants(TaskSettings) && s.wants(&r.Profile.Sections) && !r.lacks(s) },
 			Done:   s.asWanted,
 			Apply:  s.apply,
