@@ -52,6 +52,7 @@ run     unprovisioning                           unprovisioned        unprovisio
 run     unprovisioning                           retired              unprovision_confirmed
 run     +open quarantined queued                 provisioned          answered
 timer   +open queued                             dormant              window_expired
+timer   +managed                                 drifted              drift_found
 person  new                                      discovered           imported
 person  pending_approval quarantined unprovisioned queued             approved
 person  +open +work                              queued               retry_requested
