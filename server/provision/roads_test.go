@@ -314,11 +314,11 @@ func TestRoadAfterCommit(t *testing.T) {
 				real := l.device(personality, sim.Faults{})
 				relay := l.relay(real)
 				var gone atomic.Bool
-				m := l.stands(sim.MiddleConfig{Relay: relay, Passes: func(n int) int {
-					if gone.Load() {
+				m := l.stands(sim.MiddleConfig{Relay: relay, Passes: func(int) int {
+					if gone.Load() || real.Snapshot().State != amt.StatePost {
 						return sim.All
 					}
-					return relay.UntilOpen(n)
+					return sim.None
 				}})
 				l.claims(real.UUID(), relay.From, "hello")
 				dev := l.tries(real, 2)
