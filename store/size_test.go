@@ -156,8 +156,13 @@ func yearOf(t *testing.T, o store.Options) {
 			return nil
 		})
 	}
-	compact(t, o)
-	each := (sizeOf(t, db) - before) / devices
+	var each int64
+	for range 5 { // a snapshot of the database's own upkeep keeps dead rows alive for a moment
+		compact(t, o)
+		if each = (sizeOf(t, db) - before) / devices; each <= yearOfADevice {
+			break
+		}
+	}
 	t.Logf("%s: %.1f KB a device and year; a million devices: %.0f GB", db.Engine(), float64(each)/1024, float64(each)*1e6/(1<<30))
 	if each > yearOfADevice {
 		t.Errorf("%d bytes a device and year, more than %d", each, yearOfADevice)
