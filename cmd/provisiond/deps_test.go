@@ -58,7 +58,8 @@ deploy/grafana/gen : deploy/prometheus
 deploy/live      : deploy/prometheus
 `
 
-var testOnly = []string{"amt/hello", "amt/hello/receive", "amt/sim", "amt/sim/simtest", "certs", "certs/certtest", "cmd/built", "store", "store/pgtest",
+var testOnly = []string{"amt/hello", "amt/hello/receive", "amt/sim", "amt/sim/simtest", "certs", "certs/certtest", "cmd/built", "store",
+	"store/pgtest",
 	"store/seal", "store/storetest", "server/admit", "server/rest/apitest", "server/profile"}
 
 // TestImportRule parses the files themselves: the answer of go list can come

@@ -64,7 +64,8 @@ func TestSourceLimit(t *testing.T) {
 
 func TestFloodFromOneNetworkLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	in := listen(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}}, "127.0.0.1:0",
+	in := listen(t, receive.Config{Limits: receive.Limits{PerSourcePerMinute: 10, PerNetworkPerMinute: 50, Connections: 512}},
+		"127.0.0.1:0",
 		nil)
 	from := func(a netip.Addr) error {
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))}

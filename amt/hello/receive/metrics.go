@@ -37,7 +37,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Unix time of the last hello that was accepted or repeated a known one; 0 before the first.",
 		}),
 	}
-	for _, r := range []hello.Result{hello.Accepted, hello.Duplicate, hello.Updated, hello.Malformed, hello.DeniedNetwork, hello.DeniedDevice, hello.RateLimited, hello.Overload, hello.StoreError} {
+	for _, r := range []hello.Result{hello.Accepted, hello.Duplicate, hello.Updated, hello.Malformed, hello.DeniedNetwork,
+		hello.DeniedDevice, hello.RateLimited, hello.Overload, hello.StoreError} {
 		m.received[r] = received.WithLabelValues(string(r))
 	}
 	if reg != nil {

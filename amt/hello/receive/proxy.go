@@ -31,7 +31,8 @@ type proxied struct{ from, local netip.AddrPort }
 func proxyLen(b []byte) (int, *hello.ParseError) {
 	for i := range min(len(b), len(proxySignature)) {
 		if b[i] != proxySignature[i] {
-			return 0, hello.NotParsed(i, "PROXY signature", "missing, though this peer is a configured balancer: send PROXY protocol version 2")
+			return 0, hello.NotParsed(i, "PROXY signature",
+				"missing, though this peer is a configured balancer: send PROXY protocol version 2")
 		}
 	}
 	if len(b) < proxyHeadLen {
